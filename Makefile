@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine:  make table  ·  make test
+# Each creates .venv on first use and installs the exact versions of constraints.txt; a second call installs nothing.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PROFILE ?= laptop
+SEEDS   ?= 0
+# Anything else for the table: ARGS="data_root=DIR trainer.steps=500"
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup table test check lint render publish wheel clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "  PROFILE=laptop|smoke|cpu_real|...   SEEDS=0,1,2   ARGS='hydra overrides'"
+
+setup: $(STAMP) ## create .venv and install the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "SpecAUF needs Python >= 3.11; $(PYTHON) is older. Try: make PYTHON=python3.11 setup"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (first time only) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+table: $(STAMP) ## train and evaluate what is missing, then print every table of experiments/ (the main job)
+	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) profile=$(PROFILE) $(ARGS)
+
+publish: $(STAMP) ## the same, then copy the records into results/ and render there (clean tree only)
+	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) --publish profile=$(PROFILE) $(ARGS)
+
+render: $(STAMP) ## re-render everything under results/ from the committed records
+	@$(BIN)/specauf render
+
+test: $(STAMP) ## run the tests (offline, CPU, about two minutes)
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+check: lint test ## ruff, format check, mypy --strict and the tests
+
+wheel: $(STAMP) ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove caches and build output (never runs/ or results/)
+	@rm -rf dist build .pytest_cache .mypy_cache .ruff_cache

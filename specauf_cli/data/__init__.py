@@ -1,0 +1,1 @@
+"""Conversations in, examples and prompts out."""

@@ -1,0 +1,1 @@
+"""From prompts and a drafter to traces, and from traces to tau."""

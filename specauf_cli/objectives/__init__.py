@@ -1,0 +1,1 @@
+"""An objective is a per-position loss times a detached credit."""
