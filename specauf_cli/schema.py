@@ -14,8 +14,12 @@ Slot ``k`` (0-based) is the (k+1)-th token after the anchor, for every backbone.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class InputError(ValueError):
@@ -87,6 +91,170 @@ class Example:
 
 
 @dataclass(frozen=True)
+class BlockStats:
+    """Detached facts about a batch of drafted blocks; credits and metrics read these and nothing else.
+
+    ``correct [N, K]``: the drafter's own argmax equals the label. ``gold_logprob [N, K]``: log q_i(y_i).
+    ``mask [N, K]``: the slot is supervised; always a contiguous prefix of the block.
+    """
+
+    correct: Tensor
+    gold_logprob: Tensor
+    mask: Tensor
+
+
+Credit = Callable[[BlockStats], "Tensor"]
+"""Maps ``BlockStats`` to a detached weight ``[N, K]`` >= 0. Keyword-only arguments of a credit are its yaml keys."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What the target alone emits for one request. It does not depend on any drafter.
+
+    ``tokens`` holds the completion (``length`` tokens, the end-of-turn token included) followed by a tail that the target
+    emits when it is run on past the end: verification rounds overshoot, and replay must see the same tokens.
+    """
+
+    prompt_id: str
+    turn: int
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    length: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What happened when one request was decoded speculatively: ``accepted[r]`` draft tokens in round ``r``.
+
+    ``tokens`` is the completion length (prefill token included, cut at the end of turn or at the length limit), as
+    serving engines count it; the last round may have accepted beyond it. ``proposed`` draft tokens in every round.
+    """
+
+    prompt_id: str
+    turn: int
+    accepted: tuple[int, ...]
+    proposed: int
+    tokens: int
+    ended: bool
+
+
+# --- configuration: one class per group of conf/, keys as in its yaml files ---
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How a small target is trained from scratch (``conf/target``): sizes of a Qwen3 causal LM and its recipe.
+
+    ``steps`` optimiser steps of ``rows`` packed rows of ``row_length`` + 1 tokens.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_positions: int
+    rope_theta: float
+    steps: int
+    rows: int
+    row_length: int
+    lr: float
+    warmup: float
+    weight_decay: float
+    clip: float
+    precision: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """``conf/target``: the frozen target. ``path`` is a hub id or folder; None trains one as ``pretrain`` says.
+
+    ``taps`` are decoder layers counted from 0; a feature is the output of that layer (never the last one).
+    """
+
+    name: str
+    title: str
+    path: str | None
+    revision: str | None
+    taps: tuple[int, ...]
+    mask_token: str | int
+    trust_remote_code: bool
+    pretrain: PretrainConfig | None
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """``conf/backbone``: the drafter. ``block_size`` B counts the anchor; ``proposals`` bounds what one round drafts."""
+
+    name: str
+    title: str
+    block_size: int
+    layers: int
+    proposals: int
+    init_std: float
+    attention: str
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """``conf/objective``: a name and one credit per branch of logits. DFlash reads ``base`` only."""
+
+    name: str
+    title: str
+    base: Credit
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """``conf/trainer``: exactly one of ``steps`` and ``epochs`` is set; ``batch_size`` sequences make one optimiser step.
+
+    ``micro_batch`` sequences go through the drafter at a time; ``normalize`` is ``batch``, ``block`` or ``valid``;
+    ``labels`` is ``data`` (the conversation's token) or ``target`` (the target's argmax).
+    """
+
+    steps: int | None
+    epochs: int | None
+    batch_size: int
+    micro_batch: int
+    anchors: int
+    max_length: int
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    warmup: float
+    clip: float
+    precision: str
+    normalize: str
+    labels: str
+    features: str
+    log_every: int
+    save_every: int
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """``conf/evaluation``: how a drafter is measured.
+
+    ``mode`` is ``replay`` or ``decode``; ``audit`` requests per benchmark are also decoded live and compared with the
+    target's own output and, round by round, with the replay (None: all). ``heldout_anchors`` blocks per held-out
+    conversation give block-mask accuracy.
+    """
+
+    mode: str
+    temperatures: tuple[float, ...]
+    seed: int
+    max_new_tokens: int
+    batch_size: int
+    precision: str
+    audit: int | None
+    heldout_anchors: int
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """``conf/data``: where the training conversations come from.
 
@@ -130,3 +298,31 @@ class BenchmarkConfig:
     file: str | None
     limit: int
     seed: int
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """``conf/profile``: what a machine can do. ``text`` is printed under every table made with it."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Config:
+    """One resolved configuration. ``resolved`` is the same as plain nested values, machine settings left out."""
+
+    target: TargetConfig
+    backbone: BackboneConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    benchmark: dict[str, BenchmarkConfig]
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig
+    profile: ProfileConfig
+    seed: int
+    runs: str
+    device: str
+    threads: int | None
+    benchmark_root: str | None
+    resolved: dict[str, Any]

@@ -1,0 +1,196 @@
+"""Overrides in, plain objects out: the only file that knows Hydra and OmegaConf."""
+
+import dataclasses
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Union
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra import main as hydra_main
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from specauf_cli.schema import Config, InputError, nearest
+
+MACHINE = ("runs", "device", "threads", "data_root", "benchmark_root", "experiment")
+"""Keys that say where and how to run, not what: they never enter a run's identity or a record."""
+
+
+def folder(name: str) -> Path:
+    """``conf`` or ``experiments``: inside the package when installed from a wheel, else at the top of the checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / name
+    return inside if inside.is_dir() else here.parent / name
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """The configuration that ``overrides`` describe. Errors: InputError, one line, with the nearest valid name."""
+    return build(compose_raw(overrides))
+
+
+def compose_raw(overrides: Sequence[str]) -> DictConfig:
+    """The same as Hydra's own object (for the commands that print it)."""
+    check_choices(overrides)
+    try:
+        with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
+            return hydra_compose("train", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain(error, overrides)) from error
+
+
+def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str]) -> None:
+    """Hands ``arguments`` to ``hydra.main`` (so ``-m``, ``--cfg`` and ``--help`` work) and calls ``task`` for each job.
+
+    ``task`` receives the configuration and the overrides of its own job.
+    """
+    plain = [a for a in arguments if not a.startswith("-")]
+    if not {"--help", "-h", "--hydra-help"} & set(arguments):
+        first = [o.split(",")[0] if _is_simple_sweep(o) else o for o in plain]
+        check_choices(plain)
+        if not any("(" in o for o in plain):
+            compose_raw(first)
+
+    def job(raw: DictConfig) -> None:
+        task(build(raw), list(HydraConfig.get().overrides.task))
+
+    sys.argv = ["specauf train", *arguments]
+    hydra_main(version_base="1.3", config_path=str(folder("conf")), config_name="train")(job)()
+
+
+def groups() -> dict[str, list[str]]:
+    """The configuration groups and their choices."""
+    return {
+        g.name: sorted(f.stem for f in g.glob("*.yaml")) for g in sorted(folder("conf").iterdir()) if g.is_dir() and any(g.glob("*.yaml"))
+    }
+
+
+def check_choices(overrides: Sequence[str]) -> None:
+    """InputError for a malformed override or an unknown choice of a known group."""
+    known = groups()
+    for override in overrides:
+        match = re.fullmatch(r"([+~]*)([\w./@]+)(=.*)?", override, re.DOTALL)
+        if match is None or (match[3] is None and not match[1].startswith("~")):
+            raise InputError(f"{override!r} is not an override; write key=value, for example objective=auf or trainer.steps=500")
+        name, value = match[2].split("@")[0], (match[3] or "=")[1:]
+        if name not in known or re.search(r"[(\[{$]", value) or value in ("", "null"):
+            continue
+        for choice in value.split(","):
+            if choice not in known[name]:
+                raise InputError(f"unknown {name} {choice!r}; valid: {', '.join(known[name])}.{nearest(choice, known[name])}")
+
+
+def build(raw: DictConfig) -> Config:
+    """Typed, frozen configuration of a composed Hydra config. Errors: InputError naming the key."""
+    try:
+        values = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    values.pop("experiment", None)
+    values.pop("data_root", None)
+    objective = dict(values["objective"])
+    for branch in set(objective) - {"name", "title"}:
+        objective[branch] = _credit(raw.objective[branch], f"objective.{branch}")
+    resolved = {k: v for k, v in values.items() if k not in MACHINE}
+    resolved["data"] = {k: v for k, v in values["data"].items() if k != "path"}
+    return typing.cast(Config, _typed(Config, {**values, "objective": objective, "resolved": resolved}, ""))
+
+
+def _credit(node: DictConfig, where: str) -> Any:
+    """The credit a yaml names, its knobs bound and checked against the function's keyword-only arguments."""
+    try:
+        credit = instantiate(node)
+    except HydraException as error:
+        raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
+    if not callable(credit):
+        raise InputError(f"{where} needs _target_ (a function of specauf_cli.objectives.credits) and _partial_: true")
+    knobs = [p.name for p in inspect.signature(getattr(credit, "func", credit)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    given = list(getattr(credit, "keywords", {}))
+    for knob in sorted(set(knobs) ^ set(given)):
+        problem = "is missing" if knob in knobs else "is not a knob of this credit"
+        raise InputError(f"{where}.{knob} {problem}; its knobs are: {', '.join(knobs) or 'none'}.{nearest(knob, knobs)}")
+    return credit
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """``value`` as ``kind``, recursively. Dataclasses must match key for key."""
+    if kind is Any or typing.get_origin(kind) is Callable or kind is Callable or typing.get_origin(kind) is not None and callable(value):
+        return value
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for option in (a for a in arguments if a is not type(None)):
+            try:
+                return _typed(option, value, where)
+            except InputError:
+                if option is arguments[-1] or len([a for a in arguments if a is not type(None)]) == 1:
+                    raise
+        raise _wrong(where, value, kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise _wrong(where, value, kind)
+        hints = typing.get_type_hints(kind)
+        names = [f.name for f in dataclasses.fields(kind)]
+        prefix = f"{where}." if where else ""
+        for key in value:
+            if key not in names:
+                raise InputError(f"unknown setting {prefix}{key}.{nearest(str(key), names)}")
+        for name in names:
+            if name not in value:
+                raise InputError(f"{prefix}{name} is missing")
+        return kind(**{n: _typed(hints[n], value[n], prefix + n) for n in names})
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong(where, value, kind)
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(inner) != len(value):
+            raise _wrong(where, value, kind)
+        return tuple(_typed(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong(where, value, kind)
+        return {k: _typed(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+        raise _wrong(where, value, kind)
+    return value
+
+
+def _wrong(where: str, value: Any, kind: Any) -> InputError:
+    name = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind)
+    return InputError(f"{where}={value!r} is not valid; expected {name}")
+
+
+def _is_simple_sweep(override: str) -> bool:
+    value = override.partition("=")[2]
+    return "," in value and not re.search(r"[(\[{'\"]", value)
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One line for a Hydra or OmegaConf error, with the nearest valid key where a key is unknown."""
+    text = str(error)
+    match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if match:
+        known = groups()
+        choices = [o for o in overrides if o.lstrip("+~").split("=")[0] in known]
+        with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
+            keys = _keys(OmegaConf.to_container(hydra_compose("train", overrides=choices)))
+        return f"unknown setting {match[1]!r}.{nearest(match[1], [*keys, *known])} `specauf train --cfg job` prints all settings"
+    return " ".join(line.strip() for line in text.splitlines()[:2] if line.strip())
+
+
+def _keys(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return [prefix]
+    return [k for name, value in values.items() for k in _keys(value, f"{prefix}.{name}" if prefix else str(name))]

@@ -1,0 +1,180 @@
+"""Chat format: conversations become tokens and a loss mask, prompts become tokens, by rendering one chat template.
+
+The rule that everything rests on: the tokens before a supervised answer are exactly the tokens of the evaluation prompt
+of that turn. Templates may render a finished last turn differently from a generation prompt or from an earlier turn
+(Qwen3 writes an empty think block only in the last one), so each answer is rendered as the end of its own conversation,
+and turns share one sequence only where their tokens really are a prefix of each other.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from specauf_cli.schema import Conversation, Corpus, Example, InputError, Message, TargetConfig
+
+PAD, START, END, MASK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class Chat:
+    """A tokenizer with its chat template, thinking off, and the special tokens the drafter needs."""
+
+    def __init__(self, tokenizer: Any, mask_token: str | int, stop_ids: Iterable[int] = ()) -> None:
+        """``stop_ids``: further tokens that end a turn, besides the tokenizer's EOS."""
+        if tokenizer.chat_template is None:
+            raise InputError(f"tokenizer {tokenizer.name_or_path!r} has no chat template; choose an instruction-tuned target")
+        self.tokenizer = tokenizer
+        self.vocab = len(tokenizer)
+        self.eos_id = int(tokenizer.eos_token_id)
+        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+        self.stop_ids = frozenset({self.eos_id, *stop_ids})
+        if isinstance(mask_token, int):
+            self.mask_id = mask_token
+        else:
+            known = tokenizer.get_vocab()
+            if mask_token not in known:
+                raise InputError(f"mask token {mask_token!r} is not in the tokenizer; give a token of it, or an id, as target.mask_token")
+            self.mask_id = known[mask_token]
+
+    @classmethod
+    def load(cls, config: TargetConfig) -> "Chat":
+        """The chat format of the target at ``config.path``."""
+        from transformers import GenerationConfig
+
+        tokenizer = AutoTokenizer.from_pretrained(
+            config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+        stops: set[int] = set()
+        try:
+            declared = GenerationConfig.from_pretrained(config.path, revision=config.revision).eos_token_id
+            stops = set(declared if isinstance(declared, list) else [declared]) - {None}
+        except OSError:
+            pass  # the file is optional; the tokenizer's EOS always ends a turn
+        return cls(tokenizer, config.mask_token, stops)
+
+    @classmethod
+    def build(cls, texts: Iterable[str], vocab_size: int) -> "Chat":
+        """A new ChatML byte-level BPE tokenizer trained on ``texts``; digits stay single tokens, as in Qwen3.
+
+        The vocabulary can come out smaller than ``vocab_size`` when the texts have no more frequent pairs.
+        """
+        bpe = Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=[PAD, START, END, MASK],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        bpe.train_from_iterator(texts, trainer)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=bpe, eos_token=END, pad_token=PAD, mask_token=MASK, clean_up_tokenization_spaces=False
+        )
+        tokenizer.chat_template = CHATML
+        return cls(tokenizer, MASK)
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer in the Hugging Face layout."""
+        self.tokenizer.save_pretrained(folder)
+
+    def render(self, messages: Sequence[Message], *, generation: bool) -> str:
+        """The template's text for ``messages``; ``generation`` adds the opening of the assistant's turn."""
+        rows = [{"role": m.role, "content": m.content} for m in messages]
+        text: str = self.tokenizer.apply_chat_template(
+            rows, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+        )
+        return text
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts that already hold their special tokens."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The evaluation prompt: everything up to where the assistant's next answer begins."""
+        return tuple(self.tokens([self.render(messages, generation=True)])[0])
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Plain text of a completion, special tokens left out."""
+        decoded: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return decoded
+
+    def answers(self, conversation: Conversation) -> list[tuple[str, str]]:
+        """For each assistant turn: the evaluation prompt's text, and the answer's text with what the template closes it with.
+
+        Errors: InputError when the template does not continue its own generation prompt, so no loss mask can be derived.
+        """
+        turns = []
+        for k, message in enumerate(conversation.messages):
+            if message.role != "assistant":
+                continue
+            prompt = self.render(conversation.messages[:k], generation=True)
+            whole = self.render(conversation.messages[: k + 1], generation=False)
+            if not whole.startswith(prompt):
+                raise InputError(
+                    f"conversation {conversation.id}: the chat template renders the finished turn differently from its "
+                    "generation prompt, so training would not see what evaluation shows; use a template that continues it"
+                )
+            turns.append((prompt, whole[len(prompt) :]))
+        return turns
+
+
+def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example], dict[str, int]]:
+    """Examples of a corpus, and how many conversations, examples and tokens there are and what was cut or dropped.
+
+    One conversation gives one example when every turn's tokens extend the previous turn's, else one per such run. An
+    answer is supervised from its first token to its end-of-turn token. Examples longer than ``max_length`` are cut there.
+    Errors: InputError when no example with two neighbouring supervised tokens remains.
+    """
+    turns = [(c, *turn) for c in corpus.conversations for turn in chat.answers(c)]
+    prompts = chat.tokens([prompt for _, prompt, _ in turns])
+    closings = chat.tokens([answer for _, _, answer in turns])
+    runs: list[tuple[str, list[int], list[bool]]] = []
+    counts: Counter[str] = Counter(conversations=len(corpus.conversations), **{f"dropped: {k}": v for k, v in corpus.dropped.items()})
+    previous = ""
+    for (conversation, _, _), prompt, closing in zip(turns, prompts, closings, strict=True):
+        if chat.eos_id not in closing:
+            raise InputError(
+                f"conversation {conversation.id}: the chat template does not end an answer with the end-of-turn token "
+                f"{chat.tokenizer.eos_token!r}, so a drafter could never learn to stop"
+            )
+        answer = closing[: len(closing) - closing[::-1].index(chat.eos_id)]
+        extends = conversation.id == previous and prompt[: len(runs[-1][1])] == runs[-1][1]
+        if not extends:
+            runs.append((conversation.id, [], []))
+        _, tokens, supervised = runs[-1]
+        supervised += [False] * (len(prompt) - len(tokens)) + [True] * len(answer)
+        tokens += prompt[len(tokens) :] + answer
+        previous = conversation.id
+    examples = []
+    for name, tokens, supervised in runs:
+        if len(tokens) > max_length:
+            counts["examples cut at max_length"] += 1
+            counts["tokens cut"] += len(tokens) - max_length
+        cut = Example(name, tuple(tokens[:max_length]), tuple(supervised[:max_length]))
+        if any(a and b for a, b in zip(cut.supervised, cut.supervised[1:], strict=False)):
+            examples.append(cut)
+        else:
+            counts["dropped: nothing to supervise"] += 1
+    if not examples:
+        raise InputError(
+            f"data {corpus.name!r}: nothing to supervise in {len(corpus.conversations)} conversations "
+            f"(no answer of two tokens within trainer.max_length={max_length})"
+        )
+    counts["examples"] = len(examples)
+    counts["tokens"] = sum(len(e.tokens) for e in examples)
+    counts["supervised tokens"] = sum(sum(e.supervised) for e in examples)
+    return examples, dict(counts)

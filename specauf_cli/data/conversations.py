@@ -1,0 +1,300 @@
+"""Training conversations: read, normalised, split by prompt.
+
+A row of either public shape becomes a ``Conversation``. Whatever is not usable is dropped and *counted*; whatever is
+not understood is an ``InputError`` that names the file and the line, since a guess would train on the wrong text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, names, read_bytes
+from specauf_cli.schema import Conversation, Corpus, DataConfig, InputError, Message, PromptSet, nearest
+
+SOURCES = ("offline", "jsonl", "hub")
+
+# Every spelling met in public ShareGPT-shaped sets (SpecForge's scripts/prepare_data.py maps the same names).
+ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+}
+
+SHAPES = '{"conversations" or "messages": [{"from","value"} or {"role","content"}, ...]}'
+
+
+def load(config: DataConfig, *, exclude: Iterable[PromptSet] = ()) -> tuple[Corpus, Corpus]:
+    """The training and the held-out conversations of ``conf/data``.
+
+    Held-out and train never share a first user turn. ``exclude`` holds benchmark prompts as ``benchmarks.load_raw``
+    gives them (see ``remove_prompts``). What was dropped is counted in the training corpus, which comes from the same
+    rows. Raises ``InputError`` for an unknown source, a missing setting, and bad or too little data.
+    """
+    excluded = tuple(exclude)
+    if config.source == "offline":
+        from specauf_cli.data import offline
+
+        if not config.limit or config.limit < 1 or config.heldout < 1:
+            raise InputError(
+                f"data={config.name}: the offline corpus has no end, so data.limit and data.heldout must be numbers "
+                f">= 1, not {config.limit} and {config.heldout}"
+            )
+        train = offline.conversations(count=config.limit, seed=config.seed)
+        heldout = offline.heldout(config.heldout, seed=config.seed)
+        return remove_prompts(train, excluded), remove_prompts(heldout, excluded)
+    if config.source == "jsonl":
+        if not config.path:
+            raise InputError(f"data={config.name} needs a file or a folder: data.path=FILE_OR_FOLDER")
+        corpus = load_jsonl(Path(config.path))
+    elif config.source == "hub":
+        if not config.hub_id:
+            raise InputError(f"data={config.name} needs a data set of the Hugging Face hub: data.hub_id=OWNER/NAME")
+        corpus = load_hub(config.hub_id, revision=config.revision, files=config.files)
+    else:
+        raise InputError(
+            f"data={config.name}: unknown data.source {config.source!r}; valid: {', '.join(SOURCES)}."
+            f"{nearest(config.source, SOURCES)}"
+        )
+    train, heldout = split_by_prompt(remove_prompts(corpus, excluded), config.heldout, seed=config.seed)
+    return take(train, config.limit, seed=config.seed), heldout
+
+
+def load_jsonl(path: Path) -> Corpus:
+    """Conversations of a ``.jsonl`` or ``.json`` file, or of all such files below a folder, sorted by path.
+
+    ``sha256`` is over the contents of the files in that order, so it moves with the data and not with the path (for
+    one file it is what ``sha256sum`` prints). A repeated id gets ``#2``, ``#3``, ...: ids name statistical clusters.
+    Raises ``InputError`` naming file and line for malformed JSON, a row of another shape, an unknown role, and for a
+    missing path, an empty file or folder, and nothing left.
+    """
+    digest = hashlib.sha256()
+
+    def rows() -> Iterator[tuple[str, str, str, Row]]:
+        for file in _files(path):
+            content = read_bytes(file)
+            digest.update(content)
+            for number, where, row in json_rows(content, file):
+                yield where, f"{file.stem}-{number}", file.stem, row
+
+    conversations, dropped = _collect(rows(), where=str(path))
+    return Corpus(path.resolve().stem, conversations, dropped, digest.hexdigest())
+
+
+def load_hub(hub_id: str, *, revision: str | None, files: str | None) -> Corpus:
+    """Conversations of the ``train`` split of a Hugging Face data set (``files``: only these of its files).
+
+    ``name`` is ``ID@COMMIT`` with the resolved commit, ``sha256`` is over the normalised conversations. Raises
+    ``InputError`` when the hub cannot be reached or has no such set, and for rows as ``load_jsonl`` does.
+    """
+    rows, commit = hub_rows(
+        hub_id,
+        subset=None,
+        split="train",
+        revision=revision,
+        files=files,
+        instead="use a local copy: data=jsonl data.path=FILE_OR_FOLDER",
+    )
+    name = hub_id.rsplit("/", 1)[-1]
+    placed = ((f"{hub_id}, row {number}", f"{name}-{number}", name, row) for number, row in enumerate(rows))
+    conversations, dropped = _collect(placed, where=hub_id)
+    return Corpus(f"{hub_id}@{commit}", conversations, dropped, content_hash(conversations))
+
+
+def split_by_prompt(corpus: Corpus, heldout: int, *, seed: int) -> tuple[Corpus, Corpus]:
+    """``(train, held-out)`` with exactly ``heldout`` held-out conversations, each of another prompt.
+
+    Prompts (first user turns, see ``prompt_key``) are taken in the order of a seeded hash: it depends on the prompt
+    alone, so a smaller ``heldout`` is a prefix of a larger one. The first conversation of a taken prompt is held out;
+    its others go to neither side and are counted in train. Raises ``InputError`` unless a prompt is left to train on.
+    """
+    if heldout < 0:
+        raise InputError(f"data.heldout must be >= 0, not {heldout}")
+    keys = [prompt_key(_first_user_turn(conversation)) for conversation in corpus.conversations]
+    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    if len(first) <= heldout:
+        raise InputError(
+            f"{corpus.name}: {len(first)} different prompts are too few to hold out {heldout} and train on the rest; "
+            f"use data.heldout <= {max(len(first) - 1, 0)} or more data"
+        )
+    taken = sorted(first, key=lambda key: hashlib.sha256(f"{seed}\n{key}".encode()).digest())[:heldout]
+    names = frozenset(taken)
+    train = [conversation for key, conversation in zip(keys, corpus.conversations, strict=True) if key not in names]
+    dropped = len(corpus.conversations) - len(train) - len(taken)
+    return (
+        _derived(corpus, train, "same prompt as a held-out conversation", dropped),
+        replace(
+            _derived(corpus, [corpus.conversations[first[key]] for key in taken], "", 0),
+            name=f"{corpus.name}-heldout",
+            dropped={},  # counted once, in train
+        ),
+    )
+
+
+def take(corpus: Corpus, limit: int | None, *, seed: int) -> Corpus:
+    """The first ``limit`` conversations after a seeded permutation (None: all of them, in that order).
+
+    What lies beyond the limit is counted; fewer conversations than the limit is no error. Raises ``InputError`` for a
+    limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"data.limit must be >= 1, or null for everything, not {limit}")
+    conversations = list(corpus.conversations)
+    random.Random(seed).shuffle(conversations)
+    kept = conversations[:limit]
+    return _derived(corpus, kept, "beyond data.limit", len(conversations) - len(kept))
+
+
+def remove_prompts(corpus: Corpus, prompt_sets: Iterable[PromptSet]) -> Corpus:
+    """``corpus`` without the conversations in which the user says a benchmark's turn; they are counted.
+
+    Turns are compared after ``prompt_key``. Pass the prompts of ``benchmarks.load_raw``: a turn inside its template
+    equals no training turn. Raises ``InputError`` when nothing is left.
+    """
+    turns = {prompt_key(turn) for prompts in prompt_sets for prompt in prompts.prompts for turn in prompt.turns}
+    if not turns:
+        return corpus
+    kept = [
+        conversation
+        for conversation in corpus.conversations
+        if not any(m.role == "user" and prompt_key(m.content) in turns for m in conversation.messages)
+    ]
+    if not kept and corpus.conversations:
+        raise InputError(f"{corpus.name}: all {len(corpus.conversations)} conversations are in a benchmark")
+    return _derived(corpus, kept, "in a benchmark", len(corpus.conversations) - len(kept))
+
+
+def prompt_key(text: str) -> str:
+    """``text`` in lower case with white space collapsed: two prompts with one key count as the same prompt."""
+    return " ".join(text.split()).lower()
+
+
+def content_hash(conversations: Iterable[Conversation]) -> str:
+    """SHA-256 over ids, roles and contents, in order."""
+    digest = hashlib.sha256()
+    for conversation in conversations:
+        turns = [[message.role, message.content] for message in conversation.messages]
+        digest.update(json.dumps([conversation.id, turns], separators=(",", ":")).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        if path.suffix not in (".jsonl", ".json"):
+            raise InputError(f"{path}: unknown kind of file {path.suffix!r}; valid: .jsonl, .json, or a folder of them")
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder; give data.path=FILE.jsonl or a folder of such files")
+    found = [file for file in path.rglob("*") if file.suffix in (".jsonl", ".json") and file.is_file()]
+    if not found:
+        raise InputError(f"{path}: no *.jsonl or *.json file in this folder")
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def _collect(
+    rows: Iterable[tuple[str, str, str, Row]], *, where: str
+) -> tuple[tuple[Conversation, ...], dict[str, int]]:
+    kept: list[Conversation] = []
+    dropped: Counter[str] = Counter()
+    ids: set[str] = set()
+    for place, default_id, source, row in rows:
+        made = _conversation(row, where=place, default_id=default_id, default_source=source)
+        if isinstance(made, str):
+            dropped[made] += 1
+            continue
+        if made.id in ids:
+            again = 2
+            while (unique := f"{made.id}#{again}") in ids:
+                again += 1
+            made = replace(made, id=unique)
+        ids.add(made.id)
+        kept.append(made)
+    if not kept:
+        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "no rows"
+        raise InputError(f"{where}: no conversation is left to use (dropped: {counts})")
+    return tuple(kept), dict(dropped)
+
+
+def _conversation(row: Row, *, where: str, default_id: str, default_source: str) -> Conversation | str:
+    """The row as a conversation, or the reason it is dropped. A null field counts as absent: Arrow fills with nulls."""
+    turns = row.get("conversations")
+    if turns is None:
+        turns = row.get("messages")
+    if turns is None:
+        raise InputError(f"{where}: no 'conversations' or 'messages' (it has: {names(row)}); valid: {SHAPES}")
+    if not isinstance(turns, list):
+        raise InputError(f"{where}: the turns must be a list, found {kind(turns)}; valid: {SHAPES}")
+    messages = tuple(_message(turn, where=f"{where}, turn {number}") for number, turn in enumerate(turns, 1))
+    reason = _unusable(messages)
+    if reason:
+        return reason
+    return Conversation(
+        id=_label(row, "id", where) or default_id,
+        messages=messages,
+        source=_label(row, "source", where) or default_source,
+    )
+
+
+def _message(turn: object, *, where: str) -> Message:
+    if not isinstance(turn, dict):
+        raise InputError(f"{where}: expected a JSON object, found {kind(turn)}; valid: {SHAPES}")
+    role = turn.get("role") if turn.get("role") is not None else turn.get("from")
+    content = turn.get("content") if turn.get("content") is not None else turn.get("value")
+    if role is None or content is None:
+        missing = "'role' or 'from'" if role is None else "'content' or 'value'"
+        raise InputError(f"{where}: no {missing} (it has: {names(turn)}); valid: {SHAPES}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise InputError(f"{where}: unknown role {role!r}; valid: {', '.join(ROLES)}.{nearest(str(role), ROLES)}")
+    if not isinstance(content, str):
+        raise InputError(f"{where}: the content must be a string, found {kind(content)}")
+    return Message(ROLES[role], content)
+
+
+def _unusable(messages: tuple[Message, ...]) -> str | None:
+    if any(not message.content.strip() for message in messages):
+        return "empty turn"
+    if any(not is_unicode(message.content) for message in messages):
+        return "not valid Unicode"
+    roles = [message.role for message in messages]
+    if roles[:1] == ["system"]:
+        roles = roles[1:]
+    if not roles:
+        return "no turns"
+    if "system" in roles:
+        return "system turn not at the front"
+    if roles[0] != "user":
+        return "does not start with the user"
+    if any(here == after for here, after in pairwise(roles)):
+        return "does not alternate"
+    return None if roles[-1] == "assistant" else "does not end with the assistant"
+
+
+def _label(row: Row, field: str, where: str) -> str:
+    value = row.get(field)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InputError(f"{where}: {field!r} must be a string or a whole number, found {kind(value)}")
+    return str(value)
+
+
+def _first_user_turn(conversation: Conversation) -> str:
+    return next(message.content for message in conversation.messages if message.role == "user")
+
+
+def _derived(corpus: Corpus, kept: list[Conversation], reason: str, count: int) -> Corpus:
+    dropped = dict(corpus.dropped)
+    if count:
+        dropped[reason] = dropped.get(reason, 0) + count
+    return Corpus(corpus.name, tuple(kept), dropped, content_hash(kept))

@@ -1,0 +1,107 @@
+"""Rows of JSON files and of the Hugging Face hub, before anything is known of what they mean.
+
+Every row comes with the place it was read at, so that whoever finds fault with it can say where.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from specauf_cli.schema import InputError
+
+Row = Mapping[str, object]
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of ``path``; ``InputError`` when it cannot be read or holds nothing."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if not content.strip():
+        raise InputError(f"{path} is empty; expected one JSON object a line")
+    return content
+
+
+def json_rows(content: bytes, path: Path) -> Iterator[tuple[int, str, Row]]:
+    """``(number, where, row)`` of each JSON object: one a line (blank lines skipped), or one array in a ``.json``.
+
+    Raises ``InputError`` naming ``path`` and the line (of an array: the item) for anything else.
+    """
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if path.suffix == ".json" and content.lstrip().startswith(b"["):
+        items = _parse(content, path, line=None)
+        assert isinstance(items, list)
+        placed = ((number, f"{path}, item {number}", item) for number, item in enumerate(items, 1))
+    else:
+        placed = (
+            (number, f"{path}, line {number}", _parse(line, path, line=number))
+            for number, line in enumerate(io.BytesIO(content), 1)
+            if line.strip()
+        )
+    for number, where, row in placed:
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: expected a JSON object, found {kind(row)}")
+        yield number, where, row
+
+
+def hub_rows(
+    hub_id: str, *, subset: str | None, split: str | None, revision: str | None, files: str | None, instead: str
+) -> tuple[Iterable[Row], str]:
+    """``(rows, commit)`` of a data set of the Hugging Face hub; ``commit`` is ``revision`` where it is not known.
+
+    Raises ``InputError``, ending in ``instead``, whatever keeps the set from being loaded.
+    """
+    try:
+        import datasets
+
+        loaded = datasets.load_dataset(hub_id, name=subset, split=split or "train", revision=revision, data_files=files)
+        assert isinstance(loaded, datasets.Dataset)
+    except Exception as error:  # an open set: network, DNS, proxy, HTTP status, gated, unknown id, subset, split, disk
+        reason = " ".join(str(error).split())[:240] or type(error).__name__
+        raise InputError(f"cannot load {hub_id!r} from the Hugging Face hub ({reason}); {instead}") from error
+    return loaded, resolved_commit([str(file["filename"]) for file in loaded.cache_files]) or revision or "main"
+
+
+def resolved_commit(cache_files: Iterable[str]) -> str | None:
+    """The commit a hub data set came from: ``datasets`` names the folder of its cached files after it."""
+    for file in cache_files:
+        folder = Path(file).parent.name
+        if len(folder) == 40 and set(folder) <= set("0123456789abcdef"):
+            return folder
+    return None
+
+
+def is_unicode(text: str) -> bool:
+    """False for a text with half a surrogate pair: JSON can spell one (``"\\ud83d"``), no tokenizer can encode it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def kind(value: object) -> str:
+    """What a JSON value is, in words, for an error message."""
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def names(row: Mapping[str, object]) -> str:
+    """The fields a row has, for an error message (a null field counts as absent)."""
+    return ", ".join(str(name) for name, value in row.items() if value is not None) or "nothing"
+
+
+def _parse(text: bytes, path: Path, *, line: int | None) -> object:
+    try:
+        parsed: object = json.loads(text.decode())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {line or error.lineno}: not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8; a number or a nesting beyond Python's limits
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "beyond what can be parsed"
+        before = text[: error.start].count(b"\n") if isinstance(error, UnicodeDecodeError) else 0
+        raise InputError(f"{path}, line {line or before + 1}: not valid JSON ({reason})") from error
+    return parsed

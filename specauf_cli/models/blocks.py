@@ -1,0 +1,53 @@
+"""Anchors, labels and masks: where blocks start and which of their slots are supervised."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def valid_anchors(supervised: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """Positions that may be anchors: their own token and the next one were written by the assistant."""
+    valid = torch.zeros_like(supervised)
+    valid[:, :-1] = supervised[:, :-1] & supervised[:, 1:]
+    return valid
+
+
+def sample_anchors(
+    valid: Bool[Tensor, "B T"], count: int, generator: torch.Generator
+) -> tuple[Int[Tensor, "B A"], Bool[Tensor, "B A"]]:
+    """``count`` distinct anchors per sequence, uniform among its valid positions, in ascending order.
+
+    The second result is False for the surplus where a sequence has fewer than ``count`` valid positions (those anchors
+    are position 0 and carry no supervision). Draws depend on ``generator`` and the shape of ``valid`` only.
+    """
+    length = valid.shape[1]
+    draws = torch.rand(valid.shape, generator=generator, device=generator.device).to(valid.device)
+    order = draws.masked_fill(~valid, -1.0).topk(min(count, length), dim=1).indices
+    if length < count:
+        order = torch.cat([order, order.new_zeros(order.shape[0], count - length)], dim=1)
+    rank = torch.arange(count, device=valid.device)
+    real = rank[None, :] < valid.sum(dim=1, keepdim=True).clamp(max=length)
+    positions, by_position = order.masked_fill(~real, length).sort(dim=1)
+    real = real.gather(1, by_position)
+    return positions.masked_fill(~real, 0), real
+
+
+def labels_and_mask(
+    tokens: Int[Tensor, "B T"],
+    supervised: Bool[Tensor, "B T"],
+    anchors: Int[Tensor, "B A"],
+    real: Bool[Tensor, "B A"],
+    slots: int,
+) -> tuple[Int[Tensor, "B A K"], Bool[Tensor, "B A K"]]:
+    """Label and mask of every slot. Slot k of the block at anchor t is labelled with token t + 1 + k.
+
+    The mask is the contiguous supervised run after the anchor: it ends at the first unsupervised token, which is also
+    every turn boundary, and at the end of the sequence; it never resumes after a gap and never wraps.
+    """
+    length = tokens.shape[1]
+    positions = anchors[:, :, None] + 1 + torch.arange(slots, device=tokens.device)
+    inside = positions < length
+    flat = positions.clamp(max=length - 1).flatten(1)
+    labels = tokens.gather(1, flat).view(positions.shape)
+    mask = supervised.gather(1, flat).view(positions.shape) & inside & real[:, :, None]
+    return labels, mask.long().cumprod(dim=2).bool()

@@ -1,0 +1,211 @@
+"""The DFlash backbone (arXiv 2602.06036): a few Qwen3 layers that draft a whole block in one parallel pass.
+
+The drafter has no embedding and no head of its own: both are the target's, frozen. Each layer projects the fused target
+features with the same k_proj and v_proj as the block and lets every block attend over [features strictly before its
+anchor ; itself]. Tensor names are those of the public checkpoints.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import Qwen3Config
+from transformers.models.qwen3.modeling_qwen3 import (
+    Qwen3Attention,
+    Qwen3MLP,
+    Qwen3RMSNorm,
+    Qwen3RotaryEmbedding,
+    apply_rotary_pos_emb,
+    repeat_kv,
+)
+
+from specauf_cli.models.target import Target
+from specauf_cli.schema import BackboneConfig, InputError, nearest
+
+ATTENTION = ("auto", "dense", "split")
+
+
+class Context(NamedTuple):
+    """Keys and values of the context, one pair per layer, each ``[B, Hkv, T, Dh]``, rotary positions applied."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @property
+    def length(self) -> int:
+        """T, the number of context positions held."""
+        return self.keys[0].shape[2] if self.keys else 0
+
+    def extend(self, more: "Context") -> "Context":
+        """This context followed by ``more`` (the next positions of the same sequences)."""
+        return Context(
+            [torch.cat([a, b], dim=2) for a, b in zip(self.keys, more.keys, strict=True)],
+            [torch.cat([a, b], dim=2) for a, b in zip(self.values, more.values, strict=True)],
+        )
+
+
+class BlockAttention(Qwen3Attention):  # type: ignore[misc]
+    """Qwen3 attention whose queries are blocks and whose keys are context features followed by the block itself."""
+
+    def context(self, features: Float[Tensor, "B T D"], rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys (normalised, rotated) and values of the context, ``[B, Hkv, T, Dh]``."""
+        shape = (*features.shape[:2], -1, self.head_dim)
+        keys = self.k_norm(self.k_proj(features).view(shape)).transpose(1, 2)
+        values = self.v_proj(features).view(shape).transpose(1, 2)
+        return apply_rotary_pos_emb(keys, keys, *rotary)[0], values
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B AW D"],
+        rotary: tuple[Tensor, Tensor],
+        context: tuple[Tensor, Tensor],
+        visible: Bool[Tensor, "B A T"],
+        dense: bool,
+    ) -> Float[Tensor, "B AW D"]:
+        """``visible[b, a, t]``: block a sees context position t. Blocks never see each other."""
+        batch, rows = hidden.shape[:2]
+        blocks = visible.shape[1]
+        shape = (batch, rows, -1, self.head_dim)
+        q = self.q_norm(self.q_proj(hidden).view(shape)).transpose(1, 2)
+        k = self.k_norm(self.k_proj(hidden).view(shape)).transpose(1, 2)
+        v = self.v_proj(hidden).view(shape).transpose(1, 2)
+        q, k = apply_rotary_pos_emb(q, k, *rotary)
+        groups = self.num_key_value_groups
+        context_k, context_v, k, v = (repeat_kv(x.to(q.dtype), groups) for x in (*context, k, v))
+        attend = self._dense if dense else self._split
+        out = attend(q, context_k, context_v, k, v, visible, blocks)
+        return self.o_proj(out.transpose(1, 2).reshape(batch, rows, -1))
+
+    def _dense(
+        self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor, blocks: int
+    ) -> Float[Tensor, "B H AW Dh"]:
+        """One SDPA call over [context ; all blocks] with a dense mask: the reference."""
+        batch, _, rows, _ = q.shape
+        width = rows // blocks
+        own = torch.eye(blocks, dtype=torch.bool, device=q.device).repeat_interleave(width, 0).repeat_interleave(width, 1)
+        mask = torch.cat([visible.repeat_interleave(width, dim=1), own.expand(batch, -1, -1)], dim=2)
+        return F.scaled_dot_product_attention(
+            q, torch.cat([ck, k], dim=2), torch.cat([cv, v], dim=2), attn_mask=mask[:, None], scale=self.scaling
+        )
+
+    def _split(
+        self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor, blocks: int
+    ) -> Float[Tensor, "B H AW Dh"]:
+        """Context scores and A small W x W score matrices under one softmax: no score between different blocks."""
+        batch, heads, rows, dim = q.shape
+        width, length = rows // blocks, ck.shape[2]
+        by_block = (batch, heads, blocks, width, dim)
+        to_context = (q @ ck.transpose(2, 3)).view(batch, heads, blocks, width, length)
+        to_context = to_context.masked_fill(~visible[:, None, :, None, :], float("-inf"))
+        to_block = q.view(by_block) @ k.view(by_block).transpose(3, 4)
+        weights = torch.cat([to_context, to_block], dim=4).mul(self.scaling).softmax(dim=4, dtype=torch.float32).to(q.dtype)
+        from_context = weights[..., :length].reshape(batch, heads, rows, length) @ cv
+        from_block = weights[..., length:] @ v.view(by_block)
+        return from_context + from_block.reshape(batch, heads, rows, dim)
+
+
+class DraftLayer(nn.Module):
+    """A pre-norm Qwen3 decoder layer around ``BlockAttention``."""
+
+    def __init__(self, config: Qwen3Config, index: int) -> None:
+        super().__init__()
+        self.self_attn = BlockAttention(config, index)
+        self.mlp = Qwen3MLP(config)
+        self.input_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B AW D"],
+        rotary: tuple[Tensor, Tensor],
+        context: tuple[Tensor, Tensor],
+        visible: Bool[Tensor, "B A T"],
+        dense: bool,
+    ) -> Float[Tensor, "B AW D"]:
+        """One layer over all blocks of the batch."""
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotary, context, visible, dense)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+class DFlash(nn.Module):
+    """Drafter of block size B: slot k (0-based) predicts the (k+1)-th token after the anchor, K = B - 1 slots."""
+
+    branches = ("base",)
+
+    def __init__(self, config: Qwen3Config, backbone: BackboneConfig, features: int, mask_id: int) -> None:
+        """``config``: sizes of one draft layer; ``features``: tapped layers; ``mask_id``: the target's mask token."""
+        super().__init__()
+        if backbone.attention not in ATTENTION:
+            raise InputError(
+                f"backbone.attention={backbone.attention!r} is none of {', '.join(ATTENTION)}."
+                f"{nearest(backbone.attention, ATTENTION)}"
+            )
+        self.config, self.backbone, self.mask_id = config, backbone, mask_id
+        self.fc = nn.Linear(features * config.hidden_size, config.hidden_size, bias=False)
+        self.hidden_norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.layers = nn.ModuleList([DraftLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary = Qwen3RotaryEmbedding(config)
+
+    @property
+    def slots(self) -> int:
+        """K, the number of supervised slots of a training block."""
+        return self.backbone.block_size - 1
+
+    def initialise(self, seed: int) -> None:
+        """Seeded weights: matrices normal with ``backbone.init_std``, norms one. The same for every objective."""
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            with torch.no_grad():
+                if parameter.dim() > 1:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * self.backbone.init_std)
+                else:
+                    parameter.fill_(1.0)
+
+    def context(self, features: Float[Tensor, "B T F"], start: int = 0) -> Context:
+        """Context keys and values of target features at absolute positions ``start`` .. ``start`` + T - 1."""
+        fused = self.hidden_norm(self.fc(features))
+        positions = torch.arange(start, start + features.shape[1], device=features.device)[None]
+        rotary = self.rotary(fused, positions)
+        pairs = [layer.self_attn.context(fused, rotary) for layer in self.layers]
+        return Context([k for k, _ in pairs], [v for _, v in pairs])
+
+    def hidden(
+        self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
+    ) -> Float[Tensor, "B A K D"]:
+        """Final hidden state of every slot, the anchor's own slot dropped.
+
+        ``context`` may reach beyond an anchor (training, replay) or end right before it (live decoding): positions at
+        or after the anchor are masked either way, so the two views agree.
+        """
+        batch, blocks = anchors.shape
+        width = self.backbone.block_size
+        tokens = anchor_tokens.new_full((batch, blocks, width), self.mask_id)
+        tokens[:, :, 0] = anchor_tokens
+        hidden = target.embed(tokens.flatten(1))
+        positions = (anchors[:, :, None] + torch.arange(width, device=anchors.device)).flatten(1)
+        rotary = self.rotary(hidden, positions)
+        visible = torch.arange(context.length, device=anchors.device) < anchors[:, :, None]
+        dense = self.backbone.attention == "dense" or (self.backbone.attention == "auto" and not _low_precision(hidden))
+        for layer, key, value in zip(self.layers, context.keys, context.values, strict=True):
+            hidden = layer(hidden, rotary, (key, value), visible, dense)
+        return self.norm(hidden).view(batch, blocks, width, -1)[:, :, 1:]
+
+    def logits(self, target: Target, hidden: Float[Tensor, "N K D"]) -> dict[str, Float[Tensor, "N K V"]]:
+        """Logits of each branch through the target's frozen head; DFlash has one branch, ``base``."""
+        return {"base": target.head(hidden)}
+
+    def draft(
+        self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
+    ) -> Int[Tensor, "B A P"]:
+        """The greedy proposals of every block, P = ``backbone.proposals``: one token per slot, all from one pass."""
+        hidden = self.hidden(target, context, anchor_tokens, anchors)[:, :, : self.backbone.proposals]
+        return target.head(hidden).argmax(dim=-1)
+
+
+def _low_precision(x: Tensor) -> bool:
+    """True where matrix products run below fp32; there the split attention is the faster one, in fp32 the dense one."""
+    kind = x.device.type
+    return x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(kind)

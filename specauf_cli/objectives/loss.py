@@ -1,0 +1,90 @@
+"""The weighted block cross-entropy L = sum m c l / sum m c, as a pair (total, weight) that is divided once."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from specauf_cli.objectives.credits import support
+from specauf_cli.schema import BlockStats, Credit, InputError, nearest
+
+NORMALIZE = ("batch", "block", "valid")
+
+
+def block_stats(
+    logits: Float[Tensor, "N K V"], labels: Int[Tensor, "N K"], mask: Bool[Tensor, "N K"]
+) -> tuple[BlockStats, Float[Tensor, "N K"]]:
+    """Detached statistics of a batch of blocks, and the per-position cross-entropy l_i (nats, with gradient).
+
+    Slots outside ``mask`` may hold any label; they are evaluated at token 0 and ignored by everything downstream.
+    The loss is computed in fp32 whatever the precision of the logits; ties of the argmax go to the lowest token id.
+    """
+    safe = labels.masked_fill(~mask, 0)
+    ce = F.cross_entropy(logits.float().flatten(0, 1), safe.flatten(), reduction="none").view(labels.shape)
+    with torch.no_grad():
+        correct = logits.argmax(dim=-1) == safe
+    return BlockStats(correct=correct & mask, gold_logprob=-ce.detach(), mask=mask), ce
+
+
+def weighted_ce(
+    ce: Float[Tensor, "N K"], credit: Float[Tensor, "N K"], mask: Bool[Tensor, "N K"], *, normalize: str
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The loss as ``(total, weight)``; micro-batches and ranks add both and divide once.
+
+    ``batch``: sum m c l and sum m c (ratio of global sums, the paper's). ``block``: sum over blocks of the block's own
+    ratio, and the number of blocks with any credit. ``valid``: sum m c l and sum m. A batch without credit gives (0, 0).
+    """
+    weights = credit.detach() * mask
+    losses = torch.where(mask, ce, torch.zeros_like(ce)) * weights
+    if normalize == "batch":
+        return losses.sum(), weights.sum()
+    if normalize == "valid":
+        return losses.sum(), mask.sum().to(weights.dtype)
+    if normalize == "block":
+        mass = weights.sum(dim=1)
+        has_credit = mass > 0
+        per_block = losses.sum(dim=1) / torch.where(has_credit, mass, torch.ones_like(mass))
+        return per_block.sum(), has_credit.sum().to(weights.dtype)
+    raise InputError(f"trainer.normalize={normalize!r} is none of {', '.join(NORMALIZE)}.{nearest(normalize, NORMALIZE)}")
+
+
+@dataclass(frozen=True)
+class BranchLoss:
+    """One branch of logits after its credit: the loss pair and the sums that the log is made of (all scalars)."""
+
+    total: Tensor
+    weight: Tensor
+    sums: dict[str, Tensor]
+
+
+def branch_loss(
+    logits: Float[Tensor, "N K V"],
+    labels: Int[Tensor, "N K"],
+    mask: Bool[Tensor, "N K"],
+    credit: Credit,
+    *,
+    normalize: str,
+) -> BranchLoss:
+    """Loss pair and telemetry sums of one branch."""
+    stats, ce = block_stats(logits, labels, mask)
+    total, weight = weighted_ce(ce, credit(stats), mask, normalize=normalize)
+    return BranchLoss(total, weight, telemetry(stats))
+
+
+def telemetry(stats: BlockStats) -> dict[str, Float[Tensor, ""]]:
+    """Sums for the log, the same for every objective because no credit enters.
+
+    valid |V|, correct on V (common-mask accuracy = correct / valid), support |S| of AUF, correct on S, blocks with a
+    valid slot, and the accepted prefix lengths A summed over those blocks (accept length = 1 + accepted / blocks).
+    """
+    in_support = support(stats)
+    return {
+        "valid": stats.mask.sum(),
+        "correct": stats.correct.sum(),
+        "support": in_support.sum(),
+        "support_correct": (stats.correct & in_support).sum(),
+        "blocks": stats.mask.any(dim=1).sum(),
+        "accepted": stats.correct.long().cumprod(dim=1).sum(),
+    }

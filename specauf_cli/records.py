@@ -1,0 +1,234 @@
+"""Identity, provenance and files: run ids, RunRecords, atomic write-once, load."""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from specauf_cli.schema import Config, InputError, Trace
+
+SCHEMA = 1
+PACKAGES = ("torch", "transformers", "tokenizers", "hydra-core", "numpy", "pandas")
+
+
+def digest(value: Any, length: int = 64) -> str:
+    """Hex SHA-256 of a JSON value in canonical form, cut to ``length`` characters."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def run_id(config: Config, *, target: str, data: str) -> str:
+    """Names plus a short hash of everything that determines the trained weights; evaluation settings do not enter.
+
+    ``target`` and ``data`` are the fingerprints of the target's weights and of the training data's content.
+    """
+    identity = {k: config.resolved[k] for k in ("backbone", "objective", "trainer", "data", "target", "profile", "seed")}
+    identity["profile"] = config.profile.name
+    parts = (config.backbone.name, config.objective.name, config.target.name, config.profile.name, f"s{config.seed}")
+    return "-".join([*parts, digest([identity, target, data], 8)])
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary sibling of ``path`` to write; it replaces ``path`` only when the block succeeds.
+
+    Errors: InputError when there is no space left or the folder cannot be written; ``path`` is then as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically, one nesting level per line where that helps a reader and a diff."""
+    with atomic(path) as temporary:
+        temporary.write_text(pretty(value) + "\n")
+
+
+def pretty(value: Any, indent: int = 0) -> str:
+    """JSON with short leaves on one line: objects and lists that fit 110 columns, and lists of numbers, stay whole."""
+    flat = json.dumps(value, ensure_ascii=False)
+    whole = not isinstance(value, dict | list) or not value or len(flat) + indent <= 110
+    if whole or (isinstance(value, list) and not any(isinstance(v, dict | list) for v in value)):
+        return flat
+    pad, end = " " * (indent + 1), " " * indent
+    if isinstance(value, dict):
+        rows = [f"{pad}{json.dumps(str(k), ensure_ascii=False)}: {pretty(v, indent + 1)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(rows) + f"\n{end}}}"
+    return "[\n" + ",\n".join(pad + pretty(v, indent + 1) for v in value) + f"\n{end}]"
+
+
+def read_json(path: Path) -> Any:
+    """Errors: InputError naming the file, and the line where its JSON breaks."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); the file is damaged") from error
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """One benchmark at one temperature: the traces of every request and what was left out."""
+
+    benchmark: str
+    title: str
+    column: str
+    temperature: float
+    prompts_sha256: str
+    prompts: int
+    origin: str
+    skipped: dict[str, int]
+    audit: dict[str, Any]
+    traces: tuple[Trace, ...]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything needed to trust and redo one run: what was asked, with what, where, and the raw outcome.
+
+    ``heldout`` holds block-mask sums on held-out conversations: per slot, valid and correct counts. ``training`` is the
+    last line of the log plus totals. Means are never stored; tables compute them.
+    """
+
+    run: str
+    profile: str
+    backbone: str
+    objective: str
+    title: str
+    seed: int
+    command: str
+    config: dict[str, Any]
+    code: dict[str, Any]
+    environment: dict[str, Any]
+    inputs: dict[str, str]
+    target: dict[str, Any]
+    training: dict[str, Any]
+    heldout: dict[str, Any]
+    benchmarks: tuple[BenchmarkResult, ...]
+    cost: dict[str, float]
+    written: str
+    schema: int = SCHEMA
+
+    @property
+    def id(self) -> str:
+        """The run's id plus a hash of the evaluation settings: the name of the record's file."""
+        return f"{self.run}.{digest([self.config['evaluation'], self.config['benchmark']], 8)}"
+
+
+def save_record(record: RunRecord, folder: Path) -> Path:
+    """Writes the record once; a record of the same id is never overwritten by different measurements."""
+    path = folder / f"{record.id}.json"
+    write_json(path, asdict(record))
+    return path
+
+
+def load_record(path: Path) -> RunRecord:
+    """Errors: InputError for a file that is not a record of this schema."""
+    raw = read_json(path)
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        raise InputError(f"{path} is not a run record of schema {SCHEMA}")
+    try:
+        raw["benchmarks"] = tuple(
+            BenchmarkResult(**{**b, "traces": tuple(Trace(**{**t, "accepted": tuple(t["accepted"])}) for t in b["traces"])})
+            for b in raw["benchmarks"]
+        )
+        return RunRecord(**raw)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a complete run record: {error}") from error
+
+
+def code_state() -> dict[str, Any]:
+    """Commit of the checkout this package runs from, and whether its code or settings differ from that commit.
+
+    Results that the tool itself writes do not make the code dirty. Outside a checkout only the version is known.
+    """
+    here = Path(__file__).resolve().parent
+    state: dict[str, Any] = {"version": _version("specauf"), "commit": None, "dirty": None}
+    tracked = ["specauf_cli", "conf", "experiments", "pyproject.toml", "constraints.txt"]
+    try:
+        git = ["git", "-C", str(here.parent)]
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True).stdout.strip()
+        if Path(top) == here.parent:
+            state["commit"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+            status = subprocess.run([*git, "status", "--porcelain", "--", *tracked], capture_output=True, text=True, check=True)
+            state["dirty"] = bool(status.stdout.strip())
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git here: the version says what there is to say
+    return state
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Versions and hardware, without anything that names the machine or its user."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
+    gpu = None
+    if device.startswith("cuda"):
+        import torch
+
+        gpu = torch.cuda.get_device_name()
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": device.split(":")[0],
+        "gpu": gpu,
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def command_line(overrides: Mapping[str, str] | Sequence[str]) -> str:
+    """The command as another machine would type it: values that are paths are replaced by their key in capitals."""
+    private = {"data_root": "DIR", "benchmark_root": "DIR", "data.path": "PATH", "runs": "RUNS"}
+    words = []
+    for word in overrides:
+        key, equals, _ = word.partition("=")
+        words.append(f"{key}={private[key]}" if equals and key in private else word)
+    return " ".join(["specauf", *words])
+
+
+def peak_memory_mib() -> float:
+    """Peak resident memory of this process so far, MiB (``ru_maxrss`` is KiB on Linux and bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+
+def now() -> str:
+    """UTC time, seconds, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

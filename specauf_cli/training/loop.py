@@ -1,0 +1,221 @@
+"""The training loop that the drafter and the small target share: schedule, clipping, log, checkpoints, signals."""
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from specauf_cli.schema import InputError
+from specauf_cli.training import state
+
+
+class Interrupted(Exception):
+    """The user (or the system) asked to stop; everything up to the last finished step is saved."""
+
+    def __init__(self, signum: int, where: Path, step: int) -> None:
+        super().__init__(f"stopped after step {step}; saved in {where}")
+        self.exit_code = 128 + signum
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step function returns: the loss pair of its batch, sums for the log (scalars), and tokens read."""
+
+    total: Tensor
+    weight: Tensor
+    sums: Mapping[str, Tensor]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job. ``step(i)`` zeroes nothing and divides nothing: it back-propagates the totals of batch ``i``.
+
+    ``identity`` names what is being trained; a checkpoint with another identity is refused. ``summary`` turns the
+    window's sums into the named means of a log line.
+    """
+
+    name: str
+    folder: Path
+    module: nn.Module
+    step: Callable[[int], Outcome]
+    summary: Callable[[Mapping[str, float]], dict[str, float]]
+    identity: str
+    steps: int
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    warmup: float
+    clip: float
+    log_every: int
+    save_every: int
+
+
+def learning_rate(job: Job, step: int) -> float:
+    """Linear warm-up over ``warmup`` x steps, then cosine to zero. ``step`` counts from 0."""
+    warm = max(1, round(job.warmup * job.steps))
+    if step < warm:
+        return job.lr * (step + 1) / warm
+    return job.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, job.steps - warm)))
+
+
+def run(job: Job) -> dict[str, float]:
+    """Trains to the last step, continuing from the newest checkpoint, and returns the last log line.
+
+    ``log.jsonl`` gets one line per ``log_every`` steps: means over that window. Raises ``Interrupted`` after a signal
+    (saved first). Errors: InputError for a non-finite loss (nothing is updated with it) or a foreign checkpoint.
+    """
+    checkpoints, log = job.folder / "checkpoints", job.folder / "log.jsonl"
+    decayed = [p for p in job.module.parameters() if p.requires_grad and p.dim() > 1]
+    plain = [p for p in job.module.parameters() if p.requires_grad and p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": job.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=job.lr,
+        betas=job.betas,
+        fused=True,
+    )
+    start, window = _resume(job, checkpoints, log, optimizer)
+    parameters = [*decayed, *plain]
+    line = _last_line(log)
+    with _signals() as caught, _progress(job, start) as show:
+        clock, tokens = time.perf_counter(), 0
+        for i in range(start, job.steps):
+            optimizer.zero_grad(set_to_none=True)
+            outcome = job.step(i)
+            weight = outcome.weight.clamp(min=torch.finfo(torch.float32).tiny)
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.div_(weight)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, job.clip)
+            loss, grad_norm = (outcome.total / weight).item(), norm.item()
+            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                last = state.latest(checkpoints)
+                raise InputError(
+                    f"{job.name}: loss {loss}, gradient norm {grad_norm} at step {i + 1}; stopped before updating. "
+                    f"{f'The last good checkpoint is {last}' if last else 'No checkpoint yet'}; try a lower learning rate"
+                )
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(job, i)
+            optimizer.step()
+            tokens += outcome.tokens
+            for key, value in outcome.sums.items():
+                window[key] = window.get(key, 0.0) + float(value)
+            for key, value in (("steps", 1.0), ("loss", loss), ("grad_norm", grad_norm), ("clipped", float(grad_norm > job.clip))):
+                window[key] = window.get(key, 0.0) + value
+            done = i + 1
+            if done % job.log_every == 0 or done == job.steps:
+                line = _summarise(job, done, window)
+                elapsed = time.perf_counter() - clock
+                _append(log, {**line, "tokens_per_second": round(tokens / elapsed)})
+                show(done, line)
+                window, clock, tokens = {}, time.perf_counter(), 0
+            stop = caught()
+            if done % job.save_every == 0 or stop is not None or done == job.steps:
+                state.save(checkpoints, job.module, optimizer, done, {"identity": job.identity, "window": window})
+            if stop is not None and done < job.steps:
+                raise Interrupted(stop, job.folder, done)
+    return line
+
+
+def _summarise(job: Job, step: int, window: Mapping[str, float]) -> dict[str, float]:
+    """One line of the log: means over the window."""
+    n = window["steps"]
+    return {
+        "step": step,
+        "loss": window["loss"] / n,
+        **job.summary(window),
+        "lr": learning_rate(job, step - 1),
+        "grad_norm": window["grad_norm"] / n,
+        "clip_fraction": window["clipped"] / n,
+    }
+
+
+def _resume(
+    job: Job, checkpoints: Path, log: Path, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, float]]:
+    """First step to do and the open window of the log; the log is cut back to the checkpoint."""
+    found = state.latest(checkpoints)
+    if found is None:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        log.write_text("")
+        return 0, {}
+    saved = state.restore(found, job.module, optimizer)
+    if saved["identity"] != job.identity:
+        raise InputError(f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it aside")
+    step = int(saved["step"])
+    kept = [text for text in log.read_text().splitlines() if json.loads(text)["step"] <= step]
+    log.write_text("".join(text + "\n" for text in kept))
+    return step, dict(saved["window"])
+
+
+def _last_line(log: Path) -> dict[str, float]:
+    lines = log.read_text().splitlines()
+    return json.loads(lines[-1]) if lines else {}
+
+
+def _append(log: Path, line: Mapping[str, Any]) -> None:
+    try:
+        with open(log, "a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write {log}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], int | None]]:
+    """Collects SIGINT and SIGTERM so that the step under way can finish; a second one stops at once."""
+    caught: list[int] = []
+
+    def note(signum: int, _frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(signum)
+
+    try:
+        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's business
+        yield lambda: None
+        return
+    try:
+        yield lambda: caught[0] if caught else None
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)
+
+
+@contextmanager
+def _progress(job: Job, start: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """A bar with ETA and the live metrics on a terminal, else a line now and then, both on stderr."""
+    shown = ("loss", "accuracy", "accept_length", "active_ratio")
+
+    def metrics(line: Mapping[str, float]) -> str:
+        return " ".join(f"{k.replace('_', ' ')} {line[k]:.3f}" for k in shown if k in line)
+
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[m]}"))
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(job.name, total=job.steps, completed=start, m="")
+            yield lambda done, line: bar.update(task, completed=done, m=metrics(line))
+        return
+    began, last = time.perf_counter(), [time.perf_counter()]
+
+    def show(done: int, line: Mapping[str, float]) -> None:
+        if time.perf_counter() - last[0] < 10 and done < job.steps:
+            return
+        last[0] = time.perf_counter()
+        left = (last[0] - began) / max(1, done - start) * (job.steps - done)
+        print(f"{job.name}: step {done}/{job.steps} · {metrics(line)} · {left:.0f} s left", file=sys.stderr, flush=True)
+
+    yield show

@@ -1,0 +1,126 @@
+"""A small target trained from scratch: tokenizer and Qwen3 causal LM on the training conversations."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from specauf_cli.data.chat import Chat, encode
+from specauf_cli.models import target as targets
+from specauf_cli.records import digest, now, peak_memory_mib, write_json
+from specauf_cli.schema import Corpus, InputError, PretrainConfig, TargetConfig
+from specauf_cli.training.loop import Job, Outcome, run
+
+MARKER = "specauf.json"
+
+
+def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, device: str) -> TargetConfig:
+    """``config`` with ``path`` set: as it is when it names one, else the folder of the target trained here.
+
+    A finished target is used as it is, an interrupted one continues. ``data`` is the fingerprint of ``corpus``.
+    """
+    if config.path is not None:
+        return config
+    if config.pretrain is None:
+        raise InputError(f"target {config.name!r} names neither a path (hub id or folder) nor how to train it (target.pretrain)")
+    name = f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
+    folder = runs / "targets" / name
+    if not (folder / MARKER).is_file():
+        train(config, corpus, folder, data=data, device=device)
+    return replace(config, path=str(folder))
+
+
+def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, device: str) -> None:
+    """Trains the tokenizer and the model on every token of the rendered conversations; writes a Hugging Face folder.
+
+    Rows are cut from the shuffled corpus laid end to end, so every step has the same shape. The marker file, written
+    last, holds the content fingerprint, the final loss and accuracy, and what it cost.
+    """
+    recipe = config.pretrain
+    assert recipe is not None
+    work = folder.with_name(folder.name + ".training")
+    print(f"training target {config.title}: {recipe.steps} steps (once; kept in {folder})", file=sys.stderr)
+    if (work / "tokenizer" / "tokenizer_config.json").is_file():
+        chat = Chat.load(replace(config, path=str(work / "tokenizer")))
+    else:
+        texts = (m.content for c in corpus.conversations for m in c.messages)
+        chat = Chat.build(texts, recipe.vocab_size)
+        chat.save(work / "tokenizer")
+    examples, counts = encode(chat, corpus, max_length=recipe.max_positions)
+    stream = torch.tensor([t for e in examples for t in (*e.tokens, chat.pad_id)], dtype=torch.long)
+    answers = torch.tensor([s for e in examples for s in (*e.supervised, False)])
+    model = targets.create(recipe, chat).to(device)
+    rows = Rows(stream, answers, recipe)
+    kind = torch.device(device).type
+
+    def step(i: int) -> Outcome:
+        tokens, supervised = (x.to(device) for x in rows.batch(i))
+        with torch.autocast(kind, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+        labels = tokens[:, 1:]
+        loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+        loss.backward()
+        hits = (logits.detach().argmax(dim=-1) == labels) & supervised[:, 1:]
+        sums = {"valid": supervised[:, 1:].sum(), "correct": hits.sum()}
+        return Outcome(loss.detach(), torch.tensor(float(labels.numel()), device=device), sums, labels.numel())
+
+    def summary(window: Mapping[str, float]) -> dict[str, float]:
+        return {"accuracy": window["correct"] / max(1.0, window["valid"])}
+
+    last = run(
+        Job(
+            name=f"target {config.name}", folder=work, module=model, step=step, summary=summary,
+            identity=digest([asdict(recipe), data]), steps=recipe.steps, lr=recipe.lr, betas=(0.9, 0.95),
+            weight_decay=recipe.weight_decay, warmup=recipe.warmup, clip=recipe.clip, log_every=20, save_every=500,
+        )
+    )  # fmt: skip
+    model.save_pretrained(work / "final", safe_serialization=True)
+    chat.save(work / "final")
+    shutil.copy(work / "log.jsonl", work / "final" / "log.jsonl")
+    marker = {
+        "fingerprint": targets.content_fingerprint(work / "final"),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": chat.vocab,
+        "train": {**counts, "steps": recipe.steps, "tokens seen": recipe.steps * recipe.rows * recipe.row_length},
+        "last": {k: last[k] for k in ("loss", "accuracy")},
+        "peak_memory_mib": peak_memory_mib(),
+        "written": now(),
+    }
+    write_json(work / "final" / MARKER, marker)
+    shutil.rmtree(folder, ignore_errors=True)
+    (work / "final").rename(folder)
+    shutil.rmtree(work)
+
+
+class Rows:
+    """Fixed-shape rows of row_length + 1 tokens; a new shuffle of the rows, and a new offset, for every epoch."""
+
+    def __init__(self, stream: torch.Tensor, answers: torch.Tensor, recipe: PretrainConfig) -> None:
+        self.stream, self.answers, self.recipe = stream, answers, recipe
+        self.count = (len(stream) - 1) // recipe.row_length - 1
+        self.per_epoch = self.count // recipe.rows
+        if self.per_epoch < 1:
+            raise InputError(
+                f"{len(stream)} tokens do not fill one step of {recipe.rows} rows x {recipe.row_length}; give more data or fewer rows"
+            )
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and answer mask of one step, ``[rows, row_length + 1]`` each."""
+        epoch, position = divmod(step, self.per_epoch)
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
+        offset = int(torch.randint(self.recipe.row_length, (), generator=generator))
+        order = torch.randperm(self.count, generator=generator)
+        chosen = order[position * self.recipe.rows : (position + 1) * self.recipe.rows] * self.recipe.row_length + offset
+        index = chosen[:, None] + torch.arange(self.recipe.row_length + 1)
+        return self.stream[index], self.answers[index]
+
+
+def describe(path: str) -> dict[str, object]:
+    """What the marker of a target trained here says of it; empty for any other target."""
+    marker = Path(path) / MARKER
+    return json.loads(marker.read_text()) if marker.is_file() else {}

@@ -1,0 +1,96 @@
+"""Checkpoints of a training job: everything that a bit-identical continuation needs, in safetensors and JSON.
+
+All randomness of training is keyed by (seed, step), so there is no generator state to keep.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from specauf_cli.schema import InputError
+
+KEEP = 2
+
+
+def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, extra: dict[str, Any]) -> Path:
+    """Writes ``folder/step-NNNNNN`` atomically (all or nothing) and keeps the last two. ``extra`` is JSON.
+
+    Errors: InputError when it cannot be written; earlier checkpoints stay untouched.
+    """
+    final = folder / f"step-{step:06d}"
+    partial = folder / f".partial-{step:06d}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        files = {"model.safetensors": _weights(module), "optimizer.safetensors": _moments(optimizer)}
+        sums = {}
+        for name, tensors in files.items():
+            save_file(tensors, partial / name)
+            sums[name] = _sha256(partial / name)
+        (partial / "state.json").write_text(json.dumps({"step": step, "sha256": sums, **extra}, indent=1))
+        for name in (*files, "state.json"):
+            with open(partial / name, "rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        last = latest(folder)
+        kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        raise InputError(f"cannot save checkpoint {final}: {getattr(error, 'strerror', None) or error}; {kept}") from error
+    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint, or None."""
+    found = sorted(folder.glob("step-*"))
+    return found[-1] if found else None
+
+
+def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Loads weights and optimiser state in place and returns the saved JSON.
+
+    Errors: InputError for a truncated, altered or foreign checkpoint, naming the file.
+    """
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+        for name, expected in state["sha256"].items():
+            if _sha256(checkpoint / name) != expected:
+                raise InputError(f"{checkpoint / name} is damaged (its content is not what was saved); delete {checkpoint} to go on from the one before")
+        module.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        moments = load_file(checkpoint / "optimizer.safetensors")
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for i, parameter in enumerate(parameters):
+            optimizer.state[parameter] = {
+                key: moments[f"{i}.{key}"] if key == "step" else moments[f"{i}.{key}"].to(parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+    except (OSError, KeyError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"checkpoint {checkpoint} cannot be read ({reason}); delete it to go on from the one before") from error
+    return state
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """The module's tensors, tied ones once."""
+    return {k: v.contiguous() for k, v in module.state_dict(keep_vars=False).items()}
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {f"{i}.{k}": v.contiguous() for i, p in enumerate(parameters) for k, v in optimizer.state[p].items()}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
