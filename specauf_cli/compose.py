@@ -123,9 +123,9 @@ def _credit(node: DictConfig, where: str) -> Any:
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
     """``value`` as ``kind``, recursively. Dataclasses must match key for key."""
-    if kind is Any or typing.get_origin(kind) is Callable or kind is Callable or typing.get_origin(kind) is not None and callable(value):
-        return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any or origin is Callable:  # credits were checked when they were made
+        return value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -139,7 +139,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise _wrong(where, value, kind)
-        hints = typing.get_type_hints(kind)
+        hints = typing.get_type_hints(kind, localns={"Tensor": Any})
         names = [f.name for f in dataclasses.fields(kind)]
         prefix = f"{where}." if where else ""
         for key in value:

@@ -279,9 +279,11 @@ class BenchmarkConfig:
     """``conf/benchmark``: one benchmark, data only.
 
     ``column`` is the paper's column it fills (``gsm8k`` ... ``alpaca``). ``source`` is ``offline`` (``family`` of the
-    procedural corpus) or ``hub`` (``hub_id``, ``subset``, ``split``, ``revision``). ``turns`` names the row's fields
-    (a field holding a list gives one turn per item); each turn is put into ``template`` at ``{turn}``. ``file`` is its name under
-    ``benchmark_root``. ``limit`` keeps the first n prompts of a permutation seeded by ``seed``.
+    procedural corpus) or ``hub`` (``hub_id``, ``subset``, ``split``, ``revision``). ``turns`` says how a
+    hub row gives the user's turns, in order: a field's name (a field holding a list gives one turn per item), or a
+    pattern of ``{field}``s that gives one turn, in which a part in ``[...]`` is left out where a field in it is empty.
+    Each turn is put into ``template`` at ``{turn}``. ``file`` is its name under ``benchmark_root``: JSON Lines
+    ``{"id", "turns"}`` of raw turns. ``limit`` keeps the first n prompts of a permutation seeded by ``seed``.
     """
 
     name: str

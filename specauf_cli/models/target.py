@@ -63,6 +63,12 @@ class Target:
         return torch.cat(tapped, dim=-1)
 
     @torch.no_grad()
+    def greedy_labels(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+        """Per position, the token the target itself would have put there given the data before it (its argmax)."""
+        hidden = self.model.model(input_ids=tokens, use_cache=False).last_hidden_state
+        return torch.cat([tokens[:, :1], self.head(hidden[:, :-1]).argmax(dim=-1)], dim=1)
+
+    @torch.no_grad()
     def forward(
         self,
         tokens: Int[Tensor, "B T"],

@@ -67,7 +67,10 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
         for name, expected in state["sha256"].items():
             if _sha256(checkpoint / name) != expected:
                 raise InputError(f"{checkpoint / name} is damaged (its content is not what was saved); delete {checkpoint} to go on from the one before")
-        module.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        weights = load_file(checkpoint / "model.safetensors")
+        if set(weights) != set(_weights(module)):
+            raise InputError(f"{checkpoint / 'model.safetensors'} holds other tensors than this model; move {checkpoint} aside")
+        module.load_state_dict(weights, strict=False)  # tied tensors are stored once
         moments = load_file(checkpoint / "optimizer.safetensors")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for i, parameter in enumerate(parameters):
@@ -83,7 +86,13 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """The module's tensors, tied ones once."""
-    return {k: v.contiguous() for k, v in module.state_dict(keep_vars=False).items()}
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in module.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            tensors[name] = tensor.contiguous()
+    return tensors
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

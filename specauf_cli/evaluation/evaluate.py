@@ -1,0 +1,114 @@
+"""Measuring one drafter on every benchmark: trajectories, replay or live decoding, audit, block-mask accuracy."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from specauf_cli.data import benchmarks
+from specauf_cli.evaluation import metrics, trajectories
+from specauf_cli.evaluation.decode import decode
+from specauf_cli.evaluation.replay import replay
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target
+from specauf_cli.records import BenchmarkResult
+from specauf_cli.schema import Config, Corpus, EvaluationConfig, InputError, PromptSet, Trace, Trajectory, nearest
+
+
+def check(config: EvaluationConfig) -> None:
+    """Errors: InputError naming the first setting that cannot work."""
+    for name, valid in (("mode", ("replay", "decode")), ("precision", ("fp32", "bf16"))):
+        value = getattr(config, name)
+        if value not in valid:
+            raise InputError(f"evaluation.{name}={value!r} is none of {', '.join(valid)}.{nearest(value, valid)}")
+    if not config.temperatures or any(t < 0 for t in config.temperatures):
+        raise InputError(f"evaluation.temperatures={list(config.temperatures)}: give one or more temperatures >= 0")
+    for name in ("max_new_tokens", "batch_size", "heldout_anchors"):
+        if getattr(config, name) < 1:
+            raise InputError(f"evaluation.{name}={getattr(config, name)} must be at least 1")
+
+
+def load_benchmarks(config: Config) -> list[PromptSet]:
+    """The prompt sets of the configuration. Errors: InputError when there are none."""
+    if not config.benchmark:
+        raise InputError("no benchmark chosen; choose some with --benchmarks or benchmark=...")
+    root = Path(config.benchmark_root) if config.benchmark_root else None
+    return [benchmarks.load(b, root=root) for b in config.benchmark.values()]
+
+
+def evaluate(
+    config: Config, target: Target, drafter: DFlash, heldout: Corpus, prompts: Sequence[PromptSet], cache: Path
+) -> tuple[tuple[BenchmarkResult, ...], dict[str, Any], dict[str, float]]:
+    """Results per benchmark and temperature, block-mask sums on held-out conversations, and seconds by part."""
+    settings, say = config.evaluation, _say
+    check(settings)
+    clock = time.perf_counter()
+    blocks = metrics.heldout_blocks(
+        target, drafter, heldout, max_length=config.trainer.max_length, anchors=settings.heldout_anchors,
+        seed=settings.seed, batch_size=settings.batch_size,
+    )  # fmt: skip
+    seconds = {"heldout": time.perf_counter() - clock, "trajectories": 0.0, "traces": 0.0, "audit": 0.0}
+    results = []
+    for temperature in settings.temperatures:
+        for prompt_set in prompts:
+            clock = time.perf_counter()
+            made = trajectories.get(
+                target, prompt_set, temperature=temperature, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
+                tail=drafter.slots + 1, batch_size=settings.batch_size, cache=cache, show=say,
+            )  # fmt: skip
+            seconds["trajectories"] += time.perf_counter() - clock
+            clock = time.perf_counter()
+            if settings.mode == "replay":
+                traces = replay(target, drafter, made.trajectories, batch_size=settings.batch_size)
+            else:
+                traces = [_live(target, drafter, t, temperature, settings)[0] for t in made.trajectories]
+            seconds["traces"] += time.perf_counter() - clock
+            clock = time.perf_counter()
+            audit = _audit(target, drafter, made.trajectories, traces, temperature, settings)
+            seconds["audit"] += time.perf_counter() - clock
+            chosen = config.benchmark[prompt_set.name]
+            results.append(
+                BenchmarkResult(
+                    benchmark=prompt_set.name, title=prompt_set.title, column=chosen.column, temperature=temperature,
+                    prompts_sha256=prompt_set.sha256, prompts=len(prompt_set.prompts), origin=prompt_set.origin,
+                    skipped=made.skipped, audit=audit, traces=tuple(traces),
+                )
+            )  # fmt: skip
+            identical = f"{audit['identical']} of {audit['requests']} live outputs equal the target's own"
+            say(f"{prompt_set.title:>28}  T={temperature:g}  tau {metrics.tau_engine(traces):.3f}  audit: {identical}")
+    return tuple(results), blocks, {k: round(v, 2) for k, v in seconds.items()}
+
+
+def _audit(
+    target: Target,
+    drafter: DFlash,
+    made: Sequence[Trajectory],
+    traces: Sequence[Trace],
+    temperature: float,
+    settings: EvaluationConfig,
+) -> dict[str, Any]:
+    """Decodes requests live and counts those whose output is the target's own, and whose rounds equal the recorded trace."""
+    chosen = range(len(made)) if settings.audit is None else range(min(settings.audit, len(made)))
+    identical, same_rounds, first = 0, 0, None
+    for i in chosen:
+        trace, tokens = _live(target, drafter, made[i], temperature, settings)
+        own = made[i].tokens[: made[i].length]
+        identical += tokens == own
+        same_rounds += trace.accepted == traces[i].accepted
+        if tokens != own and first is None:
+            at = next((k for k, (a, b) in enumerate(zip(tokens, own, strict=False)) if a != b), min(len(tokens), len(own)))
+            first = {"prompt": made[i].prompt_id, "turn": made[i].turn, "token": at}
+    return {"requests": len(chosen), "identical": identical, "same_rounds": same_rounds, "first_difference": first}
+
+
+def _live(
+    target: Target, drafter: DFlash, trajectory: Trajectory, temperature: float, settings: EvaluationConfig
+) -> tuple[Trace, tuple[int, ...]]:
+    return decode(
+        target, drafter, trajectory.prompt, prompt_id=trajectory.prompt_id, turn=trajectory.turn, temperature=temperature,
+        seed=settings.seed, max_new_tokens=settings.max_new_tokens,
+    )  # fmt: skip
+
+
+_say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731

@@ -1,0 +1,89 @@
+"""Drafters on disk, in the public Hugging Face layout: ``config.json`` and ``model.safetensors``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target
+from specauf_cli.records import atomic, read_json, write_json
+from specauf_cli.schema import BackboneConfig, InputError
+
+
+def create(target: Target, backbone: BackboneConfig) -> DFlash:
+    """A drafter for ``target`` with uninitialised weights. Errors: InputError for sizes that cannot work."""
+    if backbone.block_size < 2:
+        raise InputError(f"backbone.block_size={backbone.block_size} is too small; a block is the anchor and at least one slot, so 2 or more")
+    if not 1 <= backbone.proposals <= backbone.block_size - 1:
+        raise InputError(f"backbone.proposals={backbone.proposals} is out of range; valid: 1..{backbone.block_size - 1} at block_size {backbone.block_size}")
+    if backbone.layers < 1:
+        raise InputError(f"backbone.layers={backbone.layers} is out of range; a drafter has at least 1 layer")
+    return DFlash(target.draft_config(backbone), backbone, len(target.taps), target.chat.mask_id).to(target.device)
+
+
+def save(drafter: DFlash, target: Target, folder: Path) -> None:
+    """Writes weights under the public tensor names and the public configuration keys, plus which target it belongs to."""
+    with atomic(folder / "model.safetensors") as temporary:
+        save_file({k: v.contiguous() for k, v in drafter.state_dict().items()}, temporary, metadata={"format": "pt"})
+    write_json(folder / "config.json", public_config(drafter, target))
+
+
+def public_config(drafter: DFlash, target: Target) -> dict[str, Any]:
+    """The keys that public DFlash loaders read (names and meaning as in z-lab's published checkpoints)."""
+    sizes = drafter.config
+    return {
+        "architectures": ["DFlashDraftModel"],
+        "model_type": "qwen3",
+        "block_size": drafter.backbone.block_size,
+        "dflash_config": {"mask_token_id": drafter.mask_id, "target_layer_ids": list(target.taps)},
+        "num_target_layers": target.model.config.num_hidden_layers,
+        "num_hidden_layers": sizes.num_hidden_layers,
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size,
+        "num_attention_heads": sizes.num_attention_heads,
+        "num_key_value_heads": sizes.num_key_value_heads,
+        "head_dim": sizes.head_dim,
+        "hidden_act": sizes.hidden_act,
+        "layer_types": ["full_attention"] * sizes.num_hidden_layers,
+        "sliding_window": None,
+        "max_position_embeddings": sizes.max_position_embeddings,
+        "rope_theta": sizes.rope_parameters["rope_theta"],
+        "rms_norm_eps": sizes.rms_norm_eps,
+        "vocab_size": sizes.vocab_size,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "dtype": "float32",
+        "specauf": {"target": target.config.name, "target_fingerprint": target.fingerprint},
+    }
+
+
+def load(folder: Path, target: Target, backbone: BackboneConfig) -> DFlash:
+    """The drafter in ``folder`` for ``target``.
+
+    Errors: InputError when it was trained for another target, block size, depth or set of tapped layers, or when the
+    files are missing or damaged.
+    """
+    stored = read_json(folder / "config.json")
+    try:
+        expected = {
+            "target": (stored["specauf"]["target_fingerprint"], target.fingerprint),
+            "block size": (stored["block_size"], backbone.block_size),
+            "tapped layers": (stored["dflash_config"]["target_layer_ids"], list(target.taps)),
+            "number of draft layers": (stored["num_hidden_layers"], backbone.layers),
+            "hidden size": (stored["hidden_size"], target.hidden_size),
+            "mask token id": (stored["dflash_config"]["mask_token_id"], target.chat.mask_id),
+        }
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'config.json'} is not a drafter's configuration: {error} is missing") from error
+    for what, (theirs, ours) in expected.items():
+        if theirs != ours:
+            raise InputError(f"drafter {folder} does not match: its {what} is {theirs}, here it is {ours}")
+    drafter = create(target, backbone)
+    try:
+        drafter.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError, json.JSONDecodeError) as error:
+        raise InputError(f"{folder / 'model.safetensors'} cannot be read: {str(error).splitlines()[0]}") from error
+    return drafter.to(target.device).eval()

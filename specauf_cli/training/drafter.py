@@ -1,0 +1,201 @@
+"""Training one drafter: batches, anchors, blocks, credit, loss."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from specauf_cli.models import checkpoint
+from specauf_cli.models.blocks import labels_and_mask, sample_anchors, valid_anchors
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target
+from specauf_cli.objectives.loss import NORMALIZE, branch_loss
+from specauf_cli.schema import Config, Example, InputError, TrainerConfig, nearest
+from specauf_cli.training.loop import Job, Outcome, run
+
+BUCKET = 32
+"""Sequences are padded to a multiple of this, so that shapes repeat: low-precision kernels are compiled per shape."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences. ``tokens`` and ``supervised`` are ``[B, T]``; ``index`` points into the examples."""
+
+    index: tuple[int, ...]
+    tokens: Tensor
+    supervised: Tensor
+
+
+def collate(examples: Sequence[Example], index: Sequence[int], pad_id: int) -> Batch:
+    """Pads the chosen examples on the right to a multiple of ``BUCKET``."""
+    longest = max(len(examples[i].tokens) for i in index)
+    width = -(-longest // BUCKET) * BUCKET
+    tokens = torch.full((len(index), width), pad_id, dtype=torch.long)
+    supervised = torch.zeros(len(index), width, dtype=torch.bool)
+    for row, i in enumerate(index):
+        n = len(examples[i].tokens)
+        tokens[row, :n] = torch.tensor(examples[i].tokens)
+        supervised[row, :n] = torch.tensor(examples[i].supervised)
+    return Batch(tuple(index), tokens, supervised)
+
+
+class Order:
+    """Which examples form which step's batch: a seeded permutation per epoch, neighbours in length batched together.
+
+    Sorting by length happens inside windows of 16 batches, whose order is shuffled again, so a batch holds similar
+    lengths and yet every epoch is a fresh random order. It depends on the seed and the lengths only.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.per_epoch = len(lengths) // batch_size
+        if self.per_epoch < 1:
+            raise InputError(f"{len(lengths)} training examples are fewer than trainer.batch_size={batch_size}; lower it or give more data")
+        self._epoch, self._batches = -1, [[0]]
+
+    def batch(self, step: int) -> list[int]:
+        """Indices of the examples of one optimiser step."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = torch.randperm(len(self.lengths), generator=generator).tolist()[: self.per_epoch * self.batch_size]
+            window = 16 * self.batch_size
+            batches = []
+            for begin in range(0, len(order), window):
+                chunk = sorted(order[begin : begin + window], key=lambda i: self.lengths[i])
+                batches += [chunk[b : b + self.batch_size] for b in range(0, len(chunk), self.batch_size)]
+            shuffle = torch.randperm(len(batches), generator=generator).tolist()
+            self._epoch, self._batches = epoch, [batches[i] for i in shuffle]
+        return self._batches[position]
+
+
+class Features:
+    """Target features of training batches: computed for each batch (``online``) or once, kept in bf16 (``memory``)."""
+
+    def __init__(self, target: Target, examples: Sequence[Example], trainer: TrainerConfig) -> None:
+        choices = ("online", "memory")
+        if trainer.features not in choices:
+            raise InputError(f"trainer.features={trainer.features!r} is none of {', '.join(choices)}.{nearest(trainer.features, choices)}")
+        self.target, self.trainer = target, trainer
+        self.store: list[Tensor] | None = None
+        if trainer.features == "memory":
+            self.store = [torch.empty(0)] * len(examples)
+            order = sorted(range(len(examples)), key=lambda i: (len(examples[i].tokens), i))
+            for begin in range(0, len(order), 64):
+                index = order[begin : begin + 64]
+                batch = collate(examples, index, target.chat.pad_id)
+                for i, row in zip(index, self._compute(batch.tokens).to(torch.bfloat16), strict=True):
+                    self.store[i] = row[: len(examples[i].tokens)].clone()
+
+    def of(self, batch: Batch) -> Tensor:
+        """Features of a batch, ``[B, T, F]``; zero where padded when they come from memory."""
+        if self.store is None:
+            return self._compute(batch.tokens)
+        width = batch.tokens.shape[1]
+        padded = [torch.nn.functional.pad(self.store[i], (0, 0, 0, width - len(self.store[i]))) for i in batch.index]
+        return torch.stack(padded).to(self.target.device)
+
+    def _compute(self, tokens: Tensor) -> Tensor:
+        with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.trainer.precision == "bf16"):
+            return self.target.features(tokens.to(self.target.device))
+
+
+def total_steps(trainer: TrainerConfig, examples: int) -> int:
+    """Optimiser steps of a run. Errors: InputError unless exactly one of steps and epochs is set and positive."""
+    if (trainer.steps is None) == (trainer.epochs is None):
+        raise InputError(f"set exactly one of trainer.steps ({trainer.steps}) and trainer.epochs ({trainer.epochs}); the other is null")
+    steps = trainer.steps if trainer.steps is not None else (trainer.epochs or 0) * (examples // trainer.batch_size)
+    if steps < 1:
+        raise InputError(f"nothing to train: {steps} steps (trainer.steps={trainer.steps}, trainer.epochs={trainer.epochs}, {examples} examples)")
+    return steps
+
+
+def check(trainer: TrainerConfig) -> None:
+    """Errors: InputError naming the first setting of ``trainer`` that cannot work."""
+    if trainer.batch_size < 1 or trainer.micro_batch < 1 or trainer.batch_size % trainer.micro_batch:
+        raise InputError(f"trainer.batch_size={trainer.batch_size} must be a positive multiple of trainer.micro_batch={trainer.micro_batch}")
+    for name in ("anchors", "max_length", "log_every", "save_every"):
+        if getattr(trainer, name) < 1:
+            raise InputError(f"trainer.{name}={getattr(trainer, name)} must be at least 1")
+    if not trainer.lr > 0 or not trainer.clip > 0:
+        raise InputError(f"trainer.lr={trainer.lr} and trainer.clip={trainer.clip} must be > 0")
+    for name, valid in (("normalize", NORMALIZE), ("labels", ("data", "target")), ("precision", ("fp32", "bf16"))):
+        value = getattr(trainer, name)
+        if value not in valid:
+            raise InputError(f"trainer.{name}={value!r} is none of {', '.join(valid)}.{nearest(value, valid)}")
+
+
+class Step:
+    """One optimiser step's forward and backward passes, as the training loop calls it.
+
+    Anchors of the whole batch are drawn before it is cut into micro-batches, from a generator keyed by (seed, step):
+    they depend neither on the objective nor on the accumulation.
+    """
+
+    def __init__(self, config: Config, target: Target, drafter: DFlash, examples: Sequence[Example], features: Features) -> None:
+        self.config, self.target, self.drafter = config, target, drafter
+        self.examples, self.features = examples, features
+        self.order = Order([len(e.tokens) for e in examples], config.trainer.batch_size, config.seed)
+
+    def __call__(self, step: int) -> Outcome:
+        """Back-propagates the totals of batch ``step``."""
+        trainer, device = self.config.trainer, self.target.device
+        batch = collate(self.examples, self.order.batch(step), self.target.chat.pad_id)
+        generator = torch.Generator().manual_seed((self.config.seed << 32) + step + 1)
+        anchors, real = sample_anchors(valid_anchors(batch.supervised), trainer.anchors, generator)
+        totals, weights, sums = [], [], dict[str, Tensor]()
+        for begin in range(0, len(batch.index), trainer.micro_batch):
+            part = slice(begin, begin + trainer.micro_batch)
+            micro = Batch(batch.index[part], batch.tokens[part].to(device), batch.supervised[part].to(device))
+            total, weight, found = self._micro(micro, anchors[part].to(device), real[part].to(device))
+            total.backward()
+            totals.append(total.detach())
+            weights.append(weight)
+            for key, value in found.items():
+                sums[key] = sums[key] + value if key in sums else value
+        return Outcome(torch.stack(totals).sum(), torch.stack(weights).sum(), sums, batch.tokens.numel())
+
+    def _micro(self, batch: Batch, anchors: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        trainer = self.config.trainer
+        features = self.features.of(batch)
+        source = batch.tokens if trainer.labels == "data" else self.target.greedy_labels(batch.tokens)
+        labels, mask = labels_and_mask(source, batch.supervised, anchors, real, self.drafter.slots)
+        with torch.autocast(self.target.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
+            hidden = self.drafter.hidden(self.target, self.drafter.context(features), batch.tokens.gather(1, anchors), anchors)
+            logits = self.drafter.logits(self.target, hidden.flatten(0, 1))["base"]
+        branch = branch_loss(
+            logits, labels.flatten(0, 1), mask.flatten(0, 1), self.config.objective.base, normalize=trainer.normalize
+        )
+        return branch.total, branch.weight, branch.sums
+
+
+def summary(sums: Mapping[str, float]) -> dict[str, float]:
+    """Named means of a log window: common-mask accuracy, active ratio, support accuracy, training accept length."""
+    valid, support = max(1.0, sums["valid"]), max(1.0, sums["support"])
+    return {
+        "accuracy": sums["correct"] / valid,
+        "active_ratio": sums["support"] / valid,
+        "support_accuracy": sums["support_correct"] / support,
+        "accept_length": 1 + sums["accepted"] / max(1.0, sums["blocks"]),
+    }
+
+
+def train(config: Config, target: Target, examples: Sequence[Example], features: Features, folder: Path, *, identity: str) -> dict[str, float]:
+    """Trains the drafter of ``config`` into ``folder`` (resuming what is there) and returns the last log line."""
+    check(config.trainer)
+    drafter = checkpoint.create(target, config.backbone)
+    drafter.initialise(config.seed)
+    trainer = config.trainer
+    last = run(
+        Job(
+            name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=folder, module=drafter,
+            step=Step(config, target, drafter, examples, features), summary=summary, identity=identity,
+            steps=total_steps(trainer, len(examples)), lr=trainer.lr, betas=trainer.betas,
+            weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip, log_every=trainer.log_every,
+            save_every=trainer.save_every,
+        )
+    )  # fmt: skip
+    checkpoint.save(drafter, target, folder / "drafter")
+    return last
