@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Union
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra import main as hydra_main
@@ -19,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specauf_cli.schema import Config, InputError, nearest
+from specauf_cli.schema import Config, Experiment, InputError, nearest
 
 MACHINE = ("runs", "device", "threads", "data_root", "benchmark_root", "experiment")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
@@ -64,6 +65,24 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
 
     sys.argv = ["specauf train", *arguments]
     hydra_main(version_base="1.3", config_path=str(folder("conf")), config_name="train")(job)()
+
+
+def experiment(name: str) -> Experiment:
+    """An experiment by file path, or by its name among the shipped ones. Errors: InputError."""
+    shipped = {f.stem: f for f in sorted(folder("experiments").glob("*.yaml"))}
+    path = Path(name) if Path(name).suffix in (".yaml", ".yml") else shipped.get(name)
+    if path is None or not path.is_file():
+        raise InputError(f"no experiment {name!r}; shipped: {', '.join(shipped)}.{nearest(Path(name).stem, shipped)}")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    return typing.cast(Experiment, _typed(Experiment, values, str(path)))
+
+
+def shipped_experiments() -> list[str]:
+    """Names of the experiments that come with the tool."""
+    return sorted(f.stem for f in folder("experiments").glob("*.yaml"))
 
 
 def groups() -> dict[str, list[str]]:

@@ -328,3 +328,32 @@ class Config:
     threads: int | None
     benchmark_root: str | None
     resolved: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an experiment's table: an objective, named as in ``conf/objective``."""
+
+    objective: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Reference values: ``values[temperature][objective]`` lists the columns in order, then the average."""
+
+    source: str
+    values: dict[str, dict[str, tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """``experiments/*.yaml``: what one table shows. ``columns`` are benchmark columns in the paper's order."""
+
+    name: str
+    title: str
+    backbone: str
+    baseline: str
+    columns: dict[str, str]
+    rows: tuple[Row, ...]
+    paper: Paper

@@ -1,6 +1,6 @@
 """The procedural corpus: conversations of our own, drawn from a seed, for work without network.
 
-Six families mirror six public benchmarks; their templates are in ``offline_families``. Structure is predictable and
+Six families mirror six public benchmarks; their templates are in ``families``. Structure is predictable and
 content is not, so a small language model learns most tokens and a drafter has something to be wrong about.
 
 Train, held-out and benchmark prompts can never share a prompt, whatever the seeds and counts: a hash of the first user
@@ -15,7 +15,7 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 
-from specauf_cli.data.offline_families import SCHEMAS, Turns
+from specauf_cli.data.families import SCHEMAS, Turns
 from specauf_cli.schema import Conversation, Corpus, InputError, Message, Prompt, nearest
 
 FAMILIES: tuple[str, ...] = tuple(SCHEMAS)

@@ -182,13 +182,13 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def train(config: Config, target: Target, examples: Sequence[Example], features: Features, folder: Path, *, identity: str) -> dict[str, float]:
-    """Trains the drafter of ``config`` into ``folder`` (resuming what is there) and returns the last log line."""
+def train(config: Config, target: Target, examples: Sequence[Example], features: Features, folder: Path, *, identity: str) -> tuple[dict[str, float], float]:
+    """Trains the drafter of ``config`` into ``folder`` (resuming what is there) and returns the last log line and the seconds."""
     check(config.trainer)
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
     trainer = config.trainer
-    last = run(
+    last, seconds = run(
         Job(
             name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=folder, module=drafter,
             step=Step(config, target, drafter, examples, features), summary=summary, identity=identity,
@@ -198,4 +198,4 @@ def train(config: Config, target: Target, examples: Sequence[Example], features:
         )
     )  # fmt: skip
     checkpoint.save(drafter, target, folder / "drafter")
-    return last
+    return last, seconds

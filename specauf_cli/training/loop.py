@@ -71,8 +71,8 @@ def learning_rate(job: Job, step: int) -> float:
     return job.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, job.steps - warm)))
 
 
-def run(job: Job) -> dict[str, float]:
-    """Trains to the last step, continuing from the newest checkpoint, and returns the last log line.
+def run(job: Job) -> tuple[dict[str, float], float]:
+    """Trains to the last step, continuing from the newest checkpoint; returns the last log line and the seconds spent.
 
     ``log.jsonl`` gets one line per ``log_every`` steps: means over that window. Raises ``Interrupted`` after a signal
     (saved first). Errors: InputError for a non-finite loss (nothing is updated with it) or a foreign checkpoint.
@@ -86,7 +86,8 @@ def run(job: Job) -> dict[str, float]:
         betas=job.betas,
         fused=True,
     )
-    start, window = _resume(job, checkpoints, log, optimizer)
+    start, window, spent = _resume(job, checkpoints, log, optimizer)
+    began = time.perf_counter() - spent
     parameters = [*decayed, *plain]
     line = _last_line(log)
     with _signals() as caught, _progress(job, start) as show:
@@ -123,10 +124,14 @@ def run(job: Job) -> dict[str, float]:
                 window, clock, tokens = {}, time.perf_counter(), 0
             stop = caught()
             if done % job.save_every == 0 or stop is not None or done == job.steps:
-                state.save(checkpoints, job.module, optimizer, done, {"identity": job.identity, "window": window})
+                state.save(checkpoints, job.module, optimizer, done, _extra(job, window, began))
             if stop is not None and done < job.steps:
                 raise Interrupted(stop, job.folder, done)
-    return line
+    return line, time.perf_counter() - began
+
+
+def _extra(job: Job, window: Mapping[str, float], began: float) -> dict[str, Any]:
+    return {"identity": job.identity, "window": window, "seconds": time.perf_counter() - began}
 
 
 def _summarise(job: Job, step: int, window: Mapping[str, float]) -> dict[str, float]:
@@ -144,20 +149,20 @@ def _summarise(job: Job, step: int, window: Mapping[str, float]) -> dict[str, fl
 
 def _resume(
     job: Job, checkpoints: Path, log: Path, optimizer: torch.optim.Optimizer
-) -> tuple[int, dict[str, float]]:
-    """First step to do and the open window of the log; the log is cut back to the checkpoint."""
+) -> tuple[int, dict[str, float], float]:
+    """First step to do, the open window of the log and the seconds spent so far; the log is cut back to the checkpoint."""
     found = state.latest(checkpoints)
     if found is None:
         job.folder.mkdir(parents=True, exist_ok=True)
         log.write_text("")
-        return 0, {}
+        return 0, {}, 0.0
     saved = state.restore(found, job.module, optimizer)
     if saved["identity"] != job.identity:
         raise InputError(f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it aside")
     step = int(saved["step"])
     kept = [text for text in log.read_text().splitlines() if json.loads(text)["step"] <= step]
     log.write_text("".join(text + "\n" for text in kept))
-    return step, dict(saved["window"])
+    return step, dict(saved["window"]), float(saved["seconds"])
 
 
 def _last_line(log: Path) -> dict[str, float]:

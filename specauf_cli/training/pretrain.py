@@ -72,7 +72,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     def summary(window: Mapping[str, float]) -> dict[str, float]:
         return {"accuracy": window["correct"] / max(1.0, window["valid"])}
 
-    last = run(
+    last, seconds = run(
         Job(
             name=f"target {config.name}", folder=work, module=model, step=step, summary=summary,
             identity=digest([asdict(recipe), data]), steps=recipe.steps, lr=recipe.lr, betas=(0.9, 0.95),
@@ -88,6 +88,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
         "vocabulary": chat.vocab,
         "train": {**counts, "steps": recipe.steps, "tokens seen": recipe.steps * recipe.rows * recipe.row_length},
         "last": {k: last[k] for k in ("loss", "accuracy")},
+        "seconds": round(seconds, 1),
         "peak_memory_mib": peak_memory_mib(),
         "written": now(),
     }

@@ -9,8 +9,8 @@ from fractions import Fraction
 
 import pytest
 
+from specauf_cli.data.families import SCHEMAS
 from specauf_cli.data.offline import FAMILIES, conversations, heldout, prompts
-from specauf_cli.data.offline_families import SCHEMAS
 from specauf_cli.schema import Conversation, InputError, Prompt
 
 SAMPLE = 300

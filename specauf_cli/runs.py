@@ -1,0 +1,220 @@
+"""Runs on disk: the only file that knows what lies where under ``runs/``.
+
+    runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder)
+    runs/trajectories/<target>/   what the target alone emits, shared by every drafter
+    runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, drafter/, finished.json, records/
+    runs/tables/                  what ``specauf table`` printed
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specauf_cli.data import benchmarks, conversations
+from specauf_cli.data.chat import encode
+from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks
+from specauf_cli.models import checkpoint
+from specauf_cli.models import target as targets
+from specauf_cli.models.target import Target
+from specauf_cli.records import (
+    RunRecord,
+    code_state,
+    command_line,
+    environment,
+    load_record,
+    now,
+    peak_memory_mib,
+    read_json,
+    run_id,
+    save_record,
+    write_json,
+)
+from specauf_cli.schema import Config, Corpus, Example, InputError, nearest
+from specauf_cli.training import drafter as training
+from specauf_cli.training import pretrain
+
+FINISHED, ABOUT = "finished.json", "run.json"
+
+
+@dataclass
+class Bench:
+    """A target with its data, ready to train and measure any drafter that shares them. Encoded lazily, once."""
+
+    config: Config
+    target: Target
+    train: Corpus
+    heldout: Corpus
+    _examples: tuple[list[Example], dict[str, int]] | None = None
+    _features: training.Features | None = None
+
+    def examples(self) -> tuple[list[Example], dict[str, int]]:
+        """Training examples and the counts of what they came from."""
+        if self._examples is None:
+            self._examples = encode(self.target.chat, self.train, max_length=self.config.trainer.max_length)
+        return self._examples
+
+    def features(self) -> training.Features:
+        """The source of target features for training batches."""
+        if self._features is None:
+            self._features = training.Features(self.target, self.examples()[0], self.config.trainer)
+        return self._features
+
+    def serves(self, config: Config) -> bool:
+        """True when ``config`` asks for the same target, data and feature settings."""
+        mine, other = self.config, config
+        shared = ("target", "data", "device", "runs", "threads", "benchmark_root")
+        same = all(getattr(mine, k) == getattr(other, k) for k in shared)
+        keys = ("max_length", "features", "precision")
+        return same and all(getattr(mine.trainer, k) == getattr(other.trainer, k) for k in keys)
+
+
+def open_bench(config: Config) -> Bench:
+    """Loads the data, and the target (training it first where it is one of ours and missing)."""
+    device = use_machine(config)
+    exclude = []
+    if config.data.source != "offline":  # the offline corpus is disjoint from its own prompts by construction
+        root = Path(config.benchmark_root) if config.benchmark_root else None
+        exclude = [benchmarks.load_raw(b, root=root) for b in config.benchmark.values()]
+    train, heldout = conversations.load(config.data, exclude=exclude)
+    located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
+    dtype = torch.bfloat16 if config.evaluation.precision == "bf16" else torch.float32
+    return Bench(config, targets.load(located, device=device, dtype=dtype), train, heldout)
+
+
+def use_machine(config: Config) -> str:
+    """Sets the thread count and returns the device to use. Errors: InputError for a device that is not there."""
+    if config.threads is not None:
+        if config.threads < 1:
+            raise InputError(f"threads={config.threads} must be at least 1, or null for all")
+        torch.set_num_threads(config.threads)
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={config.device!r} cannot be used here: {str(error).splitlines()[0]}; valid: auto, cpu, cuda, cuda:N") from error
+    return config.device
+
+
+def train(bench: Bench, config: Config, overrides: Sequence[str]) -> Path:
+    """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder."""
+    name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
+    folder = Path(config.runs) / name
+    if (folder / FINISHED).is_file():
+        print(f"{name}: finished already", file=sys.stderr)
+        os.utime(folder / FINISHED)
+        return folder
+    examples, counts = bench.examples()
+    about = {
+        "run": name,
+        "overrides": list(overrides),
+        "command": command_line(["train", *overrides]),
+        "config": config.resolved,
+        "inputs": {"data": bench.train.sha256, "heldout": bench.heldout.sha256, "target": bench.target.fingerprint},
+        "data": {"name": bench.train.name, **counts},
+        "code": code_state(),
+        "started": now(),
+    }
+    write_json(folder / ABOUT, about)
+    print(f"{name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens", file=sys.stderr)
+    last, seconds = training.train(config, bench.target, examples, bench.features(), folder, identity=name)
+    result = {
+        "last": last,
+        "seconds": round(seconds, 2),
+        "peak_memory_mib": peak_memory_mib(),
+        "environment": environment(str(bench.target.device), torch.get_num_threads()),
+        "finished": now(),
+    }
+    write_json(folder / FINISHED, result)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return folder
+
+
+def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]) -> RunRecord:
+    """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is returned."""
+    about, finished = read_json(folder / ABOUT), _finished(folder)
+    prompts = load_benchmarks(config)
+    resolved = {**about["config"], "evaluation": config.resolved["evaluation"], "benchmark": config.resolved["benchmark"]}
+    expected = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
+    if expected != folder.name:
+        raise InputError(
+            f"run {folder.name} was trained with another configuration, target or data (these settings name {expected}); "
+            "eval accepts evaluation.* and benchmark settings only"
+        )
+    record = RunRecord(
+        run=folder.name,
+        profile=config.profile.name,
+        backbone=config.backbone.name,
+        objective=config.objective.name,
+        title=config.objective.title,
+        seed=config.seed,
+        command=command_line(arguments),
+        config=resolved,
+        code=code_state(),
+        environment=environment(str(bench.target.device), torch.get_num_threads()),
+        inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
+        target={"title": config.target.title, **pretrain.describe(str(bench.target.config.path))},
+        training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")} | {"data": about["data"], "code": about["code"], "command": about["command"]},
+        heldout={},
+        benchmarks=(),
+        cost={},
+        written=now(),
+    )
+    existing = folder / "records" / f"{record.id}.json"
+    if existing.is_file():
+        found = load_record(existing)
+        if found.inputs == record.inputs:
+            print(f"{folder.name}: measured already", file=sys.stderr)
+            return found
+    drafter = checkpoint.load(folder / "drafter", bench.target, config.backbone)
+    cache = Path(config.runs) / "trajectories" / bench.target.fingerprint[:16].replace("/", "_")
+    print(f"{folder.name}: {len(prompts)} benchmarks", file=sys.stderr)
+    results, blocks, seconds = evaluate(config, bench.target, drafter, bench.heldout, prompts, cache)
+    record = replace(record, heldout=blocks, benchmarks=results, cost={**seconds, "peak_memory_mib": peak_memory_mib()}, written=now())
+    save_record(record, folder / "records")
+    return record
+
+
+def find(runs: Path, names: Sequence[str], *, every: bool) -> list[Path]:
+    """Folders of the named runs (id or path), of all finished runs, or of the latest finished one.
+
+    Errors: InputError for an unknown or unfinished run, or when there is none.
+    """
+    known = {f.parent.name: f.parent for f in runs.glob(f"*/{ABOUT}")}
+    finished = {n: f for n, f in known.items() if (f / FINISHED).is_file()}
+    if not names:
+        if not finished:
+            raise InputError(f"no finished run under {runs}/; train one first: specauf train objective=auf backbone=dflash")
+        latest = max(finished, key=lambda n: (finished[n] / FINISHED).stat().st_mtime_ns)
+        return [finished[n] for n in (sorted(finished) if every else [latest])]
+    found = []
+    for name in names:
+        folder = Path(name) if (Path(name) / ABOUT).is_file() else known.get(name)
+        if folder is None:
+            raise InputError(f"no run {name!r} under {runs}/; there are: {', '.join(sorted(known)) or 'none'}.{nearest(name, known)}")
+        _finished(folder)
+        found.append(folder)
+    return found
+
+
+def overrides_of(folder: Path) -> list[str]:
+    """The overrides a run was trained with."""
+    return list(read_json(folder / ABOUT)["overrides"])
+
+
+def records(runs: Path) -> list[RunRecord]:
+    """Every record under ``runs``."""
+    return [load_record(p) for p in sorted(runs.glob("*/records/*.json"))]
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    if not (folder / FINISHED).is_file():
+        raise InputError(f"run {folder.name} is not finished; continue it with the command in {folder / ABOUT}")
+    result: dict[str, Any] = read_json(folder / FINISHED)
+    return result

@@ -1,0 +1,105 @@
+"""Whole tables: which cells are missing, train and measure them, render, publish."""
+
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from specauf_cli import compose, runs
+from specauf_cli.records import RunRecord, atomic, code_state, load_record
+from specauf_cli.reporting import tables
+from specauf_cli.schema import Experiment, InputError
+
+RESULTS = Path("results")
+
+
+def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *, publish: bool) -> None:
+    """Trains and measures every missing cell of the experiments, then prints and writes their tables.
+
+    Errors: InputError, before anything is trained, when ``publish`` is asked for on a tree with uncommitted changes.
+    """
+    if publish:
+        _require_clean()
+    experiments = [compose.experiment(n) for n in (names or compose.shipped_experiments())]
+    bench: runs.Bench | None = None
+    made: dict[str, list[RunRecord]] = {}
+    for experiment in experiments:
+        for seed in seeds:
+            for row in experiment.rows:
+                cell = [*overrides, f"backbone={experiment.backbone}", f"objective={row.objective}", f"seed={seed}"]
+                config = compose.compose(cell)
+                if bench is None or not bench.serves(config):
+                    bench = runs.open_bench(config)
+                folder = runs.train(bench, config, cell)
+                made.setdefault(experiment.name, []).append(runs.measure(bench, config, folder, ["eval", *cell]))
+    assert bench is not None
+    profile, folder = bench.config.profile.name, Path(bench.config.runs) / "tables"
+    for experiment in experiments:
+        text = tables.markdown(experiment, made[experiment.name])
+        print("\n" + text)
+        _write(folder / f"{profile}-{experiment.name}.md", text)
+        _write(folder / f"{profile}-{experiment.name}.csv", tables.to_csv(experiment, made[experiment.name]))
+        print(f"written: {folder / f'{profile}-{experiment.name}.md'}", file=sys.stderr)
+    if publish:
+        for record in {r.id: r for found in made.values() for r in found}.values():
+            _publish(record, Path(bench.config.runs))
+        render()
+
+
+def render() -> None:
+    """Renders every table under ``results/`` from the committed records, and the tables quoted in README.md."""
+    if not (RESULTS / "records").is_dir():
+        raise InputError("no results/records here; run this in a checkout of the project")
+    quoted: dict[str, str] = {}
+    for profile in sorted(p for p in (RESULTS / "records").iterdir() if p.is_dir()):
+        records = [load_record(p) for p in sorted(profile.glob("*.json"))]
+        for name in compose.shipped_experiments():
+            experiment = compose.experiment(name)
+            if not tables.select(experiment, records):
+                continue
+            page = RESULTS / profile.name / f"{name}.md"
+            _write(page, tables.markdown(experiment, records, links=f"../records/{profile.name}"))
+            _write(page.with_suffix(".csv"), tables.to_csv(experiment, records))
+            quoted[f"{profile.name}/{name}"] = _quote(experiment, records, profile.name)
+            print(page)
+    readme = Path("README.md")
+    if readme.is_file():
+        text = readme.read_text()
+        for key, block in quoted.items():
+            pattern = rf"(<!-- table {re.escape(key)} -->\n).*?(<!-- end -->)"
+            text = re.sub(pattern, lambda m, block=block: m[1] + block + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
+        if text != readme.read_text():
+            _write(readme, text)
+
+
+def _quote(experiment: Experiment, records: Sequence[RunRecord], profile: str) -> str:
+    """The table alone, for the README, with a link to the page that has the footnotes."""
+    rows = [line for line in tables.markdown(experiment, records).splitlines() if line.startswith("|")]
+    return "\n".join([*rows, "", f"Footnotes and records: [results/{profile}/{experiment.name}.md](results/{profile}/{experiment.name}.md)", ""])
+
+
+def _require_clean() -> None:
+    state = code_state()
+    if state["commit"] is None:
+        raise InputError("--publish works in a git checkout of the project only: a published record names its commit")
+    if state["dirty"]:
+        raise InputError("--publish needs a clean tree: commit the changes to code, conf and experiments first, so that the record's commit is what ran")
+
+
+def _publish(record: RunRecord, local: Path) -> None:
+    """Copies one record; refuses one that was measured or trained with uncommitted code."""
+    for what, code in (("measured", record.code), ("trained", record.training["code"])):
+        if code["dirty"] is not False:
+            raise InputError(f"record {record.id} was {what} with uncommitted changes; move runs/{record.run} aside and make it again")
+    source = local / record.run / "records" / f"{record.id}.json"
+    goal = RESULTS / "records" / record.profile / source.name
+    if goal.is_file() and goal.read_bytes() != source.read_bytes():
+        raise InputError(f"{goal} exists with other content; published records are never overwritten")
+    with atomic(goal) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text)
