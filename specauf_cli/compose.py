@@ -16,6 +16,7 @@ from hydra import initialize_config_dir
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -60,11 +61,32 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
         if not any("(" in o for o in plain):
             compose_raw(first)
 
+    failed: list[str] = []
+    stopped: list[BaseException] = []
+
     def job(raw: DictConfig) -> None:
-        task(build(raw), list(HydraConfig.get().overrides.task))
+        overrides = list(HydraConfig.get().overrides.task)
+        try:
+            task(build(raw), overrides)
+        except InputError as error:
+            if HydraConfig.get().mode is not RunMode.MULTIRUN:
+                stopped.append(error)
+                raise SystemExit(2) from error
+            print(f"specauf: {' '.join(overrides)}: {error}", file=sys.stderr)  # the other jobs of a sweep go on
+            failed.append(" ".join(overrides))
+        except BaseException as error:  # past Hydra, which would wrap it in its own report
+            stopped.append(error)
+            raise SystemExit(1) from error
 
     sys.argv = ["specauf train", *arguments]
-    hydra_main(version_base="1.3", config_path=str(folder("conf")), config_name="train")(job)()
+    try:
+        hydra_main(version_base="1.3", config_path=str(folder("conf")), config_name="train")(job)()
+    except SystemExit:
+        if stopped:
+            raise stopped[0] from None
+        raise
+    if failed:
+        raise InputError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
 
 
 def experiment(name: str) -> Experiment:
@@ -88,7 +110,9 @@ def shipped_experiments() -> list[str]:
 def groups() -> dict[str, list[str]]:
     """The configuration groups and their choices."""
     return {
-        g.name: sorted(f.stem for f in g.glob("*.yaml")) for g in sorted(folder("conf").iterdir()) if g.is_dir() and any(g.glob("*.yaml"))
+        g.name: sorted(f.stem for f in g.glob("*.yaml"))
+        for g in sorted(folder("conf").iterdir())
+        if g.is_dir() and any(g.glob("*.yaml"))
     }
 
 
@@ -98,13 +122,17 @@ def check_choices(overrides: Sequence[str]) -> None:
     for override in overrides:
         match = re.fullmatch(r"([+~]*)([\w./@]+)(=.*)?", override, re.DOTALL)
         if match is None or (match[3] is None and not match[1].startswith("~")):
-            raise InputError(f"{override!r} is not an override; write key=value, for example objective=auf or trainer.steps=500")
+            raise InputError(
+                f"{override!r} is not an override; write key=value, for example objective=auf or trainer.steps=500"
+            )
         name, value = match[2].split("@")[0], (match[3] or "=")[1:]
         if name not in known or re.search(r"[(\[{$]", value) or value in ("", "null"):
             continue
         for choice in value.split(","):
             if choice not in known[name]:
-                raise InputError(f"unknown {name} {choice!r}; valid: {', '.join(known[name])}.{nearest(choice, known[name])}")
+                raise InputError(
+                    f"unknown {name} {choice!r}; valid: {', '.join(known[name])}.{nearest(choice, known[name])}"
+                )
 
 
 def build(raw: DictConfig) -> Config:
@@ -132,11 +160,17 @@ def _credit(node: DictConfig, where: str) -> Any:
         raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
     if not callable(credit):
         raise InputError(f"{where} needs _target_ (a function of specauf_cli.objectives.credits) and _partial_: true")
-    knobs = [p.name for p in inspect.signature(getattr(credit, "func", credit)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    knobs = [
+        p.name
+        for p in inspect.signature(getattr(credit, "func", credit)).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    ]
     given = list(getattr(credit, "keywords", {}))
     for knob in sorted(set(knobs) ^ set(given)):
         problem = "is missing" if knob in knobs else "is not a knob of this credit"
-        raise InputError(f"{where}.{knob} {problem}; its knobs are: {', '.join(knobs) or 'none'}.{nearest(knob, knobs)}")
+        raise InputError(
+            f"{where}.{knob} {problem}; its knobs are: {', '.join(knobs) or 'none'}.{nearest(knob, knobs)}"
+        )
     return credit
 
 
@@ -160,6 +194,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
             raise _wrong(where, value, kind)
         hints = typing.get_type_hints(kind, localns={"Tensor": Any})
         names = [f.name for f in dataclasses.fields(kind)]
+        cast_kind = typing.cast(Callable[..., Any], kind)
         prefix = f"{where}." if where else ""
         for key in value:
             if key not in names:
@@ -167,7 +202,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         for name in names:
             if name not in value:
                 raise InputError(f"{prefix}{name} is missing")
-        return kind(**{n: _typed(hints[n], value[n], prefix + n) for n in names})
+        return cast_kind(**{n: _typed(hints[n], value[n], prefix + n) for n in names})
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise _wrong(where, value, kind)

@@ -33,7 +33,9 @@ def run_id(config: Config, *, target: str, data: str) -> str:
 
     ``target`` and ``data`` are the fingerprints of the target's weights and of the training data's content.
     """
-    identity = {k: config.resolved[k] for k in ("backbone", "objective", "trainer", "data", "target", "profile", "seed")}
+    identity = {
+        k: config.resolved[k] for k in ("backbone", "objective", "trainer", "data", "target", "profile", "seed")
+    }
     identity["profile"] = config.profile.name
     parts = (config.backbone.name, config.objective.name, config.target.name, config.profile.name, f"s{config.seed}")
     return "-".join([*parts, digest([identity, target, data], 8)])
@@ -57,7 +59,9 @@ def atomic(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; what was there before is unchanged"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -155,7 +159,9 @@ def load_record(path: Path) -> RunRecord:
         raise InputError(f"{path} is not a run record of schema {SCHEMA}")
     try:
         raw["benchmarks"] = tuple(
-            BenchmarkResult(**{**b, "traces": tuple(Trace(**{**t, "accepted": tuple(t["accepted"])}) for t in b["traces"])})
+            BenchmarkResult(
+                **{**b, "traces": tuple(Trace(**{**t, "accepted": tuple(t["accepted"])}) for t in b["traces"])}
+            )
             for b in raw["benchmarks"]
         )
         return RunRecord(**raw)
@@ -173,10 +179,16 @@ def code_state() -> dict[str, Any]:
     tracked = ["specauf_cli", "conf", "experiments", "pyproject.toml", "constraints.txt"]
     try:
         git = ["git", "-C", str(here.parent)]
-        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True).stdout.strip()
+        top = subprocess.run(
+            [*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         if Path(top) == here.parent:
-            state["commit"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-            status = subprocess.run([*git, "status", "--porcelain", "--", *tracked], capture_output=True, text=True, check=True)
+            state["commit"] = subprocess.run(
+                [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            status = subprocess.run(
+                [*git, "status", "--porcelain", "--", *tracked], capture_output=True, text=True, check=True
+            )
             state["dirty"] = bool(status.stdout.strip())
     except (OSError, subprocess.CalledProcessError):
         pass  # no git here: the version says what there is to say
@@ -188,7 +200,10 @@ def environment(device: str, threads: int) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")),
+            cpu,
+        )
     gpu = None
     if device.startswith("cuda"):
         import torch

@@ -1,11 +1,12 @@
 """Runs on disk: the only file that knows what lies where under ``runs/``.
 
-    runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder)
-    runs/trajectories/<target>/   what the target alone emits, shared by every drafter
-    runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, drafter/, finished.json, records/
-    runs/tables/                  what ``specauf table`` printed
+runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder)
+runs/trajectories/<target>/   what the target alone emits, shared by every drafter
+runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, drafter/, finished.json, records/
+runs/tables/                  what ``specauf table`` printed
 """
 
+import ctypes
 import os
 import shutil
 import sys
@@ -88,7 +89,8 @@ def open_bench(config: Config) -> Bench:
 
 
 def use_machine(config: Config) -> str:
-    """Sets the thread count and returns the device to use. Errors: InputError for a device that is not there."""
+    """Sets thread count and allocator, returns the device to use. Errors: InputError for a device that is not there."""
+    _keep_freed_memory()
     if config.threads is not None:
         if config.threads < 1:
             raise InputError(f"threads={config.threads} must be at least 1, or null for all")
@@ -98,8 +100,22 @@ def use_machine(config: Config) -> str:
     try:
         torch.empty(0, device=config.device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={config.device!r} cannot be used here: {str(error).splitlines()[0]}; valid: auto, cpu, cuda, cuda:N") from error
+        raise InputError(
+            f"device={config.device!r} cannot be used here: {str(error).splitlines()[0]}; valid: auto, cpu, cuda, cuda:N"
+        ) from error
     return config.device
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks instead of returning them: a step frees and takes the same large tensors again.
+
+    Elsewhere (musl, macOS) there is no mallopt and nothing happens. One arena and no mmap (large blocks
+    come from the heap, where they are kept), no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):
+            mallopt(option, value)
 
 
 def train(bench: Bench, config: Config, overrides: Sequence[str]) -> Path:
@@ -140,7 +156,11 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
     """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is returned."""
     about, finished = read_json(folder / ABOUT), _finished(folder)
     prompts = load_benchmarks(config)
-    resolved = {**about["config"], "evaluation": config.resolved["evaluation"], "benchmark": config.resolved["benchmark"]}
+    resolved = {
+        **about["config"],
+        "evaluation": config.resolved["evaluation"],
+        "benchmark": config.resolved["benchmark"],
+    }
     expected = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
     if expected != folder.name:
         raise InputError(
@@ -160,7 +180,8 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
         environment=environment(str(bench.target.device), torch.get_num_threads()),
         inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
         target={"title": config.target.title, **pretrain.describe(str(bench.target.config.path))},
-        training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")} | {"data": about["data"], "code": about["code"], "command": about["command"]},
+        training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
+        | {"data": about["data"], "code": about["code"], "command": about["command"]},
         heldout={},
         benchmarks=(),
         cost={},
@@ -176,7 +197,13 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
     cache = Path(config.runs) / "trajectories" / bench.target.fingerprint[:16].replace("/", "_")
     print(f"{folder.name}: {len(prompts)} benchmarks", file=sys.stderr)
     results, blocks, seconds = evaluate(config, bench.target, drafter, bench.heldout, prompts, cache)
-    record = replace(record, heldout=blocks, benchmarks=results, cost={**seconds, "peak_memory_mib": peak_memory_mib()}, written=now())
+    record = replace(
+        record,
+        heldout=blocks,
+        benchmarks=results,
+        cost={**seconds, "peak_memory_mib": peak_memory_mib()},
+        written=now(),
+    )
     save_record(record, folder / "records")
     return record
 
@@ -190,14 +217,18 @@ def find(runs: Path, names: Sequence[str], *, every: bool) -> list[Path]:
     finished = {n: f for n, f in known.items() if (f / FINISHED).is_file()}
     if not names:
         if not finished:
-            raise InputError(f"no finished run under {runs}/; train one first: specauf train objective=auf backbone=dflash")
+            raise InputError(
+                f"no finished run under {runs}/; train one first: specauf train objective=auf backbone=dflash"
+            )
         latest = max(finished, key=lambda n: (finished[n] / FINISHED).stat().st_mtime_ns)
         return [finished[n] for n in (sorted(finished) if every else [latest])]
     found = []
     for name in names:
         folder = Path(name) if (Path(name) / ABOUT).is_file() else known.get(name)
         if folder is None:
-            raise InputError(f"no run {name!r} under {runs}/; there are: {', '.join(sorted(known)) or 'none'}.{nearest(name, known)}")
+            raise InputError(
+                f"no run {name!r} under {runs}/; there are: {', '.join(sorted(known)) or 'none'}.{nearest(name, known)}"
+            )
         _finished(folder)
         found.append(folder)
     return found

@@ -239,12 +239,13 @@ class TrainerConfig:
 class EvaluationConfig:
     """``conf/evaluation``: how a drafter is measured.
 
-    ``mode`` is ``replay`` or ``decode``; ``audit`` requests per benchmark are also decoded live and compared with the
+    ``mode`` is ``replay`` or ``decode``; ``prompts`` lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded live and compared with the
     target's own output and, round by round, with the replay (None: all). ``heldout_anchors`` blocks per held-out
     conversation give block-mask accuracy.
     """
 
     mode: str
+    prompts: int | None
     temperatures: tuple[float, ...]
     seed: int
     max_new_tokens: int

@@ -76,7 +76,14 @@ def render() -> None:
 def _quote(experiment: Experiment, records: Sequence[RunRecord], profile: str) -> str:
     """The table alone, for the README, with a link to the page that has the footnotes."""
     rows = [line for line in tables.markdown(experiment, records).splitlines() if line.startswith("|")]
-    return "\n".join([*rows, "", f"Footnotes and records: [results/{profile}/{experiment.name}.md](results/{profile}/{experiment.name}.md)", ""])
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"Footnotes and records: [results/{profile}/{experiment.name}.md](results/{profile}/{experiment.name}.md)",
+            "",
+        ]
+    )
 
 
 def _require_clean() -> None:
@@ -84,14 +91,18 @@ def _require_clean() -> None:
     if state["commit"] is None:
         raise InputError("--publish works in a git checkout of the project only: a published record names its commit")
     if state["dirty"]:
-        raise InputError("--publish needs a clean tree: commit the changes to code, conf and experiments first, so that the record's commit is what ran")
+        raise InputError(
+            "--publish needs a clean tree: commit the changes to code, conf and experiments first, so that the record's commit is what ran"
+        )
 
 
 def _publish(record: RunRecord, local: Path) -> None:
     """Copies one record; refuses one that was measured or trained with uncommitted code."""
     for what, code in (("measured", record.code), ("trained", record.training["code"])):
         if code["dirty"] is not False:
-            raise InputError(f"record {record.id} was {what} with uncommitted changes; move runs/{record.run} aside and make it again")
+            raise InputError(
+                f"record {record.id} was {what} with uncommitted changes; move runs/{record.run} aside and make it again"
+            )
     source = local / record.run / "records" / f"{record.id}.json"
     goal = RESULTS / "records" / record.profile / source.name
     if goal.is_file() and goal.read_bytes() != source.read_bytes():

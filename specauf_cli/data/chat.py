@@ -29,7 +29,9 @@ class Chat:
     def __init__(self, tokenizer: Any, mask_token: str | int, stop_ids: Iterable[int] = ()) -> None:
         """``stop_ids``: further tokens that end a turn, besides the tokenizer's EOS."""
         if tokenizer.chat_template is None:
-            raise InputError(f"tokenizer {tokenizer.name_or_path!r} has no chat template; choose an instruction-tuned target")
+            raise InputError(
+                f"tokenizer {tokenizer.name_or_path!r} has no chat template; choose an instruction-tuned target"
+            )
         self.tokenizer = tokenizer
         self.vocab = len(tokenizer)
         self.eos_id = int(tokenizer.eos_token_id)
@@ -40,7 +42,9 @@ class Chat:
         else:
             known = tokenizer.get_vocab()
             if mask_token not in known:
-                raise InputError(f"mask token {mask_token!r} is not in the tokenizer; give a token of it, or an id, as target.mask_token")
+                raise InputError(
+                    f"mask token {mask_token!r} is not in the tokenizer; give a token of it, or an id, as target.mask_token"
+                )
             self.mask_id = known[mask_token]
 
     @classmethod
@@ -143,7 +147,9 @@ def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example
     prompts = chat.tokens([prompt for _, prompt, _ in turns])
     closings = chat.tokens([answer for _, _, answer in turns])
     runs: list[tuple[str, list[int], list[bool]]] = []
-    counts: Counter[str] = Counter(conversations=len(corpus.conversations), **{f"dropped: {k}": v for k, v in corpus.dropped.items()})
+    counts: Counter[str] = Counter(
+        conversations=len(corpus.conversations), **{f"dropped: {k}": v for k, v in corpus.dropped.items()}
+    )
     previous = ""
     for (conversation, _, _), prompt, closing in zip(turns, prompts, closings, strict=True):
         if chat.eos_id not in closing:

@@ -42,7 +42,8 @@ def decode(
         logits, features = target.forward(torch.cat([anchor, proposal], dim=1), cache)
         truth = sampler.choose(logits, row, row + len(emitted))
         count = int(accepted_prefix(proposal, truth[:, :proposals]))
-        cache.crop(position + 1 + count)
+        if count < proposals:
+            cache.crop(count - proposals)  # negative: how many of the newest tokens to forget
         context = context.extend(drafter.context(features[:, : count + 1], start=position))
         anchor = truth[:, count : count + 1]
         accepted.append(count)

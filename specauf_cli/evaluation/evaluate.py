@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,11 @@ def load_benchmarks(config: Config) -> list[PromptSet]:
     if not config.benchmark:
         raise InputError("no benchmark chosen; choose some with --benchmarks or benchmark=...")
     root = Path(config.benchmark_root) if config.benchmark_root else None
-    return [benchmarks.load(b, root=root) for b in config.benchmark.values()]
+    most = config.evaluation.prompts
+    if most is not None and most < 1:
+        raise InputError(f"evaluation.prompts={most} must be at least 1, or null for each benchmark's own limit")
+    chosen = [replace(b, limit=min(b.limit, most or b.limit)) for b in config.benchmark.values()]
+    return [benchmarks.load(b, root=root) for b in chosen]
 
 
 def evaluate(
@@ -97,7 +102,9 @@ def _audit(
         identical += tokens == own
         same_rounds += trace.accepted == traces[i].accepted
         if tokens != own and first is None:
-            at = next((k for k, (a, b) in enumerate(zip(tokens, own, strict=False)) if a != b), min(len(tokens), len(own)))
+            at = next(
+                (k for k, (a, b) in enumerate(zip(tokens, own, strict=False)) if a != b), min(len(tokens), len(own))
+            )
             first = {"prompt": made[i].prompt_id, "turn": made[i].turn, "token": at}
     return {"requests": len(chosen), "identical": identical, "same_rounds": same_rounds, "first_difference": first}
 

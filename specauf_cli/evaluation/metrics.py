@@ -30,7 +30,9 @@ TAU: dict[str, Callable[[Sequence[Trace]], float]] = {"engine": tau_engine}
 def tau(traces: Sequence[Trace], definition: str) -> float:
     """Mean emitted length by one of the definitions in use. Errors: InputError for an unknown name."""
     if definition not in TAU:
-        raise InputError(f"unknown definition of tau {definition!r}; valid: {', '.join(TAU)}.{nearest(definition, TAU)}")
+        raise InputError(
+            f"unknown definition of tau {definition!r}; valid: {', '.join(TAU)}.{nearest(definition, TAU)}"
+        )
     return TAU[definition](traces)
 
 

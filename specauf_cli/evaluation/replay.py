@@ -40,10 +40,10 @@ def accepted_at_every_start(
             anchors = starts[:, None] + torch.minimum(offsets, (counts - 1).clamp(min=0)[:, None])
             proposal = drafter.draft(target, context, tokens.gather(1, anchors), anchors)
             truth = tokens.gather(1, (anchors[:, :, None] + ahead).flatten(1)).view(proposal.shape)
-            for row, found in enumerate(accepted_prefix(proposal, truth).tolist()):
-                table[row] += found
-        for i, row, count in zip(order[begin : begin + batch_size], table, counts.tolist(), strict=True):
-            result[i] = row[:count]
+            for known, found in zip(table, accepted_prefix(proposal, truth).tolist(), strict=True):
+                known += found
+        for i, known, count in zip(order[begin : begin + batch_size], table, counts.tolist(), strict=True):
+            result[i] = known[:count]
     return result
 
 

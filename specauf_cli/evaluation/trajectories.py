@@ -65,7 +65,13 @@ def get(
         return found
     show(f"{prompts.title}: the target's own answers at T={temperature:g} (once)")
     made = generate(
-        target, prompts.prompts, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens, tail=tail, batch_size=batch_size
+        target,
+        prompts.prompts,
+        temperature=temperature,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        tail=tail,
+        batch_size=batch_size,
     )
     body = [asdict(t) for t in made.trajectories]
     write_json(path, {"identity": identity, "skipped": made.skipped, "sha256": digest(body), "trajectories": body})
@@ -105,7 +111,9 @@ def generate(
         requests.sort(key=lambda r: (len(r.prompt), r.id))
         for begin in range(0, len(requests), batch_size):
             batch = requests[begin : begin + batch_size]
-            for request, trajectory in zip(batch, _batch(target, batch, temperature, seed, max_new_tokens, tail), strict=True):
+            for request, trajectory in zip(
+                batch, _batch(target, batch, temperature, seed, max_new_tokens, tail), strict=True
+            ):
                 done[request.prompt_id].append(trajectory)
                 answer = trajectory.tokens[: trajectory.length]
                 talk[request.prompt_id].append(Message("assistant", target.chat.text(answer)))
@@ -152,7 +160,9 @@ def _batch(
     result = []
     for request, row, length in zip(requests, emitted, lengths, strict=True):
         ended = row[length - 1] in stop
-        result.append(Trajectory(request.prompt_id, request.turn, request.prompt, tuple(row[: length + tail]), length, ended))
+        result.append(
+            Trajectory(request.prompt_id, request.turn, request.prompt, tuple(row[: length + tail]), length, ended)
+        )
     return result
 
 

@@ -16,9 +16,13 @@ from specauf_cli.schema import BackboneConfig, InputError
 def create(target: Target, backbone: BackboneConfig) -> DFlash:
     """A drafter for ``target`` with uninitialised weights. Errors: InputError for sizes that cannot work."""
     if backbone.block_size < 2:
-        raise InputError(f"backbone.block_size={backbone.block_size} is too small; a block is the anchor and at least one slot, so 2 or more")
+        raise InputError(
+            f"backbone.block_size={backbone.block_size} is too small; a block is the anchor and at least one slot, so 2 or more"
+        )
     if not 1 <= backbone.proposals <= backbone.block_size - 1:
-        raise InputError(f"backbone.proposals={backbone.proposals} is out of range; valid: 1..{backbone.block_size - 1} at block_size {backbone.block_size}")
+        raise InputError(
+            f"backbone.proposals={backbone.proposals} is out of range; valid: 1..{backbone.block_size - 1} at block_size {backbone.block_size}"
+        )
     if backbone.layers < 1:
         raise InputError(f"backbone.layers={backbone.layers} is out of range; a drafter has at least 1 layer")
     return DFlash(target.draft_config(backbone), backbone, len(target.taps), target.chat.mask_id).to(target.device)

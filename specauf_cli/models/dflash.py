@@ -5,7 +5,7 @@ features with the same k_proj and v_proj as the block and lets every block atten
 anchor ; itself]. Tensor names are those of the public checkpoints.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,10 +73,14 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         v = self.v_proj(hidden).view(shape).transpose(1, 2)
         q, k = apply_rotary_pos_emb(q, k, *rotary)
         groups = self.num_key_value_groups
-        context_k, context_v, k, v = (repeat_kv(x.to(q.dtype), groups) for x in (*context, k, v))
+        kind = q.device.type  # one cast here instead of one in front of every product
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else q.dtype
+        q = q.to(dtype)
+        context_k, context_v, k, v = (repeat_kv(x.to(dtype), groups) for x in (*context, k, v))
         attend = self._dense if dense else self._split
         out = attend(q, context_k, context_v, k, v, visible, blocks)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, rows, -1))
+        projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, rows, -1))
+        return projected
 
     def _dense(
         self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor, blocks: int
@@ -84,7 +88,9 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         """One SDPA call over [context ; all blocks] with a dense mask: the reference."""
         batch, _, rows, _ = q.shape
         width = rows // blocks
-        own = torch.eye(blocks, dtype=torch.bool, device=q.device).repeat_interleave(width, 0).repeat_interleave(width, 1)
+        own = (
+            torch.eye(blocks, dtype=torch.bool, device=q.device).repeat_interleave(width, 0).repeat_interleave(width, 1)
+        )
         mask = torch.cat([visible.repeat_interleave(width, dim=1), own.expand(batch, -1, -1)], dim=2)
         return F.scaled_dot_product_attention(
             q, torch.cat([ck, k], dim=2), torch.cat([cv, v], dim=2), attn_mask=mask[:, None], scale=self.scaling
@@ -97,10 +103,11 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         batch, heads, rows, dim = q.shape
         width, length = rows // blocks, ck.shape[2]
         by_block = (batch, heads, blocks, width, dim)
+        q = q * self.scaling
         to_context = (q @ ck.transpose(2, 3)).view(batch, heads, blocks, width, length)
         to_context = to_context.masked_fill(~visible[:, None, :, None, :], float("-inf"))
         to_block = q.view(by_block) @ k.view(by_block).transpose(3, 4)
-        weights = torch.cat([to_context, to_block], dim=4).mul(self.scaling).softmax(dim=4, dtype=torch.float32).to(q.dtype)
+        weights = torch.cat([to_context, to_block], dim=4).softmax(dim=4, dtype=torch.float32).to(q.dtype)
         from_context = weights[..., :length].reshape(batch, heads, rows, length) @ cv
         from_block = weights[..., length:] @ v.view(by_block)
         return from_context + from_block.reshape(batch, heads, rows, dim)
@@ -126,7 +133,8 @@ class DraftLayer(nn.Module):
     ) -> Float[Tensor, "B AW D"]:
         """One layer over all blocks of the batch."""
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotary, context, visible, dense)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return hidden
 
 
 class DFlash(nn.Module):
@@ -145,7 +153,7 @@ class DFlash(nn.Module):
         self.config, self.backbone, self.mask_id = config, backbone, mask_id
         self.fc = nn.Linear(features * config.hidden_size, config.hidden_size, bias=False)
         self.hidden_norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.layers = nn.ModuleList([DraftLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.layers: Any = nn.ModuleList([DraftLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary = Qwen3RotaryEmbedding(config)
 
@@ -184,14 +192,15 @@ class DFlash(nn.Module):
         width = self.backbone.block_size
         tokens = anchor_tokens.new_full((batch, blocks, width), self.mask_id)
         tokens[:, :, 0] = anchor_tokens
-        hidden = target.embed(tokens.flatten(1))
+        hidden: Tensor = target.embed(tokens.flatten(1))
         positions = (anchors[:, :, None] + torch.arange(width, device=anchors.device)).flatten(1)
         rotary = self.rotary(hidden, positions)
         visible = torch.arange(context.length, device=anchors.device) < anchors[:, :, None]
         dense = self.backbone.attention == "dense" or (self.backbone.attention == "auto" and not _low_precision(hidden))
         for layer, key, value in zip(self.layers, context.keys, context.values, strict=True):
             hidden = layer(hidden, rotary, (key, value), visible, dense)
-        return self.norm(hidden).view(batch, blocks, width, -1)[:, :, 1:]
+        hidden = self.norm(hidden)
+        return hidden.view(batch, blocks, width, -1)[:, :, 1:]
 
     def logits(self, target: Target, hidden: Float[Tensor, "N K D"]) -> dict[str, Float[Tensor, "N K V"]]:
         """Logits of each branch through the target's frozen head; DFlash has one branch, ``base``."""

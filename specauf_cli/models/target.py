@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
 from specauf_cli.data.chat import Chat
 from specauf_cli.schema import BackboneConfig, InputError, PretrainConfig, TargetConfig
+
+
+class _AllTapped(Exception):
+    """Ends a target pass early: every tapped layer has run."""
 
 
 class Target:
@@ -58,7 +63,7 @@ class Target:
     @torch.no_grad()
     def features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
         """Tapped hidden states of right-padded sequences, F = taps * D. Padding is causal, so it changes nothing before it."""
-        with self._tapped() as tapped:
+        with self._tapped(stop_after_last=True) as tapped, suppress(_AllTapped):
             self.model.model(input_ids=tokens, use_cache=False)
         return torch.cat(tapped, dim=-1)
 
@@ -95,21 +100,28 @@ class Target:
         return DynamicCache(config=self.model.config)
 
     @contextmanager
-    def _tapped(self) -> Iterator[list[Tensor]]:
-        """Collects the outputs of the tapped decoder layers during one forward pass, in the order of ``taps``."""
+    def _tapped(self, *, stop_after_last: bool = False) -> Iterator[list[Tensor]]:
+        """Collects the outputs of the tapped decoder layers during one forward pass, in the order of ``taps``.
+
+        ``stop_after_last`` leaves the pass by ``_AllTapped`` behind the last tapped layer: nothing above it is needed.
+        """
         found: dict[int, Tensor] = {}
         result: list[Tensor] = []
 
         def keep(index: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 found[index] = output[0] if isinstance(output, tuple) else output
+                if stop_after_last and index == self.taps[-1]:
+                    result.extend(found[i] for i in self.taps)
+                    raise _AllTapped
 
             return hook
 
         handles = [self.model.model.layers[i].register_forward_hook(keep(i)) for i in self.taps]
         try:
             yield result
-            result.extend(found[i] for i in self.taps)
+            if not stop_after_last:
+                result.extend(found[i] for i in self.taps)
         finally:
             for handle in handles:
                 handle.remove()
@@ -172,6 +184,9 @@ def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:
             pad_token_id=chat.pad_id,
         )
     )
+
+
+logging.disable_progress_bar()
 
 
 def load(config: TargetConfig, *, device: str, dtype: torch.dtype = torch.float32) -> Target:

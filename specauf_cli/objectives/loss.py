@@ -22,9 +22,10 @@ def block_stats(
     The loss is computed in fp32 whatever the precision of the logits; ties of the argmax go to the lowest token id.
     """
     safe = labels.masked_fill(~mask, 0)
-    ce = F.cross_entropy(logits.float().flatten(0, 1), safe.flatten(), reduction="none").view(labels.shape)
+    scores = logits.float()
+    ce = F.cross_entropy(scores.flatten(0, 1), safe.flatten(), reduction="none").view(labels.shape)
     with torch.no_grad():
-        correct = logits.argmax(dim=-1) == safe
+        correct = scores.argmax(dim=-1) == safe
     return BlockStats(correct=correct & mask, gold_logprob=-ce.detach(), mask=mask), ce
 
 
@@ -47,7 +48,9 @@ def weighted_ce(
         has_credit = mass > 0
         per_block = losses.sum(dim=1) / torch.where(has_credit, mass, torch.ones_like(mass))
         return per_block.sum(), has_credit.sum().to(weights.dtype)
-    raise InputError(f"trainer.normalize={normalize!r} is none of {', '.join(NORMALIZE)}.{nearest(normalize, NORMALIZE)}")
+    raise InputError(
+        f"trainer.normalize={normalize!r} is none of {', '.join(NORMALIZE)}.{nearest(normalize, NORMALIZE)}"
+    )
 
 
 @dataclass(frozen=True)

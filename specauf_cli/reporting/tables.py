@@ -68,7 +68,9 @@ def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str
     text += [_row(head), _row(["---"] * 3 + ["--:"] * (len(head) - 3))]
     titles = {b.column: b.title for r in chosen for b in r.benchmarks}
     if any(titles.get(c, t) != t for c, t in experiment.columns.items()):
-        text.append(_row(["", "", "*ours measured on*", *(f"*{titles.get(c, DASH)}*" for c in experiment.columns), "", ""]))
+        text.append(
+            _row(["", "", "*ours measured on*", *(f"*{titles.get(c, DASH)}*" for c in experiment.columns), "", ""])
+        )
     all_lines = lines(experiment, records)
     best: dict[tuple[float, int], float] = {}
     for line in all_lines:

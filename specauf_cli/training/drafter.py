@@ -52,7 +52,9 @@ class Order:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
         self.per_epoch = len(lengths) // batch_size
         if self.per_epoch < 1:
-            raise InputError(f"{len(lengths)} training examples are fewer than trainer.batch_size={batch_size}; lower it or give more data")
+            raise InputError(
+                f"{len(lengths)} training examples are fewer than trainer.batch_size={batch_size}; lower it or give more data"
+            )
         self._epoch, self._batches = -1, [[0]]
 
     def batch(self, step: int) -> list[int]:
@@ -77,7 +79,9 @@ class Features:
     def __init__(self, target: Target, examples: Sequence[Example], trainer: TrainerConfig) -> None:
         choices = ("online", "memory")
         if trainer.features not in choices:
-            raise InputError(f"trainer.features={trainer.features!r} is none of {', '.join(choices)}.{nearest(trainer.features, choices)}")
+            raise InputError(
+                f"trainer.features={trainer.features!r} is none of {', '.join(choices)}.{nearest(trainer.features, choices)}"
+            )
         self.target, self.trainer = target, trainer
         self.store: list[Tensor] | None = None
         if trainer.features == "memory":
@@ -105,17 +109,23 @@ class Features:
 def total_steps(trainer: TrainerConfig, examples: int) -> int:
     """Optimiser steps of a run. Errors: InputError unless exactly one of steps and epochs is set and positive."""
     if (trainer.steps is None) == (trainer.epochs is None):
-        raise InputError(f"set exactly one of trainer.steps ({trainer.steps}) and trainer.epochs ({trainer.epochs}); the other is null")
+        raise InputError(
+            f"set exactly one of trainer.steps ({trainer.steps}) and trainer.epochs ({trainer.epochs}); the other is null"
+        )
     steps = trainer.steps if trainer.steps is not None else (trainer.epochs or 0) * (examples // trainer.batch_size)
     if steps < 1:
-        raise InputError(f"nothing to train: {steps} steps (trainer.steps={trainer.steps}, trainer.epochs={trainer.epochs}, {examples} examples)")
+        raise InputError(
+            f"nothing to train: {steps} steps (trainer.steps={trainer.steps}, trainer.epochs={trainer.epochs}, {examples} examples)"
+        )
     return steps
 
 
 def check(trainer: TrainerConfig) -> None:
     """Errors: InputError naming the first setting of ``trainer`` that cannot work."""
     if trainer.batch_size < 1 or trainer.micro_batch < 1 or trainer.batch_size % trainer.micro_batch:
-        raise InputError(f"trainer.batch_size={trainer.batch_size} must be a positive multiple of trainer.micro_batch={trainer.micro_batch}")
+        raise InputError(
+            f"trainer.batch_size={trainer.batch_size} must be a positive multiple of trainer.micro_batch={trainer.micro_batch}"
+        )
     for name in ("anchors", "max_length", "log_every", "save_every"):
         if getattr(trainer, name) < 1:
             raise InputError(f"trainer.{name}={getattr(trainer, name)} must be at least 1")
@@ -134,7 +144,9 @@ class Step:
     they depend neither on the objective nor on the accumulation.
     """
 
-    def __init__(self, config: Config, target: Target, drafter: DFlash, examples: Sequence[Example], features: Features) -> None:
+    def __init__(
+        self, config: Config, target: Target, drafter: DFlash, examples: Sequence[Example], features: Features
+    ) -> None:
         self.config, self.target, self.drafter = config, target, drafter
         self.examples, self.features = examples, features
         self.order = Order([len(e.tokens) for e in examples], config.trainer.batch_size, config.seed)
@@ -150,7 +162,7 @@ class Step:
             part = slice(begin, begin + trainer.micro_batch)
             micro = Batch(batch.index[part], batch.tokens[part].to(device), batch.supervised[part].to(device))
             total, weight, found = self._micro(micro, anchors[part].to(device), real[part].to(device))
-            total.backward()
+            torch.autograd.backward(total)
             totals.append(total.detach())
             weights.append(weight)
             for key, value in found.items():
@@ -163,7 +175,9 @@ class Step:
         source = batch.tokens if trainer.labels == "data" else self.target.greedy_labels(batch.tokens)
         labels, mask = labels_and_mask(source, batch.supervised, anchors, real, self.drafter.slots)
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
-            hidden = self.drafter.hidden(self.target, self.drafter.context(features), batch.tokens.gather(1, anchors), anchors)
+            hidden = self.drafter.hidden(
+                self.target, self.drafter.context(features), batch.tokens.gather(1, anchors), anchors
+            )
             logits = self.drafter.logits(self.target, hidden.flatten(0, 1))["base"]
         branch = branch_loss(
             logits, labels.flatten(0, 1), mask.flatten(0, 1), self.config.objective.base, normalize=trainer.normalize
@@ -182,7 +196,9 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def train(config: Config, target: Target, examples: Sequence[Example], features: Features, folder: Path, *, identity: str) -> tuple[dict[str, float], float]:
+def train(
+    config: Config, target: Target, examples: Sequence[Example], features: Features, folder: Path, *, identity: str
+) -> tuple[dict[str, float], float]:
     """Trains the drafter of ``config`` into ``folder`` (resuming what is there) and returns the last log line and the seconds."""
     check(config.trainer)
     drafter = checkpoint.create(target, config.backbone)

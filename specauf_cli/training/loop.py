@@ -111,9 +111,14 @@ def run(job: Job) -> tuple[dict[str, float], float]:
                 group["lr"] = learning_rate(job, i)
             optimizer.step()
             tokens += outcome.tokens
-            for key, value in outcome.sums.items():
-                window[key] = window.get(key, 0.0) + float(value)
-            for key, value in (("steps", 1.0), ("loss", loss), ("grad_norm", grad_norm), ("clipped", float(grad_norm > job.clip))):
+            for key, found in outcome.sums.items():
+                window[key] = window.get(key, 0.0) + float(found)
+            for key, value in (
+                ("steps", 1.0),
+                ("loss", loss),
+                ("grad_norm", grad_norm),
+                ("clipped", float(grad_norm > job.clip)),
+            ):
                 window[key] = window.get(key, 0.0) + value
             done = i + 1
             if done % job.log_every == 0 or done == job.steps:
@@ -158,7 +163,9 @@ def _resume(
         return 0, {}, 0.0
     saved = state.restore(found, job.module, optimizer)
     if saved["identity"] != job.identity:
-        raise InputError(f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it aside")
+        raise InputError(
+            f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it aside"
+        )
     step = int(saved["step"])
     kept = [text for text in log.read_text().splitlines() if json.loads(text)["step"] <= step]
     log.write_text("".join(text + "\n" for text in kept))
@@ -209,7 +216,14 @@ def _progress(job: Job, start: int) -> Iterator[Callable[[int, Mapping[str, floa
         return " ".join(f"{k.replace('_', ' ')} {line[k]:.3f}" for k in shown if k in line)
 
     if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[m]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[m]}"),
+        )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(job.name, total=job.steps, completed=start, m="")
             yield lambda done, line: bar.update(task, completed=done, m=metrics(line))

@@ -27,7 +27,9 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
     if config.path is not None:
         return config
     if config.pretrain is None:
-        raise InputError(f"target {config.name!r} names neither a path (hub id or folder) nor how to train it (target.pretrain)")
+        raise InputError(
+            f"target {config.name!r} names neither a path (hub id or folder) nor how to train it (target.pretrain)"
+        )
     name = f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
     folder = runs / "targets" / name
     if not (folder / MARKER).is_file():
@@ -64,7 +66,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
             logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
         labels = tokens[:, 1:]
         loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
-        loss.backward()
+        torch.autograd.backward(loss)
         hits = (logits.detach().argmax(dim=-1) == labels) & supervised[:, 1:]
         sums = {"valid": supervised[:, 1:].sum(), "correct": hits.sum()}
         return Outcome(loss.detach(), torch.tensor(float(labels.numel()), device=device), sums, labels.numel())
@@ -116,7 +118,9 @@ class Rows:
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
         offset = int(torch.randint(self.recipe.row_length, (), generator=generator))
         order = torch.randperm(self.count, generator=generator)
-        chosen = order[position * self.recipe.rows : (position + 1) * self.recipe.rows] * self.recipe.row_length + offset
+        chosen = (
+            order[position * self.recipe.rows : (position + 1) * self.recipe.rows] * self.recipe.row_length + offset
+        )
         index = chosen[:, None] + torch.arange(self.recipe.row_length + 1)
         return self.stream[index], self.answers[index]
 

@@ -45,7 +45,9 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step
         shutil.rmtree(partial, ignore_errors=True)
         last = latest(folder)
         kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
-        raise InputError(f"cannot save checkpoint {final}: {getattr(error, 'strerror', None) or error}; {kept}") from error
+        raise InputError(
+            f"cannot save checkpoint {final}: {getattr(error, 'strerror', None) or error}; {kept}"
+        ) from error
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -66,10 +68,14 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
         for name, expected in state["sha256"].items():
             if _sha256(checkpoint / name) != expected:
-                raise InputError(f"{checkpoint / name} is damaged (its content is not what was saved); delete {checkpoint} to go on from the one before")
+                raise InputError(
+                    f"{checkpoint / name} is damaged (its content is not what was saved); delete {checkpoint} to go on from the one before"
+                )
         weights = load_file(checkpoint / "model.safetensors")
         if set(weights) != set(_weights(module)):
-            raise InputError(f"{checkpoint / 'model.safetensors'} holds other tensors than this model; move {checkpoint} aside")
+            raise InputError(
+                f"{checkpoint / 'model.safetensors'} holds other tensors than this model; move {checkpoint} aside"
+            )
         module.load_state_dict(weights, strict=False)  # tied tensors are stored once
         moments = load_file(checkpoint / "optimizer.safetensors")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -80,7 +86,9 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
             }
     except (OSError, KeyError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"checkpoint {checkpoint} cannot be read ({reason}); delete it to go on from the one before") from error
+        raise InputError(
+            f"checkpoint {checkpoint} cannot be read ({reason}); delete it to go on from the one before"
+        ) from error
     return state
 
 

@@ -1,0 +1,93 @@
+"""Shared by all tests: shape checks at run time, a tiny random target and drafters for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports these modules: their tensor signatures are then checked on every call.
+install_import_hook(
+    ["specauf_cli.objectives", "specauf_cli.models.blocks", "specauf_cli.evaluation"], "beartype.beartype"
+)
+
+import torch  # noqa: E402
+
+from specauf_cli.data import offline  # noqa: E402
+from specauf_cli.data.chat import MASK, Chat  # noqa: E402
+from specauf_cli.models import checkpoint  # noqa: E402
+from specauf_cli.models import target as targets  # noqa: E402
+from specauf_cli.models.dflash import DFlash  # noqa: E402
+from specauf_cli.models.target import Target  # noqa: E402
+from specauf_cli.schema import BackboneConfig, Corpus, PretrainConfig, TargetConfig  # noqa: E402
+
+torch.set_num_threads(1)  # the tensors here are tiny, and the machine is shared
+
+MakeTarget = Callable[..., Target]
+MakeDrafter = Callable[..., DFlash]
+
+
+@pytest.fixture(scope="session")
+def small_corpus() -> Corpus:
+    return offline.conversations(200, seed=0)
+
+
+@pytest.fixture(scope="session")
+def chat(small_corpus: Corpus) -> Chat:
+    return Chat.build([m.content for c in small_corpus.conversations for m in c.messages], 320)
+
+
+@pytest.fixture(scope="session")
+def target_config() -> TargetConfig:
+    return TargetConfig("tiny", "tiny", None, None, (0, 1, 2), MASK, False, None)
+
+
+@pytest.fixture(scope="session")
+def target(chat: Chat, target_config: TargetConfig) -> Target:
+    """Four untrained layers whose greedy output is varied: the weights are scaled up until layers outweigh the input."""
+    sizes = PretrainConfig(
+        vocab_size=320, hidden_size=32, layers=4, heads=4, kv_heads=2, head_dim=8, intermediate_size=64,
+        max_positions=512, rope_theta=10_000.0, steps=1, rows=1, row_length=1, lr=1.0, warmup=0.0, weight_decay=0.0,
+        clip=1.0, precision="fp32", seed=0,
+    )  # fmt: skip
+    model = targets.create(sizes, chat)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(12.0 if "embed" in name else 20.0)
+    return Target(model, chat, target_config, "test")
+
+
+@pytest.fixture(scope="session")
+def make_target(target: Target) -> MakeTarget:
+    """The tiny target with something changed: further stop tokens, taps, context length or fingerprint."""
+
+    def make(
+        *, stop_ids: Iterable[int] = (), context_length: int | None = None, fingerprint: str = "test", **config: Any
+    ) -> Target:
+        chat = Chat(target.chat.tokenizer, MASK, stop_ids)
+        made = Target(target.model, chat, replace(target.config, **config), fingerprint)
+        if context_length is not None:
+            made.context_length = context_length
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backbone() -> BackboneConfig:
+    """Weights wide enough that every part of the drafter matters to its output."""
+    return BackboneConfig("dflash", "DFlash", block_size=8, layers=2, proposals=7, init_std=0.3, attention="auto")
+
+
+@pytest.fixture(scope="session")
+def make_drafter(target: Target, backbone: BackboneConfig) -> MakeDrafter:
+    def make(seed: int = 0, *, of: Target = target, **changes: Any) -> DFlash:
+        drafter = checkpoint.create(of, replace(backbone, **changes))
+        drafter.initialise(seed)
+        return drafter.eval()
+
+    return make

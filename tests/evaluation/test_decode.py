@@ -1,0 +1,437 @@
+"""Live decoding, replay and the target's own trajectories tell one story, token by token and round by round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from specauf_cli.evaluation import trajectories
+from specauf_cli.evaluation.decode import decode
+from specauf_cli.evaluation.replay import replay
+from specauf_cli.evaluation.sampling import Sampler
+from specauf_cli.evaluation.trajectories import Generated
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target
+from specauf_cli.schema import InputError, Message, Prompt, PromptSet, Trace, Trajectory
+
+MakeTarget = Callable[..., Target]
+MakeDrafter = Callable[..., DFlash]
+Wrong = Callable[[int, int], bool]
+
+NEW, TAIL, SEED = 40, 8, 3
+PROMPTS = (
+    Prompt("p0", ("Hi",)),
+    Prompt("p1", ("What is 2 + 3?",)),
+    Prompt("p2", ("Name a color.", "And another one?")),
+    Prompt("p3", ("Write a short letter to Anna.",)),
+    Prompt("p4", ("Tell me a story about a fox named Leo.", "Make it shorter.")),
+    Prompt("p5", ("Plan a day in Rome for two people who like soup.",)),
+)
+
+both_temperatures = pytest.mark.parametrize("temperature", [0.0, 1.0])
+
+
+def generate(
+    target: Target,
+    temperature: float = 0.0,
+    *,
+    prompts: Sequence[Prompt] = PROMPTS,
+    new: int = NEW,
+    batch_size: int = 4,
+) -> Generated:
+    return trajectories.generate(
+        target, prompts, temperature=temperature, seed=SEED, max_new_tokens=new, tail=TAIL, batch_size=batch_size
+    )
+
+
+def live(
+    target: Target, drafter: DFlash, trajectory: Trajectory, temperature: float = 0.0, new: int = NEW
+) -> tuple[Trace, tuple[int, ...]]:
+    return decode(
+        target, drafter, trajectory.prompt, prompt_id=trajectory.prompt_id, turn=trajectory.turn,
+        temperature=temperature, seed=SEED, max_new_tokens=new,
+    )  # fmt: skip
+
+
+def one_token_at_a_time(target: Target, trajectory: Trajectory, temperature: float, count: int) -> list[int]:
+    """The target's tokens without cache, batch or drafter: the whole sequence is read again for every token."""
+    sampler = Sampler(temperature, SEED, [f"{trajectory.prompt_id}#{trajectory.turn}"], count)
+    tokens, row = list(trajectory.prompt), torch.zeros(1, dtype=torch.long)
+    for step in range(count):
+        with torch.no_grad():
+            logits = target.model(torch.tensor([tokens])).logits[:, -1:, : target.chat.vocab]
+        tokens.append(int(sampler.choose(logits, row, row + step)) if temperature else int(logits[0, 0].argmax()))
+    return tokens[len(trajectory.prompt) :]
+
+
+def fit(drafter: DFlash, target: Target, made: Sequence[Trajectory], steps: int = 100) -> DFlash:
+    """Overfits the drafter to a few trajectories, so that rounds of every length occur."""
+    width = max(len(t.prompt) + len(t.tokens) for t in made)
+    tokens = torch.zeros(len(made), width, dtype=torch.long)
+    for row, t in enumerate(made):
+        tokens[row, : len(t.prompt) + len(t.tokens)] = torch.tensor([*t.prompt, *t.tokens])
+    features, starts = target.features(tokens), torch.tensor([[len(t.prompt)] for t in made])
+    optimizer = torch.optim.AdamW(drafter.parameters(), lr=3e-3, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        anchors = starts + torch.randint(0, NEW - 1, (len(made), 8), generator=generator)
+        found = drafter.hidden(target, drafter.context(features), tokens.gather(1, anchors), anchors)
+        labels = tokens.gather(1, (anchors[:, :, None] + torch.arange(1, drafter.slots + 1)).flatten(1))
+        loss = F.cross_entropy(target.head(found).flatten(0, 2), labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return drafter
+
+
+def oracle(drafter: DFlash, trajectory: Trajectory, wrong: Wrong) -> DFlash:
+    """Makes ``drafter`` propose the trajectory itself, except where ``wrong(anchor, slot)``, both relative to it."""
+    stream, start = [*trajectory.prompt, *trajectory.tokens], len(trajectory.prompt)
+
+    def draft(target: Target, _context: Any, anchor_tokens: Tensor, anchors: Tensor) -> Tensor:
+        assert anchors.shape[0] == 1
+        assert anchor_tokens[0].tolist() == [stream[at] for at in anchors[0].tolist()]
+        blocks = [
+            [(stream[at + 1 + k] + wrong(at - start, k)) % target.chat.vocab for k in range(drafter.backbone.proposals)]
+            for at in anchors[0].tolist()
+        ]
+        return torch.tensor([blocks])
+
+    drafter.draft = draft  # type: ignore[method-assign]
+    return drafter
+
+
+def rounds_by_hand(length: int, proposals: int, wrong: Wrong) -> tuple[int, ...]:
+    rounds, at = [], 0
+    while at < length - 1:
+        count = 0
+        while count < proposals and not wrong(at, count):
+            count += 1
+        rounds.append(count)
+        at += count + 1
+    return tuple(rounds)
+
+
+@pytest.fixture(scope="module")
+def made(target: Target) -> dict[float, Generated]:
+    return {temperature: generate(target, temperature) for temperature in (0.0, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def fitted(target: Target, make_drafter: MakeDrafter, made: dict[float, Generated]) -> dict[float, DFlash]:
+    return {t: fit(make_drafter(), target, found.trajectories[:4]) for t, found in made.items()}
+
+
+@both_temperatures
+def test_trajectories_are_the_targets_own_tokens_one_at_a_time(
+    target: Target, made: dict[float, Generated], temperature: float
+) -> None:
+    found = made[temperature].trajectories
+    assert [(t.prompt_id, t.turn) for t in found] == [(p.id, i) for p in PROMPTS for i in range(len(p.turns))]
+    assert made[temperature].skipped == {}
+    for t in found:
+        assert len(t.tokens) == t.length + TAIL
+        assert list(t.tokens) == one_token_at_a_time(target, t, temperature, len(t.tokens))
+        assert t.ended == (t.tokens[t.length - 1] == target.chat.eos_id)
+        assert t.length == NEW or t.ended
+        assert target.chat.eos_id not in t.tokens[: t.length - 1]
+        assert len(set(t.tokens)) > 8  # a varied stream, or the tests here would prove little
+
+
+def test_the_second_turn_follows_the_targets_own_first_answer(target: Target, made: dict[float, Generated]) -> None:
+    for found in made.values():
+        first, second = (t for t in found.trajectories if t.prompt_id == "p2")
+        answer = target.chat.text(first.tokens[: first.length])
+        talk = [Message("user", "Name a color."), Message("assistant", answer), Message("user", "And another one?")]
+        assert answer
+        assert second.prompt == target.chat.prompt(talk)
+        assert first.prompt == target.chat.prompt(talk[:1])
+    assert made[0.0].trajectories[3].prompt != made[1.0].trajectories[3].prompt
+
+
+@both_temperatures
+def test_batching_and_the_order_of_prompts_change_no_trajectory(
+    target: Target, made: dict[float, Generated], temperature: float
+) -> None:
+    assert generate(target, temperature, batch_size=1) == made[temperature]
+    assert generate(target, temperature, batch_size=8) == made[temperature]
+    turned = generate(target, temperature, prompts=PROMPTS[::-1]).trajectories
+    assert sorted(turned, key=lambda t: (t.prompt_id, t.turn)) == list(made[temperature].trajectories)
+
+
+@pytest.mark.parametrize("proposals", [7, 3])
+def test_live_output_at_temperature_zero_is_the_targets_greedy_output(
+    target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], proposals: int
+) -> None:
+    drafter = make_drafter(proposals=proposals)
+    for t in made[0.0].trajectories[:4]:
+        trace, tokens = live(target, drafter, t, new=20)
+        assert list(tokens) == one_token_at_a_time(target, t, 0.0, 20)
+        assert (trace.prompt_id, trace.turn, trace.proposed) == (t.prompt_id, t.turn, proposals)
+        assert (trace.tokens, trace.ended) == (20, False)
+
+
+def check_agreement(target: Target, drafter: DFlash, found: Generated, new: int = NEW) -> list[Trace]:
+    """Replay equals live decoding round by round, and live output the trajectory token for token."""
+    replayed = replay(target, drafter, found.trajectories, batch_size=3)
+    for t, trace in zip(found.trajectories, replayed, strict=True):
+        lived, tokens = live(target, drafter, t, found.temperature, new)
+        assert lived == trace
+        assert tokens == t.tokens[: t.length]
+        emitted = [a + 1 for a in trace.accepted]
+        assert t.length - 1 <= sum(emitted)
+        assert not emitted or sum(emitted[:-1]) < t.length - 1
+    return replayed
+
+
+@pytest.mark.parametrize(
+    ("temperature", "changes"),
+    [(0.0, {}), (1.0, {}), (1.0, {"proposals": 4}), (0.0, {"block_size": 2, "proposals": 1})],
+)
+def test_live_rounds_are_replay_rounds_for_an_untrained_drafter(
+    target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], temperature: float, changes: dict[str, int]
+) -> None:
+    found = made[temperature]
+    some = found.trajectories[: 4 if changes else None]
+    check_agreement(target, make_drafter(1, **changes), replace(found, trajectories=some))
+
+
+@both_temperatures
+def test_live_rounds_are_replay_rounds_for_a_fitted_drafter(
+    target: Target, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
+) -> None:
+    traces = check_agreement(target, fitted[temperature], made[temperature])
+    counts = [a for t in traces for a in t.accepted]
+    assert counts.count(0) > 3
+    assert counts.count(7) > 0
+    assert sum(0 < a < 7 for a in counts) > 10
+
+
+@both_temperatures
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda anchor, slot: False,
+        lambda anchor, slot: True,
+        lambda anchor, slot: (anchor + slot) % 5 == 3,
+        lambda anchor, slot: (anchor * 7 + slot * 3) % 11 == 0,
+        lambda anchor, slot: slot == 6,
+    ],
+    ids=["never wrong", "always wrong", "by position", "by anchor and slot", "last slot"],
+)
+def test_an_oracle_with_errors_leaves_exactly_the_rounds_its_errors_say(
+    target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], temperature: float, wrong: Wrong
+) -> None:
+    for t in made[temperature].trajectories[:4]:
+        drafter = oracle(make_drafter(), t, wrong)
+        trace, tokens = live(target, drafter, t, temperature)
+        assert tokens == t.tokens[: t.length]
+        assert trace.accepted == rounds_by_hand(t.length, 7, wrong)
+        assert replay(target, drafter, [t], batch_size=1) == [trace]
+
+
+@pytest.mark.parametrize("new", [2, 8, 9, 10, 17, 18])
+def test_the_limit_inside_a_block_cuts_the_completion_but_not_the_round(
+    target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], new: int
+) -> None:
+    """Rounds of 7 + 1 tokens behind the first one: lengths 9 and 17 end exactly with a round."""
+    (t,) = generate(target, prompts=PROMPTS[:1], new=new).trajectories
+    assert t.tokens == made[0.0].trajectories[0].tokens[: new + TAIL]
+    drafter = oracle(make_drafter(), t, lambda anchor, slot: False)
+    trace, tokens = live(target, drafter, t, new=new)
+    assert trace == Trace("p0", 0, (7,) * -(-(new - 1) // 8), 7, new, False)
+    assert tokens == t.tokens[:new]
+    assert replay(target, drafter, [t], batch_size=1) == [trace]
+
+
+def first_occurrences(tokens: Sequence[int]) -> list[int]:
+    return [i for i, token in enumerate(tokens) if token not in tokens[:i]]
+
+
+@both_temperatures
+def test_the_end_of_turn_inside_an_accepted_block_ends_the_completion(
+    target: Target,
+    make_target: MakeTarget,
+    make_drafter: MakeDrafter,
+    made: dict[float, Generated],
+    temperature: float,
+) -> None:
+    reference = made[temperature].trajectories[0]
+    places = {at % 8: at for at in first_occurrences(reference.tokens[: reference.length]) if at > 0}
+    for at in (places[1], places[4], places[7], places[0]):  # in a block: first, inside, last; the target's own token
+        stopping = make_target(stop_ids=[reference.tokens[at]])
+        (t,) = generate(stopping, temperature, prompts=PROMPTS[:1]).trajectories
+        assert t == replace(reference, tokens=reference.tokens[: at + 1 + TAIL], length=at + 1, ended=True)
+        drafter = oracle(make_drafter(), t, lambda anchor, slot: False)
+        trace, tokens = live(stopping, drafter, t, temperature)
+        assert tokens == reference.tokens[: at + 1]
+        assert trace == Trace("p0", 0, (7,) * -(-at // 8), 7, at + 1, True)
+        assert replay(stopping, drafter, [t], batch_size=1) == [trace]
+
+
+@both_temperatures
+def test_live_rounds_are_replay_rounds_when_turns_end(
+    make_target: MakeTarget, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
+) -> None:
+    """Completions of many lengths in one batch, most of them ended by a stop token."""
+    stops = {t.tokens[4 + 5 * i] for i, t in enumerate(made[temperature].trajectories[:6])}
+    stopping = make_target(stop_ids=stops)
+    found = generate(stopping, temperature)
+    assert len({t.length for t in found.trajectories}) >= 3
+    for t in found.trajectories:
+        assert t.ended == (t.tokens[t.length - 1] in stopping.chat.stop_ids)
+        assert not stopping.chat.stop_ids & set(t.tokens[: t.length - 1])
+        assert t.ended or t.length == NEW
+    check_agreement(stopping, fitted[temperature], found)
+
+
+def test_a_completion_of_one_token_has_no_rounds(
+    target: Target, make_target: MakeTarget, make_drafter: MakeDrafter, made: dict[float, Generated]
+) -> None:
+    reference = made[0.0].trajectories
+    (short,) = generate(target, prompts=PROMPTS[:1], new=1).trajectories
+    stopping = make_target(stop_ids=[reference[0].tokens[0]])
+    found = generate(stopping, prompts=PROMPTS[:2])
+    ended = found.trajectories[0]
+    assert (ended.length, ended.ended, short.length, short.ended) == (1, True, 1, False)
+    drafter = make_drafter()
+    assert live(target, drafter, short, new=1) == (Trace("p0", 0, (), 7, 1, False), reference[0].tokens[:1])
+    assert live(stopping, drafter, ended) == (Trace("p0", 0, (), 7, 1, True), reference[0].tokens[:1])
+    assert replay(target, drafter, [short], batch_size=1) == [Trace("p0", 0, (), 7, 1, False)]
+    check_agreement(stopping, drafter, found)  # among others in a batch
+
+
+@both_temperatures
+def test_traces_do_not_depend_on_batching_or_order(
+    target: Target, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
+) -> None:
+    drafter, found = fitted[temperature], made[temperature].trajectories
+    reference = replay(target, drafter, found, batch_size=8)
+    assert replay(target, drafter, found, batch_size=1) == reference
+    assert replay(target, drafter, found[::-1], batch_size=3) == reference[::-1]
+    once = [live(target, drafter, t, temperature) for t in found[:3]]
+    assert [live(target, drafter, t, temperature) for t in found[2::-1]] == once[::-1]
+
+
+def test_a_prompt_that_does_not_fit_is_skipped_and_counted_and_so_are_its_later_turns(
+    target: Target, make_target: MakeTarget, made: dict[float, Generated]
+) -> None:
+    long = Prompt("long", ("soup " * 100, "And then?", "And then?"))
+    reference = made[0.0].trajectories
+    fits = max(len(t.prompt) for t in reference if t.turn == 0)
+    small = make_target(context_length=fits + NEW + TAIL)
+    found = generate(small, prompts=(*PROMPTS, long))
+    assert [t for t in found.trajectories if t.turn == 0] == [t for t in reference if t.turn == 0]
+    second = sum(t.turn == 1 and len(t.prompt) > fits for t in reference)
+    assert second > 0
+    assert found.skipped == {"prompt longer than the target's context": 1 + second, "an earlier turn was skipped": 2}
+    assert len(found.trajectories) + sum(found.skipped.values()) == len(reference) + 3
+    smaller = generate(make_target(context_length=fits + NEW + TAIL - 1))
+    assert len([t for t in smaller.trajectories if t.turn == 0]) == len(PROMPTS) - 1
+
+
+def test_when_no_prompt_fits_it_is_an_input_error(make_target: MakeTarget) -> None:
+    with pytest.raises(InputError, match=r"no prompt fits the target: its context holds 50 tokens.*max_new_tokens=40"):
+        generate(make_target(context_length=50))
+
+
+SET = PromptSet("toy", "Toy", PROMPTS[:3], 3, "content", "made")
+
+
+class Cache:
+    """``trajectories.get`` on one folder, counting how often the target really generated."""
+
+    def __init__(self, folder: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.target, self.generated = folder, target, 0
+        original = trajectories.generate
+
+        def counted(*arguments: Any, **settings: Any) -> Generated:
+            self.generated += 1
+            return original(*arguments, **settings)
+
+        monkeypatch.setattr(trajectories, "generate", counted)
+
+    def __call__(self, *, target: Target | None = None, prompts: PromptSet = SET, **changes: Any) -> Generated:
+        settings = {"temperature": 0.0, "seed": 0, "max_new_tokens": 8, "tail": 4, "batch_size": 4, **changes}
+        return trajectories.get(target or self.target, prompts, cache=self.folder, **settings)
+
+    def file(self) -> Path:
+        (path,) = self.folder.glob("*.json")
+        return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    return Cache(tmp_path / "trajectories", target, monkeypatch)
+
+
+@both_temperatures
+def test_trajectories_are_generated_once_and_read_back_equal(cache: Cache, temperature: float) -> None:
+    first = cache(temperature=temperature)
+    assert cache(temperature=temperature) == first
+    assert cache(temperature=temperature, batch_size=1) == first
+    assert cache.generated == 1
+    assert isinstance(first.trajectories[0].tokens, tuple)
+
+
+def test_at_temperature_zero_the_seed_is_no_part_of_the_identity(cache: Cache) -> None:
+    assert cache(seed=1) == cache(seed=2)
+    assert cache.generated == 1
+    assert cache(seed=1, temperature=1.0) != cache(seed=2, temperature=1.0)
+    assert cache.generated == 3
+
+
+def test_another_target_prompt_set_or_setting_is_generated_anew(cache: Cache, make_target: MakeTarget) -> None:
+    cache()
+    changes: list[dict[str, Any]] = [
+        {"max_new_tokens": 9}, {"tail": 5}, {"temperature": 1.0}, {"prompts": replace(SET, sha256="other")},
+        {"target": make_target(fingerprint="other")},
+    ]  # fmt: skip
+    for count, change in enumerate(changes, start=2):
+        cache(**change)
+        assert cache.generated == count
+    cache()
+    assert cache.generated == 1 + len(changes)
+
+
+def _edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    stored = json.loads(path.read_text())
+    change(stored)
+    path.write_text(json.dumps(stored))
+
+
+def _another_token(stored: dict[str, Any]) -> None:
+    stored["trajectories"][0]["tokens"][2] += 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2]),
+        lambda path: path.write_text(""),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_bytes(b"\xff" + path.read_bytes()),
+        lambda path: _edit(path, _another_token),
+        lambda path: _edit(path, lambda stored: stored["trajectories"].pop()),
+        lambda path: _edit(path, lambda stored: stored["identity"].update(target="another")),
+        lambda path: _edit(path, lambda stored: stored.pop("sha256")),
+    ],
+    ids=["truncated", "empty", "another kind of JSON", "no text", "a token", "a row", "stale", "no hash"],
+)
+def test_a_stale_or_damaged_file_is_generated_anew(cache: Cache, damage: Callable[[Path], Any]) -> None:
+    first = cache()
+    content = cache.file().read_bytes()
+    damage(cache.file())
+    assert cache() == first
+    assert cache.generated == 2
+    assert cache.file().read_bytes() == content
+    assert cache() == first
+    assert cache.generated == 2

@@ -1,0 +1,162 @@
+"""The acceptance rule, the walk over rounds, and the target's keyed draws."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from specauf_cli.evaluation.replay import walk
+from specauf_cli.evaluation.sampling import Sampler
+from specauf_cli.evaluation.verify import accepted_prefix
+from specauf_cli.schema import Trajectory
+
+
+@pytest.mark.parametrize(
+    ("draft", "truth", "expected"),
+    [
+        ([1, 2, 3], [1, 2, 3], 3),
+        ([1, 2, 3], [1, 2, 4], 2),
+        ([1, 2, 3], [9, 2, 3], 0),
+        ([1, 2, 3], [1, 9, 3], 1),  # what agrees again behind the first miss does not count
+        ([7], [7], 1),
+        ([7], [8], 0),
+    ],
+)
+def test_hand_worked_prefixes(draft: list[int], truth: list[int], expected: int) -> None:
+    assert accepted_prefix(torch.tensor(draft), torch.tensor(truth)).item() == expected
+
+
+@pytest.mark.parametrize("shape", [(200, 15), (20, 10, 7), (6,)])
+def test_accepted_prefix_equals_a_loop(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 5, shape, generator=generator)
+    draft = torch.where(torch.rand(shape, generator=generator) < 0.8, truth, (truth + 1) % 5)
+    found = accepted_prefix(draft, truth)
+    assert found.shape == shape[:-1]
+    expected = []
+    for ours, theirs in zip(draft.flatten(0, -2).tolist() if len(shape) > 1 else [draft.tolist()],
+                            truth.flatten(0, -2).tolist() if len(shape) > 1 else [truth.tolist()], strict=True):  # fmt: skip
+        count = 0
+        while count < len(ours) and ours[count] == theirs[count]:
+            count += 1
+        expected.append(count)
+    assert found.flatten().tolist() == expected
+    assert len(shape) == 1 or len(set(expected)) > 4
+
+
+def trajectory(length: int) -> Trajectory:
+    return Trajectory("p", 1, (5, 6), tuple(range(length + 4)), length, True)
+
+
+@pytest.mark.parametrize(
+    ("length", "accepted", "rounds"),
+    [
+        (1, [], ()),
+        (2, [0], (0,)),
+        (2, [3], (3,)),  # the only round overshoots
+        (7, [2, 9, 9, 3, 9, 9], (2, 3)),  # 1 + (2 + 1) = position 3, then over the end
+        (5, [0, 0, 0, 0], (0, 0, 0, 0)),
+        (9, [3, 9, 9, 9, 3, 9, 9, 9], (3, 3)),  # ends exactly with a round
+        (10, [3, 9, 9, 9, 3, 9, 9, 9, 1], (3, 3, 1)),
+    ],
+)
+def test_the_walk_accepts_and_jumps_behind_the_targets_own_token(
+    length: int, accepted: list[int], rounds: tuple[int, ...]
+) -> None:
+    trace = walk(trajectory(length), accepted, proposals=9)
+    assert trace.accepted == rounds
+    assert (trace.prompt_id, trace.turn, trace.proposed, trace.tokens, trace.ended) == ("p", 1, 9, length, True)
+
+
+LOGITS = torch.tensor([2.0, 0.5, -1.0, 1.0, -math.inf, 0.0])
+
+
+def draws(temperature: float, requests: int = 6000, seed: int = 0) -> Tensor:
+    """``[requests, 4]``: four positions of many requests, all with the same logits."""
+    sampler = Sampler(temperature, seed, [f"r{i}#0" for i in range(requests)], 4)
+    logits = LOGITS.expand(requests, 4, -1)
+    return sampler.choose(logits, torch.arange(requests), torch.zeros(requests, dtype=torch.long))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draws_follow_the_softmax(temperature: float) -> None:
+    found = draws(temperature)
+    expected = (LOGITS / temperature).softmax(dim=0) * found.numel()
+    counts = torch.bincount(found.flatten(), minlength=6)
+    assert counts[4] == 0
+    possible = expected > 0
+    statistic = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
+    assert statistic < 18.5  # the 99.9 % quantile of chi-square with 4 degrees of freedom
+
+
+def test_draws_at_neighbouring_positions_and_requests_are_independent() -> None:
+    found = draws(1.0)
+    p = LOGITS.softmax(dim=0)
+    for first, second in ((found[:, 0], found[:, 1]), (found[:-1, 2], found[1:, 2])):
+        pairs = torch.bincount(first * 6 + second, minlength=36).view(6, 6)
+        expected = p[:, None] * p[None] * len(first)
+        possible = expected > 0
+        assert ((pairs - expected)[possible] ** 2 / expected[possible]).sum() < 51.2  # 99.9 %, 24 degrees of freedom
+
+
+def test_accepting_a_greedy_draft_happens_with_its_probability_and_rejection_samples_the_rest() -> None:
+    truth = draws(1.0).flatten()
+    p = LOGITS.softmax(dim=0)
+    draft = torch.full_like(truth, int(p.argmax()))
+    accepted = accepted_prefix(draft[:, None], truth[:, None]).bool()
+    assert accepted.float().mean().item() == pytest.approx(p.max().item(), abs=0.015)
+    rest = torch.bincount(truth[~accepted], minlength=6) / (~accepted).sum()
+    expected = p.clone()
+    expected[draft[0]] = 0
+    assert torch.allclose(rest, expected / expected.sum(), atol=0.02)
+
+
+def test_a_draw_depends_on_seed_request_and_position_only() -> None:
+    names = [f"p{i}#0" for i in range(5)]
+    logits = torch.randn(5, 9, 50, generator=torch.Generator().manual_seed(0))
+    rows, start = torch.arange(5), torch.tensor([0, 3, 7, 1, 0])
+    together = Sampler(1.0, 3, names, 16).choose(logits, rows, start)
+    for i in range(5):
+        alone = Sampler(1.0, 3, [names[i]], 40)  # another batch, another horizon
+        row = torch.zeros(1, dtype=torch.long)
+        assert torch.equal(alone.choose(logits[i : i + 1], row, start[i : i + 1])[0], together[i])
+        for w in range(9):  # one position at a time
+            one = alone.choose(logits[i : i + 1, w : w + 1], row, start[i : i + 1] + w)
+            assert one.item() == together[i, w]
+    backwards = Sampler(1.0, 3, names[::-1], 16).choose(logits, rows.flip(0), start)
+    assert torch.equal(backwards, together)
+
+
+def test_another_seed_request_or_position_is_another_draw() -> None:
+    logits = torch.zeros(1, 12, 1000)
+    row, start = torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    reference = Sampler(1.0, 0, ["p#0"], 20).choose(logits, row, start)
+    assert len(reference.unique()) > 9
+    for other in (
+        Sampler(1.0, 1, ["p#0"], 20).choose(logits, row, start),
+        Sampler(1.0, 0, ["p#1"], 20).choose(logits, row, start),
+        Sampler(1.0, 0, ["p#0"], 20).choose(logits, row, start + 1),
+    ):
+        assert (other != reference).sum() > 9
+
+
+def test_at_temperature_zero_the_token_is_the_argmax_and_ties_go_to_the_lowest_id() -> None:
+    logits = torch.randn(3, 4, 20, generator=torch.Generator().manual_seed(0))
+    logits[0, 0] = 0.0
+    logits[0, 1, [5, 9]] = 10.0
+    sampler = Sampler(0.0, 0, ["a", "b", "c"], 8)
+    found = sampler.choose(logits, torch.arange(3), torch.zeros(3, dtype=torch.long))
+    assert found[0, :2].tolist() == [0, 5]
+    for row in range(3):
+        for w in range(4):
+            values = logits[row, w].tolist()
+            assert found[row, w] == values.index(max(values))
+
+
+def test_a_low_temperature_approaches_the_argmax() -> None:
+    logits = torch.randn(1, 8, 20, generator=torch.Generator().manual_seed(0))
+    row = torch.zeros(1, dtype=torch.long)
+    assert torch.equal(Sampler(1e-4, 0, ["a"], 8).choose(logits, row, row), logits.argmax(dim=-1))

@@ -1,0 +1,330 @@
+"""The backbone: nothing leaks, blocks are strangers, and training sees what decoding sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from specauf_cli.data.chat import Chat
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target, check_taps
+from specauf_cli.schema import InputError, TargetConfig
+
+MakeTarget = Callable[..., Target]
+MakeDrafter = Callable[..., DFlash]
+LENGTH = 24
+ANCHORS = (0, 3, 9, 10, 13, LENGTH - 1)  # at both ends, neighbours, overlapping blocks of 8
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Equal up to fp32 rounding: 1e-5 of the largest value."""
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
+
+
+both_attentions = pytest.mark.parametrize("attention", ["dense", "split"])
+
+
+@pytest.fixture
+def tokens(target: Target) -> Tensor:
+    return torch.randint(4, target.chat.vocab, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def anchors() -> Tensor:
+    return torch.tensor([ANCHORS, ANCHORS[::-1]])
+
+
+def hidden(drafter: DFlash, target: Target, features: Tensor, tokens: Tensor, anchors: Tensor) -> Tensor:
+    return drafter.hidden(target, drafter.context(features), tokens.gather(1, anchors), anchors)
+
+
+@both_attentions
+def test_no_gradient_reaches_target_features_at_or_after_the_anchor(
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor, attention: str
+) -> None:
+    drafter = make_drafter(attention=attention)
+    features = target.features(tokens).requires_grad_()
+    found = hidden(drafter, target, features, tokens, anchors)
+    weights = torch.randn(found.shape[2:], generator=torch.Generator().manual_seed(1))
+    for row in range(2):
+        for block, anchor in enumerate(anchors[row].tolist()):
+            (gradient,) = torch.autograd.grad((found[row, block] * weights).sum(), features, retain_graph=True)
+            size = gradient[row].abs().amax(dim=1)
+            assert not size[anchor:].any(), "the block sees its anchor's features or later ones"
+            assert (size[:anchor] > 0).all(), "the block does not see all of its context"
+            assert not gradient[1 - row].any(), "the block sees another sequence"
+
+
+@both_attentions
+def test_tokens_after_the_anchor_change_nothing(
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor, attention: str
+) -> None:
+    drafter = make_drafter(attention=attention)
+    reference = hidden(drafter, target, target.features(tokens), tokens, anchors)
+    for row in range(2):
+        for block, anchor in enumerate(anchors[row].tolist()):
+            other = tokens.clone()
+            other[row, anchor + 1 :] = 5
+            found = hidden(drafter, target, target.features(other), other, anchors)
+            assert torch.allclose(found[row, block], reference[row, block], atol=1e-5)
+            if anchor > 0:
+                other[row, anchor - 1] = (other[row, anchor - 1] + 1) % target.chat.vocab
+                found = hidden(drafter, target, target.features(other), other, anchors)
+                assert not torch.allclose(found[row, block], reference[row, block], atol=1e-3)
+
+
+@both_attentions
+def test_overlapping_blocks_do_not_see_each_other(
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, attention: str
+) -> None:
+    drafter = make_drafter(attention=attention)
+    context = drafter.context(target.features(tokens))
+    anchors = torch.tensor([[9, 10, 13]] * 2)
+    given = tokens.gather(1, anchors)
+    before = drafter.hidden(target, context, given, anchors)
+    for block in range(3):
+        changed = given.clone()
+        changed[:, block] = (changed[:, block] + 1) % target.chat.vocab
+        difference = (drafter.hidden(target, context, changed, anchors) - before).abs().amax(dim=(0, 2, 3))
+        assert difference[block] > 1e-3
+        assert difference[torch.arange(3) != block].max() <= 1e-6
+
+
+@both_attentions
+def test_a_block_is_the_same_alone_and_among_others(
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor, attention: str
+) -> None:
+    drafter = make_drafter(attention=attention)
+    features = target.features(tokens)
+    together = hidden(drafter, target, features, tokens, anchors)
+    for block in range(anchors.shape[1]):
+        alone = hidden(drafter, target, features, tokens, anchors[:, block : block + 1])
+        assert torch.allclose(alone[:, 0], together[:, block], atol=1e-5)
+
+
+def test_split_attention_equals_dense_attention(
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor
+) -> None:
+    results = []
+    for attention in ("dense", "split"):
+        drafter = make_drafter(attention=attention)
+        features = target.features(tokens).requires_grad_()
+        found = hidden(drafter, target, features, tokens, anchors)
+        (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+        assert features.grad is not None
+        gradients = [p.grad for p in drafter.parameters() if p.grad is not None]
+        results.append([found.detach(), features.grad, *gradients])
+    assert len(results[0]) == len(results[1]) == 2 + len(list(make_drafter().parameters()))
+    for dense, split in zip(*results, strict=True):
+        assert close(split, dense)
+
+
+def test_the_slots_of_a_block_are_not_causal(target: Target, make_drafter: MakeDrafter, tokens: Tensor) -> None:
+    """A slot hears of the block's end: with a longer block, the same slot changes."""
+    anchors = torch.tensor([[9]] * 2)
+    short, long = make_drafter(block_size=4, proposals=3), make_drafter(block_size=8)
+    features = target.features(tokens)
+    first = hidden(short, target, features, tokens, anchors)
+    second = hidden(long, target, features, tokens, anchors)
+    assert (first.shape[2], second.shape[2]) == (3, 7)
+    assert not torch.allclose(first, second[:, :, :3], atol=1e-3)
+
+
+@both_attentions
+@pytest.mark.parametrize("pieces", [(10,), (4, 6), (1, 1, 7, 1)])
+def test_training_sees_what_decoding_sees(
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, attention: str, pieces: tuple[int, ...]
+) -> None:
+    """The context of decoding grows in pieces and ends right before the anchor; that of training is the sequence."""
+    drafter = make_drafter(attention=attention)
+    anchor = sum(pieces)
+    anchors = torch.tensor([[anchor]] * 2)
+    training = hidden(drafter, target, target.features(tokens), tokens, anchors)
+    context, cache, start = None, target.new_cache(), 0
+    for size in pieces:
+        _, features = target.forward(tokens[:, start : start + size], cache)
+        more = drafter.context(features, start=start)
+        context = more if context is None else context.extend(more)
+        start += size
+    assert context is not None
+    assert context.length == anchor
+    decoding = drafter.hidden(target, context, tokens[:, anchor : anchor + 1], anchors)
+    assert torch.allclose(decoding, training, atol=1e-5)
+
+
+def test_positions_are_absolute(target: Target, make_drafter: MakeDrafter, tokens: Tensor) -> None:
+    """The same context further away from the same block, or a block further away from its context, is another one."""
+    drafter = make_drafter()
+    features = target.features(tokens)[:, :10]
+    context, given = drafter.context(features), tokens[:, 10:11]
+    at = torch.tensor([[10]] * 2)
+    reference = drafter.hidden(target, context, given, at)
+    moved = drafter.hidden(target, context, given, at + 3)
+    assert not torch.allclose(moved, reference, atol=1e-3)
+    again = drafter.hidden(target, drafter.context(features, start=3), given, at + 3)
+    assert not torch.allclose(again, moved, atol=1e-3)
+    # rotary positions are relative: moved together, context and block stay what they were
+    assert close(again, reference)
+
+
+def test_drafts_are_the_argmax_of_the_logits_cut_to_the_proposals(
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor
+) -> None:
+    drafter = make_drafter(proposals=5)
+    context = drafter.context(target.features(tokens))
+    found = drafter.hidden(target, context, tokens.gather(1, anchors), anchors)
+    assert found.shape == (2, len(ANCHORS), drafter.slots, target.hidden_size)
+    logits = drafter.logits(target, found.flatten(0, 1))["base"].view(2, len(ANCHORS), 7, -1)
+    drafts = drafter.draft(target, context, tokens.gather(1, anchors), anchors)
+    assert torch.equal(drafts, logits.argmax(dim=-1)[:, :, :5])
+
+
+def test_initialise_depends_on_the_seed_only(make_drafter: MakeDrafter) -> None:
+    torch.manual_seed(1)
+    first = make_drafter(3).state_dict()
+    torch.manual_seed(2)
+    same, other = make_drafter(3).state_dict(), make_drafter(4).state_dict()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, same[name])
+        if tensor.dim() > 1:
+            assert not torch.equal(tensor, other[name])
+            assert tensor.std().item() == pytest.approx(0.3, rel=0.15)
+            assert abs(tensor.mean().item()) < 0.05
+        else:
+            assert tensor.eq(1).all()
+
+
+def test_tensor_names_are_the_public_ones(target: Target, make_drafter: MakeDrafter) -> None:
+    drafter = make_drafter(layers=5)
+    names = {"fc.weight", "hidden_norm.weight", "norm.weight"}
+    for i in range(5):
+        names |= {f"layers.{i}.self_attn.{x}_proj.weight" for x in "qkvo"}
+        names |= {f"layers.{i}.self_attn.{x}_norm.weight" for x in "qk"}
+        names |= {f"layers.{i}.mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
+        names |= {f"layers.{i}.{x}_layernorm.weight" for x in ("input", "post_attention")}
+    state = drafter.state_dict()
+    assert set(state) == names
+    assert len(state) == 58
+    assert state["fc.weight"].shape == (32, 3 * 32)
+    assert {id(p) for p in drafter.parameters()}.isdisjoint(id(p) for p in target.model.parameters())
+
+
+def test_an_unknown_attention_names_the_nearest(make_drafter: MakeDrafter) -> None:
+    with pytest.raises(InputError, match=r"'splitt' is none of auto, dense, split\. Did you mean 'split'\?"):
+        make_drafter(attention="splitt")
+
+
+def test_padding_on_the_right_does_not_change_features_before_it(target: Target, tokens: Tensor) -> None:
+    padded = torch.cat([tokens, torch.full((2, 9), target.chat.pad_id)], dim=1)
+    assert close(target.features(padded)[:, :LENGTH], target.features(tokens))
+
+
+def test_features_are_the_outputs_of_the_tapped_layers(target: Target, make_target: MakeTarget, tokens: Tensor) -> None:
+    states = target.model.model(input_ids=tokens, output_hidden_states=True).hidden_states
+    found = target.features(tokens)
+    assert close(found, torch.cat([states[i + 1] for i in target.taps], dim=-1))
+    assert torch.equal(make_target(taps=(2, 0)).features(tokens), torch.cat([found[..., :32], found[..., 64:]], dim=-1))
+
+
+def test_passes_over_a_cache_give_the_same_logits_and_features_as_one_pass(target: Target, tokens: Tensor) -> None:
+    whole, features = target.forward(tokens, target.new_cache())
+    cache, logits, pieces = target.new_cache(), [], []
+    for part in tokens.split([10, 1, 8, 5], dim=1):
+        target.forward(torch.full_like(part, 7), cache)  # a rejected draft
+        cache.crop(-part.shape[1])
+        found, more = target.forward(part, cache)
+        logits.append(found)
+        pieces.append(more)
+    assert close(torch.cat(logits, dim=1), whole)
+    assert close(torch.cat(pieces, dim=1), features)
+    assert close(features, target.features(tokens))
+
+
+def test_greedy_labels_are_the_targets_own_choices(target: Target, tokens: Tensor) -> None:
+    labels = target.greedy_labels(tokens)
+    assert torch.equal(labels[:, 0], tokens[:, 0])
+    for t in range(1, LENGTH):
+        assert torch.equal(labels[:, t], target.model(tokens[:, :t]).logits[:, -1].argmax(dim=-1))
+
+
+@pytest.fixture(scope="module")
+def padded(chat: Chat, target_config: TargetConfig) -> Target:
+    """An untied target whose head has 32 more rows than the tokenizer has tokens, and likes those best."""
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=chat.vocab + 32, hidden_size=32, intermediate_size=64, num_hidden_layers=4, head_dim=8,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
+            bos_token_id=None, eos_token_id=chat.eos_id, pad_token_id=chat.pad_id,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        model.lm_head.weight[: chat.vocab] *= 1e-4
+        model.lm_head.weight[chat.vocab :] *= 100
+    return Target(model, chat, target_config, "padded")
+
+
+def test_padded_vocabulary_rows_are_never_drafted_nor_emitted(padded: Target, make_drafter: MakeDrafter) -> None:
+    drafter, vocab = make_drafter(of=padded), padded.chat.vocab
+    tokens = torch.randint(4, vocab, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    raw = padded.model(tokens).logits
+    assert raw.shape[-1] == vocab + 32
+    assert (raw.argmax(dim=-1) >= vocab).float().mean() > 0.9
+    anchors = torch.tensor([ANCHORS] * 2)
+    context = drafter.context(padded.features(tokens))
+    assert drafter.draft(padded, context, tokens.gather(1, anchors), anchors).max() < vocab
+    logits, _ = padded.forward(tokens, padded.new_cache())
+    assert torch.equal(logits, raw[..., :vocab])
+    assert padded.greedy_labels(tokens).max() < vocab
+    assert drafter.config.vocab_size == vocab + 32
+
+
+def test_an_untied_target_uses_its_head_not_its_embedding(padded: Target) -> None:
+    hidden = torch.randn(5, 32)
+    assert torch.equal(padded.head(hidden), (hidden @ padded.model.lm_head.weight.T)[:, : padded.chat.vocab])
+    assert torch.equal(padded.embed(torch.tensor([[3]]))[0, 0], padded.model.model.embed_tokens.weight[3])
+
+
+@pytest.mark.parametrize(
+    ("taps", "problem"),
+    [
+        ((), "is empty"),
+        ((0, 3), r"taps the last layer \(3\)"),
+        ((0, 4), "layer 4 is out of range"),
+        ((-1, 2), "layer -1 is out of range"),
+        ((1, 2, 1), "names a layer twice"),
+    ],
+)
+def test_taps_that_cannot_be_are_refused(make_target: MakeTarget, taps: tuple[int, ...], problem: str) -> None:
+    with pytest.raises(InputError, match=rf"target\.taps.*{problem}.*0\.\.2 of a target with 4 layers"):
+        make_target(taps=taps)
+
+
+def test_taps_are_sorted() -> None:
+    assert check_taps((33, 1, 9), 36) == (1, 9, 33)
+
+
+def test_a_mask_token_without_an_embedding_is_refused(chat: Chat, target: Target, target_config: TargetConfig) -> None:
+    weight = target.model.get_input_embeddings().weight
+    before = weight[chat.mask_id].clone()
+    try:
+        weight[chat.mask_id] = 0
+        with pytest.raises(InputError, match=r"embedding row of mask token '<\|mask\|>' .*is all\s+zero"):
+            Target(target.model, chat, target_config, "test")
+    finally:
+        weight[chat.mask_id] = before
+    outside = Chat(chat.tokenizer, chat.vocab + 7)
+    with pytest.raises(InputError, match=f"id {chat.vocab + 7}, outside the {chat.vocab} embedding rows"):
+        Target(target.model, outside, target_config, "test")
+
+
+def test_the_target_is_frozen(target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor) -> None:
+    drafter = make_drafter()
+    found = hidden(drafter, target, target.features(tokens), tokens, anchors)
+    target.head(found).sum().backward()
+    assert all(not p.requires_grad and p.grad is None for p in target.model.parameters())
+    assert all(p.grad is not None for p in drafter.parameters())

@@ -1,0 +1,277 @@
+"""The weighted block cross-entropy: against loops, mask == subset, finite gradients, accumulation, telemetry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jaxtyping
+import pytest
+import torch
+from torch import Tensor
+
+from specauf_cli.objectives import credits
+from specauf_cli.objectives.loss import NORMALIZE, block_stats, branch_loss, telemetry, weighted_ce
+from specauf_cli.schema import BlockStats, InputError
+
+Credit = Callable[[BlockStats], Tensor]
+CREDITS = {
+    "full_ce": credits.full_ce,
+    "decay": partial(credits.decay, gamma=3.0),
+    "auf": credits.auf,
+    "auf_decay": partial(credits.auf_decay, gamma=3.0),
+}
+N, K, V = 24, 6, 9
+
+every_credit = pytest.mark.parametrize("credit", CREDITS.values(), ids=CREDITS)
+every_normalize = pytest.mark.parametrize("normalize", NORMALIZE)
+
+
+def batch(seed: int = 0, blocks: int = N, slots: int = K) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits that are often right, labels, and masks of every length (none and all included)."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, V, (blocks, slots), generator=generator)
+    logits = torch.randn(blocks, slots, V, generator=generator)
+    sure = torch.rand(blocks, slots, generator=generator) < 0.6
+    logits.scatter_add_(2, labels[..., None], 4.0 * sure[..., None])
+    ends = torch.randint(0, slots + 1, (blocks, 1), generator=generator)
+    ends[0], ends[1] = 0, slots
+    return logits.requires_grad_(), labels, torch.arange(slots) < ends
+
+
+def loss_and_gradient(
+    logits: Tensor, labels: Tensor, mask: Tensor, credit: Credit, normalize: str
+) -> tuple[float, float, Tensor]:
+    made, ce = block_stats(logits, labels, mask)
+    total, weight = weighted_ce(ce, credit(made), mask, normalize=normalize)
+    (gradient,) = torch.autograd.grad(total, logits)
+    return total.item(), weight.item(), gradient
+
+
+def naive(ce: Tensor, credit: Tensor, mask: Tensor, normalize: str) -> tuple[float, float]:
+    total = weight = 0.0
+    for n in range(len(mask)):
+        losses = credits_of_block = 0.0
+        for k in range(mask.shape[1]):
+            if mask[n, k]:
+                losses += credit[n, k].item() * ce[n, k].item()
+                credits_of_block += credit[n, k].item()
+        if normalize == "block":
+            total += losses / credits_of_block if credits_of_block else 0.0
+            weight += 1.0 if credits_of_block else 0.0
+        else:
+            total += losses
+            weight += credits_of_block if normalize == "batch" else mask[n].sum().item()
+    return total, weight
+
+
+def test_position_losses_are_cross_entropies_of_the_labels() -> None:
+    logits, labels, mask = batch()
+    made, ce = block_stats(logits, labels, mask)
+    for n in range(N):
+        for k in range(K):
+            if mask[n, k]:
+                row = logits[n, k].tolist()
+                expected = math.log(sum(math.exp(x) for x in row)) - row[labels[n, k]]
+                assert ce[n, k].item() == pytest.approx(expected, abs=1e-5)
+                assert made.gold_logprob[n, k].item() == pytest.approx(-expected, abs=1e-5)
+                assert made.correct[n, k].item() == (max(range(V), key=row.__getitem__) == labels[n, k])
+            else:
+                assert not made.correct[n, k]
+
+
+@every_normalize
+def test_loss_equals_the_double_loop(normalize: str) -> None:
+    logits, labels, mask = batch()
+    _, ce = block_stats(logits, labels, mask)
+    credit = torch.rand(N, K, generator=torch.Generator().manual_seed(5))
+    credit[3] = 0.0  # a block with valid slots and no credit
+    credit[credit < 0.2] = 0.0
+    assert mask[3].any()
+    total, weight = weighted_ce(ce, credit, mask, normalize=normalize)
+    assert (total.item(), weight.item()) == pytest.approx(naive(ce, credit, mask, normalize), rel=1e-5)
+
+
+@every_credit
+@every_normalize
+def test_branch_loss_is_the_credits_loss(credit: Credit, normalize: str) -> None:
+    logits, labels, mask = batch()
+    made, ce = block_stats(logits, labels, mask)
+    branch = branch_loss(logits, labels, mask, credit, normalize=normalize)
+    expected = naive(ce, credit(made), mask, normalize)
+    assert (branch.total.item(), branch.weight.item()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_normalisations_differ_on_uneven_blocks() -> None:
+    logits, labels, mask = batch()
+    values = set()
+    for normalize in NORMALIZE:
+        total, weight, _ = loss_and_gradient(logits, labels, mask, CREDITS["auf"], normalize)
+        values.add(round(total / weight, 3))
+    assert len(values) == 3
+
+
+def test_a_uniform_drafter_loses_log_v_whatever_the_credit() -> None:
+    labels, mask = torch.randint(0, V, (4, K)), torch.ones(4, K, dtype=torch.bool)
+    for credit in CREDITS.values():
+        for normalize in ("batch", "block"):
+            total, weight, _ = loss_and_gradient(torch.zeros(4, K, V).requires_grad_(), labels, mask, credit, normalize)
+            assert total / weight == pytest.approx(math.log(V), rel=1e-6)
+
+
+@every_credit
+@every_normalize
+def test_masking_a_slot_equals_removing_it(credit: Credit, normalize: str) -> None:
+    logits, labels, mask = batch()
+    short = mask & (torch.arange(K) < 4)
+    cut = logits[:, :4].detach().requires_grad_()
+    total, weight, gradient = loss_and_gradient(logits, labels, short, credit, normalize)
+    other, its_weight, its_gradient = loss_and_gradient(cut, labels[:, :4], mask[:, :4], credit, normalize)
+    assert (total, weight) == pytest.approx((other, its_weight), rel=1e-6)
+    assert torch.allclose(gradient[:, :4], its_gradient, atol=1e-7)
+    assert not gradient[:, 4:].any()
+
+
+@every_credit
+@every_normalize
+def test_masking_a_block_equals_removing_it(credit: Credit, normalize: str) -> None:
+    logits, labels, mask = batch()
+    gone = torch.arange(N) % 3 == 0
+    kept = logits[~gone].detach().requires_grad_()
+    total, weight, gradient = loss_and_gradient(logits, labels, mask & ~gone[:, None], credit, normalize)
+    other, its_weight, its_gradient = loss_and_gradient(kept, labels[~gone], mask[~gone], credit, normalize)
+    assert (total, weight) == pytest.approx((other, its_weight), rel=1e-6)
+    assert torch.allclose(gradient[~gone], its_gradient, atol=1e-7)
+    assert not gradient[gone].any()
+
+
+@every_credit
+def test_what_stands_in_masked_slots_is_ignored(credit: Credit) -> None:
+    logits, labels, mask = batch()
+    garbage = torch.where(mask[..., None], logits, 50 * torch.randn(N, K, V)).detach().requires_grad_()
+    total, weight, gradient = loss_and_gradient(logits, labels, mask, credit, "batch")
+    found = loss_and_gradient(garbage, labels.masked_fill(~mask, -100), mask, credit, "batch")
+    assert found[:2] == (total, weight)
+    assert torch.equal(found[2], gradient)
+
+
+@every_credit
+@every_normalize
+def test_an_all_masked_batch_has_no_loss_and_a_finite_zero_gradient(credit: Credit, normalize: str) -> None:
+    logits = (1e4 * torch.randn(3, K, V)).requires_grad_()
+    nothing = torch.zeros(3, K, dtype=torch.bool)
+    total, weight, gradient = loss_and_gradient(logits, torch.zeros(3, K).long(), nothing, credit, normalize)
+    assert (total, weight) == (0.0, 0.0)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@every_credit
+@every_normalize
+def test_gradients_stay_finite_for_a_drafter_that_is_sure_and_wrong(credit: Credit, normalize: str) -> None:
+    _, labels, mask = batch()
+    logits = torch.zeros(N, K, V).scatter_(2, ((labels + 1) % V)[..., None], 1e4).requires_grad_()
+    total, _, gradient = loss_and_gradient(logits, labels, mask, credit, normalize)
+    assert math.isfinite(total)
+    assert torch.isfinite(gradient).all()
+
+
+def test_auf_teaches_up_to_the_breaker_and_nothing_behind_it() -> None:
+    labels = torch.tensor([[1, 2, 3, 4]])
+    logits = torch.zeros(1, 4, V).scatter_(2, torch.tensor([[[1], [2], [7], [4]]]), 3.0).requires_grad_()
+    _, _, gradient = loss_and_gradient(logits, labels, torch.ones(1, 4, dtype=torch.bool), credits.auf, "batch")
+    assert gradient.abs().sum(dim=2)[0].gt(0).tolist() == [True, True, True, False]
+    assert gradient[0, 2, 3] < 0 < gradient[0, 2, 7]  # the breaker learns its label
+
+
+@every_credit
+def test_the_credit_is_a_constant_to_the_gradient(credit: Credit) -> None:
+    logits, labels, mask = batch()
+    made, ce = block_stats(logits, labels, mask)
+    constant = torch.tensor(credit(made).tolist())
+    (expected,) = torch.autograd.grad((torch.where(mask, ce, 0.0) * constant).sum(), logits)
+    assert torch.allclose(loss_and_gradient(logits, labels, mask, credit, "batch")[2], expected, atol=1e-7)
+    leaky = torch.ones(N, K, requires_grad=True)
+    _, ce = block_stats(logits, labels, mask)
+    total, weight = weighted_ce(ce, leaky * 1.0, mask, normalize="batch")
+    assert not weight.requires_grad
+    assert torch.autograd.grad(total, leaky, allow_unused=True)[0] is None
+
+
+@every_credit
+@every_normalize
+def test_eight_micro_batches_divided_once_equal_one_batch(credit: Credit, normalize: str) -> None:
+    logits, labels, mask = batch()
+    total, weight, gradient = loss_and_gradient(logits, labels, mask, credit, normalize)
+    pieces = logits.detach().requires_grad_()
+    sums = torch.zeros(2)
+    for part in torch.arange(N).chunk(8):
+        made, ce = block_stats(pieces[part], labels[part], mask[part])
+        pair = weighted_ce(ce, credit(made), mask[part], normalize=normalize)
+        pair[0].backward()
+        sums += torch.stack(pair).detach()
+    assert pieces.grad is not None
+    assert (sums[0] / sums[1]).item() == pytest.approx(total / weight, abs=1e-6)
+    assert torch.allclose(pieces.grad / sums[1], gradient / weight, atol=1e-6, rtol=0)
+
+
+def test_an_unknown_normalisation_names_the_nearest() -> None:
+    logits, labels, mask = batch()
+    with pytest.raises(InputError, match=r"'blok' is none of batch, block, valid\. Did you mean 'block'\?"):
+        branch_loss(logits, labels, mask, credits.auf, normalize="blok")
+
+
+def test_low_precision_logits_are_evaluated_in_fp32() -> None:
+    logits, labels, mask = batch()
+    low = logits.detach().bfloat16()
+    made, ce = block_stats(low, labels, mask)
+    same, reference = block_stats(low.float(), labels, mask)
+    assert ce.dtype == made.gold_logprob.dtype == torch.float32
+    assert torch.equal(ce, reference)
+    assert torch.equal(made.correct, same.correct)
+
+
+@pytest.mark.parametrize("vocabulary", [8, 1000, 40_000])
+def test_ties_of_the_argmax_go_to_the_lowest_id(vocabulary: int) -> None:
+    logits = torch.zeros(1, 3, vocabulary)
+    best = [vocabulary // 3, vocabulary // 2, vocabulary - 1]
+    logits[0, 1, best] = 1.0
+    logits[0, 2, best[1:]] = 1.0
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    for labels, expected in (
+        ([0, best[0], best[1]], [True, True, True]),
+        ([1, best[1], best[2]], [False, False, False]),
+    ):
+        made, _ = block_stats(logits, torch.tensor([labels]), valid)
+        assert made.correct[0].tolist() == expected
+
+
+def test_telemetry_equals_a_loop() -> None:
+    logits, labels, mask = batch(seed=3, blocks=60)
+    made, _ = block_stats(logits, labels, mask)
+    expected = dict.fromkeys(("valid", "correct", "support", "support_correct", "blocks", "accepted"), 0)
+    for correct, valid in zip(made.correct.tolist(), mask.tolist(), strict=True):
+        length = sum(valid)
+        expected["valid"] += length
+        expected["correct"] += sum(correct[:length])
+        expected["blocks"] += length > 0
+        accepted = next((i for i in range(length) if not correct[i]), length)
+        support = min(accepted + 1, length)
+        expected["accepted"] += accepted
+        expected["support"] += support
+        expected["support_correct"] += sum(correct[:support])
+    assert {k: int(v) for k, v in telemetry(made).items()} == expected
+    assert all(expected.values())
+
+
+@every_credit
+def test_telemetry_does_not_depend_on_the_credit(credit: Credit) -> None:
+    logits, labels, mask = batch()
+    made, _ = block_stats(logits, labels, mask)
+    sums = branch_loss(logits, labels, mask, credit, normalize="batch").sums
+    assert {k: int(v) for k, v in sums.items()} == {k: int(v) for k, v in telemetry(made).items()}
+
+
+def test_shapes_are_checked_at_run_time() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError):
+        weighted_ce(torch.zeros(4, 3), torch.zeros(4, 2), torch.ones(4, 3, dtype=torch.bool), normalize="batch")
