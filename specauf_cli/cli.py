@@ -59,7 +59,7 @@ def evaluate(
 ) -> None:
     """Measure finished drafters: tau per benchmark and block-mask accuracy."""
     from specauf_cli import compose, runs
-    from specauf_cli.evaluation.metrics import accuracy, tau_engine
+    from specauf_cli.evaluation.metrics import accuracy, tau
 
     extra = _overrides(overrides)
     bench = None
@@ -70,9 +70,9 @@ def evaluate(
         record = runs.measure(bench, config, folder, ["eval", "--benchmarks", benchmarks, *extra])
         print(f"\n{record.run}  ({record.title}, seed {record.seed}, {record.config['profile']['name']})")
         for b in record.benchmarks:
-            print(f"  {b.title:<28} T={b.temperature:g}  tau {tau_engine(b.traces):6.3f}  ({b.prompts} prompts)")
+            print(f"  {b.title:<28} T={b.temperature:g}  tau {tau(b.traces):6.3f}  ({b.prompts} prompts)")
         for t in sorted({b.temperature for b in record.benchmarks}):
-            taus = [tau_engine(b.traces) for b in record.benchmarks if b.temperature == t]
+            taus = [tau(b.traces) for b in record.benchmarks if b.temperature == t]
             print(f"  {'average':<28} T={t:g}  tau {sum(taus) / len(taus):6.3f}")
         audits = [b.audit for b in record.benchmarks]
         print(f"  block-mask accuracy {100 * accuracy(record.heldout):.1f} %  (held-out conversations, common mask)")

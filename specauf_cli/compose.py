@@ -137,11 +137,21 @@ def check_choices(overrides: Sequence[str]) -> None:
 
 def build(raw: DictConfig) -> Config:
     """Typed, frozen configuration of a composed Hydra config. Errors: InputError naming the key."""
+    missing = sorted(OmegaConf.missing_keys(raw))
+    if missing:
+        raise InputError(f"{missing[0]} must be given, for example {missing[0]}=...")
     try:
         values = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
+    if values["data_root"] is None and any(
+        str(v).startswith("None/") for v in (values["benchmark_root"], values["data"]["path"])
+    ):
+        raise InputError(
+            f"profile {values['profile']['name']} reads files: give data_root=DIR (or set SPECAUF_DATA), a folder with train/ and "
+            "benchmarks/; `specauf data fetch --out DIR` makes one"
+        )
     values.pop("experiment", None)
     values.pop("data_root", None)
     objective = dict(values["objective"])

@@ -94,6 +94,8 @@ def read_json(path: Path) -> Any:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); the file is damaged") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not valid UTF-8; the file is damaged") from error
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
+from specauf_cli.evaluation.evaluate import check as check_evaluation
 from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks
 from specauf_cli.models import checkpoint
 from specauf_cli.models import target as targets
@@ -76,7 +77,15 @@ class Bench:
 
 
 def open_bench(config: Config) -> Bench:
-    """Loads the data, and the target (training it first where it is one of ours and missing)."""
+    """Loads the data, and the target (training it first where it is one of ours and missing).
+
+    Every setting that can be judged without them is checked first: nobody waits minutes for a typing error.
+    """
+    training.check(config.trainer)
+    checkpoint.check(config.backbone)
+    check_evaluation(config.evaluation)
+    if config.target.path is None and config.target.pretrain is not None:
+        targets.check_taps(config.target.taps, config.target.pretrain.layers)
     device = use_machine(config)
     exclude = []
     if config.data.source != "offline":  # the offline corpus is disjoint from its own prompts by construction

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no network in tests
 
 import pytest
 from jaxtyping import install_import_hook

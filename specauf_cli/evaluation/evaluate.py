@@ -81,7 +81,7 @@ def evaluate(
                 )
             )  # fmt: skip
             identical = f"{audit['identical']} of {audit['requests']} live outputs equal the target's own"
-            say(f"{prompt_set.title:>28}  T={temperature:g}  tau {metrics.tau_engine(traces):.3f}  audit: {identical}")
+            say(f"{prompt_set.title:>28}  T={temperature:g}  tau {metrics.tau(traces):.3f}  audit: {identical}")
     return tuple(results), blocks, {k: round(v, 2) for k, v in seconds.items()}
 
 

@@ -1,39 +1,117 @@
 """From traces to numbers: pure functions, the same for every drafter. No credit ever enters here."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 
 from specauf_cli.data.chat import encode
-from specauf_cli.models.blocks import labels_and_mask, sample_anchors, valid_anchors
+from specauf_cli.models.blocks import collate, labels_and_mask, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.objectives.loss import block_stats
 from specauf_cli.schema import Corpus, InputError, Trace, nearest
-from specauf_cli.training.drafter import collate
 
 
-def tau_engine(traces: Sequence[Trace]) -> float:
-    """Per request completion tokens / verification rounds, then the mean over requests: what SGLang reports.
+def _engine(trace: Trace) -> tuple[float, float]:
+    """Completion tokens / rounds of the request; mean over requests. What SGLang reports (completion_tokens / spec_verify_ct).
 
-    Counts the prefill token, cuts at the end of turn. Requests without a round (one token) have no ratio and are left
-    out. Example: 7 tokens in 2 rounds and 4 tokens in 2 rounds -> (3.5 + 2) / 2 = 2.75.
+    Counts the prefill token, cuts at the end. Example: 7 tokens in 2 rounds and 4 in 2 -> (3.5 + 2) / 2 = 2.75.
     """
-    ratios = [t.tokens / len(t.accepted) for t in traces if t.accepted]
-    return sum(ratios) / len(ratios) if ratios else float("nan")
+    return trace.tokens / len(trace.accepted), 1.0
 
 
-TAU: dict[str, Callable[[Sequence[Trace]], float]] = {"engine": tau_engine}
-"""Definitions of mean emitted length by name."""
+def _pooled(trace: Trace) -> tuple[float, float]:
+    """1 + accepted / rounds over all requests together, overshoot past the end counted: vLLM's counters.
+
+    Example: accepted (4, 1) and (0, 1, 2) -> 1 + 8 / 5 = 2.6.
+    """
+    return float(sum(trace.accepted) + len(trace.accepted)), float(len(trace.accepted))
 
 
-def tau(traces: Sequence[Trace], definition: str) -> float:
-    """Mean emitted length by one of the definitions in use. Errors: InputError for an unknown name."""
+def _per_response(trace: Trace) -> tuple[float, float]:
+    """Mean of A + 1 over the request's rounds, overshoot counted; mean over requests: z-lab's evaluation.
+
+    Example: accepted (4, 1) and (0, 1, 2) -> (3.5 + 2) / 2 = 2.75.
+    """
+    return 1 + sum(trace.accepted) / len(trace.accepted), 1.0
+
+
+def _eos_truncated(trace: Trace) -> tuple[float, float]:
+    """Tokens that rounds emitted, cut at the end, over rounds, all requests together: DeepSpec's.
+
+    The prefill token comes from no round. Example: 7 tokens in 2 rounds and 4 in 3 -> (6 + 3) / 5 = 1.8.
+    """
+    return float(trace.tokens - 1), float(len(trace.accepted))
+
+
+TAU: dict[str, Callable[[Trace], tuple[float, float]]] = {
+    "engine": _engine,
+    "pooled": _pooled,
+    "per_response": _per_response,
+    "eos_truncated": _eos_truncated,
+}
+"""Definitions of mean emitted length by name: each maps a request to (numerator, denominator), tau = sum / sum."""
+
+
+def terms(traces: Sequence[Trace], definition: str = "engine") -> dict[str, tuple[float, float]]:
+    """Numerator and denominator of tau per prompt, its turns added up (a conversation is one statistical cluster).
+
+    Requests without a round (one token long) say nothing about a drafter and are left out. Errors: InputError for an
+    unknown definition.
+    """
     if definition not in TAU:
         raise InputError(
             f"unknown definition of tau {definition!r}; valid: {', '.join(TAU)}.{nearest(definition, TAU)}"
         )
-    return TAU[definition](traces)
+    found: dict[str, tuple[float, float]] = {}
+    for trace in traces:
+        if trace.accepted:
+            a, b = TAU[definition](trace)
+            x, y = found.get(trace.prompt_id, (0.0, 0.0))
+            found[trace.prompt_id] = (x + a, y + b)
+    return found
+
+
+def tau(traces: Sequence[Trace], definition: str = "engine") -> float:
+    """Mean emitted length by one of the definitions in use; NaN when no request had a round."""
+    pairs = terms(traces, definition).values()
+    total = sum(b for _, b in pairs)
+    return sum(a for a, _ in pairs) / total if total else float("nan")
+
+
+def survival(traces: Sequence[Trace]) -> list[float]:
+    """P(A >= k) for k = 0 .. proposals, over all rounds: S_0 = 1 and 1 + S_1 + S_2 + ... is the pooled tau."""
+    rounds = [a for t in traces for a in t.accepted]
+    most = max((t.proposed for t in traces), default=0)
+    return [sum(a >= k for a in rounds) / len(rounds) for k in range(most + 1)] if rounds else []
+
+
+def alpha(traces: Sequence[Trace]) -> list[float]:
+    """Conditional acceptance alpha_k = #{A >= k} / #{A >= k-1} for k = 1 .. proposals; NaN where no round got that far."""
+    alive = survival(traces)
+    return [b / a if a else float("nan") for a, b in pairwise(alive)]
+
+
+def histogram(traces: Sequence[Trace]) -> list[int]:
+    """Number of rounds with A = 0, 1, ..., proposals."""
+    counts = [0] * (max((t.proposed for t in traces), default=0) + 1)
+    for trace in traces:
+        for a in trace.accepted:
+            counts[a] += 1
+    return counts
+
+
+def full_blocks(traces: Sequence[Trace]) -> float:
+    """Share of rounds whose every proposal was accepted."""
+    rounds = [(a, t.proposed) for t in traces for a in t.accepted]
+    return sum(a == p for a, p in rounds) / len(rounds) if rounds else float("nan")
+
+
+def tokens_per_pass(traces: Sequence[Trace]) -> float:
+    """Completion tokens per target pass, the prefill pass of each request included."""
+    passes = sum(len(t.accepted) + 1 for t in traces)
+    return sum(t.tokens for t in traces) / passes if passes else float("nan")
 
 
 @torch.no_grad()
@@ -49,10 +127,13 @@ def heldout_blocks(
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
     valid = torch.zeros(drafter.slots, dtype=torch.long)
     correct = torch.zeros(drafter.slots, dtype=torch.long)
-    generator = torch.Generator().manual_seed(seed)
     for begin in range(0, len(order), batch_size):
         batch = collate(examples, order[begin : begin + batch_size], target.chat.pad_id)
-        starts, real = sample_anchors(valid_anchors(batch.supervised), anchors, generator)
+        drawn = []
+        for i in batch.index:  # a generator per conversation: the batch it happens to be in must not matter
+            own = torch.tensor([examples[i].supervised])
+            drawn.append(sample_anchors(valid_anchors(own), anchors, torch.Generator().manual_seed((seed << 32) + i)))
+        starts, real = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         labels, mask = labels_and_mask(batch.tokens, batch.supervised, starts, real, drafter.slots)
         tokens, starts = batch.tokens.to(target.device), starts.to(target.device)
         context = drafter.context(target.features(tokens))

@@ -21,6 +21,9 @@ def accepted_at_every_start(
 ) -> list[list[int]]:
     """For each trajectory, the accepted count of a block anchored at each completion token before its last."""
     device, proposals = target.device, drafter.backbone.proposals
+    assert all(len(t.tokens) >= t.length - 1 + proposals for t in trajectories), (
+        "a tail of proposals - 1 tokens is needed"
+    )
     order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].prompt) + trajectories[i].length)
     result: list[list[int]] = [[] for _ in trajectories]
     for begin in range(0, len(order), batch_size):

@@ -73,8 +73,8 @@ def get(
         tail=tail,
         batch_size=batch_size,
     )
-    body = [asdict(t) for t in made.trajectories]
-    write_json(path, {"identity": identity, "skipped": made.skipped, "sha256": digest(body), "trajectories": body})
+    body = {"skipped": made.skipped, "trajectories": [asdict(t) for t in made.trajectories]}
+    write_json(path, {"identity": identity, "sha256": digest(body), **body})
     return made
 
 
@@ -170,7 +170,8 @@ def _read(path: Path, identity: dict[str, object]) -> Generated | None:
     """The cached trajectories, or None when they are missing, of another identity, or damaged."""
     try:
         raw = json.loads(path.read_text())
-        if raw["identity"] != identity or raw["sha256"] != digest(raw["trajectories"]):
+        body = {"skipped": raw["skipped"], "trajectories": raw["trajectories"]}
+        if raw["identity"] != identity or raw["sha256"] != digest(body):
             return None
         trajectories = tuple(
             Trajectory(**{**t, "prompt": tuple(t["prompt"]), "tokens": tuple(t["tokens"])}) for t in raw["trajectories"]
@@ -178,5 +179,5 @@ def _read(path: Path, identity: dict[str, object]) -> Generated | None:
         temperature = identity["temperature"]
         assert isinstance(temperature, float)
         return Generated(trajectories, raw["skipped"], temperature)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

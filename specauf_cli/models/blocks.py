@@ -1,8 +1,38 @@
-"""Anchors, labels and masks: where blocks start and which of their slots are supervised."""
+"""Batches, anchors, labels and masks: where blocks start and which of their slots are supervised."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from specauf_cli.schema import Example
+
+BUCKET = 32
+"""Sequences are padded to a multiple of this, so that shapes repeat: low-precision kernels are compiled per shape."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences. ``tokens`` and ``supervised`` are ``[B, T]``; ``index`` points into the examples."""
+
+    index: tuple[int, ...]
+    tokens: Tensor
+    supervised: Tensor
+
+
+def collate(examples: Sequence[Example], index: Sequence[int], pad_id: int) -> Batch:
+    """Pads the chosen examples on the right to a multiple of ``BUCKET``."""
+    longest = max(len(examples[i].tokens) for i in index)
+    width = -(-longest // BUCKET) * BUCKET
+    tokens = torch.full((len(index), width), pad_id, dtype=torch.long)
+    supervised = torch.zeros(len(index), width, dtype=torch.bool)
+    for row, i in enumerate(index):
+        n = len(examples[i].tokens)
+        tokens[row, :n] = torch.tensor(examples[i].tokens)
+        supervised[row, :n] = torch.tensor(examples[i].supervised)
+    return Batch(tuple(index), tokens, supervised)
 
 
 def valid_anchors(supervised: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:

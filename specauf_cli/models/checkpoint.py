@@ -7,14 +7,14 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.dflash import ATTENTION, DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import atomic, read_json, write_json
-from specauf_cli.schema import BackboneConfig, InputError
+from specauf_cli.schema import BackboneConfig, InputError, nearest
 
 
-def create(target: Target, backbone: BackboneConfig) -> DFlash:
-    """A drafter for ``target`` with uninitialised weights. Errors: InputError for sizes that cannot work."""
+def check(backbone: BackboneConfig) -> None:
+    """Errors: InputError for sizes that no drafter can have."""
     if backbone.block_size < 2:
         raise InputError(
             f"backbone.block_size={backbone.block_size} is too small; a block is the anchor and at least one slot, so 2 or more"
@@ -25,6 +25,15 @@ def create(target: Target, backbone: BackboneConfig) -> DFlash:
         )
     if backbone.layers < 1:
         raise InputError(f"backbone.layers={backbone.layers} is out of range; a drafter has at least 1 layer")
+    if backbone.attention not in ATTENTION:
+        raise InputError(
+            f"backbone.attention={backbone.attention!r} is none of {', '.join(ATTENTION)}.{nearest(backbone.attention, ATTENTION)}"
+        )
+
+
+def create(target: Target, backbone: BackboneConfig) -> DFlash:
+    """A drafter for ``target`` with uninitialised weights. Errors: InputError for sizes that cannot work."""
+    check(backbone)
     return DFlash(target.draft_config(backbone), backbone, len(target.taps), target.chat.mask_id).to(target.device)
 
 
@@ -89,5 +98,5 @@ def load(folder: Path, target: Target, backbone: BackboneConfig) -> DFlash:
     try:
         drafter.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, SafetensorError, RuntimeError, json.JSONDecodeError) as error:
-        raise InputError(f"{folder / 'model.safetensors'} cannot be read: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{folder / 'model.safetensors'} cannot be read: {' '.join(str(error).split())}") from error
     return drafter.to(target.device).eval()

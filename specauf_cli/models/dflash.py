@@ -22,7 +22,7 @@ from transformers.models.qwen3.modeling_qwen3 import (
 )
 
 from specauf_cli.models.target import Target
-from specauf_cli.schema import BackboneConfig, InputError, nearest
+from specauf_cli.schema import BackboneConfig
 
 ATTENTION = ("auto", "dense", "split")
 
@@ -145,11 +145,6 @@ class DFlash(nn.Module):
     def __init__(self, config: Qwen3Config, backbone: BackboneConfig, features: int, mask_id: int) -> None:
         """``config``: sizes of one draft layer; ``features``: tapped layers; ``mask_id``: the target's mask token."""
         super().__init__()
-        if backbone.attention not in ATTENTION:
-            raise InputError(
-                f"backbone.attention={backbone.attention!r} is none of {', '.join(ATTENTION)}."
-                f"{nearest(backbone.attention, ATTENTION)}"
-            )
         self.config, self.backbone, self.mask_id = config, backbone, mask_id
         self.fc = nn.Linear(features * config.hidden_size, config.hidden_size, bias=False)
         self.hidden_norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)

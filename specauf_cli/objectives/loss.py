@@ -76,7 +76,7 @@ def branch_loss(
     return BranchLoss(total, weight, telemetry(stats))
 
 
-def telemetry(stats: BlockStats) -> dict[str, Float[Tensor, ""]]:
+def telemetry(stats: BlockStats) -> dict[str, Int[Tensor, ""]]:
     """Sums for the log, the same for every objective because no credit enters.
 
     valid |V|, correct on V (common-mask accuracy = correct / valid), support |S| of AUF, correct on S, blocks with a

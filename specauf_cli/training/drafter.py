@@ -1,44 +1,18 @@
 """Training one drafter: batches, anchors, blocks, credit, loss."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from specauf_cli.models import checkpoint
-from specauf_cli.models.blocks import labels_and_mask, sample_anchors, valid_anchors
+from specauf_cli.models.blocks import Batch, collate, labels_and_mask, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.objectives.loss import NORMALIZE, branch_loss
 from specauf_cli.schema import Config, Example, InputError, TrainerConfig, nearest
 from specauf_cli.training.loop import Job, Outcome, run
-
-BUCKET = 32
-"""Sequences are padded to a multiple of this, so that shapes repeat: low-precision kernels are compiled per shape."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded sequences. ``tokens`` and ``supervised`` are ``[B, T]``; ``index`` points into the examples."""
-
-    index: tuple[int, ...]
-    tokens: Tensor
-    supervised: Tensor
-
-
-def collate(examples: Sequence[Example], index: Sequence[int], pad_id: int) -> Batch:
-    """Pads the chosen examples on the right to a multiple of ``BUCKET``."""
-    longest = max(len(examples[i].tokens) for i in index)
-    width = -(-longest // BUCKET) * BUCKET
-    tokens = torch.full((len(index), width), pad_id, dtype=torch.long)
-    supervised = torch.zeros(len(index), width, dtype=torch.bool)
-    for row, i in enumerate(index):
-        n = len(examples[i].tokens)
-        tokens[row, :n] = torch.tensor(examples[i].tokens)
-        supervised[row, :n] = torch.tensor(examples[i].supervised)
-    return Batch(tuple(index), tokens, supervised)
 
 
 class Order:

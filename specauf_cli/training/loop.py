@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from specauf_cli.records import atomic
 from specauf_cli.schema import InputError
 from specauf_cli.training import state
 
@@ -167,8 +168,16 @@ def _resume(
             f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it aside"
         )
     step = int(saved["step"])
-    kept = [text for text in log.read_text().splitlines() if json.loads(text)["step"] <= step]
-    log.write_text("".join(text + "\n" for text in kept))
+    kept = []
+    for text in log.read_text().splitlines() if log.is_file() else []:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break  # torn by a kill while it was written; it is behind the checkpoint and comes again
+        if line["step"] <= step:
+            kept.append(text + "\n")
+    with atomic(log) as temporary:
+        temporary.write_text("".join(kept))
     return step, dict(saved["window"]), float(saved["seconds"])
 
 

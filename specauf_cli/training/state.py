@@ -48,14 +48,14 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step
         raise InputError(
             f"cannot save checkpoint {final}: {getattr(error, 'strerror', None) or error}; {kept}"
         ) from error
-    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+    for old in _all(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint, or None."""
-    found = sorted(folder.glob("step-*"))
+    found = _all(folder)
     return found[-1] if found else None
 
 
@@ -84,12 +84,19 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
                 key: moments[f"{i}.{key}"] if key == "step" else moments[f"{i}.{key}"].to(parameter.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
-    except (OSError, KeyError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"checkpoint {checkpoint} cannot be read ({reason}); delete it to go on from the one before"
         ) from error
     return state
+
+
+def _all(folder: Path) -> list[Path]:
+    """Checkpoints, oldest first."""
+    return sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

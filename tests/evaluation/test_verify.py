@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -37,8 +38,7 @@ def test_accepted_prefix_equals_a_loop(shape: tuple[int, ...]) -> None:
     found = accepted_prefix(draft, truth)
     assert found.shape == shape[:-1]
     expected = []
-    for ours, theirs in zip(draft.flatten(0, -2).tolist() if len(shape) > 1 else [draft.tolist()],
-                            truth.flatten(0, -2).tolist() if len(shape) > 1 else [truth.tolist()], strict=True):  # fmt: skip
+    for ours, theirs in zip(draft.view(-1, shape[-1]).tolist(), truth.view(-1, shape[-1]).tolist(), strict=True):
         count = 0
         while count < len(ours) and ours[count] == theirs[count]:
             count += 1
@@ -154,6 +154,21 @@ def test_at_temperature_zero_the_token_is_the_argmax_and_ties_go_to_the_lowest_i
         for w in range(4):
             values = logits[row, w].tolist()
             assert found[row, w] == values.index(max(values))
+
+
+def test_a_token_without_probability_is_not_drawn_even_at_the_ends_of_the_interval() -> None:
+    logits = torch.tensor([[[-math.inf, 0.0, 1.0, -math.inf]]]).expand(1, 2, -1)
+    sampler = Sampler(1.0, 0, ["a"], 2)
+    sampler.uniforms = torch.tensor([[0.0, math.nextafter(1.0, 0.0)]], dtype=torch.float64)
+    row = torch.zeros(1, dtype=torch.long)
+    assert sampler.choose(logits, row, row).tolist() == [[1, 2]]
+
+
+def test_shapes_and_types_are_checked_at_run_time() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError):
+        accepted_prefix(torch.zeros(3, 4), torch.zeros(3, 4))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        accepted_prefix(torch.zeros(3, 4).long(), torch.zeros(3, 5).long())
 
 
 def test_a_low_temperature_approaches_the_argmax() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -176,3 +177,8 @@ def test_anchors_are_uniform_over_the_valid_positions() -> None:
     variance = expected * (1 - count / 20)
     statistic = ((found[positions] - expected) ** 2 / variance).sum() * 19 / 20
     assert statistic < 43.8  # the 99.9 % quantile of chi-square with 19 degrees of freedom
+
+
+def test_shapes_are_checked_at_run_time() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError):
+        valid_anchors(torch.ones(5, dtype=torch.bool))

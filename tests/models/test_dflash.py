@@ -42,6 +42,62 @@ def hidden(drafter: DFlash, target: Target, features: Tensor, tokens: Tensor, an
     return drafter.hidden(target, drafter.context(features), tokens.gather(1, anchors), anchors)
 
 
+def by_definition(drafter: DFlash, target: Target, features: Tensor, anchor_token: int, anchor: int) -> Tensor:
+    """One block from its definition, head by head: [context before the anchor ; the block] is attended by the block."""
+    weights, sizes = drafter.state_dict(), drafter.config
+    width, dim = drafter.backbone.block_size, sizes.head_dim
+    group = sizes.num_attention_heads // sizes.num_key_value_heads
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        return x / (x.square().mean(dim=-1, keepdim=True) + sizes.rms_norm_eps).sqrt() * weights[f"{name}.weight"]
+
+    def rotated(x: Tensor, first: int) -> Tensor:
+        frequency = 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
+        angle = torch.arange(first, first + len(x))[:, None] * frequency
+        one, two = x[:, : dim // 2], x[:, dim // 2 :]
+        return torch.cat([one * angle.cos() - two * angle.sin(), two * angle.cos() + one * angle.sin()], dim=1)
+
+    context = normed(features[:anchor] @ weights["fc.weight"].T, "hidden_norm")
+    tokens = torch.tensor([anchor_token] + [target.chat.mask_id] * (width - 1))
+    x = target.model.get_input_embeddings().weight[tokens]
+    for i in range(drafter.backbone.layers):
+        layer = f"layers.{i}"
+        block = normed(x, f"{layer}.input_layernorm")
+        q, k, v = (
+            part @ weights[f"{layer}.self_attn.{name}_proj.weight"].T
+            for name, part in (("q", block), ("k", torch.cat([context, block])), ("v", torch.cat([context, block])))
+        )
+        heads = []
+        for h in range(sizes.num_attention_heads):
+            own, shared = slice(h * dim, (h + 1) * dim), slice(h // group * dim, (h // group + 1) * dim)
+            query = rotated(normed(q[:, own], f"{layer}.self_attn.q_norm"), anchor)
+            key = rotated(normed(k[:, shared], f"{layer}.self_attn.k_norm"), 0)
+            heads.append((query @ key.T / dim**0.5).softmax(dim=-1) @ v[:, shared])
+        x = x + torch.cat(heads, dim=1) @ weights[f"{layer}.self_attn.o_proj.weight"].T
+        y = normed(x, f"{layer}.post_attention_layernorm")
+        gate, up, down = (weights[f"{layer}.mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
+        x = x + (torch.nn.functional.silu(y @ gate.T) * (y @ up.T)) @ down.T
+    return normed(x, "norm")[1:]
+
+
+@both_attentions
+def test_a_block_is_what_its_definition_says(
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor, attention: str
+) -> None:
+    drafter = make_drafter(attention=attention)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in drafter.parameters():  # norms of all ones would hide which norm is applied where
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+    features = target.features(tokens)
+    found = hidden(drafter, target, features, tokens, anchors)
+    for row in range(2):
+        for block, anchor in enumerate(anchors[row].tolist()):
+            expected = by_definition(drafter, target, features[row], int(tokens[row, anchor]), anchor)
+            assert close(found[row, block], expected)
+
+
 @both_attentions
 def test_no_gradient_reaches_target_features_at_or_after_the_anchor(
     target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor, attention: str

@@ -1,0 +1,252 @@
+"""Error bars: a paired bootstrap over prompts and seeds for every ratio of sums that ``metrics`` knows.
+
+What varies is which prompts were asked and which seed trained the drafter, so these two are resampled, not rounds:
+rounds of one conversation depend on each other. A resample r draws P prompts and S - 1 seeds with replacement, which gives
+each prompt p a count w[r, p] and each seed s a share v[r, s], and the statistic is computed again:
+
+    tau[r] = sum_s v[r, s] * (sum_p w[r, p] * numerator[s, p]) / (sum_p w[r, p] * denominator[s, p])
+
+The 2.5 % and 97.5 % quantiles of tau[r] are the interval (percentile bootstrap: Efron & Tibshirani, An Introduction to
+the Bootstrap, 1993, ch. 13; whole clusters: Davison & Hinkley, Bootstrap Methods, 1997, section 3.8). With one seed only
+prompts are drawn. With more, all of them meet the same prompts, so prompts and seeds are drawn independently of each
+other (Owen, The pigeonhole bootstrap, 2007). One seed less than there are is drawn: of so few things a full draw would
+understate the variance by (S - 1) / S (Rao & Wu, Resampling inference with complex survey data, 1988).
+
+Every method gets the same draws, so the interval of a difference leaves out what both methods share: the pairing. Draws
+depend on the bootstrap's seed, the benchmark's name and the sizes only, never on the order of calls. Benchmarks have
+prompts of their own and are drawn apart, but share the draw of seeds: a seed is one trained drafter.
+
+What these intervals cannot do. With one seed they speak of that drafter, not of training again. With few seeds they
+reach no further than the seeds seen; simulated with real spread between seeds, a nominal 95 % covers about 90 % with two
+or three seeds and less where seeds are most of what varies. Below some twenty prompts they are too narrow (85 % with 8).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from specauf_cli.evaluation import metrics
+from specauf_cli.schema import InputError, Trace
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+DETECTABLE = 1.959964 + 0.841621
+"""A true difference of so many standard errors is separable in 80 % of repetitions (normal, two-sided 5 %)."""
+
+UNDEFINED = 0.05
+"""Largest share of resamples without a ratio that an interval may leave out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One method on one benchmark: a numerator and a denominator per seed ``s`` and prompt ``p``.
+
+    Both are zero where a prompt has nothing to count with that seed (no request with a round). Errors: InputError when
+    a seed's denominators are all zero, as its ratio does not exist.
+    """
+
+    seeds: tuple[int, ...]
+    prompts: tuple[str, ...]
+    numerator: Float[np.ndarray, "S P"]
+    denominator: Float[np.ndarray, "S P"]
+
+    def __post_init__(self) -> None:
+        assert self.numerator.shape == self.denominator.shape == (len(self.seeds), len(self.prompts))
+        for seed, total in zip(self.seeds, self.denominator.sum(axis=1), strict=True):
+            if not total > 0:
+                raise InputError(f"seed {seed}: nothing to count in {len(self.prompts)} prompts, so there is no ratio")
+
+    @property
+    def tau(self) -> float:
+        """Mean over seeds of sum of numerators / sum of denominators: tokens, or a probability (``alpha_sample``)."""
+        return float((self.numerator.sum(axis=1) / self.denominator.sum(axis=1)).mean())
+
+    def only(self, seeds: Sequence[int], prompts: Sequence[str]) -> "Sample":
+        """The same with these seeds and prompts only, in this order."""
+        rows, columns = [self.seeds.index(s) for s in seeds], {p: i for i, p in enumerate(self.prompts)}
+        chosen = np.ix_(rows, [columns[p] for p in prompts])
+        return Sample(tuple(seeds), tuple(prompts), self.numerator[chosen], self.denominator[chosen])
+
+
+def sample(runs: Mapping[int, Sequence[Trace]], definition: str = "engine") -> Sample:
+    """The terms of tau of a method's ``runs`` (seed -> traces of one benchmark), for the union of their prompts.
+
+    Errors: InputError for an unknown definition, no run, or a run without a round.
+    """
+    return _table({seed: metrics.terms(traces, definition) for seed, traces in runs.items()})
+
+
+def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int) -> Sample:
+    """Conditional acceptance alpha_k as a ratio of sums: rounds with A >= k over rounds with A >= k - 1, per prompt.
+
+    Errors: InputError when ``k`` is not in 1 .. proposals or no round of a seed accepted k - 1 tokens.
+    """
+    most = max((t.proposed for traces in runs.values() for t in traces), default=0)
+    if not 1 <= k <= most:
+        raise InputError(f"alpha_{k}: a round proposes {most} tokens, so k must be in 1 .. {most}")
+    found: dict[int, dict[str, tuple[float, float]]] = {}
+    for seed, traces in runs.items():
+        pairs = found[seed] = {}
+        for trace in traces:
+            x, y = pairs.get(trace.prompt_id, (0.0, 0.0))
+            pairs[trace.prompt_id] = (
+                x + sum(a >= k for a in trace.accepted),
+                y + sum(a >= k - 1 for a in trace.accepted),
+            )
+    return _table(found)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % bootstrap interval and standard ``error``, in the value's own unit.
+
+    ``prompts`` (all benchmarks together) and ``seeds`` are the counts it rests on; ``undefined`` resamples had no ratio
+    and were left out. One prompt says nothing about other prompts: ``low``, ``high`` and ``error`` are then infinite.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    prompts: int
+    seeds: int
+    undefined: int = 0
+
+    @property
+    def half_width(self) -> float:
+        """Half the length of the interval, the number behind ``±``; ``value`` need not be exactly in the middle."""
+        return (self.high - self.low) / 2
+
+    @property
+    def separable(self) -> bool:
+        """For a difference: the interval does not contain 0."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def detectable(self) -> float:
+        """For a difference: the smallest true one that is found separable with 80 % power, (1.96 + 0.84) * error."""
+        return DETECTABLE * self.error
+
+
+def replicates(sample: Sample, benchmark: str, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[np.ndarray, " R"]:
+    """The statistic in every resample (formula at the top of this file); the same draws for every method.
+
+    NaN marks a resample in which a drawn seed has only prompts with nothing to count; intervals leave those out, in
+    pairs, and count them (``Interval.undefined``). Units: those of ``sample.tau``.
+    """
+    prompts = len(sample.prompts)
+    w = _counts(f"prompts of {benchmark}", seed, resamples, prompts, prompts).astype(np.float64)
+    total = w @ sample.denominator.T
+    # Defined or not is decided first and explicitly; no division by zero is ever made.
+    ratio = np.divide(w @ sample.numerator.T, total, out=np.full_like(total, np.nan), where=total > 0)
+    seeds = len(sample.seeds)
+    v = _counts("seeds", seed, resamples, seeds, max(1, seeds - 1)) / max(1, seeds - 1)
+    # A seed that was not drawn (v = 0) must not spoil the resample: 0 * NaN is NaN.
+    mean: Float[np.ndarray, " R"] = np.where(v > 0, v * ratio, 0.0).sum(axis=1)
+    return mean
+
+
+def interval(sample: Sample, benchmark: str, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Interval of one method's tau on one benchmark. Errors: InputError when over 5 % of resamples have no ratio."""
+    return average({benchmark: sample}, seed=seed, resamples=resamples)
+
+
+def difference(a: Sample, b: Sample, benchmark: str, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Paired interval of ``a.tau - b.tau`` over the seeds and prompts that both have; see ``Interval.seeds, prompts``.
+
+    Errors: InputError when no seed or no prompt is common, or over 5 % of resamples have no ratio.
+    """
+    return average_difference({benchmark: a}, {benchmark: b}, seed=seed, resamples=resamples)
+
+
+def average(samples: Mapping[str, Sample], *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Interval of the unweighted mean of tau over benchmarks (name -> sample).
+
+    Errors: InputError when there is no benchmark, seeds differ between them, or over 5 % of resamples have no ratio.
+    """
+    return _summary(samples, {}, seed, resamples)
+
+
+def average_difference(
+    a: Mapping[str, Sample], b: Mapping[str, Sample], *, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Paired interval of the unweighted mean over benchmarks of ``a.tau - b.tau``, over common seeds and prompts.
+
+    Errors: InputError when the benchmarks are not the same, or as in ``average`` and ``difference``.
+    """
+    if set(a) != set(b):
+        raise InputError(f"only one of the two has {', '.join(sorted(set(a) ^ set(b)))}; give both the same benchmarks")
+    ours, theirs = {}, {}
+    for name in a:
+        seeds = sorted(set(a[name].seeds) & set(b[name].seeds))
+        prompts = sorted(set(a[name].prompts) & set(b[name].prompts))
+        if not seeds or not prompts:
+            raise InputError(f"{name}: no {'prompt' if seeds else 'seed'} in common, so there is nothing to pair")
+        ours[name], theirs[name] = a[name].only(seeds, prompts), b[name].only(seeds, prompts)
+    return _summary(ours, theirs, seed, resamples)
+
+
+def equivalent(interval: Interval, margin: float) -> bool:
+    """Whether a difference is practically none: its whole interval within ± ``margin`` (unit of the difference).
+
+    With a 95 % interval both one-sided tests hold at 2.5 %, stricter than the usual 5 % (Schuirmann 1987). Errors:
+    InputError for a margin that is not positive.
+    """
+    if not margin > 0:
+        raise InputError(f"margin={margin} must be positive")
+    return -margin <= interval.low and interval.high <= margin
+
+
+def _table(found: Mapping[int, Mapping[str, tuple[float, float]]]) -> Sample:
+    """Terms per seed and prompt as arrays, seeds and prompts sorted."""
+    if not found:
+        raise InputError("no run to compute statistics of")
+    seeds, prompts = sorted(found), sorted({p for pairs in found.values() for p in pairs})
+    both = np.array([found[s].get(p, (0.0, 0.0)) for s in seeds for p in prompts], dtype=np.float64)
+    both = both.reshape(len(seeds), len(prompts), 2)
+    return Sample(tuple(seeds), tuple(prompts), both[..., 0].copy(), both[..., 1].copy())
+
+
+@lru_cache(maxsize=8)  # methods share draws, so a table asks for the same ones over and over
+def _counts(key: str, seed: int, resamples: int, size: int, draws: int) -> Integer[np.ndarray, "R n"]:
+    """How often each of ``size`` things is drawn in each resample of ``draws``; rows sum to ``draws``."""
+    name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")  # hash() differs between processes
+    drawn = np.random.default_rng([seed, name]).integers(size, size=(resamples, draws))
+    drawn += size * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size)
+    counts = counts.astype(np.min_scalar_type(size))  # they are kept: a byte or two each instead of eight
+    counts.flags.writeable = False
+    return counts
+
+
+def _summary(samples: Mapping[str, Sample], minus: Mapping[str, Sample], seed: int, resamples: int) -> Interval:
+    """Interval of the mean over benchmarks of tau, less that of ``minus`` (aligned with ``samples``, or empty)."""
+    names = sorted(samples)  # sorted: floating-point sums must not depend on the caller's order
+    if not names:
+        raise InputError("no benchmark to average over")
+    seeds = samples[names[0]].seeds
+    for name in names:
+        if samples[name].seeds != seeds:
+            raise InputError(f"seeds {seeds} of {names[0]}, but {samples[name].seeds} of {name}: no average over these")
+    sizes = [len(samples[name].prompts) for name in names]
+    value = float(np.mean([samples[n].tau - (minus[n].tau if minus else 0.0) for n in names]))
+    if min(sizes) == 1:
+        return Interval(value, -np.inf, np.inf, np.inf, sum(sizes), len(seeds))
+    found = np.zeros(resamples)
+    for n in names:
+        found += replicates(samples[n], n, seed=seed, resamples=resamples) / len(names)
+        if minus:
+            found -= replicates(minus[n], n, seed=seed, resamples=resamples) / len(names)
+    defined = found[~np.isnan(found)]
+    undefined = resamples - len(defined)
+    if undefined > UNDEFINED * resamples:
+        raise InputError(
+            f"{', '.join(names)}: {undefined} of {resamples} resamples have no ratio; too few prompts count"
+        )
+    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    error = float(defined.std(ddof=1))
+    return Interval(value, float(low), float(high), error, sum(sizes), len(seeds), undefined)

@@ -1,0 +1,252 @@
+"""The commands as a user types them, end to end on the smoke profile, and what they say to bad input."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from specauf_cli import study
+from specauf_cli.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def specauf(cwd: Path, *words: str, check: bool = True) -> Done:
+    """The command in this process (a new one would spend seconds importing torch), as ``main`` runs it."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    argv, folder = sys.argv, Path.cwd()
+    os.chdir(cwd)
+    sys.argv = ["specauf", *words]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        os.chdir(folder)
+        sys.argv = argv
+    if check:
+        assert code == 0, err.getvalue()
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the smoke table was made, and what the command printed."""
+    folder = tmp_path_factory.mktemp("smoke")
+    return folder, specauf(folder, "table", "table2", "profile=smoke").stdout
+
+
+def test_table_trains_measures_prints_and_writes(table: tuple[Path, str]) -> None:
+    folder, printed = table
+    for method in ("full-CE", "decay", "AUF+decay", "AUF"):
+        assert re.search(rf"\| 0 \| {re.escape(method)} \| ours \| \S*1\.\d\d", printed), printed
+    assert "2.29" in printed
+    written = (folder / "runs" / "tables" / "smoke-table2.md").read_text()
+    assert written.strip() in printed
+    audit = re.search(r"live\): (\d+) of (\d+) outputs .*?, (\d+) of", written)
+    assert audit
+    assert audit[1] == audit[2] == audit[3], "every live output and round must equal the target's own and the replay's"
+
+
+def test_every_objective_starts_from_the_same_weights_and_sees_the_same_data(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    first = {}
+    for log in folder.glob("runs/dflash-*/log.jsonl"):
+        first[log.parent.name] = json.loads(log.read_text().splitlines()[0])["accept_length"]
+    assert len(first) == 4
+    runs = [json.loads(p.read_text()) for p in folder.glob("runs/dflash-*/run.json")]
+    assert len({json.dumps(r["inputs"], sort_keys=True) for r in runs}) == 1
+
+
+def test_a_second_call_trains_nothing(table: tuple[Path, str]) -> None:
+    folder, printed = table
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/log.jsonl")}
+    again = specauf(folder, "table", "table2", "profile=smoke")
+    assert again.stdout == printed
+    assert again.stderr.count("measured already") == 4
+    assert before == {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/log.jsonl")}
+
+
+def test_eval_measures_the_latest_run_and_some_benchmarks(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    done = specauf(folder, "eval", "--benchmarks", "offline_algebra,offline_chat", "evaluation.max_new_tokens=8")
+    assert "Algebra (offline)" in done.stdout
+    assert "Functions (offline)" not in done.stdout
+    assert "block-mask accuracy" in done.stdout
+
+
+def test_decode_mode_gives_the_rounds_of_replay(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    run = next(folder.glob("runs/dflash-auf-*")).name
+    specauf(folder, "eval", "--run", run, "evaluation.mode=decode", "evaluation.audit=0")
+    records = [json.loads(p.read_text()) for p in (folder / "runs" / run / "records").glob("*.json")]
+    by_mode = {r["config"]["evaluation"]["mode"]: r["benchmarks"] for r in records if len(r["benchmarks"]) == 6}
+    assert [b["traces"] for b in by_mode["decode"]] == [b["traces"] for b in by_mode["replay"]]
+
+
+def test_record_names_no_path_of_this_machine(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    for path in folder.glob("runs/*/records/*.json"):
+        text = path.read_text()
+        assert str(folder) not in text
+        assert str(ROOT) not in text
+        assert str(Path.home()) + "/" not in text
+
+
+def test_ctrl_c_saves_and_says_how_to_continue(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    words = ["train", "objective=decay", "profile=smoke", "trainer.steps=4000", "trainer.save_every=4000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "specauf_cli", *words], cwd=folder, env=ENV, stderr=subprocess.PIPE, text=True
+    )
+    log = None
+    for _ in range(600):
+        time.sleep(0.1)
+        log = next((p for p in folder.glob("runs/dflash-decay-*/log.jsonl") if _steps(p) == 4000), None)
+        if log is not None and log.read_text():
+            break
+    assert log is not None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "Continue with: specauf train objective=decay profile=smoke" in said
+    assert list(log.parent.glob("checkpoints/step-*"))
+    assert not (log.parent / "finished.json").exists()
+    unfinished = specauf(folder, "eval", "--run", log.parent.name, check=False)
+    assert unfinished.returncode != 0
+    assert "not finished" in unfinished.stderr
+
+
+def _steps(log: Path) -> int:
+    about = log.parent / "run.json"
+    return int(json.loads(about.read_text())["config"]["trainer"]["steps"]) if about.is_file() else 0
+
+
+def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    done = specauf(
+        folder,
+        "train",
+        "-m",
+        "profile=smoke",
+        "objective=auf,decay",
+        "trainer.steps=2",
+        "backbone.proposals=15,99",
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "backbone.proposals=99 is out of range" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sum(_steps(p) == 2 for p in folder.glob("runs/*/log.jsonl")) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "objective=afu"], "Did you mean 'auf'?"),
+        (["train", "profile=smoke", "backbone.block_size=1"], "block_size=1 is too small"),
+        (["train", "profile=smoke", "target.taps=[3]"], "taps the last layer"),
+        (["train", "profile=smoke", "target.taps=[0,7]"], "layer 7 is out of range"),
+        (["train", "profile=smoke", "trainer.epochs=1"], "set exactly one of trainer.steps"),
+        (["train", "profile=smoke", "trainer.normalize=blok"], "Did you mean 'block'?"),
+        (
+            ["train", "profile=smoke", "trainer.batch_size=6", "trainer.micro_batch=4"],
+            "multiple of trainer.micro_batch",
+        ),
+        (["train", "profile=smoke", "device=tpu"], "device='tpu' cannot be used"),
+        (["train", "profile=smoke", "target.path=nowhere"], "'nowhere' cannot be loaded"),
+        (["train", "data=jsonl", "data.path=nothing.jsonl"], "no such file or folder"),
+        (["train", "profile=cpu_real"], "give data_root=DIR"),
+        (["eval", "--run", "nope"], "no run 'nope'"),
+        (["eval", "--benchmarks", "offline_algebr"], "Did you mean 'offline_algebra'?"),
+        (["eval", "evaluation.mode=live"], "evaluation.mode='live' is none of"),
+        (["eval", "trainer.lr=1"], "was trained with another configuration"),
+        (["table", "tabel2"], "Did you mean 'table2'?"),
+        (["table", "--seeds", "one"], "give integers separated by commas"),
+        (["table", "--publish", "profile=smoke", "runs=elsewhere"], "--publish"),
+        (["render"], "no results/records here"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    table: tuple[Path, str], words: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = table
+    monkeypatch.delenv("SPECAUF_DATA", raising=False)
+    monkeypatch.setattr(study, "code_state", lambda: {"commit": None, "dirty": None})
+    done = specauf(folder, *words, check=False)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("specauf:")]
+    assert done.returncode != 0
+    assert len(errors) == 1, done.stderr
+    assert says in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_of_other_taps_or_block_size_is_refused(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    run = next(folder.glob("runs/dflash-auf-*/drafter")).parent
+    config = run / "drafter" / "config.json"
+    original = config.read_text()
+    for old, new, says in (
+        ('"block_size": 16', '"block_size": 8', "block size is 8"),
+        ("[0, 1, 2]", "[0, 1]", "tapped layers is [0, 1]"),
+        ('"target_fingerprint": "', '"target_fingerprint": "x', "its target is x"),
+    ):
+        assert old in original
+        config.write_text(original.replace(old, new))
+        done = specauf(folder, "eval", "--run", run.name, "evaluation.max_new_tokens=4", check=False)
+        config.write_text(original)
+        assert done.returncode != 0
+        assert says in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_help_answers_quickly_and_train_help_lists_the_groups(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    assert "table" in specauf(folder, "--help").stdout
+    listed = specauf(folder, "train", "--help").stdout
+    assert "objective: auf, auf_decay, decay, full_ce" in listed
+    assert "backbone: dflash" in listed
+
+
+README = re.findall(r"^(specauf [^#\n]+?)\s*(?:#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [c for c in README if "DIR" not in c and "FILE" not in c and "--help" not in c])
+def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
+    folder, _ = table
+    words = command.split()[1:]
+    small = ["profile=smoke", "trainer.steps=2"] if words[0] in ("train", "table") else []
+    if words[0] == "target":
+        small = ["profile=smoke"]
+    specauf(folder, *words, *small)
+
+
+def test_readme_holds_the_promised_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    for promised in (
+        "specauf train objective=auf backbone=dflash",
+        "specauf eval --benchmarks all",
+        "make table",
+        "make test",
+        "specauf train -m objective=full_ce,decay,auf,auf_decay",
+    ):
+        assert promised in text

@@ -1,0 +1,96 @@
+"""Every yaml composes, order of overrides, and one clear line for whatever is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from specauf_cli import compose
+from specauf_cli.schema import InputError
+
+GROUPS = compose.groups()
+REAL = ["data_root=DIR"]
+
+
+@pytest.mark.parametrize("choice", [(g, c) for g, choices in GROUPS.items() for c in choices], ids="/".join)
+def test_every_yaml_composes(choice: tuple[str, str]) -> None:
+    group, name = choice
+    extra = ["data.path=FILE"] if choice == ("data", "jsonl") else []
+    config = compose.compose([f"{group}={name}", *REAL, *extra])
+    if group in ("target", "backbone", "objective", "data", "profile"):
+        assert getattr(config, group).name == name
+
+
+@pytest.mark.parametrize("name", compose.shipped_experiments())
+def test_every_experiment_reads_and_its_objectives_exist(name: str) -> None:
+    experiment = compose.experiment(name)
+    assert {row.objective for row in experiment.rows} <= set(GROUPS["objective"])
+    assert experiment.backbone in GROUPS["backbone"]
+    assert experiment.baseline in {row.objective for row in experiment.rows}
+    width = len(experiment.columns) + 1
+    assert all(len(v) == width for block in experiment.paper.values.values() for v in block.values())
+
+
+def test_paper_averages_follow_from_the_cells_within_rounding() -> None:
+    for name in compose.shipped_experiments():
+        for block in compose.experiment(name).paper.values.values():
+            for *cells, average in block.values():
+                assert abs(sum(cells) / len(cells) - average) <= 0.011
+
+
+def test_command_line_beats_profile_beats_groups() -> None:
+    assert compose.compose(["profile=laptop"]).backbone.layers != compose.compose(["profile=smoke"]).backbone.layers
+    assert compose.compose(["profile=smoke", "backbone.layers=3"]).backbone.layers == 3
+    assert compose.compose(["profile=cpu_real", *REAL, "target=tiny"]).target.name == "tiny"
+
+
+def test_machine_settings_stay_out_of_the_resolved_configuration() -> None:
+    config = compose.compose(["profile=cpu_real", "data_root=/somewhere", "threads=1", "device=cpu", "runs=elsewhere"])
+    assert "/somewhere" not in repr(config.resolved)
+    assert "elsewhere" not in repr(config.resolved)
+    assert config.data.path == "/somewhere/train"
+
+
+def test_credits_are_bound_with_their_knobs() -> None:
+    credit = compose.compose(["objective=auf_decay", "objective.base.gamma=4"]).objective.base
+    assert credit.keywords == {"gamma": 4}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["objective=aufdecay"], ["unknown objective 'aufdecay'", "full_ce", "Did you mean 'auf_decay'?"]),
+        (["backbone=dflsh"], ["unknown backbone", "Did you mean 'dflash'?"]),
+        (["profile=lapto"], ["unknown profile", "Did you mean 'laptop'?"]),
+        (["benchmark=gsm8"], ["unknown benchmark", "Did you mean 'gsm8k'?"]),
+        (["trainer.stepz=5"], ["unknown setting 'trainer.stepz'", "Did you mean 'trainer.steps'?"]),
+        (["sed=5"], ["unknown setting 'sed'", "Did you mean 'seed'?"]),
+        (["trainer.steps=many"], ["trainer.steps='many' is not valid", "int"]),
+        (["trainer.lr=high"], ["trainer.lr='high'"]),
+        (["objective"], ["'objective' is not an override"]),
+        (["objective.base.gamma=3"], ["gamma", "objective.base"]),
+        (["target.taps=3"], ["target.taps"]),
+        (["data=jsonl"], ["data.path"]),
+        (["=5"], ["not an override"]),
+    ],
+)
+def test_bad_overrides_are_one_line_with_the_nearest_name(overrides: list[str], says: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        compose.compose(overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert all(part in text for part in says), text
+
+
+def test_unknown_experiment_names_the_shipped_ones() -> None:
+    with pytest.raises(InputError, match="table2"):
+        compose.experiment("tabel2")
+
+
+def test_broken_experiment_yaml_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: [unclosed")
+    with pytest.raises(InputError, match=r"mine\.yaml"):
+        compose.experiment(str(path))
+    path.write_text("name: mine\nrows: []\n")
+    with pytest.raises(InputError, match="is missing"):
+        compose.experiment(str(path))

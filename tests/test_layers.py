@@ -1,0 +1,76 @@
+"""The architecture as a test: imports point down only, and heavy or foreign libraries stay in their place."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "specauf_cli"
+LEVELS = [
+    {"cli", "__main__"},
+    {"study"},
+    {"compose", "runs"},
+    {"training", "evaluation", "reporting"},
+    {"models"},
+    {"data"},
+    {"objectives"},
+    {"records"},
+    {"schema", "__init__"},
+]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def level(module: str) -> int:
+    return next(i for i, names in enumerate(LEVELS) if module in names)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "specauf_cli" and len(parts) > 1 and parts[1] != "__version__":
+            assert level(own) <= level(parts[1]), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("hydra", {"compose.py"}),
+        ("omegaconf", {"compose.py"}),
+        ("transformers", {"models", "chat.py"}),
+        ("datasets", {"data"}),
+        ("pickle", set()),
+    ],
+)
+def test_libraries_stay_in_their_place(library: str, allowed: set[str]) -> None:
+    for path in FILES:
+        if any(name.split(".")[0] == library for name in imports(path)):
+            assert set(path.relative_to(PACKAGE).parts) & allowed, f"{path.relative_to(PACKAGE)} imports {library}"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['specauf', '--help']\n"
+        "from specauf_cli.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'hydra', 'datasets', 'pandas') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("[]"), out
+
+
+def test_no_file_grows_past_400_lines() -> None:
+    assert [p.name for p in FILES if len(p.read_text().splitlines()) > 400] == []

@@ -1,0 +1,99 @@
+"""Atomic files, run identity, provenance without private paths."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from specauf_cli import compose, records
+from specauf_cli.schema import InputError
+
+
+def test_atomic_replaces_only_on_success(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "x.json"
+    records.write_json(path, {"n": 1})
+
+    def fail_half_way() -> None:
+        with records.atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert records.read_json(path) == {"n": 1}
+    assert os.listdir(path.parent) == ["x.json"]
+
+
+def test_no_space_left_is_one_line_and_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    records.write_json(path, {"n": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device") as caught:
+        records.write_json(path, {"n": 2})
+    assert "\n" not in str(caught.value)
+    assert records.read_json(path) == {"n": 1}
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_broken_json_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{\n "a": 1,\n "b" 2\n}')
+    with pytest.raises(InputError, match=r"x\.json:3"):
+        records.read_json(path)
+
+
+def test_pretty_is_json_and_keeps_lists_of_numbers_on_one_line() -> None:
+    import json
+
+    value = {"traces": [{"accepted": list(range(60)), "prompt_id": "é"}, {"accepted": [], "prompt_id": "b"}], "x": None}
+    text = records.pretty(value)
+    assert json.loads(text) == value
+    assert len(text.splitlines()) < 12
+
+
+def run_id(*overrides: str, target: str = "t", data: str = "d") -> str:
+    return records.run_id(compose.compose(["profile=smoke", *overrides]), target=target, data=data)
+
+
+def test_run_id_follows_what_determines_the_weights_and_nothing_else() -> None:
+    base = run_id()
+    assert base == run_id("threads=1", "device=cpu", "runs=elsewhere", "evaluation.max_new_tokens=9", "benchmark=all")
+    changed = [
+        run_id("seed=1"),
+        run_id("objective=decay"),
+        run_id("trainer.steps=25"),
+        run_id("backbone.block_size=8", "backbone.proposals=7"),
+        run_id("objective=decay", "objective.base.gamma=4"),
+        run_id(target="other"),
+        run_id(data="other"),
+    ]
+    assert len({base, *changed}) == len(changed) + 1
+
+
+def test_commands_hide_paths() -> None:
+    words = ["train", "data_root=/home/me/data", "data.path=/home/me/x.jsonl", "runs=/tmp/r", "seed=1"]
+    assert records.command_line(words) == "specauf train data_root=DIR data.path=PATH runs=RUNS seed=1"
+
+
+def test_environment_names_no_machine() -> None:
+    import getpass
+    import socket
+
+    text = repr(records.environment("cpu", 2)) + repr(records.code_state())
+    assert socket.gethostname() not in text
+    assert f"/{getpass.getuser()}/" not in text
+
+
+def test_foreign_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text('{"schema": 99}')
+    with pytest.raises(InputError, match="not a run record"):
+        records.load_record(path)
+    path.write_text('{"schema": 1, "benchmarks": []}')
+    with pytest.raises(InputError, match="not a complete run record"):
+        records.load_record(path)

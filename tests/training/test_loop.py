@@ -1,0 +1,152 @@
+"""The shared training loop: resume bit for bit, signals, non-finite loss, damaged and foreign checkpoints."""
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from specauf_cli.schema import InputError
+from specauf_cli.training import loop, state
+from specauf_cli.training.loop import Interrupted, Job, Outcome
+
+
+def job(folder: Path, *, steps: int = 12, hook: Callable[[int], None] = lambda _: None, identity: str = "a") -> Job:
+    """A small regression whose data are keyed by the step, as in the real jobs."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def step(i: int) -> Outcome:
+        hook(i)
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(i))
+        error = (module(x).squeeze(1) - x.sum(dim=1)).square()
+        error.sum().backward()
+        return Outcome(error.sum().detach(), torch.tensor(8.0), {"n": torch.tensor(8)}, 8)
+
+    return Job(
+        name="toy", folder=folder, module=module, step=step, summary=lambda s: {"n": s["n"]}, identity=identity,
+        steps=steps, lr=1e-2, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1, clip=1.0, log_every=3, save_every=4,
+    )  # fmt: skip
+
+
+def weights(j: Job) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in j.module.parameters()]
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(x) for x in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in x.items() if k != "tokens_per_second"} for x in lines]
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 7, 11])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_continues_bit_for_bit(tmp_path: Path, at: int, number: signal.Signals) -> None:
+    whole = job(tmp_path / "whole")
+    expected, _ = loop.run(whole)
+
+    def stop(i: int) -> None:
+        if i == at - 1:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted) as caught:
+        loop.run(job(tmp_path / "cut", hook=stop))
+    assert caught.value.exit_code == 128 + number
+    assert f"step {at}" in str(caught.value)
+    again = job(tmp_path / "cut")
+    last, _ = loop.run(again)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+    assert log(tmp_path / "whole") == log(tmp_path / "cut")
+    assert last == expected
+
+
+def test_crash_between_checkpoints_continues_from_the_last_one(tmp_path: Path) -> None:
+    whole = job(tmp_path / "whole")
+    loop.run(whole)
+
+    def crash(i: int) -> None:
+        if i == 9:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        loop.run(job(tmp_path / "cut", hook=crash))
+    seen: list[int] = []
+    again = job(tmp_path / "cut", hook=seen.append)
+    loop.run(again)
+    assert seen == [8, 9, 10, 11]
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+    assert log(tmp_path / "whole") == log(tmp_path / "cut")
+
+
+def test_non_finite_loss_stops_before_the_update(tmp_path: Path) -> None:
+    broken = job(tmp_path)
+
+    def step(i: int) -> Outcome:
+        found = job_step(i)
+        return replace(found, total=found.total * float("nan")) if i == 6 else found
+
+    job_step = broken.step
+    with pytest.raises(InputError, match=r"loss nan.*step 7.*last good checkpoint") as caught:
+        loop.run(replace(broken, step=step))
+    assert "\n" not in str(caught.value)
+    last = state.latest(tmp_path / "checkpoints")
+    assert last is not None
+    assert last.name == "step-000004"
+    assert all(torch.isfinite(p).all() for p in weights(broken))
+
+
+def test_no_space_left_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+    calls = []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 3:  # the second checkpoint
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"No space left on device; the last good checkpoint is .*step-000004"):
+        loop.run(job(tmp_path))
+    monkeypatch.setattr(os, "fsync", real)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000004"]
+    loop.run(job(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_damaged_checkpoint_is_one_line_naming_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Interrupted):
+        loop.run(job(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
+    path = tmp_path / "checkpoints" / "step-000006" / name
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(InputError, match="step-000006") as caught:
+        loop.run(job(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        loop.run(job(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
+    with pytest.raises(InputError, match="another configuration"):
+        loop.run(job(tmp_path, identity="b"))
+
+
+def test_schedule_warms_up_then_falls_to_zero() -> None:
+    j = replace(job(Path()), steps=100, warmup=0.1)
+    rates = [loop.learning_rate(j, i) for i in range(100)]
+    assert rates[0] == pytest.approx(j.lr / 10)
+    assert rates[9] == pytest.approx(j.lr)
+    assert max(rates) == pytest.approx(j.lr)
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert rates[-1] < 0.001 * j.lr
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    loop.run(job(tmp_path, steps=20))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000016", "step-000020"]
