@@ -18,7 +18,7 @@ def full_ce(stats: BlockStats) -> Float[Tensor, "N K"]:
     return torch.ones_like(stats.gold_logprob)
 
 
-def decay(stats: BlockStats, *, gamma: float) -> Float[Tensor, "N K"]:
+def decay(stats: BlockStats, *, gamma: int | float) -> Float[Tensor, "N K"]:
     """Exponential decay with depth: c_i = exp(-(i - 1) / gamma), i = 1 for the first slot. ``gamma`` in slots, > 0."""
     if not gamma > 0:
         raise InputError(f"gamma must be > 0 slots, got {gamma}")
@@ -31,7 +31,7 @@ def auf(stats: BlockStats) -> Float[Tensor, "N K"]:
     return support(stats).to(stats.gold_logprob.dtype)
 
 
-def auf_decay(stats: BlockStats, *, gamma: float) -> Float[Tensor, "N K"]:
+def auf_decay(stats: BlockStats, *, gamma: int | float) -> Float[Tensor, "N K"]:
     """Accept-until-fail times decay: c_i = 1[i <= j*] exp(-(i - 1) / gamma)."""
     return auf(stats) * decay(stats, gamma=gamma)
 

@@ -51,18 +51,18 @@ def traces(prompts: int = 12, seed: int = 0, ease: float = 2.0, turns: int = 1) 
     return made
 
 
-def drawn(key: str, seed: int, resamples: int, size: int) -> list[list[int]]:
+def drawn(key: str, seed: int, resamples: int, size: int, draws: int) -> list[list[int]]:
     """The promised draws, derived again: a generator keyed by the seed and a hash of the name."""
     name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    found: list[list[int]] = np.random.default_rng([seed, name]).integers(size, size=(resamples, size)).tolist()
+    found: list[list[int]] = np.random.default_rng([seed, name]).integers(size, size=(resamples, draws)).tolist()
     return found
 
 
 def slow(sample: Sample, benchmark: str, seed: int, resamples: int) -> list[float]:
     """Resamples by plain loops over what was drawn."""
     top, bottom = sample.numerator.tolist(), sample.denominator.tolist()
-    prompts = drawn(f"prompts of {benchmark}", seed, resamples, len(sample.prompts))
-    seeds = drawn("seeds", seed, resamples, len(sample.seeds))
+    prompts = drawn(f"prompts of {benchmark}", seed, resamples, len(sample.prompts), len(sample.prompts))
+    seeds = drawn("seeds", seed, resamples, len(sample.seeds), max(1, len(sample.seeds) - 1))
     found = []
     for chosen, runs in zip(prompts, seeds, strict=True):
         ratios = [sum(top[s][p] for p in chosen) / sum(bottom[s][p] for p in chosen) for s in runs]
@@ -317,7 +317,7 @@ def test_a_resample_without_a_ratio_is_left_out_and_counted() -> None:
     found = replicates(thin, "x")
     missing = int(np.isnan(found).sum())
     assert 0 < missing < 0.05 * RESAMPLES
-    prompts, seeds = drawn("prompts of x", 0, RESAMPLES, 12), drawn("seeds", 0, RESAMPLES, 2)
+    prompts, seeds = drawn("prompts of x", 0, RESAMPLES, 12, 12), drawn("seeds", 0, RESAMPLES, 2, 1)
     expected = [min(p) >= 4 and 1 in s for p, s in zip(prompts, seeds, strict=True)]  # a seed not drawn does no harm
     assert np.array_equal(np.isnan(found), expected)
     for made in (interval(thin, "x"), difference(thin, make(np.full((2, 12), 2.0)), "x")):
@@ -360,3 +360,9 @@ def test_errors_are_one_line() -> None:
         with pytest.raises(InputError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_the_error_of_seeds_alone_is_the_unbiased_standard_error() -> None:
+    taus = np.array([3.0, 3.4, 3.1, 3.9])
+    found = interval(make(np.repeat(taus[:, None], 20, axis=1)), "x")
+    assert found.error == pytest.approx(taus.std(ddof=1) / np.sqrt(len(taus)), rel=0.03)

@@ -1,0 +1,197 @@
+"""Training one drafter: golden trajectories, accumulation, honest comparison, labels, order, features."""
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from specauf_cli import compose
+from specauf_cli.data.chat import encode
+from specauf_cli.models import checkpoint
+from specauf_cli.models.target import Target
+from specauf_cli.schema import Config, Corpus, Example, InputError
+from specauf_cli.training import drafter as training
+from specauf_cli.training.loop import Interrupted
+
+GOLDEN = Path(__file__).with_name("golden.json")
+OBJECTIVES = ("full_ce", "decay", "auf", "auf_decay")
+
+
+def config(objective: str = "auf", *overrides: str) -> Config:
+    return compose.compose(
+        ["profile=smoke", f"objective={objective}", "trainer.steps=20", "trainer.log_every=1", *overrides]
+    )
+
+
+@pytest.fixture(scope="module")
+def examples(target: Target, small_corpus: Corpus) -> list[Example]:
+    return encode(target.chat, small_corpus, max_length=256)[0]
+
+
+def step_of(config: Config, target: Target, examples: Sequence[Example]) -> tuple[training.Step, Any]:
+    drafter = checkpoint.create(target, config.backbone)
+    drafter.initialise(config.seed)
+    features = training.Features(target, examples, config.trainer)
+    return training.Step(config, target, drafter, examples, features), drafter
+
+
+def losses(config: Config, target: Target, examples: Sequence[Example], folder: Path) -> list[float]:
+    features = training.Features(target, examples, config.trainer)
+    training.train(config, target, examples, features, folder, identity="golden")
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_golden_twenty_steps(objective: str, target: Target, examples: list[Example], tmp_path: Path) -> None:
+    """To accept a deliberate change: SPECAUF_GOLDEN=write pytest tests/training/test_drafter.py."""
+    found = losses(config(objective), target, examples, tmp_path)
+    known = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
+    if os.environ.get("SPECAUF_GOLDEN") == "write":
+        GOLDEN.write_text(
+            json.dumps({**known, objective: [round(x, 6) for x in found]}, indent=1, sort_keys=True) + "\n"
+        )
+        return
+    assert found == pytest.approx(known[objective], rel=2e-4)
+
+
+def test_golden_trajectories_differ_between_objectives() -> None:
+    known = json.loads(GOLDEN.read_text())
+    assert set(known) == set(OBJECTIVES)
+    assert len({tuple(v) for v in known.values()}) == len(OBJECTIVES)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_eight_micro_batches_equal_one_batch(objective: str, target: Target, examples: list[Example]) -> None:
+    grads, pairs = [], []
+    for micro in (8, 1):
+        step, drafter = step_of(config(objective, f"trainer.micro_batch={micro}"), target, examples)
+        outcome = step(3)
+        pairs.append((outcome.total.item(), outcome.weight.item(), {k: int(v) for k, v in outcome.sums.items()}))
+        grads.append(torch.cat([p.grad.flatten() for p in drafter.parameters()]) / outcome.weight)
+    assert pairs[0][0] == pytest.approx(pairs[1][0], rel=1e-5)
+    assert pairs[0][1] == pytest.approx(pairs[1][1], rel=1e-6)
+    assert pairs[0][2] == pairs[1][2]
+    assert torch.allclose(grads[0], grads[1], rtol=1e-3, atol=1e-6)
+
+
+def test_same_seed_gives_every_objective_the_same_weights_batches_and_anchors(
+    target: Target, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Any]] = {}
+    real = training.labels_and_mask
+    for objective in OBJECTIVES:
+        step, drafter = step_of(config(objective), target, examples)
+        record: list[Any] = [p.detach().clone() for p in drafter.parameters()]
+
+        def spy(*arguments: Any, record: list[Any] = record) -> Any:
+            record.extend(a.clone() for a in arguments[:4])
+            return real(*arguments)
+
+        monkeypatch.setattr(training, "labels_and_mask", spy)
+        for i in (0, 7):
+            step(i)
+        seen[objective] = record
+    first = seen["full_ce"]
+    assert all(torch.equal(a, b) for o in OBJECTIVES for a, b in zip(first, seen[o], strict=True))
+    other, drafter = step_of(config("auf", "seed=1"), target, examples)
+    assert not torch.equal(first[0], next(drafter.parameters()))
+    assert other.order.batch(0) != step.order.batch(0)
+
+
+def test_interrupted_drafter_resumes_bit_for_bit(target: Target, examples: list[Example], tmp_path: Path) -> None:
+    cfg = config("auf", "trainer.micro_batch=4", "trainer.save_every=6")
+    features = training.Features(target, examples, cfg.trainer)
+    training.train(cfg, target, examples, features, tmp_path / "whole", identity="x")
+    calls = 0
+    real = features.of
+
+    def stop(batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 19:  # between the two micro-batches of step 10
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(batch)
+
+    features.of = stop  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        training.train(cfg, target, examples, features, tmp_path / "cut", identity="x")
+    training.train(cfg, target, examples, features, tmp_path / "cut", identity="x")
+    names = ("model.safetensors", "config.json")
+    assert all(
+        (tmp_path / "whole/drafter" / n).read_bytes() == (tmp_path / "cut/drafter" / n).read_bytes() for n in names
+    )
+    logs = [
+        [{**json.loads(x), "tokens_per_second": 0} for x in (tmp_path / d / "log.jsonl").read_text().splitlines()]
+        for d in ("whole", "cut")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_training_lowers_the_loss_and_the_target_stays_frozen(
+    target: Target, examples: list[Example], tmp_path: Path
+) -> None:
+    before = [p.clone() for p in target.model.parameters()]
+    found = losses(config("full_ce", "trainer.steps=60"), target, examples, tmp_path)
+    assert sum(found[-5:]) < 0.95 * sum(found[:5])
+    assert all(torch.equal(a, b) for a, b in zip(before, target.model.parameters(), strict=True))
+
+
+def test_target_labels_are_the_targets_own_argmax(target: Target, examples: list[Example]) -> None:
+    tokens = torch.tensor([examples[0].tokens[:40]])
+    labels = target.greedy_labels(tokens)
+    logits = target.model(input_ids=tokens).logits[..., : target.chat.vocab]
+    assert torch.equal(labels[:, 1:], logits[:, :-1].argmax(dim=-1))
+    data, _ = step_of(config("auf"), target, examples)
+    own, _ = step_of(config("auf", "trainer.labels=target"), target, examples)
+    assert data(0).total.item() != own(0).total.item()
+
+
+def test_every_example_is_seen_once_per_epoch_in_batches_of_like_length(examples: list[Example]) -> None:
+    lengths = [len(e.tokens) for e in examples]
+    order = training.Order(lengths, 8, seed=0)
+    epochs = [[order.batch(e * order.per_epoch + i) for i in range(order.per_epoch)] for e in (0, 1)]
+    for batches in epochs:
+        assert sorted(i for b in batches for i in b) == list(range(len(examples)))
+    assert epochs[0] != epochs[1]
+    spread = [max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in epochs[0]]
+    assert sum(spread) / len(spread) < (max(lengths) - min(lengths)) / 3
+    assert training.Order(lengths, 8, seed=0).batch(order.per_epoch + 2) == epochs[1][2], (
+        "any step, in any order of asking"
+    )
+
+
+def test_features_from_memory_are_those_computed_online_within_bf16(target: Target, examples: list[Example]) -> None:
+    cfg = config("auf")
+    batch = training.collate(examples, [3, 1, 2], target.chat.pad_id)
+    online = training.Features(target, examples, cfg.trainer).of(batch)
+    memory = training.Features(target, examples, replace(cfg.trainer, features="memory")).of(batch)
+    for row, i in enumerate(batch.index):
+        n = len(examples[i].tokens)
+        assert torch.allclose(
+            online[row, :n], memory[row, :n].float(), rtol=1e-2, atol=1e-2 * float(online.abs().max())
+        )
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("trainer.batch_size=9999", "fewer than trainer.batch_size"),
+        ("trainer.lr=0", "must be > 0"),
+        ("trainer.anchors=0", "trainer.anchors=0 must be at least 1"),
+        ("trainer.features=disk", "'disk' is none of online, memory"),
+        ("trainer.precision=fp16", "'fp16' is none of fp32, bf16"),
+        ("trainer.steps=0", "nothing to train"),
+    ],
+)
+def test_settings_that_cannot_work(
+    override: str, says: str, target: Target, examples: list[Example], tmp_path: Path
+) -> None:
+    cfg = config("auf", override, "trainer.micro_batch=1")
+    with pytest.raises(InputError, match=says):
+        losses(cfg, target, examples, tmp_path)
