@@ -21,6 +21,9 @@ OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides, e.g. profile=smoke seed=1")
 ]
+RunOption = Annotated[
+    list[str] | None, typer.Option(help="Run id or folder; repeatable. Default: the latest finished run.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -48,40 +51,77 @@ def train(context: typer.Context) -> None:
     compose.run_hydra(job, context.args)
 
 
-@app.command(context_settings=OVERRIDES)
+@app.command("eval", context_settings=OVERRIDES)
 def evaluate(
     overrides: Overrides = None,
-    run: Annotated[
-        list[str] | None, typer.Option(help="Run id or folder; repeatable. Default: the latest finished run.")
-    ] = None,
+    run: RunOption = None,
     all_runs: Annotated[bool, typer.Option("--all-runs", help="Every finished run.")] = False,
     benchmarks: Annotated[str, typer.Option(help="all (those of the profile), or names: gsm8k,mbpp")] = "all",
+    mode: Annotated[
+        str | None, typer.Option(help="replay (default) or decode: the live loop for every request.")
+    ] = None,
+    all_starts: Annotated[
+        bool, typer.Option("--all-starts", help="Also print acceptance over every start (replay).")
+    ] = False,
+    cross_check: Annotated[
+        int | None, typer.Option(help="Requests per benchmark to decode live and compare with the replay.")
+    ] = None,
+    definition: Annotated[str, typer.Option(help="engine, pooled, per_response or eos_truncated.")] = "engine",
 ) -> None:
     """Measure finished drafters: tau per benchmark and block-mask accuracy."""
     from specauf_cli import compose, runs
-    from specauf_cli.evaluation.metrics import accuracy, tau
+    from specauf_cli.evaluation import metrics
+    from specauf_cli.reporting import summary
 
+    metrics.check_definition(definition)
     extra = _overrides(overrides)
+    extra += [f"evaluation.mode={mode}"] if mode is not None else []
+    extra += [f"evaluation.audit={cross_check}"] if cross_check is not None else []
     bench = None
     for folder in runs.find(Path(_runs_folder(extra)), run or [], every=all_runs):
-        config = _with_benchmarks(compose.compose([*runs.overrides_of(folder), *extra]), benchmarks, extra)
+        config = _with_benchmarks(compose.compose([*runs.overrides_of(folder), *extra]), benchmarks)
         if bench is None or not bench.serves(config):
             bench = runs.open_bench(config)
         record = runs.measure(bench, config, folder, ["eval", "--benchmarks", benchmarks, *extra])
-        print(f"\n{record.run}  ({record.title}, seed {record.seed}, {record.config['profile']['name']})")
-        for b in record.benchmarks:
-            print(f"  {b.title:<28} T={b.temperature:g}  tau {tau(b.traces):6.3f}  ({b.prompts} prompts)")
-        for t in sorted({b.temperature for b in record.benchmarks}):
-            taus = [tau(b.traces) for b in record.benchmarks if b.temperature == t]
-            print(f"  {'average':<28} T={t:g}  tau {sum(taus) / len(taus):6.3f}")
-        audits = [b.audit for b in record.benchmarks]
-        print(f"  block-mask accuracy {100 * accuracy(record.heldout):.1f} %  (held-out conversations, common mask)")
-        same, asked = sum(a["identical"] for a in audits), sum(a["requests"] for a in audits)
-        print(f"  audit: {same} of {asked} live outputs equal the target's own output token for token")
+        print("\n".join(summary.of_record(record, definition, all_starts=all_starts)))
         print(f"  record: {folder / 'records' / record.id}.json")
 
 
-app.registered_commands[-1].name = "eval"
+@app.command(context_settings=OVERRIDES)
+def compare(
+    words: Annotated[list[str], typer.Argument(metavar="RUN_A RUN_B [RUN_C]... [runs=FOLDER]")],
+    definition: Annotated[str, typer.Option(help="engine, pooled, per_response or eos_truncated.")] = "engine",
+) -> None:
+    """Compare measured runs with the first one, paired by prompt: differences of tau with 95 % intervals."""
+    from specauf_cli import runs
+    from specauf_cli.evaluation import metrics
+    from specauf_cli.reporting import summary
+
+    metrics.check_definition(definition)
+    names = [w for w in words if "=" not in w]
+    if len(names) < 2:
+        raise InputError(f"compare needs two runs or more, got {len(names)}; `specauf compare RUN_A RUN_B`")
+    local = Path(_runs_folder([w for w in words if "=" in w]))
+    records = [runs.latest_record(folder) for folder in runs.find(local, names, every=False)]
+    print("\n".join(summary.comparison(records, definition)))
+
+
+@app.command(context_settings=OVERRIDES)
+def audit(
+    overrides: Overrides = None,
+    run: RunOption = None,
+    benchmarks: Annotated[str, typer.Option(help="all (those of the profile), or names: gsm8k,mbpp")] = "all",
+) -> None:
+    """Check losslessness: fp32 output must equal the target's own, token for token; bf16 is reported as regret."""
+    from specauf_cli import compose, runs
+
+    extra = _overrides(overrides)
+    broken = 0
+    for folder in runs.find(Path(_runs_folder(extra)), run or [], every=False):
+        config = _with_benchmarks(compose.compose([*runs.overrides_of(folder), *extra]), benchmarks)
+        broken += runs.audit(config, folder)
+    if broken:
+        raise InputError(f"{broken} fp32 outputs differ from the target's own: this decoding is not lossless")
 
 
 @app.command(context_settings=OVERRIDES)
@@ -187,7 +227,7 @@ def _runs_folder(overrides: Sequence[str]) -> str:
     return next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("runs=")), "runs")
 
 
-def _with_benchmarks(config: "Config", names: str, overrides: Sequence[str]) -> "Config":
+def _with_benchmarks(config: "Config", names: str) -> "Config":
     """``config`` restricted to the named benchmarks; names outside the profile's own are read from conf/benchmark."""
     from dataclasses import replace
 

@@ -100,7 +100,10 @@ def read_json(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """One benchmark at one temperature: the traces of every request and what was left out."""
+    """One benchmark at one temperature: the traces of every request and what was left out.
+
+    ``starts`` (replay only): the histogram of accepted counts over every start, and block-mask sums per slot on trajectories.
+    """
 
     benchmark: str
     title: str
@@ -111,6 +114,7 @@ class BenchmarkResult:
     origin: str
     skipped: dict[str, int]
     audit: dict[str, Any]
+    starts: dict[str, list[int]]
     traces: tuple[Trace, ...]
 
 

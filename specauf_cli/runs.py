@@ -19,6 +19,8 @@ import torch
 
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
+from specauf_cli.evaluation import trajectories
+from specauf_cli.evaluation.audit import audit as audit_outputs
 from specauf_cli.evaluation.evaluate import check as check_evaluation
 from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks
 from specauf_cli.models import checkpoint
@@ -203,9 +205,8 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
             print(f"{folder.name}: measured already", file=sys.stderr)
             return found
     drafter = checkpoint.load(folder / "drafter", bench.target, config.backbone)
-    cache = Path(config.runs) / "trajectories" / bench.target.fingerprint[:16].replace("/", "_")
     print(f"{folder.name}: {len(prompts)} benchmarks", file=sys.stderr)
-    results, blocks, seconds = evaluate(config, bench.target, drafter, bench.heldout, prompts, cache)
+    results, blocks, seconds = evaluate(config, bench.target, drafter, bench.heldout, prompts, _cache(bench))
     record = replace(
         record,
         heldout=blocks,
@@ -215,6 +216,40 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
     )
     save_record(record, folder / "records")
     return record
+
+
+def audit(config: Config, folder: Path) -> int:
+    """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs differ."""
+    settings = replace(config.evaluation, precision="fp32")
+    bench = open_bench(replace(config, evaluation=settings))
+    drafter = checkpoint.load(folder / "drafter", bench.target, config.backbone)
+    low = targets.load(bench.target.config, device=str(bench.target.device), dtype=torch.bfloat16)
+    low_drafter = checkpoint.load(folder / "drafter", low, config.backbone).to(torch.bfloat16)
+    broken = 0
+    for prompts in load_benchmarks(config):
+        made = trajectories.get(
+            bench.target, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
+            tail=drafter.slots + 1, batch_size=settings.batch_size, cache=_cache(bench),
+        ).trajectories  # fmt: skip
+        fp32 = audit_outputs(bench.target, bench.target, drafter, made, max_new_tokens=settings.max_new_tokens)
+        bf16 = audit_outputs(bench.target, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
+        print(fp32.line(f"{prompts.title}, fp32"))
+        print(bf16.line(f"{prompts.title}, bf16"))
+        broken += fp32.requests - fp32.identical
+    return broken
+
+
+def latest_record(folder: Path) -> RunRecord:
+    """The newest record of a run. Errors: InputError when it was never measured."""
+    found = [load_record(p) for p in sorted((folder / "records").glob("*.json"))]
+    if not found:
+        raise InputError(f"run {folder.name} was not measured yet; specauf eval --run {folder.name}")
+    return max(found, key=lambda r: r.written)
+
+
+def _cache(bench: Bench) -> Path:
+    """Where the target's trajectories are kept."""
+    return Path(bench.config.runs) / "trajectories" / bench.target.fingerprint[:16].replace("/", "_")
 
 
 def find(runs: Path, names: Sequence[str], *, every: bool) -> list[Path]:
@@ -246,11 +281,6 @@ def find(runs: Path, names: Sequence[str], *, every: bool) -> list[Path]:
 def overrides_of(folder: Path) -> list[str]:
     """The overrides a run was trained with."""
     return list(read_json(folder / ABOUT)["overrides"])
-
-
-def records(runs: Path) -> list[RunRecord]:
-    """Every record under ``runs``."""
-    return [load_record(p) for p in sorted(runs.glob("*/records/*.json"))]
 
 
 def _finished(folder: Path) -> dict[str, Any]:

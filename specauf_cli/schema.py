@@ -239,12 +239,14 @@ class TrainerConfig:
 class EvaluationConfig:
     """``conf/evaluation``: how a drafter is measured.
 
-    ``mode`` is ``replay`` or ``decode``; ``prompts`` lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded live and compared with the
+    ``mode`` is ``replay`` or ``decode``; ``drafts`` is ``greedy``, the only kind for which both are lossless here;
+    ``prompts`` lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded live and compared with the
     target's own output and, round by round, with the replay (None: all). ``heldout_anchors`` blocks per held-out
     conversation give block-mask accuracy.
     """
 
     mode: str
+    drafts: str
     prompts: int | None
     temperatures: tuple[float, ...]
     seed: int
@@ -349,12 +351,18 @@ class Paper:
 
 @dataclass(frozen=True)
 class Experiment:
-    """``experiments/*.yaml``: what one table shows. ``columns`` are benchmark columns in the paper's order."""
+    """``experiments/*.yaml``: what one table shows.
+
+    ``columns`` are benchmark columns in the paper's order; differences are taken to the objective ``baseline``;
+    ``definition`` is that of tau; ``margin`` (tokens) bounds a difference that counts as none.
+    """
 
     name: str
     title: str
     backbone: str
     baseline: str
+    definition: str
+    margin: float
     columns: dict[str, str]
     rows: tuple[Row, ...]
     paper: Paper

@@ -9,6 +9,7 @@ from pathlib import Path
 from specauf_cli import compose, runs
 from specauf_cli.records import RunRecord, atomic, code_state, load_record
 from specauf_cli.reporting import tables
+from specauf_cli.reporting.measured import select
 from specauf_cli.schema import Experiment, InputError
 
 RESULTS = Path("results")
@@ -56,7 +57,7 @@ def render() -> None:
         records = [load_record(p) for p in sorted(profile.glob("*.json"))]
         for name in compose.shipped_experiments():
             experiment = compose.experiment(name)
-            if not tables.select(experiment, records):
+            if not select(experiment, records).records:
                 continue
             page = RESULTS / profile.name / f"{name}.md"
             _write(page, tables.markdown(experiment, records, links=f"../records/{profile.name}"))
@@ -75,7 +76,7 @@ def render() -> None:
 
 def _quote(experiment: Experiment, records: Sequence[RunRecord], profile: str) -> str:
     """The table alone, for the README, with a link to the page that has the footnotes."""
-    rows = [line for line in tables.markdown(experiment, records).splitlines() if line.startswith("|")]
+    rows = tables.main_table(select(experiment, records))
     return "\n".join(
         [
             *rows,

@@ -19,6 +19,11 @@ from specauf_cli.schema import Config, Corpus, EvaluationConfig, InputError, Pro
 
 def check(config: EvaluationConfig) -> None:
     """Errors: InputError naming the first setting that cannot work."""
+    if config.drafts != "greedy":
+        raise InputError(
+            f"evaluation.drafts={config.drafts!r}: only greedy drafts can be replayed (with sampled drafts the emitted text depends "
+            "on the drafter, so no trajectory is shared), and the paper drafts greedily at every temperature"
+        )
     for name, valid in (("mode", ("replay", "decode")), ("precision", ("fp32", "bf16"))):
         value = getattr(config, name)
         if value not in valid:
@@ -64,8 +69,10 @@ def evaluate(
             )  # fmt: skip
             seconds["trajectories"] += time.perf_counter() - clock
             clock = time.perf_counter()
+            starts: dict[str, list[int]] = {}
             if settings.mode == "replay":
-                traces = replay(target, drafter, made.trajectories, batch_size=settings.batch_size)
+                traces, every = replay(target, drafter, made.trajectories, batch_size=settings.batch_size)
+                starts = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
             else:
                 traces = [_live(target, drafter, t, temperature, settings)[0] for t in made.trajectories]
             seconds["traces"] += time.perf_counter() - clock
@@ -77,7 +84,7 @@ def evaluate(
                 BenchmarkResult(
                     benchmark=prompt_set.name, title=prompt_set.title, column=chosen.column, temperature=temperature,
                     prompts_sha256=prompt_set.sha256, prompts=len(prompt_set.prompts), origin=prompt_set.origin,
-                    skipped=made.skipped, audit=audit, traces=tuple(traces),
+                    skipped=made.skipped, audit=audit, starts=starts, traces=tuple(traces),
                 )
             )  # fmt: skip
             identical = f"{audit['identical']} of {audit['requests']} live outputs equal the target's own"

@@ -1,7 +1,8 @@
 """From traces to numbers: pure functions, the same for every drafter. No credit ever enters here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -60,10 +61,7 @@ def terms(traces: Sequence[Trace], definition: str = "engine") -> dict[str, tupl
     Requests without a round (one token long) say nothing about a drafter and are left out. Errors: InputError for an
     unknown definition.
     """
-    if definition not in TAU:
-        raise InputError(
-            f"unknown definition of tau {definition!r}; valid: {', '.join(TAU)}.{nearest(definition, TAU)}"
-        )
+    check_definition(definition)
     found: dict[str, tuple[float, float]] = {}
     for trace in traces:
         if trace.accepted:
@@ -71,6 +69,12 @@ def terms(traces: Sequence[Trace], definition: str = "engine") -> dict[str, tupl
             x, y = found.get(trace.prompt_id, (0.0, 0.0))
             found[trace.prompt_id] = (x + a, y + b)
     return found
+
+
+def check_definition(name: str) -> None:
+    """InputError for an unknown definition of tau."""
+    if name not in TAU:
+        raise InputError(f"unknown definition of tau {name!r}; valid: {', '.join(TAU)}.{nearest(name, TAU)}")
 
 
 def tau(traces: Sequence[Trace], definition: str = "engine") -> float:
@@ -117,16 +121,18 @@ def tokens_per_pass(traces: Sequence[Trace]) -> float:
 @torch.no_grad()
 def heldout_blocks(
     target: Target, drafter: DFlash, corpus: Corpus, *, max_length: int, anchors: int, seed: int, batch_size: int
-) -> dict[str, list[int]]:
-    """Block-mask sums on held-out conversations: per slot, how many were supervised and how many predicted right.
+) -> dict[str, list[Any]]:
+    """Block-mask sums on held-out conversations: how many slots were supervised and how many predicted right.
 
-    Anchors depend on ``seed`` and the data only, so every drafter is asked about the same blocks; the accuracy is
+    ``valid`` and ``correct`` are per slot; ``ids``, ``id_valid`` and ``id_correct`` the same sums per example, for error
+    bars. Anchors depend on ``seed`` and the data only, so every drafter is asked about the same blocks; the accuracy is
     sum(correct) / sum(valid), the paper's common-mask accuracy.
     """
     examples, _ = encode(target.chat, corpus, max_length=max_length)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
     valid = torch.zeros(drafter.slots, dtype=torch.long)
     correct = torch.zeros(drafter.slots, dtype=torch.long)
+    by_id: dict[int, tuple[int, int]] = {}
     for begin in range(0, len(order), batch_size):
         batch = collate(examples, order[begin : begin + batch_size], target.chat.pad_id)
         drawn = []
@@ -142,10 +148,22 @@ def heldout_blocks(
         stats, _ = block_stats(logits, labels.flatten(0, 1).to(target.device), mask.flatten(0, 1).to(target.device))
         valid += stats.mask.sum(dim=0).cpu()
         correct += stats.correct.sum(dim=0).cpu()
-    return {"valid": valid.tolist(), "correct": correct.tolist()}
+        shape = (len(batch.index), -1)
+        sums = zip(
+            stats.mask.view(shape).sum(dim=1).tolist(), stats.correct.view(shape).sum(dim=1).tolist(), strict=True
+        )
+        by_id.update(zip(batch.index, sums, strict=True))
+    rows = sorted(by_id)
+    return {
+        "valid": valid.tolist(),
+        "correct": correct.tolist(),
+        "ids": [examples[i].id for i in rows],
+        "id_valid": [by_id[i][0] for i in rows],
+        "id_correct": [by_id[i][1] for i in rows],
+    }
 
 
-def accuracy(heldout: dict[str, list[int]]) -> float:
+def accuracy(heldout: Mapping[str, Sequence[Any]]) -> float:
     """Common-mask accuracy of the sums of ``heldout_blocks``."""
     total = sum(heldout["valid"])
     return sum(heldout["correct"]) / total if total else float("nan")

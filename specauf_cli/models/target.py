@@ -29,6 +29,7 @@ class Target:
 
     def __init__(self, model: Any, chat: Chat, config: TargetConfig, fingerprint: str) -> None:
         """``fingerprint`` names the weights: a commit hash or a content hash; it ties drafters to their target."""
+        check_cache(model.config)
         self.model: Any = model.eval().requires_grad_(False)
         self.chat, self.config, self.fingerprint = chat, config, fingerprint
         self.taps = check_taps(config.taps, model.config.num_hidden_layers)
@@ -162,6 +163,20 @@ def check_taps(taps: tuple[int, ...], layers: int) -> tuple[int, ...]:
     if len(set(taps)) != len(taps):
         raise InputError(f"target.taps={list(taps)} names a layer twice; {valid}")
     return tuple(sorted(taps))
+
+
+def check_cache(config: Any) -> None:
+    """InputError for a target whose cache cannot be rolled back after a rejected draft.
+
+    Recurrent (linear attention, state space) layers fold tokens into one state, and a sliding window has already dropped
+    what a shorter sequence would still see; neither live decoding nor replay of it would be lossless.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    if kinds or config.model_type in ("mamba", "mamba2", "rwkv", "falcon_mamba", "recurrent_gemma"):
+        raise InputError(
+            f"target of type {config.model_type!r} has {', '.join(sorted(kinds)) or 'recurrent'} layers, whose cache cannot be "
+            "rolled back after a rejected draft; choose a target with full attention in every layer"
+        )
 
 
 def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:

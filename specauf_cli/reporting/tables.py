@@ -1,142 +1,235 @@
 """Tables as pure functions of records: ours beside the paper's, one profile at a time, a dash for what is missing."""
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
 
-from specauf_cli.evaluation.metrics import accuracy, tau
+import pandas as pd
+
+from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.records import BenchmarkResult, RunRecord
-from specauf_cli.schema import Experiment, InputError
+from specauf_cli.reporting.claims import verdicts
+from specauf_cli.reporting.measured import Measured, common, select
+from specauf_cli.schema import Experiment
 
-DEFINITION = "engine"
 DASH = "–"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of numbers. ``values`` follow the experiment's columns, then the average; None is a dash."""
+    """One row of numbers. ``values`` follow the experiment's columns, then the average; None is a dash.
+
+    ``source`` is ``ours`` (intervals) or ``paper`` (plain numbers). ``accuracy`` is the block-mask accuracy.
+    """
 
     temperature: float
     method: str
     source: str
-    values: tuple[float | None, ...]
-    accuracy: float | None
+    values: tuple[Interval | float | None, ...]
+    accuracy: Interval | None
 
 
-def lines(experiment: Experiment, records: Sequence[RunRecord]) -> list[Line]:
+def lines(measured: Measured) -> list[Line]:
     """Ours and the paper's row for every temperature and method.
 
-    Ours are means over seeds; the average is the unweighted mean over the benchmarks, as in the paper, and a dash
-    unless every column is there. Errors: InputError when the records come from several profiles.
+    Ours are means over seeds with 95 % intervals; the average is the unweighted mean over the benchmarks, as in the
+    paper, and a dash unless every column is there.
     """
-    chosen = select(experiment, records)
-    found = {b.temperature for r in chosen for b in r.benchmarks}
-    result = []
-    for temperature in sorted(found or {0.0}):
+    experiment, result = measured.experiment, []
+    for temperature in measured.temperatures or [0.0]:
         for row in experiment.rows:
-            runs = [r for r in chosen if r.objective == row.objective]
-            cells = [_mean([_tau(r, column, temperature) for r in runs]) for column in experiment.columns]
-            average = None if None in cells else mean(c for c in cells if c is not None)
-            blocks = mean(accuracy(r.heldout) for r in runs) if runs else None
-            result.append(Line(temperature, row.title, "ours", (*cells, average), blocks))
-            paper = experiment.paper.values.get(f"{temperature:g}", {}).get(row.objective)
-            width = len(experiment.columns) + 1
-            result.append(Line(temperature, row.title, "paper", paper or (None,) * width, None))
+            taus = measured.taus(row.objective, temperature, experiment.definition)
+            blocks = measured.accuracy(row.objective)
+            result.append(
+                Line(
+                    temperature, row.title, "ours", _values(experiment, taus),
+                    None if blocks is None else interval(blocks, "heldout"),
+                )
+            )  # fmt: skip
+            result.append(Line(temperature, row.title, "paper", _paper(experiment, temperature, row.objective), None))
     return result
 
 
-def select(experiment: Experiment, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records an experiment shows: its backbone and objectives, the newest of each run."""
-    names = [row.objective for row in experiment.rows]
-    chosen: dict[str, RunRecord] = {}
-    for record in sorted(records, key=lambda r: (r.written, r.id)):
-        if record.backbone == experiment.backbone and record.objective in names:
-            chosen[record.run] = record
-    profiles = sorted({r.profile for r in chosen.values()})
-    if len(profiles) > 1:
-        raise InputError(f"{experiment.name}: records of several profiles ({', '.join(profiles)}) cannot share a table")
-    return sorted(chosen.values(), key=lambda r: (names.index(r.objective), r.seed, r.id))
+def differences(measured: Measured) -> list[Line]:
+    """Every method minus the baseline: ours paired by prompt and seed, the paper's from its rounded values."""
+    experiment, result = measured.experiment, []
+    for temperature in measured.temperatures:
+        base = measured.taus(experiment.baseline, temperature, experiment.definition)
+        base_blocks = measured.accuracy(experiment.baseline)
+        for row in experiment.rows:
+            if row.objective == experiment.baseline:
+                continue
+            taus, blocks = (
+                measured.taus(row.objective, temperature, experiment.definition),
+                measured.accuracy(row.objective),
+            )
+            both = common(taus, base)
+            cells: list[Interval | float | None] = [
+                difference(taus[c], base[c], c) if c in both else None for c in experiment.columns
+            ]
+            whole = len(both) == len(experiment.columns)
+            cells.append(average_difference(taus, base) if whole else None)
+            share = (
+                difference(blocks, base_blocks, "heldout") if blocks is not None and base_blocks is not None else None
+            )
+            result.append(Line(temperature, row.title, "ours", tuple(cells), share))
+            theirs = zip(
+                _paper(experiment, temperature, row.objective),
+                _paper(experiment, temperature, experiment.baseline),
+                strict=True,
+            )
+            minus = tuple(a - b if isinstance(a, float) and isinstance(b, float) else None for a, b in theirs)
+            result.append(Line(temperature, row.title, "paper", minus, None))
+    return result
+
+
+def _values(experiment: Experiment, taus: Mapping[str, Sample]) -> tuple[Interval | None, ...]:
+    cells = [interval(taus[c], c) if c in taus else None for c in experiment.columns]
+    return (*cells, average(taus) if None not in cells else None)
+
+
+def _paper(experiment: Experiment, temperature: float, objective: str) -> tuple[float | None, ...]:
+    known = experiment.paper.values.get(f"{temperature:g}", {}).get(objective)
+    return known or (None,) * (len(experiment.columns) + 1)
 
 
 def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str | None = None) -> str:
-    """The table as Markdown with its footnotes. ``links``: folder of the record files relative to the page."""
-    chosen = select(experiment, records)
-    head = ["T", "method", "", *experiment.columns.values(), "Avg", "block-mask acc."]
-    text = [f"## {experiment.title}", ""]
-    text += [_row(head), _row(["---"] * 3 + ["--:"] * (len(head) - 3))]
-    titles = {b.column: b.title for r in chosen for b in r.benchmarks}
+    """The table as Markdown with differences, verdicts and footnotes. ``links``: where the record files lie from there."""
+    measured = select(experiment, records)
+    text = [f"# {experiment.title}", "", *main_table(measured), ""]
+    if measured.records:
+        text += [f"## Differences to {_title(experiment)}", "", *difference_table(measured), ""]
+        found = verdicts(measured, experiment.definition)
+        text += [
+            "## Verdicts on the paper's claims",
+            "",
+            _row(["claim", "T", "verdict", "measured"]),
+            _row(["---"] * 4),
+        ]
+        text += [_row([f"{v.claim}: {v.text}", f"{v.temperature:g}", f"**{v.verdict}**", v.numbers]) for v in found]
+        text += [""]
+    return "\n".join([*text, *notes(measured, links), ""])
+
+
+def main_table(measured: Measured) -> list[str]:
+    """Rows of tau: ours above the paper's; the best of ours in each column and temperature in bold."""
+    experiment = measured.experiment
+    text = _head(experiment)
+    titles = {b.column: b.title for r in measured.records for b in r.benchmarks}
     if any(titles.get(c, t) != t for c, t in experiment.columns.items()):
-        text.append(
-            _row(["", "", "*ours measured on*", *(f"*{titles.get(c, DASH)}*" for c in experiment.columns), "", ""])
-        )
-    all_lines = lines(experiment, records)
+        measured_on = (f"*{titles.get(c, DASH)}*" for c in experiment.columns)
+        text.append(_row(["", "", "*ours measured on*", *measured_on, "", ""]))
+    all_lines = lines(measured)
     best: dict[tuple[float, int], float] = {}
     for line in all_lines:
-        for i, value in enumerate(line.values):
-            if line.source == "ours" and value is not None:
-                best[line.temperature, i] = max(round(value, 2), best.get((line.temperature, i), 0.0))
+        for i, cell in enumerate(line.values):
+            if isinstance(cell, Interval):
+                key = (line.temperature, i)
+                best[key] = max(round(cell.value, 2), best.get(key, 0.0))
     for line in all_lines:
-        numbers = []
-        for i, value in enumerate(line.values):
-            shown = DASH if value is None else f"{value:.2f}"
-            top = line.source == "ours" and value is not None and round(value, 2) == best[line.temperature, i]
-            numbers.append(f"**{shown}**" if top else shown)
+        cells = []
+        for i, cell in enumerate(line.values):
+            top = isinstance(cell, Interval) and round(cell.value, 2) == best[line.temperature, i]
+            cells.append(_shown(cell, bold=top))
         first = [f"{line.temperature:g}", line.method] if line.source == "ours" else ["", ""]
-        share = DASH if line.accuracy is None else f"{100 * line.accuracy:.1f} %"
-        text.append(_row([*first, line.source, *numbers, share]))
-    return "\n".join([*text, "", *notes(experiment, chosen, links), ""])
+        share = (
+            DASH
+            if line.accuracy is None
+            else f"{100 * line.accuracy.value:.1f} ± {100 * line.accuracy.half_width:.1f} %"
+        )
+        text.append(_row([*first, line.source, *cells, share]))
+    return text
 
 
-def notes(experiment: Experiment, chosen: Sequence[RunRecord], links: str | None) -> list[str]:
+def difference_table(measured: Measured) -> list[str]:
+    """Rows of differences to the baseline; those whose interval contains 0 are marked."""
+    text = _head(measured.experiment)
+    for line in differences(measured):
+        cells = [_signed(cell) for cell in line.values]
+        first = [f"{line.temperature:g}", line.method] if line.source == "ours" else ["", ""]
+        points = DASH
+        if line.accuracy is not None:
+            mark = "" if line.accuracy.separable else " (n.s.)"
+            points = f"{100 * line.accuracy.value:+.1f} ± {100 * line.accuracy.half_width:.1f}{mark}"
+        text.append(_row([*first, line.source, *cells, points]))
+    return text
+
+
+def notes(measured: Measured, links: str | None) -> list[str]:
     """Footnotes: what was counted, on what, with which seeds, how the audit went, and the records behind the numbers."""
+    experiment, chosen = measured.experiment, measured.records
     if not chosen:
         return ["No run of this table is finished yet.", "", f"Paper: {experiment.paper.source}."]
     first = chosen[0]
     profile = first.config["profile"]
-    results = [b for r in chosen for b in r.benchmarks]
-    requests = sum(b.audit["requests"] for b in results)
-    identical = sum(b.audit["identical"] for b in results)
-    rounds = sum(b.audit["same_rounds"] for b in results)
-    traces = sum(len(b.traces) for b in results)
+    seeds = len({r.seed for r in chosen})
     text = [
         f"Profile `{first.profile}`. {profile['text']} Target: {first.target['title']}.",
-        f"tau: `{DEFINITION}`, completion tokens / verification rounds per request, then the mean over requests; average "
-        "over benchmarks unweighted. Bold: best of ours in the block.",
-        "Block-mask accuracy: share of supervised slots predicted right on held-out conversations, the same blocks for every drafter.",
+        f"tau: definition `{experiment.definition}` (docs in `specauf_cli/evaluation/metrics.py`); average over benchmarks "
+        "unweighted. Bold: best of ours in the column.",
+        "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts, a conversation being "
+        f"one cluster{', and seeds' if seeds > 1 else '; with one seed it speaks of this drafter, not of training again'}. "
+        "(n.s.): not separable, the interval of the difference contains 0.",
+        _detectable_note(measured),
+        "Block-mask accuracy: share of supervised slots predicted right on held-out conversations, the same blocks for every "
+        "drafter; differences in points.",
         _prompts_note(first.benchmarks),
         _seeds_note(chosen),
-        f"Audit (fp32, decoded live): {identical} of {requests} outputs equal the target's own greedy output token for "
-        f"token, {rounds} of {requests} requests have the replay's rounds exactly ({traces} requests measured)."
-        if first.config["evaluation"]["precision"] == "fp32"
-        else f"Measured in {first.config['evaluation']['precision']}: outputs equal on {identical} of {requests} requests.",
+        _audit_note(chosen),
         f"Paper: {experiment.paper.source}.",
     ]
     if links is not None:
         text.append("Records: " + " · ".join(f"[{r.objective} s{r.seed}]({links}/{r.id}.json)" for r in chosen) + ".")
-    return [line for item in text for line in (item, "")][:-1]
+    return [line for item in text if item for line in (item, "")][:-1]
 
 
 def to_csv(experiment: Experiment, records: Sequence[RunRecord]) -> str:
-    """The same numbers, unrounded, one line per row."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["temperature", "method", "source", *experiment.columns, "average", "block_mask_accuracy"])
-    for line in lines(experiment, records):
-        cells = ["" if v is None else repr(round(v, 6)) for v in (*line.values, line.accuracy)]
-        writer.writerow([f"{line.temperature:g}", line.method, line.source, *cells])
-    return out.getvalue()
+    """The main table, unrounded, in long form: one line per number."""
+    rows = []
+    for line in lines(select(experiment, records)):
+        names = [*experiment.columns, "average", "block_mask_accuracy"]
+        for name, cell in zip(names, [*line.values, line.accuracy], strict=True):
+            if cell is not None:
+                known = (cell.value, cell.low, cell.high) if isinstance(cell, Interval) else (cell, None, None)
+                rows.append((line.temperature, line.method, line.source, name, *known))
+    frame = pd.DataFrame(rows, columns=["temperature", "method", "source", "column", "value", "low", "high"])
+    return frame.round(6).to_csv(index=False, lineterminator="\n")
 
 
-def _tau(record: RunRecord, column: str, temperature: float) -> float | None:
-    found = [b for b in record.benchmarks if b.column == column and b.temperature == temperature]
-    return tau(found[0].traces, DEFINITION) if found else None
+def _head(experiment: Experiment) -> list[str]:
+    head = ["T", "method", "", *experiment.columns.values(), "Avg", "block-mask acc."]
+    return [_row(head), _row(["---"] * 3 + ["--:"] * (len(head) - 3))]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return mean(known) if known and len(known) == len(values) else None
+def _shown(cell: Interval | float | None, *, bold: bool) -> str:
+    if cell is None:
+        return DASH
+    if not isinstance(cell, Interval):
+        return f"{cell:.2f}"
+    value = f"**{cell.value:.2f}**" if bold else f"{cell.value:.2f}"
+    return f"{value} ± {cell.half_width:.2f}"
+
+
+def _signed(cell: Interval | float | None) -> str:
+    if cell is None:
+        return DASH
+    if not isinstance(cell, Interval):
+        return f"{cell:+.2f}"
+    return f"{cell.value:+.2f} ± {cell.half_width:.2f}" + ("" if cell.separable else " (n.s.)")
+
+
+def _title(experiment: Experiment) -> str:
+    return next(row.title for row in experiment.rows if row.objective == experiment.baseline)
+
+
+def _detectable_note(measured: Measured) -> str:
+    found = [c.detectable for line in differences(measured) for c in line.values if isinstance(c, Interval)]
+    averages = [line.values[-1].detectable for line in differences(measured) if isinstance(line.values[-1], Interval)]
+    if not found or not averages:
+        return ""
+    return (
+        f"Smallest difference found separable with 80 % power: up to {max(found):.2f} on a benchmark, up to "
+        f"{max(averages):.2f} on the average."
+    )
 
 
 def _prompts_note(results: Sequence[BenchmarkResult]) -> str:
@@ -152,6 +245,17 @@ def _seeds_note(chosen: Sequence[RunRecord]) -> str:
         only = distinct.pop()
         return f"Seeds: {', '.join(map(str, only))} (same initial weights, data order and anchors for every objective)."
     return "Seeds: " + "; ".join(f"{k}: {', '.join(map(str, v))}" for k, v in seeds.items()) + "."
+
+
+def _audit_note(chosen: Sequence[RunRecord]) -> str:
+    results = [b for r in chosen for b in r.benchmarks]
+    asked, same, rounds = (sum(b.audit[k] for b in results) for k in ("requests", "identical", "same_rounds"))
+    traces = sum(len(b.traces) for b in results)
+    precision = chosen[0].config["evaluation"]["precision"]
+    return (
+        f"Audit ({precision}, decoded live): {same} of {asked} outputs equal the target's own token for token, {rounds} of "
+        f"{asked} have the recorded rounds exactly ({traces} requests measured)."
+    )
 
 
 def _row(cells: Sequence[str]) -> str:

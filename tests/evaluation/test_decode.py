@@ -181,7 +181,7 @@ def test_live_output_at_temperature_zero_is_the_targets_greedy_output(
 
 def check_agreement(target: Target, drafter: DFlash, found: Generated, new: int = NEW) -> list[Trace]:
     """Replay equals live decoding round by round, and live output the trajectory token for token."""
-    replayed = replay(target, drafter, found.trajectories, batch_size=3)
+    replayed, _ = replay(target, drafter, found.trajectories, batch_size=3)
     for t, trace in zip(found.trajectories, replayed, strict=True):
         lived, tokens = live(target, drafter, t, found.temperature, new)
         assert lived == trace
@@ -305,7 +305,7 @@ def test_a_completion_of_one_token_has_no_rounds(
     drafter = make_drafter()
     assert live(target, drafter, short, new=1) == (Trace("p0", 0, (), 7, 1, False), reference[0].tokens[:1])
     assert live(stopping, drafter, ended) == (Trace("p0", 0, (), 7, 1, True), reference[0].tokens[:1])
-    assert replay(target, drafter, [short], batch_size=1) == [Trace("p0", 0, (), 7, 1, False)]
+    assert replay(target, drafter, [short], batch_size=1)[0] == [Trace("p0", 0, (), 7, 1, False)]
     check_agreement(stopping, drafter, found)  # among others in a batch
 
 
@@ -314,9 +314,9 @@ def test_traces_do_not_depend_on_batching_or_order(
     target: Target, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
 ) -> None:
     drafter, found = fitted[temperature], made[temperature].trajectories
-    reference = replay(target, drafter, found, batch_size=8)
-    assert replay(target, drafter, found, batch_size=1) == reference
-    assert replay(target, drafter, found[::-1], batch_size=3) == reference[::-1]
+    reference, _ = replay(target, drafter, found, batch_size=8)
+    assert replay(target, drafter, found, batch_size=1)[0] == reference
+    assert replay(target, drafter, found[::-1], batch_size=3)[0] == reference[::-1]
     once = [live(target, drafter, t, temperature) for t in found[:3]]
     assert [live(target, drafter, t, temperature) for t in found[2::-1]] == once[::-1]
 

@@ -1,0 +1,86 @@
+"""The records of one table as samples: what tables and claims are computed from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
+from specauf_cli.records import RunRecord
+from specauf_cli.schema import Experiment, InputError, Trace
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The chosen records of one experiment and one profile, by objective in the order of its rows."""
+
+    experiment: Experiment
+    records: tuple[RunRecord, ...]
+
+    @property
+    def temperatures(self) -> list[float]:
+        """Every temperature that any record has, ascending."""
+        return sorted({b.temperature for r in self.records for b in r.benchmarks})
+
+    def of(self, objective: str) -> list[RunRecord]:
+        """The records of one objective, one per seed."""
+        return [r for r in self.records if r.objective == objective]
+
+    def traces(self, objective: str, column: str, temperature: float) -> dict[int, tuple[Trace, ...]]:
+        """Traces per seed; empty unless every seed of the objective has this benchmark."""
+        runs = self.of(objective)
+        found = {
+            r.seed: b.traces for r in runs for b in r.benchmarks if b.column == column and b.temperature == temperature
+        }
+        return found if len(found) == len(runs) else {}
+
+    def taus(self, objective: str, temperature: float, definition: str) -> dict[str, Sample]:
+        """Samples of tau by column, for the columns that are complete."""
+        found = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
+        return {c: sample(runs, definition) for c, runs in found.items() if runs}
+
+    def alphas(self, objective: str, temperature: float, k: int) -> dict[str, Sample]:
+        """Samples of conditional acceptance alpha_k by column. Errors: InputError where no round got to depth k - 1."""
+        found = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
+        return {c: alpha_sample(runs, k) for c, runs in found.items() if runs}
+
+    def accuracy(self, objective: str) -> Sample | None:
+        """Common-mask accuracy on held-out conversations as a ratio of sums per conversation."""
+        runs = self.of(objective)
+        if not runs:
+            return None
+        ids = tuple(runs[0].heldout["ids"])
+        if any(tuple(r.heldout["ids"]) != ids for r in runs):
+            raise InputError(f"records of {objective} were measured on different held-out conversations")
+        unique = tuple(f"{name}/{i}" for i, name in enumerate(ids))
+        top = np.array([r.heldout["id_correct"] for r in runs], dtype=np.float64)
+        bottom = np.array([r.heldout["id_valid"] for r in runs], dtype=np.float64)
+        return Sample(tuple(r.seed for r in runs), unique, top, bottom)
+
+
+def select(experiment: Experiment, records: Sequence[RunRecord]) -> Measured:
+    """The records an experiment shows: its backbone and objectives, the newest of each run.
+
+    Errors: InputError when they come from several profiles, or one objective and seed was trained in two ways.
+    """
+    names = [row.objective for row in experiment.rows]
+    chosen: dict[str, RunRecord] = {}
+    for record in sorted(records, key=lambda r: (r.written, r.id)):
+        if record.backbone == experiment.backbone and record.objective in names:
+            chosen[record.run] = record
+    profiles = sorted({r.profile for r in chosen.values()})
+    if len(profiles) > 1:
+        raise InputError(f"{experiment.name}: records of several profiles ({', '.join(profiles)}) cannot share a table")
+    seen: dict[tuple[str, int], str] = {}
+    for run, record in chosen.items():
+        other = seen.setdefault((record.objective, record.seed), run)
+        if other != run:
+            raise InputError(
+                f"{experiment.name}: {other} and {run} are both {record.objective} with seed {record.seed}; keep one"
+            )
+    return Measured(experiment, tuple(sorted(chosen.values(), key=lambda r: (names.index(r.objective), r.seed))))
+
+
+def common(a: Mapping[str, Sample], b: Mapping[str, Sample]) -> list[str]:
+    """Columns that both have, in the order of ``a``."""
+    return [c for c in a if c in b]

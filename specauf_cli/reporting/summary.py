@@ -1,0 +1,98 @@
+"""Plain text for the terminal: one measured run, and a paired comparison of runs."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from specauf_cli.evaluation import metrics
+from specauf_cli.evaluation.statistics import (
+    Interval,
+    Sample,
+    average,
+    average_difference,
+    difference,
+    interval,
+    sample,
+)
+from specauf_cli.records import RunRecord
+from specauf_cli.schema import InputError
+
+
+def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -> list[str]:
+    """tau per benchmark and temperature with intervals over prompts, block-mask accuracy and the audit."""
+    text = [f"\n{record.run}  ({record.title}, seed {record.seed}, {record.config['profile']['name']})"]
+    text.append(f"  tau ({definition}) ± half of the 95 % interval over prompts")
+    for temperature in sorted({b.temperature for b in record.benchmarks}):
+        chosen = [b for b in record.benchmarks if b.temperature == temperature]
+        samples = {b.benchmark: sample({record.seed: b.traces}, definition) for b in chosen}
+        for b in chosen:
+            rest = f"({b.prompts} prompts)"
+            if all_starts and b.starts:
+                rest += f"  all starts: mean accepted {_mean(b.starts['histogram']):.3f}, alpha {_alphas(b.starts['histogram'])}"
+            text.append(
+                f"  {b.title:<28} T={temperature:g}  {_pm(interval(samples[b.benchmark], b.benchmark))}  {rest}"
+            )
+        text.append(f"  {'average':<28} T={temperature:g}  {_pm(average(samples))}")
+    text.append(
+        f"  block-mask accuracy {100 * metrics.accuracy(record.heldout):.1f} %  (held-out conversations, common mask)"
+    )
+    asked, same, rounds = (sum(b.audit[k] for b in record.benchmarks) for k in ("requests", "identical", "same_rounds"))
+    text.append(
+        f"  audit: {same} of {asked} live outputs equal the target's own token for token, {rounds} have the recorded rounds"
+    )
+    return text
+
+
+def comparison(records: Sequence[RunRecord], definition: str) -> list[str]:
+    """Every later record minus the first, paired by prompt, per benchmark and temperature.
+
+    Errors: InputError when the records share no benchmark, or measured it on other prompts.
+    """
+    first, *others = records
+    text = [f"baseline: {first.run} ({first.title}, seed {first.seed}), tau ({definition})"]
+    for other in others:
+        text.append(f"\n{other.run} ({other.title}, seed {other.seed}) minus baseline")
+        pairs = [
+            (a, b)
+            for a in other.benchmarks
+            for b in first.benchmarks
+            if (a.benchmark, a.temperature) == (b.benchmark, b.temperature)
+        ]
+        if not pairs:
+            raise InputError(
+                f"{other.run} and {first.run} share no benchmark at the same temperature; evaluate both alike"
+            )
+        for a, b in pairs:
+            if a.prompts_sha256 != b.prompts_sha256:
+                raise InputError(f"{a.title}: {other.run} and {first.run} were measured on different prompts")
+        for temperature in sorted({a.temperature for a, _ in pairs}):
+            # One drafter against one drafter: their seeds may differ, the prompts are what is paired.
+            mine: dict[str, Sample] = {}
+            base: dict[str, Sample] = {}
+            for a, b in pairs:
+                if a.temperature == temperature:
+                    mine[a.benchmark] = sample({0: a.traces}, definition)
+                    base[a.benchmark] = sample({0: b.traces}, definition)
+                    text.append(
+                        _line(a.title, temperature, difference(mine[a.benchmark], base[a.benchmark], a.benchmark))
+                    )
+            text.append(_line("average", temperature, average_difference(mine, base)))
+    return text
+
+
+def _line(title: str, temperature: float, found: Interval) -> str:
+    verdict = "" if found.separable else "  not separable"
+    return f"  {title:<28} T={temperature:g}  {found.value:+.3f} ± {found.half_width:.3f}  (detectable {found.detectable:.3f}){verdict}"
+
+
+def _pm(found: Interval) -> str:
+    return f"tau {found.value:6.3f} ± {found.half_width:.3f}"
+
+
+def _mean(histogram: Sequence[int]) -> float:
+    return sum(a * n for a, n in enumerate(histogram)) / max(1, sum(histogram))
+
+
+def _alphas(histogram: Sequence[int]) -> str:
+    """alpha_1 .. alpha_6 of a histogram of accepted counts."""
+    alive = [sum(histogram[k:]) for k in range(len(histogram))]
+    return " ".join(f"{b / a:.2f}" if a else "–" for a, b in list(pairwise(alive))[:6])
