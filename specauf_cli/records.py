@@ -28,6 +28,12 @@ def digest(value: Any, length: int = 64) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def run_id(config: Config, *, target: str, data: str) -> str:
     """Names plus a short hash of everything that determines the trained weights; evaluation settings do not enter.
 

@@ -16,7 +16,7 @@ LEVELS = [
     {"models"},
     {"data"},
     {"objectives"},
-    {"records"},
+    {"records", "progress"},
     {"schema", "__init__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

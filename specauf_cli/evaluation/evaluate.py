@@ -13,6 +13,7 @@ from specauf_cli.evaluation.decode import decode
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
+from specauf_cli.progress import track
 from specauf_cli.records import BenchmarkResult
 from specauf_cli.schema import Config, Corpus, EvaluationConfig, InputError, PromptSet, Trace, Trajectory, nearest
 
@@ -74,7 +75,7 @@ def evaluate(
                 traces, every = replay(target, drafter, made.trajectories, batch_size=settings.batch_size)
                 starts = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
             else:
-                traces = [_live(target, drafter, t, temperature, settings)[0] for t in made.trajectories]
+                traces = [trace for trace, _ in _live(target, drafter, made.trajectories, temperature, settings)]
             seconds["traces"] += time.perf_counter() - clock
             clock = time.perf_counter()
             audit = _audit(target, drafter, made.trajectories, traces, temperature, settings)
@@ -101,28 +102,36 @@ def _audit(
     settings: EvaluationConfig,
 ) -> dict[str, Any]:
     """Decodes requests live and counts those whose output is the target's own, and whose rounds equal the recorded trace."""
-    chosen = range(len(made)) if settings.audit is None else range(min(settings.audit, len(made)))
+    chosen = made if settings.audit is None else made[: settings.audit]
     identical, same_rounds, first = 0, 0, None
-    for i in chosen:
-        trace, tokens = _live(target, drafter, made[i], temperature, settings)
-        own = made[i].tokens[: made[i].length]
+    lived = _live(target, drafter, chosen, temperature, settings) if chosen else []
+    for trajectory, known, (trace, tokens) in zip(chosen, traces, lived, strict=False):
+        own = trajectory.tokens[: trajectory.length]
         identical += tokens == own
-        same_rounds += trace.accepted == traces[i].accepted
+        same_rounds += trace.accepted == known.accepted
         if tokens != own and first is None:
             at = next(
                 (k for k, (a, b) in enumerate(zip(tokens, own, strict=False)) if a != b), min(len(tokens), len(own))
             )
-            first = {"prompt": made[i].prompt_id, "turn": made[i].turn, "token": at}
+            first = {"prompt": trajectory.prompt_id, "turn": trajectory.turn, "token": at}
     return {"requests": len(chosen), "identical": identical, "same_rounds": same_rounds, "first_difference": first}
 
 
 def _live(
-    target: Target, drafter: DFlash, trajectory: Trajectory, temperature: float, settings: EvaluationConfig
-) -> tuple[Trace, tuple[int, ...]]:
-    return decode(
-        target, drafter, trajectory.prompt, prompt_id=trajectory.prompt_id, turn=trajectory.turn, temperature=temperature,
-        seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-    )  # fmt: skip
+    target: Target, drafter: DFlash, made: Sequence[Trajectory], temperature: float, settings: EvaluationConfig
+) -> list[tuple[Trace, tuple[int, ...]]]:
+    """Live decoding of the requests of ``made``: traces and completions."""
+    result = []
+    with track("decoding live", len(made)) as show:
+        for t in made:
+            result.append(
+                decode(
+                    target, drafter, t.prompt, prompt_id=t.prompt_id, turn=t.turn, temperature=temperature,
+                    seed=settings.seed, max_new_tokens=settings.max_new_tokens,
+                )
+            )  # fmt: skip
+            show(len(result), f"tau {metrics.tau([trace for trace, _ in result]):.2f}")
+    return result
 
 
 _say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731

@@ -17,7 +17,7 @@ from specauf_cli.schema import Corpus, InputError, Trace, nearest
 def _engine(trace: Trace) -> tuple[float, float]:
     """Completion tokens / rounds of the request; mean over requests. What SGLang reports (completion_tokens / spec_verify_ct).
 
-    Counts the prefill token, cuts at the end. Example: 7 tokens in 2 rounds and 4 in 2 -> (3.5 + 2) / 2 = 2.75.
+    Counts the prefill token, cuts at the end. Example: 7 tokens in 2 rounds and 4 in 3 -> (7/2 + 4/3) / 2 = 2.42.
     """
     return trace.tokens / len(trace.accepted), 1.0
 

@@ -6,17 +6,21 @@ against the same trajectories.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.models.target import Target
-from specauf_cli.records import digest, write_json
+from specauf_cli.progress import track
+from specauf_cli.records import atomic, digest, file_sha256, write_json
 from specauf_cli.schema import InputError, Message, Prompt, PromptSet, Trajectory
 
 LAYOUT = 1
+COLUMNS = ["prompt id", "turn", "prompt tokens", "tokens with tail", "completion tokens", "ended"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,7 @@ def get(
         tail=tail,
         batch_size=batch_size,
     )
-    body = {"skipped": made.skipped, "trajectories": [asdict(t) for t in made.trajectories]}
-    write_json(path, {"identity": identity, "sha256": digest(body), **body})
+    _write(path, identity, made)
     return made
 
 
@@ -109,14 +112,16 @@ def generate(
                 continue
             requests.append(Request(f"{prompt.id}#{turn}", prompt.id, turn, tokens))
         requests.sort(key=lambda r: (len(r.prompt), r.id))
-        for begin in range(0, len(requests), batch_size):
-            batch = requests[begin : begin + batch_size]
-            for request, trajectory in zip(
-                batch, _batch(target, batch, temperature, seed, max_new_tokens, tail), strict=True
-            ):
-                done[request.prompt_id].append(trajectory)
-                answer = trajectory.tokens[: trajectory.length]
-                talk[request.prompt_id].append(Message("assistant", target.chat.text(answer)))
+        with track(f"the target's own answers, turn {turn + 1}", len(requests)) as show:
+            for begin in range(0, len(requests), batch_size):
+                batch = requests[begin : begin + batch_size]
+                for request, trajectory in zip(
+                    batch, _batch(target, batch, temperature, seed, max_new_tokens, tail), strict=True
+                ):
+                    done[request.prompt_id].append(trajectory)
+                    answer = trajectory.tokens[: trajectory.length]
+                    talk[request.prompt_id].append(Message("assistant", target.chat.text(answer)))
+                show(min(begin + batch_size, len(requests)), "")
     trajectories = tuple(t for p in prompts for t in done[p.id])
     if not trajectories:
         raise InputError(
@@ -166,18 +171,33 @@ def _batch(
     return result
 
 
+def _write(path: Path, identity: dict[str, object], made: Generated) -> None:
+    """Tokens as safetensors, then the JSON that names them; the JSON is written last, so it never describes half a file."""
+    rows = [torch.tensor([*t.prompt, *t.tokens], dtype=torch.int32) for t in made.trajectories]
+    with atomic(path.with_suffix(".safetensors")) as temporary:
+        save_file({"tokens": torch.cat(rows)}, temporary)
+    requests = [[t.prompt_id, t.turn, len(t.prompt), len(t.tokens), t.length, t.ended] for t in made.trajectories]
+    body = {"skipped": made.skipped, "columns": COLUMNS, "requests": requests}
+    checks = {"requests": digest(body), "tokens": file_sha256(path.with_suffix(".safetensors"))}
+    write_json(path, {"identity": identity, "sha256": checks, **body})
+
+
 def _read(path: Path, identity: dict[str, object]) -> Generated | None:
     """The cached trajectories, or None when they are missing, of another identity, or damaged."""
     try:
         raw = json.loads(path.read_text())
-        body = {"skipped": raw["skipped"], "trajectories": raw["trajectories"]}
-        if raw["identity"] != identity or raw["sha256"] != digest(body):
+        body = {k: raw[k] for k in ("skipped", "columns", "requests")}
+        checks = {"requests": digest(body), "tokens": file_sha256(path.with_suffix(".safetensors"))}
+        if raw["identity"] != identity or raw["sha256"] != checks:
             return None
-        trajectories = tuple(
-            Trajectory(**{**t, "prompt": tuple(t["prompt"]), "tokens": tuple(t["tokens"])}) for t in raw["trajectories"]
-        )
+        tokens = load_file(path.with_suffix(".safetensors"))["tokens"].tolist()
+        trajectories, at = [], 0
+        for prompt_id, turn, prompt, emitted, length, ended in raw["requests"]:
+            own, after = tuple(tokens[at : at + prompt]), tuple(tokens[at + prompt : at + prompt + emitted])
+            trajectories.append(Trajectory(prompt_id, turn, own, after, length, ended))
+            at += prompt + emitted
         temperature = identity["temperature"]
         assert isinstance(temperature, float)
-        return Generated(trajectories, raw["skipped"], temperature)
-    except (OSError, ValueError, KeyError, TypeError):
+        return Generated(tuple(trajectories), raw["skipped"], temperature)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None

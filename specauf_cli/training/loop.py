@@ -3,7 +3,6 @@
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +12,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from specauf_cli.progress import track
 from specauf_cli.records import atomic
 from specauf_cli.schema import InputError
 from specauf_cli.training import state
@@ -91,7 +89,7 @@ def run(job: Job) -> tuple[dict[str, float], float]:
     began = time.perf_counter() - spent
     parameters = [*decayed, *plain]
     line = _last_line(log)
-    with _signals() as caught, _progress(job, start) as show:
+    with _signals() as caught, track(job.name, job.steps, start) as show:
         clock, tokens = time.perf_counter(), 0
         for i in range(start, job.steps):
             optimizer.zero_grad(set_to_none=True)
@@ -126,7 +124,7 @@ def run(job: Job) -> tuple[dict[str, float], float]:
                 line = _summarise(job, done, window)
                 elapsed = time.perf_counter() - clock
                 _append(log, {**line, "tokens_per_second": round(tokens / elapsed)})
-                show(done, line)
+                show(done, _metrics(line))
                 window, clock, tokens = {}, time.perf_counter(), 0
             stop = caught()
             if done % job.save_every == 0 or stop is not None or done == job.steps:
@@ -216,34 +214,7 @@ def _signals() -> Iterator[Callable[[], int | None]]:
             signal.signal(s, handler)
 
 
-@contextmanager
-def _progress(job: Job, start: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A bar with ETA and the live metrics on a terminal, else a line now and then, both on stderr."""
+def _metrics(line: Mapping[str, float]) -> str:
+    """The numbers of a log line that matter while waiting."""
     shown = ("loss", "accuracy", "accept_length", "active_ratio")
-
-    def metrics(line: Mapping[str, float]) -> str:
-        return " ".join(f"{k.replace('_', ' ')} {line[k]:.3f}" for k in shown if k in line)
-
-    if sys.stderr.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[m]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(job.name, total=job.steps, completed=start, m="")
-            yield lambda done, line: bar.update(task, completed=done, m=metrics(line))
-        return
-    began, last = time.perf_counter(), [time.perf_counter()]
-
-    def show(done: int, line: Mapping[str, float]) -> None:
-        if time.perf_counter() - last[0] < 10 and done < job.steps:
-            return
-        last[0] = time.perf_counter()
-        left = (last[0] - began) / max(1, done - start) * (job.steps - done)
-        print(f"{job.name}: step {done}/{job.steps} · {metrics(line)} · {left:.0f} s left", file=sys.stderr, flush=True)
-
-    yield show
+    return " ".join(f"{k.replace('_', ' ')} {line[k]:.3f}" for k in shown if k in line)

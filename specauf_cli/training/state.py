@@ -3,7 +3,6 @@
 All randomness of training is keyed by (seed, step), so there is no generator state to keep.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from specauf_cli.records import file_sha256
 from specauf_cli.schema import InputError
 
 KEEP = 2
@@ -34,7 +34,7 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step
         sums = {}
         for name, tensors in files.items():
             save_file(tensors, partial / name)
-            sums[name] = _sha256(partial / name)
+            sums[name] = file_sha256(partial / name)
         (partial / "state.json").write_text(json.dumps({"step": step, "sha256": sums, **extra}, indent=1))
         for name in (*files, "state.json"):
             with open(partial / name, "rb") as file:
@@ -67,7 +67,7 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
     try:
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
         for name, expected in state["sha256"].items():
-            if _sha256(checkpoint / name) != expected:
+            if file_sha256(checkpoint / name) != expected:
                 raise InputError(
                     f"{checkpoint / name} is damaged (its content is not what was saved); delete {checkpoint} to go on from the one before"
                 )
@@ -113,8 +113,3 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {f"{i}.{k}": v.contiguous() for i, p in enumerate(parameters) for k, v in optimizer.state[p].items()}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

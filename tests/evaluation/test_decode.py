@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.trajectories import Generated
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.schema import InputError, Message, Prompt, PromptSet, Trace, Trajectory
+from specauf_cli.schema import InputError, Message, Prompt, Trace, Trajectory
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]
@@ -235,7 +233,7 @@ def test_an_oracle_with_errors_leaves_exactly_the_rounds_its_errors_say(
         trace, tokens = live(target, drafter, t, temperature)
         assert tokens == t.tokens[: t.length]
         assert trace.accepted == rounds_by_hand(t.length, 7, wrong)
-        assert replay(target, drafter, [t], batch_size=1) == [trace]
+        assert replay(target, drafter, [t], batch_size=1)[0] == [trace]
 
 
 @pytest.mark.parametrize("new", [2, 8, 9, 10, 17, 18])
@@ -249,7 +247,7 @@ def test_the_limit_inside_a_block_cuts_the_completion_but_not_the_round(
     trace, tokens = live(target, drafter, t, new=new)
     assert trace == Trace("p0", 0, (7,) * -(-(new - 1) // 8), 7, new, False)
     assert tokens == t.tokens[:new]
-    assert replay(target, drafter, [t], batch_size=1) == [trace]
+    assert replay(target, drafter, [t], batch_size=1)[0] == [trace]
 
 
 def first_occurrences(tokens: Sequence[int]) -> list[int]:
@@ -274,7 +272,7 @@ def test_the_end_of_turn_inside_an_accepted_block_ends_the_completion(
         trace, tokens = live(stopping, drafter, t, temperature)
         assert tokens == reference.tokens[: at + 1]
         assert trace == Trace("p0", 0, (7,) * -(-at // 8), 7, at + 1, True)
-        assert replay(stopping, drafter, [t], batch_size=1) == [trace]
+        assert replay(stopping, drafter, [t], batch_size=1)[0] == [trace]
 
 
 @both_temperatures
@@ -341,97 +339,3 @@ def test_a_prompt_that_does_not_fit_is_skipped_and_counted_and_so_are_its_later_
 def test_when_no_prompt_fits_it_is_an_input_error(make_target: MakeTarget) -> None:
     with pytest.raises(InputError, match=r"no prompt fits the target: its context holds 50 tokens.*max_new_tokens=40"):
         generate(make_target(context_length=50))
-
-
-SET = PromptSet("toy", "Toy", PROMPTS[:3], 3, "content", "made")
-
-
-class Cache:
-    """``trajectories.get`` on one folder, counting how often the target really generated."""
-
-    def __init__(self, folder: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.target, self.generated = folder, target, 0
-        original = trajectories.generate
-
-        def counted(*arguments: Any, **settings: Any) -> Generated:
-            self.generated += 1
-            return original(*arguments, **settings)
-
-        monkeypatch.setattr(trajectories, "generate", counted)
-
-    def __call__(self, *, target: Target | None = None, prompts: PromptSet = SET, **changes: Any) -> Generated:
-        settings = {"temperature": 0.0, "seed": 0, "max_new_tokens": 8, "tail": 4, "batch_size": 4, **changes}
-        return trajectories.get(target or self.target, prompts, cache=self.folder, **settings)
-
-    def file(self) -> Path:
-        (path,) = self.folder.glob("*.json")
-        return path
-
-
-@pytest.fixture
-def cache(tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> Cache:
-    return Cache(tmp_path / "trajectories", target, monkeypatch)
-
-
-@both_temperatures
-def test_trajectories_are_generated_once_and_read_back_equal(cache: Cache, temperature: float) -> None:
-    first = cache(temperature=temperature)
-    assert cache(temperature=temperature) == first
-    assert cache(temperature=temperature, batch_size=1) == first
-    assert cache.generated == 1
-    assert isinstance(first.trajectories[0].tokens, tuple)
-
-
-def test_at_temperature_zero_the_seed_is_no_part_of_the_identity(cache: Cache) -> None:
-    assert cache(seed=1) == cache(seed=2)
-    assert cache.generated == 1
-    assert cache(seed=1, temperature=1.0) != cache(seed=2, temperature=1.0)
-    assert cache.generated == 3
-
-
-def test_another_target_prompt_set_or_setting_is_generated_anew(cache: Cache, make_target: MakeTarget) -> None:
-    cache()
-    changes: list[dict[str, Any]] = [
-        {"max_new_tokens": 9}, {"tail": 5}, {"temperature": 1.0}, {"prompts": replace(SET, sha256="other")},
-        {"target": make_target(fingerprint="other")},
-    ]  # fmt: skip
-    for count, change in enumerate(changes, start=2):
-        cache(**change)
-        assert cache.generated == count
-    cache()
-    assert cache.generated == 1 + len(changes)
-
-
-def _edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    stored = json.loads(path.read_text())
-    change(stored)
-    path.write_text(json.dumps(stored))
-
-
-def _another_token(stored: dict[str, Any]) -> None:
-    stored["trajectories"][0]["tokens"][2] += 1
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2]),
-        lambda path: path.write_text(""),
-        lambda path: path.write_text("[]"),
-        lambda path: path.write_bytes(b"\xff" + path.read_bytes()),
-        lambda path: _edit(path, _another_token),
-        lambda path: _edit(path, lambda stored: stored["trajectories"].pop()),
-        lambda path: _edit(path, lambda stored: stored["identity"].update(target="another")),
-        lambda path: _edit(path, lambda stored: stored.pop("sha256")),
-    ],
-    ids=["truncated", "empty", "another kind of JSON", "no text", "a token", "a row", "stale", "no hash"],
-)
-def test_a_stale_or_damaged_file_is_generated_anew(cache: Cache, damage: Callable[[Path], Any]) -> None:
-    first = cache()
-    content = cache.file().read_bytes()
-    damage(cache.file())
-    assert cache() == first
-    assert cache.generated == 2
-    assert cache.file().read_bytes() == content
-    assert cache() == first
-    assert cache.generated == 2

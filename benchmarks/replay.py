@@ -1,0 +1,125 @@
+"""How much faster is replay than live decoding? Ratios in one run, same prompts, same drafters, T = 0.
+
+    python benchmarks/replay.py            needs the finished laptop drafters of `make table`; about ten minutes
+
+Live: every request decoded with batch size 1. Replay: trajectories already cached; and, for all drafters together, the
+one-time generation of the trajectories included. Writes benchmarks/replay.json; `--repeat` runs, medians.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from specauf_cli import compose, runs
+from specauf_cli.evaluation import trajectories
+from specauf_cli.evaluation.decode import decode
+from specauf_cli.evaluation.evaluate import load_benchmarks
+from specauf_cli.evaluation.replay import replay
+from specauf_cli.models import checkpoint
+from specauf_cli.records import code_state, environment, now, write_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", default="runs")
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", default="benchmarks/replay.json")
+    options = parser.parse_args()
+    folders = [
+        f
+        for f in runs.find(Path(options.runs), [], every=True)
+        if f"-{options.profile}-s0-" in f.name and "dflash-" in f.name
+    ]
+    config = compose.compose([*runs.overrides_of(folders[0]), f"runs={options.runs}"])
+    bench = runs.open_bench(config)
+    target, settings = bench.target, config.evaluation
+    drafters = {f.name: checkpoint.load(f / "drafter", target, config.backbone) for f in folders}
+    prompts = load_benchmarks(config)
+    tail = next(iter(drafters.values())).slots + 1
+
+    def generate() -> list[trajectories.Generated]:
+        return [
+            trajectories.generate(
+                target, p.prompts, temperature=0.0, seed=0, max_new_tokens=settings.max_new_tokens, tail=tail,
+                batch_size=settings.batch_size,
+            )
+            for p in prompts
+        ]  # fmt: skip
+
+    made = [t for g in generate() for t in g.trajectories]  # also warms up
+    seconds: dict[str, list[float]] = {"generate": [], "replay, one drafter": [], "live, one drafter": []}
+    first = next(iter(drafters.values()))
+    for _ in range(options.repeat):
+        seconds["generate"].append(timed(generate))
+        seconds["replay, one drafter"].append(
+            timed(lambda: replay(target, first, made, batch_size=settings.batch_size))
+        )
+        seconds["live, one drafter"].append(
+            timed(
+                lambda: [
+                    decode(
+                        target, first, t.prompt, prompt_id=t.prompt_id, turn=t.turn, temperature=0.0, seed=0,
+                        max_new_tokens=settings.max_new_tokens,
+                    )
+                    for t in made
+                ]
+            )
+        )  # fmt: skip
+    # All drafters: the live cost differs with tau, so each is decoded once.
+    live_all = sum(
+        timed(
+            lambda d=d: [  # type: ignore[misc]
+                decode(
+                    target,
+                    d,
+                    t.prompt,
+                    prompt_id=t.prompt_id,
+                    turn=t.turn,
+                    temperature=0.0,
+                    seed=0,
+                    max_new_tokens=settings.max_new_tokens,
+                )
+                for t in made
+            ]
+        )
+        for d in drafters.values()
+    )
+    replay_all = sum(
+        timed(lambda d=d: replay(target, d, made, batch_size=settings.batch_size)) for d in drafters.values()
+    )  # type: ignore[misc]
+    median = {k: statistics.median(v) for k, v in seconds.items()}
+    result = {
+        "command": "python benchmarks/replay.py",
+        "date": now(),
+        "profile": options.profile,
+        "requests": len(made),
+        "tokens": sum(t.length for t in made),
+        "drafters": list(drafters),
+        "seconds": {k: [round(x, 2) for x in v] for k, v in seconds.items()}
+        | {"live, all drafters": round(live_all, 2), "replay, all drafters": round(replay_all, 2)},
+        "ratios": {
+            "live / replay, one drafter, trajectories cached (goal 10)": round(
+                median["live, one drafter"] / median["replay, one drafter"], 1
+            ),
+            "live / (generate + replay), all drafters (goal 3)": round(live_all / (median["generate"] + replay_all), 1),
+        },
+        "environment": environment(str(target.device), torch.get_num_threads()),
+        "code": code_state(),
+    }
+    write_json(Path(options.out), result)
+    print(json.dumps(result["ratios"], indent=1))
+
+
+def timed(action: object) -> float:
+    begin = time.perf_counter()
+    action()  # type: ignore[operator]
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Verdicts on made-up runs whose answer is known: clear effects, effects of the other sign, and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from specauf_cli import compose
+from specauf_cli.evaluation.statistics import average_difference, difference
+from specauf_cli.records import RunRecord
+from specauf_cli.reporting import tables
+from specauf_cli.reporting.claims import Verdict, verdicts
+from specauf_cli.reporting.measured import select
+from synthetic import benchmark, heldout, record
+
+TWO = replace(compose.experiment("table2"), columns={"gsm8k": "GSM8K", "mbpp": "MBPP"})
+PROMPTS, ROUNDS = 60, 30
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not separable"
+
+Counts = Sequence[int]
+"""Per prompt: how many of its rounds accept one token more than the base (negative: one less). Over 30: the difference."""
+
+
+def alternating(low: int, high: int) -> list[int]:
+    return [low, high] * (PROMPTS // 2)
+
+
+MORE, LESS, NOISE, NONE = alternating(10, 20), alternating(-20, -10), alternating(-12, 12), alternating(0, 0)
+TINY = alternating(0, 2)  # +0.033 on average and separable from 0, far inside the margin of 0.1
+NEAR = alternating(-5, 11)  # +0.1 on average: the margin lies inside its interval
+WIDE = alternating(-30, 30)  # 0 on average, so scattered that 0.1 either way is as likely
+
+
+def shifted(column: str, counts: Counts) -> list[list[int]]:
+    rng = np.random.default_rng(len(column))
+    base = rng.integers(1, 9, size=(PROMPTS, ROUNDS))
+    for row, count in zip(base, counts, strict=True):
+        row[: abs(count)] += np.sign(count)
+    rounds: list[list[int]] = base.tolist()
+    return rounds
+
+
+def run(objective: str, gsm8k: Counts, mbpp: Counts, right: Sequence[int] = (5,) * 20, temperature: float = 0.0) -> RunRecord:
+    """``right``: correct slots of 10 on each held-out conversation."""
+    made = [benchmark(c, shifted(c, n), temperature) for c, n in (("gsm8k", gsm8k), ("mbpp", mbpp))]
+    return record(objective, made, blocks=heldout([10] * len(right), right))
+
+
+def judge(*records: RunRecord) -> dict[str, Verdict]:
+    found = verdicts(select(TWO, records), "engine")
+    assert len({(v.claim, v.temperature) for v in found}) == len(found)
+    return {v.claim: v for v in found}
+
+
+@pytest.mark.parametrize(
+    ("gsm8k", "mbpp", "expected"),
+    [
+        (MORE, MORE, HOLDS),
+        (LESS, LESS, FAILS),
+        (MORE, LESS, FAILS),  # every benchmark is asked for, and one is clearly the other way
+        (MORE, NOISE, OPEN),
+        (NOISE, NOISE, OPEN),
+        (NONE, NONE, OPEN),  # not one token of difference is no evidence of more
+        (NOISE, LESS, FAILS),
+    ],
+)
+def test_c1_auf_is_higher_on_every_benchmark(gsm8k: Counts, mbpp: Counts, expected: str) -> None:
+    found = judge(run("decay", NONE, NONE), run("auf", gsm8k, mbpp))["C1"]
+    assert found.verdict == expected
+    mean = (np.mean(gsm8k) / ROUNDS, np.mean(mbpp) / ROUNDS)
+    for name, value in (("GSM8K", mean[0]), ("MBPP", mean[1]), ("Avg", sum(mean) / 2)):
+        assert f"{name} {value:+.2f} ± " in found.numbers
+
+
+@pytest.mark.parametrize(
+    ("gsm8k", "mbpp", "expected"),
+    [
+        (NONE, NONE, HOLDS),
+        (TINY, TINY, HOLDS),
+        (TINY, NONE, HOLDS),
+        (WIDE, WIDE, OPEN),
+        (NONE, WIDE, OPEN),  # one benchmark that says nothing leaves the claim open
+        (NEAR, NEAR, OPEN),
+        (MORE, MORE, FAILS),
+        (LESS, LESS, FAILS),
+        (NONE, MORE, FAILS),
+        (WIDE, LESS, FAILS),
+    ],
+)
+def test_c2_equivalence_is_judged_by_the_margin(gsm8k: Counts, mbpp: Counts, expected: str) -> None:
+    records = run("auf_decay", NONE, NONE), run("auf", gsm8k, mbpp)
+    assert judge(*records)["C2"].verdict == expected
+    assert "within ±0.1 " in judge(*records)["C2"].text
+
+
+def test_c2_significance_and_equivalence_are_two_questions() -> None:
+    """The separable difference is equivalent, the one that is not separable is not."""
+    for counts, separable, expected in ((TINY, True, HOLDS), (WIDE, False, OPEN)):
+        measured = select(TWO, [run("auf_decay", NONE, NONE), run("auf", counts, counts)])
+        ours, theirs = (measured.taus(o, 0.0, "engine") for o in ("auf", "auf_decay"))
+        assert {difference(ours[c], theirs[c], c).separable for c in ours} == {separable}
+        assert average_difference(ours, theirs).separable is separable
+        assert verdicts(measured, "engine")[0].verdict == expected
+
+
+def test_c2_uses_the_margin_of_the_experiment() -> None:
+    records = [run("auf_decay", NONE, NONE), run("auf", MORE, MORE)]
+    for margin, expected in ((0.1, FAILS), (0.5, OPEN), (0.9, HOLDS)):
+        (found,) = verdicts(select(replace(TWO, margin=margin), records), "engine")
+        assert (found.claim, found.verdict) == ("C2", expected)
+
+
+HIGH, LOW, MIXED = [8, 7] * 10, [5, 6] * 10, [8, 3] * 10
+
+
+@pytest.mark.parametrize(
+    ("decay_right", "auf_right", "tau", "expected"),
+    [
+        (HIGH, LOW, MORE, HOLDS),
+        (LOW, HIGH, MORE, FAILS),
+        (HIGH, LOW, LESS, FAILS),
+        (LOW, HIGH, LESS, FAILS),
+        (MIXED, MIXED[::-1], MORE, OPEN),
+        (HIGH, LOW, WIDE, OPEN),
+    ],
+)
+def test_c3_higher_accuracy_and_yet_lower_tau(
+    decay_right: list[int], auf_right: list[int], tau: Counts, expected: str
+) -> None:
+    found = judge(run("decay", NONE, NONE, decay_right), run("auf", tau, tau, auf_right))["C3"]
+    assert found.verdict == expected
+    points = 100 * (np.mean(decay_right) - np.mean(auf_right)) / 10
+    assert f"decay - AUF: {points:+.1f} ± " in found.numbers
+    assert f"AUF - decay: {np.mean(tau) / ROUNDS:+.2f} ± " in found.numbers
+
+
+def chain(objective: str, chance: Mapping[int, float], draw: int, *, prompts: int = 80, rounds: int = 60) -> RunRecord:
+    """Rounds whose k-th token is accepted with probability ``chance[k]`` (0.8 where not given), given those before it."""
+    found = []
+    for i, column in enumerate(TWO.columns):
+        rng = np.random.default_rng([draw, i])
+        hit = rng.random((prompts, rounds, 8)) < [chance.get(k, 0.8) for k in range(1, 9)]
+        found.append(benchmark(column, hit.cumprod(axis=2).sum(axis=2).tolist()))
+    return record(objective, found)
+
+
+UP = {k: 0.9 for k in range(1, 7)}
+
+
+@pytest.mark.parametrize(
+    ("auf", "expected"),
+    [
+        (UP, HOLDS),
+        ({**UP, 4: 0.6}, FAILS),
+        ({**UP, 1: 0.6}, FAILS),
+        ({**UP, 6: 0.6}, FAILS),
+        ({**UP, 6: 0.8}, OPEN),
+        ({**UP, 1: 0.8}, OPEN),
+        ({**UP, 7: 0.1}, HOLDS),  # the claim ends at k = 6
+    ],
+)
+def test_c6_alpha_at_every_depth(auf: Mapping[int, float], expected: str) -> None:
+    found = judge(chain("decay", {}, 0), chain("auf", auf, 1))["C6"]
+    assert found.verdict == expected, found.numbers
+    for k in range(1, 7):
+        shown = float(found.numbers.split(f"k={k} ")[1].split(" ")[0])
+        assert shown == pytest.approx(auf[k] - 0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("short", ["decay", "auf"])
+def test_c6_stays_open_when_rounds_never_get_deep_enough(short: str) -> None:
+    """Nobody accepts a fourth token in one of the two runs, so alpha_5 does not exist there."""
+    long = "auf" if short == "decay" else "decay"
+    chance = UP if short == "auf" else {}
+    other = UP if long == "auf" else {}
+    found = judge(chain(short, {**chance, 4: 0.0}, 0), chain(long, other, 1))["C6"]
+    assert found.verdict != HOLDS
+    assert found.numbers.endswith("too few rounds reach k = 5")
+    assert "k=4" in found.numbers
+    assert "k=5" not in found.numbers
+
+
+def test_c6_does_not_compare_what_only_one_benchmark_can_say() -> None:
+    shallow = benchmark("mbpp", [[0, 1, 2]] * 10)
+    deep = chain("auf", UP, 1).benchmarks[0]
+    records = [record(o, [deep, shallow]) for o in ("auf", "decay")]
+    assert judge(*records)["C6"].numbers.endswith("too few rounds reach k = 4")
+
+
+@pytest.mark.parametrize(
+    ("objectives", "claims"),
+    [
+        ((), ()),
+        (("auf",), ()),
+        (("decay", "auf_decay"), ()),
+        (("full_ce", "decay"), ()),
+        (("auf", "decay"), ("C1", "C3", "C6")),
+        (("auf", "auf_decay"), ("C2",)),
+        (("auf", "auf_decay", "decay"), ("C1", "C2", "C3", "C6")),
+    ],
+)
+def test_claims_whose_rows_are_missing_are_left_out(objectives: Sequence[str], claims: Sequence[str]) -> None:
+    assert tuple(judge(*(run(o, NONE, NONE) for o in objectives))) == tuple(claims)
+
+
+def test_every_temperature_is_judged_by_its_own_traces() -> None:
+    def both(objective: str, cold: Counts, warm: Counts) -> RunRecord:
+        one, two = run(objective, cold, cold), run(objective, warm, warm, temperature=1.0)
+        return replace(one, benchmarks=one.benchmarks + two.benchmarks)
+
+    found = verdicts(select(TWO, [both("decay", NONE, NONE), both("auf", MORE, LESS)]), "engine")
+    c1 = {v.temperature: v.verdict for v in found if v.claim == "C1"}
+    assert c1 == {0.0: HOLDS, 1.0: FAILS}
+    assert [(v.claim, v.temperature) for v in found] == [(c, t) for c in ("C1", "C3", "C6") for t in (0.0, 1.0)]
+
+
+def test_the_definition_of_tau_is_the_one_asked_for() -> None:
+    """Many short rounds beside few long ones: the pooled tau falls where the mean over requests rises."""
+    base = [[4] * 2, [4] * 40] * 30
+    other = [[8] * 2, [3] * 40] * 30
+    records = [record(o, [benchmark(c, r) for c in TWO.columns]) for o, r in (("decay", base), ("auf", other))]
+    measured = select(TWO, records)
+    by = {d: {v.claim: v for v in verdicts(measured, d)}["C1"] for d in ("per_response", "pooled")}
+    assert "GSM8K +1.50 ± " in by["per_response"].numbers
+    assert f"GSM8K {(8 * 2 + 3 * 40) / 42 - 4:+.2f} ± " in by["pooled"].numbers
+    assert by["per_response"].verdict == HOLDS
+    assert by["pooled"].verdict == FAILS
+
+
+def test_the_page_shows_the_verdicts() -> None:
+    records = [run("decay", NONE, NONE, HIGH), run("auf", MORE, MORE, LOW)]
+    text = tables.markdown(TWO, records)
+    shown = [x for x in text.splitlines() if x.startswith("| C")]
+    expected = verdicts(select(TWO, records), "engine")
+    assert shown == [f"| {v.claim}: {v.text} | 0 | **{v.verdict}** | {v.numbers} |" for v in expected]
