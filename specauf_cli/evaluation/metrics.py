@@ -17,7 +17,7 @@ from specauf_cli.schema import Corpus, InputError, Trace, nearest
 def _engine(trace: Trace) -> tuple[float, float]:
     """Completion tokens / rounds of the request; mean over requests. What SGLang reports (completion_tokens / spec_verify_ct).
 
-    Counts the prefill token, cuts at the end. Example: 7 tokens in 2 rounds and 4 in 3 -> (7/2 + 4/3) / 2 = 2.42.
+    Counts the prefill token, cuts at the end. Example: 8 tokens in 2 rounds and 4 in 3 -> (8/2 + 4/3) / 2 = 2.67.
     """
     return trace.tokens / len(trace.accepted), 1.0
 
@@ -25,7 +25,7 @@ def _engine(trace: Trace) -> tuple[float, float]:
 def _pooled(trace: Trace) -> tuple[float, float]:
     """1 + accepted / rounds over all requests together, overshoot past the end counted: vLLM's counters.
 
-    Example: accepted (4, 1) and (0, 1, 2) -> 1 + 8 / 5 = 2.6.
+    Example: accepted (4, 1) and (0, 1, 2) -> 1 + 8 / 5 = 2.60.
     """
     return float(sum(trace.accepted) + len(trace.accepted)), float(len(trace.accepted))
 
@@ -41,7 +41,7 @@ def _per_response(trace: Trace) -> tuple[float, float]:
 def _eos_truncated(trace: Trace) -> tuple[float, float]:
     """Tokens that rounds emitted, cut at the end, over rounds, all requests together: DeepSpec's.
 
-    The prefill token comes from no round. Example: 7 tokens in 2 rounds and 4 in 3 -> (6 + 3) / 5 = 1.8.
+    The prefill token comes from no round. Example: 8 tokens in 2 rounds and 4 in 3 -> (7 + 3) / 5 = 2.00.
     """
     return float(trace.tokens - 1), float(len(trace.accepted))
 

@@ -31,15 +31,15 @@ def many(count: int = 40, seed: int = 0) -> list[Trace]:
 @pytest.mark.parametrize(
     ("definition", "traces", "expected"),
     [
-        ("engine", [trace((3, 2), 7, "a"), trace((2, 0), 4, "b")], (3.5 + 2) / 2),
+        ("engine", [trace((4, 1), 8, "a"), trace((0, 1, 2), 4, "b")], (8 / 2 + 4 / 3) / 2),
         ("pooled", [trace((4, 1), prompt="a"), trace((0, 1, 2), prompt="b")], 1 + 8 / 5),
         ("per_response", [trace((4, 1), prompt="a"), trace((0, 1, 2), prompt="b")], (3.5 + 2) / 2),
-        ("eos_truncated", [trace((4, 1), 7, "a"), trace((0, 1, 2), 4, "b")], (6 + 3) / 5),
+        ("eos_truncated", [trace((4, 1), 8, "a"), trace((0, 1, 2), 4, "b")], (7 + 3) / 5),
     ],
 )
 def test_the_worked_example_of_each_definition(definition: str, traces: list[Trace], expected: float) -> None:
     assert metrics.tau(traces, definition) == pytest.approx(expected, abs=1e-12)
-    assert f"{expected:g}" in str(metrics.TAU[definition].__doc__)  # the number the reader is shown
+    assert f"{expected:.2f}" in str(metrics.TAU[definition].__doc__)  # the number the reader is shown
 
 
 def test_every_definition_has_a_worked_example_here() -> None:

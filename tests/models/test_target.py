@@ -1,0 +1,228 @@
+"""The frozen target: which ones are refused, that taps leave no trace, and that weights are named by content."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    BambaConfig,
+    DynamicCache,
+    FalconMambaConfig,
+    Gemma2Config,
+    JambaConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3NextConfig,
+    RwkvConfig,
+)
+
+from specauf_cli.models.target import Target, check_cache, content_fingerprint
+from specauf_cli.schema import InputError
+
+MakeTarget = Callable[..., Target]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen3Config(num_hidden_layers=3),
+        Qwen3Config(num_hidden_layers=3, layer_types=["full_attention"] * 3),
+        Qwen2Config(num_hidden_layers=3),
+        LlamaConfig(num_hidden_layers=3),
+        MistralConfig(num_hidden_layers=3, sliding_window=None),
+    ],
+    ids=lambda c: c.model_type,
+)
+def test_full_attention_is_accepted(config: Any) -> None:
+    check_cache(config)
+    assert {type(x).__name__ for x in DynamicCache(config=config).layers} == {"DynamicLayer"}
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (Qwen3NextConfig(num_hidden_layers=4), "linear_attention"),
+        (Qwen3Config(num_hidden_layers=2, layer_types=["full_attention", "linear_attention"]), "linear_attention"),
+        (Gemma2Config(num_hidden_layers=2), "sliding_attention"),
+        (Qwen3Config(num_hidden_layers=2, use_sliding_window=True, max_window_layers=1), "sliding_attention"),
+        (Qwen3Config(num_hidden_layers=1, layer_types=["chunked_attention"]), "chunked_attention"),
+        (JambaConfig(), "linear_attention"),
+        (BambaConfig(attn_layer_indices=[3]), "linear_attention"),
+        (MambaConfig(), "recurrent"),
+        (FalconMambaConfig(), "recurrent"),
+        (RwkvConfig(), "recurrent"),
+    ],
+    ids=lambda x: getattr(x, "model_type", x),
+)
+def test_caches_that_cannot_be_rolled_back_are_refused_in_one_line(config: Any, kind: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_cache(config)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert f"target of type {config.model_type!r} has" in text
+    assert kind in text or kind != "recurrent"
+    assert "cannot be rolled back after a rejected draft; choose a target with full attention" in text
+
+
+def test_kinds_of_layers_are_named_without_the_harmless_one() -> None:
+    kinds = ["full_attention", "sliding_attention", "linear_attention"]
+    with pytest.raises(InputError, match="has linear_attention, sliding_attention layers"):
+        check_cache(Qwen3Config(num_hidden_layers=3, layer_types=kinds))
+
+
+@pytest.mark.xfail(strict=True, reason="check_cache reads layer_types only; Mistral says it by sliding_window alone")
+def test_a_sliding_window_without_layer_types_is_refused() -> None:
+    config = MistralConfig(num_hidden_layers=2, sliding_window=64)
+    assert {type(x).__name__ for x in DynamicCache(config=config).layers} == {"DynamicSlidingWindowLayer"}
+    with pytest.raises(InputError, match="sliding"):
+        check_cache(config)
+
+
+def test_a_target_checks_its_cache_when_it_is_made(target: Target) -> None:
+    sizes = {k: getattr(target.model.config, k) for k in ("vocab_size", "hidden_size", "intermediate_size")}
+    config = Qwen3Config(
+        **sizes, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8, use_sliding_window=True,
+        max_window_layers=2,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="sliding_attention layers"):
+        Target(Qwen3ForCausalLM(config), target.chat, target.config, "x")
+
+
+# --- taps ---
+
+
+def hooks(target: Target) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_always_called")
+    return sum(len(getattr(m, k)) for m in target.model.modules() for k in kinds)
+
+
+@contextmanager
+def counted(target: Target) -> Iterator[list[int]]:
+    """How often each decoder layer ran."""
+    calls = [0] * len(target.model.model.layers)
+
+    def count(index: int) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            calls[index] += 1
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(count(i)) for i, layer in enumerate(target.model.model.layers)]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.fixture
+def tokens(target: Target) -> Tensor:
+    return torch.randint(4, target.chat.vocab, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def test_features_are_the_outputs_of_the_tapped_layers(make_target: MakeTarget, tokens: Tensor) -> None:
+    target = make_target(taps=(2, 0))  # given in any order, read in ascending order
+    with torch.no_grad():
+        states = target.model.model(input_ids=tokens, output_hidden_states=True).hidden_states
+    expected = torch.cat([states[1], states[3]], dim=-1)
+    torch.testing.assert_close(target.features(tokens), expected)
+    _, found = target.forward(tokens, target.new_cache())
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("taps", [(0,), (0, 1), (0, 1, 2)])
+def test_features_stop_behind_the_last_tap(make_target: MakeTarget, tokens: Tensor, taps: tuple[int, ...]) -> None:
+    target = make_target(taps=taps)
+    with counted(target) as calls:
+        target.features(tokens)
+        assert calls == [int(i <= taps[-1]) for i in range(4)]
+    with counted(target) as calls:
+        target.forward(tokens, target.new_cache())
+        assert calls == [1] * 4
+
+
+def test_no_hook_remains(make_target: MakeTarget, tokens: Tensor) -> None:
+    target = make_target(taps=(0, 2))
+    before = hooks(target)
+    for _ in range(3):
+        target.features(tokens)
+        assert hooks(target) == before
+        target.forward(tokens, target.new_cache())
+        assert hooks(target) == before
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2], ids=["at a tap", "between taps", "at the last tap"])
+@pytest.mark.parametrize("call", ["features", "forward"])
+def test_no_hook_remains_after_an_exception(make_target: MakeTarget, tokens: Tensor, call: str, broken: int) -> None:
+    target = make_target(taps=(0, 2))
+    before, expected = hooks(target), target.features(tokens)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    handle = target.model.model.layers[broken].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            if call == "features":
+                target.features(tokens)
+            else:
+                target.forward(tokens, target.new_cache())
+    finally:
+        handle.remove()
+    assert hooks(target) == before
+    assert torch.equal(target.features(tokens), expected)
+
+
+def test_a_target_is_frozen(target: Target, tokens: Tensor) -> None:
+    assert not target.model.training
+    assert not any(p.requires_grad for p in target.model.parameters())
+    assert not target.features(tokens).requires_grad
+    assert isinstance(target.model, nn.Module)
+
+
+# --- fingerprints ---
+
+
+def folder(path: Path, target: Target, change: Callable[[dict[str, Tensor]], object] = lambda _: None) -> Path:
+    path.mkdir()
+    weights = copy.deepcopy(target.model.model.state_dict())
+    change(weights)
+    save_file(weights, path / "model.safetensors")
+    target.chat.tokenizer.save_pretrained(path)
+    return path
+
+
+def test_fingerprint_names_the_content_not_the_place(target: Target, tmp_path: Path) -> None:
+    one, two = folder(tmp_path / "one", target), folder(tmp_path / "two", target)
+    (two / "log.jsonl").write_text("{}")
+    found = content_fingerprint(one)
+    assert len(found) == 16
+    assert int(found, 16)
+    assert content_fingerprint(two) == found
+
+
+def test_fingerprint_changes_with_one_weight(target: Target, tmp_path: Path) -> None:
+    def change(weights: dict[str, Tensor]) -> None:
+        weights["layers.3.mlp.down_proj.weight"][5, 5] += 1e-4
+
+    one, two = folder(tmp_path / "one", target), folder(tmp_path / "two", target, change)
+    assert content_fingerprint(one) != content_fingerprint(two)
+
+
+def test_fingerprint_changes_with_the_tokenizer(target: Target, tmp_path: Path) -> None:
+    one, two = folder(tmp_path / "one", target), folder(tmp_path / "two", target)
+    text = (two / "tokenizer.json").read_text()
+    (two / "tokenizer.json").write_text(text.replace('"version"', ' "version"', 1))
+    assert content_fingerprint(one) != content_fingerprint(two)
