@@ -37,7 +37,7 @@ render: $(STAMP) ## re-render everything under results/ from the committed recor
 	@$(BIN)/specauf render
 
 test: $(STAMP) ## run the tests (offline, CPU, about two minutes)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

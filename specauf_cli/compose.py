@@ -99,7 +99,24 @@ def experiment(name: str) -> Experiment:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
-    return typing.cast(Experiment, _typed(Experiment, values, str(path)))
+    found = typing.cast(Experiment, _typed(Experiment, values, str(path)))
+    names, width = [row.objective for row in found.rows], len(found.columns) + 1
+    for what, name, valid in (
+        ("backbone", found.backbone, groups()["backbone"]),
+        ("baseline", found.baseline, names),
+        *(("objective", name, groups()["objective"]) for name in names),
+    ):
+        if name not in valid:
+            raise InputError(f"{path}: {what} {name!r} is none of {', '.join(valid)}.{nearest(name, valid)}")
+    for temperature, block in found.paper.values.items():
+        for name, cells in block.items():
+            if len(cells) != width:
+                raise InputError(
+                    f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {width} are needed (columns and average)"
+                )
+    if not found.margin > 0:
+        raise InputError(f"{path}: margin={found.margin} must be > 0 tokens")
+    return found
 
 
 def shipped_experiments() -> list[str]:

@@ -158,7 +158,8 @@ class RunRecord:
 
 
 def save_record(record: RunRecord, folder: Path) -> Path:
-    """Writes the record once; a record of the same id is never overwritten by different measurements."""
+    """Writes the record under its id and returns the file. Under ``runs/`` a later measurement replaces an earlier one;
+    what was published is never overwritten (``study``)."""
     path = folder / f"{record.id}.json"
     write_json(path, asdict(record))
     return path

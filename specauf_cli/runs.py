@@ -72,7 +72,8 @@ class Bench:
     def serves(self, config: Config) -> bool:
         """True when ``config`` asks for the same target, data and feature settings."""
         mine, other = self.config, config
-        shared = ("target", "data", "device", "runs", "threads", "benchmark_root")
+        shared = ["target", "data", "device", "runs", "threads", "benchmark_root"]
+        shared += [] if mine.data.source == "offline" else ["benchmark"]  # real data are cleaned of its prompts
         same = all(getattr(mine, k) == getattr(other, k) for k in shared)
         keys = ("max_length", "features", "precision")
         return same and all(getattr(mine.trainer, k) == getattr(other.trainer, k) for k in keys)
@@ -95,8 +96,7 @@ def open_bench(config: Config) -> Bench:
         exclude = [benchmarks.load_raw(b, root=root) for b in config.benchmark.values()]
     train, heldout = conversations.load(config.data, exclude=exclude)
     located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
-    dtype = torch.bfloat16 if config.evaluation.precision == "bf16" else torch.float32
-    return Bench(config, targets.load(located, device=device, dtype=dtype), train, heldout)
+    return Bench(config, targets.load(located, device=device), train, heldout)
 
 
 def use_machine(config: Config) -> str:
@@ -204,9 +204,13 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
         if found.inputs == record.inputs:
             print(f"{folder.name}: measured already", file=sys.stderr)
             return found
-    drafter = checkpoint.load(folder / "drafter", bench.target, config.backbone)
+    target, dtype = bench.target, torch.float32
+    if config.evaluation.precision == "bf16":  # the bench's own target also trains, so it stays as it is
+        dtype = torch.bfloat16
+        target = targets.load(bench.target.config, device=str(bench.target.device), dtype=dtype)
+    drafter = checkpoint.load(folder / "drafter", target, config.backbone).to(dtype)
     print(f"{folder.name}: {len(prompts)} benchmarks", file=sys.stderr)
-    results, blocks, seconds = evaluate(config, bench.target, drafter, bench.heldout, prompts, _cache(bench))
+    results, blocks, seconds = evaluate(config, target, drafter, bench.heldout, prompts, _cache(bench))
     record = replace(
         record,
         heldout=blocks,

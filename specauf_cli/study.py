@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from specauf_cli import compose, runs
+from specauf_cli.evaluation.metrics import check_definition
 from specauf_cli.records import RunRecord, atomic, code_state, load_record
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.measured import select
@@ -23,6 +24,8 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
     if publish:
         _require_clean()
     experiments = [compose.experiment(n) for n in (names or compose.shipped_experiments())]
+    for experiment in experiments:
+        check_definition(experiment.definition)
     bench: runs.Bench | None = None
     made: dict[str, list[RunRecord]] = {}
     for experiment in experiments:

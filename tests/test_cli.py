@@ -57,7 +57,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_table_trains_measures_prints_and_writes(table: tuple[Path, str]) -> None:
     folder, printed = table
     for method in ("full-CE", "decay", "AUF+decay", "AUF"):
-        assert re.search(rf"\| 0 \| {re.escape(method)} \| ours \| \S*1\.\d\d", printed), printed
+        assert re.search(rf"\| [01] \| {re.escape(method)} \| ours \| \S*1\.\d\d", printed), printed
     assert "2.29" in printed
     written = (folder / "runs" / "tables" / "smoke-table2.md").read_text()
     assert written.strip() in printed
@@ -100,6 +100,26 @@ def test_decode_mode_gives_the_rounds_of_replay(table: tuple[Path, str]) -> None
     records = [json.loads(p.read_text()) for p in (folder / "runs" / run / "records").glob("*.json")]
     by_mode = {r["config"]["evaluation"]["mode"]: r["benchmarks"] for r in records if len(r["benchmarks"]) == 6}
     assert [b["traces"] for b in by_mode["decode"]] == [b["traces"] for b in by_mode["replay"]]
+
+
+def test_compare_pairs_runs_and_audit_finds_every_output_exact(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    one, other = (next(folder.glob(f"runs/dflash-{name}-tiny-*")).name for name in ("decay", "auf_decay"))
+    compared = specauf(folder, "compare", one, other, "--definition", "pooled").stdout
+    assert compared.startswith(f"baseline: {one}")
+    assert compared.count("T=0") == compared.count("T=1") == 7
+    report = specauf(folder, "audit", "--run", one, "--benchmarks", "offline_algebra").stdout
+    assert "fp32: 4 of 4 outputs equal the target's own greedy output" in report
+    assert "bf16:" in report
+
+
+def test_cross_check_and_every_start_are_printed(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    run = next(folder.glob("runs/dflash-decay-tiny-*")).name
+    words = ("eval", "--run", run, "--benchmarks", "offline_chat", "--cross-check", "3", "--all-starts")
+    printed = specauf(folder, *words).stdout
+    assert "all starts: mean accepted" in printed
+    assert "audit: 6 of 6 live outputs equal the target's own token for token, 6 have the recorded rounds" in printed
 
 
 def test_record_names_no_path_of_this_machine(table: tuple[Path, str]) -> None:
@@ -178,6 +198,10 @@ def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str
         (["train", "profile=cpu_real"], "give data_root=DIR"),
         (["eval", "--run", "nope"], "no run 'nope'"),
         (["eval", "--benchmarks", "offline_algebr"], "Did you mean 'offline_algebra'?"),
+        (["eval", "--definition", "engin"], "Did you mean 'engine'?"),
+        (["eval", "evaluation.drafts=sampled"], "only greedy drafts can be replayed"),
+        (["compare", "one"], "compare needs two runs or more"),
+        (["audit", "--run", "nope"], "no run 'nope'"),
         (["eval", "evaluation.mode=live"], "evaluation.mode='live' is none of"),
         (["eval", "trainer.lr=1"], "was trained with another configuration"),
         (["table", "tabel2"], "Did you mean 'table2'?"),

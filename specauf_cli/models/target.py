@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
@@ -171,7 +172,10 @@ def check_cache(config: Any) -> None:
     Recurrent (linear attention, state space) layers fold tokens into one state, and a sliding window has already dropped
     what a shorter sequence would still see; neither live decoding nor replay of it would be lossless.
     """
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    text = config.get_text_config(decoder=True)
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    # Some say it by another key (Mistral's sliding_window): the cache that would be built tells.
+    kinds |= {type(x).__name__ for x in DynamicCache(config=config).layers} - {"DynamicLayer"} if not kinds else set()
     if kinds or config.model_type in ("mamba", "mamba2", "rwkv", "falcon_mamba", "recurrent_gemma"):
         raise InputError(
             f"target of type {config.model_type!r} has {', '.join(sorted(kinds)) or 'recurrent'} layers, whose cache cannot be "
@@ -219,7 +223,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype = torch.float3
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -228,6 +232,8 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype = torch.float3
     marker = Path(config.path) / "specauf.json"
     if marker.is_file():
         commit = json.loads(marker.read_text())["fingerprint"]
+    if commit is None and Path(config.path).is_dir():
+        commit = content_fingerprint(Path(config.path))
     return Target(model.to(device), chat, config, commit or f"{config.path}@{config.revision}")
 
 

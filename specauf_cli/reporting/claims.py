@@ -44,22 +44,22 @@ def verdicts(measured: Measured, definition: str) -> list[Verdict]:
 
 
 def all_above(intervals: Sequence[Interval]) -> str:
-    """Verdict on "every one of these differences is positive"."""
+    """Verdict on "every one of these differences is positive"; without any difference nothing can be said."""
     if any(i.high < 0 for i in intervals):
         return FAILS
-    return HOLDS if all(i.low > 0 for i in intervals) else OPEN
+    return HOLDS if intervals and all(i.low > 0 for i in intervals) else OPEN
 
 
 def all_within(intervals: Sequence[Interval], margin: float) -> str:
-    """Verdict on "every one of these differences is within +- margin"."""
+    """Verdict on "every one of these differences is within +- margin"; without any nothing can be said."""
     if any(i.low > margin or i.high < -margin for i in intervals):
         return FAILS
-    return HOLDS if all(equivalent(i, margin) for i in intervals) else OPEN
+    return HOLDS if intervals and all(equivalent(i, margin) for i in intervals) else OPEN
 
 
 def signed(interval: Interval) -> str:
     """``+0.24 ± 0.03``."""
-    return f"{interval.value:+.2f} ± {interval.half_width:.2f}"
+    return f"{round(interval.value, 2) + 0.0:+.2f} ± {interval.half_width:.2f}"
 
 
 def _pairs(measured: Measured, a: str, b: str, temperature: float, definition: str) -> dict[str, Interval]:
@@ -73,22 +73,27 @@ def _pairs(measured: Measured, a: str, b: str, temperature: float, definition: s
 
 
 def _listed(found: dict[str, Interval]) -> str:
-    return ", ".join(f"{name} {signed(i)}" for name, i in found.items())
+    return ", ".join(f"{name} {signed(i)}" for name, i in found.items()) or "nothing in common"
+
+
+def _complete(measured: Measured, found: dict[str, Interval], verdict: str) -> str:
+    """A claim about every benchmark cannot hold on some of them, though some can refute it."""
+    return OPEN if verdict == HOLDS and len(found) < len(measured.experiment.columns) + 1 else verdict
 
 
 def _higher(measured: Measured, temperature: float, definition: str) -> Verdict:
     found = _pairs(measured, "auf", "decay", temperature, definition)
     text = "AUF > decay in tau on every benchmark and on average"
-    return Verdict("C1", text, temperature, all_above(list(found.values())), f"AUF - decay: {_listed(found)}")
+    verdict = _complete(measured, found, all_above(list(found.values())))
+    return Verdict("C1", text, temperature, verdict, f"AUF - decay: {_listed(found)}")
 
 
 def _equivalent(measured: Measured, temperature: float, definition: str) -> Verdict:
     margin = measured.experiment.margin
     found = _pairs(measured, "auf", "auf_decay", temperature, definition)
     text = f"AUF and AUF+decay are equivalent in tau (within ±{margin:g} on every benchmark and on average)"
-    return Verdict(
-        "C2", text, temperature, all_within(list(found.values()), margin), f"AUF - AUF+decay: {_listed(found)}"
-    )
+    verdict = _complete(measured, found, all_within(list(found.values()), margin))
+    return Verdict("C2", text, temperature, verdict, f"AUF - AUF+decay: {_listed(found)}")
 
 
 def _inversion(measured: Measured, temperature: float, definition: str) -> Verdict:
@@ -97,11 +102,13 @@ def _inversion(measured: Measured, temperature: float, definition: str) -> Verdi
     assert theirs is not None
     blocks = difference(ours, theirs, "heldout")
     found = _pairs(measured, "auf", "decay", temperature, definition)
-    tau = found.get("Avg") or next(iter(found.values()))
+    tau = found.get("Avg")
     points = f"{100 * blocks.value:+.1f} ± {100 * blocks.half_width:.1f} points"
-    numbers = f"accuracy, decay - AUF: {points}; average tau, AUF - decay: {signed(tau)}"
+    average = signed(tau) if tau is not None else "nothing in common"
+    numbers = f"accuracy, decay - AUF: {points}; average tau, AUF - decay: {average}"
     text = "decay has the higher common-mask accuracy and yet the lower tau"
-    return Verdict("C3", text, temperature, all_above([blocks, tau]), numbers)
+    verdict = _complete(measured, found, all_above([blocks] if tau is None else [blocks, tau]))
+    return Verdict("C3", text, temperature, verdict, numbers)
 
 
 def _depths(measured: Measured, temperature: float) -> Verdict:
@@ -115,6 +122,7 @@ def _depths(measured: Measured, temperature: float) -> Verdict:
             break
     text = "AUF lifts the conditional acceptance alpha_k at k = 1..6"
     missing = [k for k in DEPTHS if f"k={k}" not in found]
-    verdict = OPEN if missing else all_above(list(found.values()))
+    verdict = all_above(list(found.values()))
+    verdict = OPEN if missing and verdict == HOLDS else verdict
     note = f"; too few rounds reach k = {missing[0]}" if missing else ""
     return Verdict("C6", text, temperature, verdict, f"alpha_k, AUF - decay: {_listed(found)}{note}")

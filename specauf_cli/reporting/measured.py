@@ -50,8 +50,6 @@ class Measured:
         if not runs:
             return None
         ids = tuple(runs[0].heldout["ids"])
-        if any(tuple(r.heldout["ids"]) != ids for r in runs):
-            raise InputError(f"records of {objective} were measured on different held-out conversations")
         unique = tuple(f"{name}/{i}" for i, name in enumerate(ids))
         top = np.array([r.heldout["id_correct"] for r in runs], dtype=np.float64)
         bottom = np.array([r.heldout["id_valid"] for r in runs], dtype=np.float64)
@@ -78,7 +76,40 @@ def select(experiment: Experiment, records: Sequence[RunRecord]) -> Measured:
             raise InputError(
                 f"{experiment.name}: {other} and {run} are both {record.objective} with seed {record.seed}; keep one"
             )
+    _check_same_ruler(experiment, list(chosen.values()))
     return Measured(experiment, tuple(sorted(chosen.values(), key=lambda r: (names.index(r.objective), r.seed))))
+
+
+def _check_same_ruler(experiment: Experiment, records: Sequence[RunRecord]) -> None:
+    """One ruler for all: the same prompts in a cell's column, the same settings, the same held-out conversations."""
+    asked: dict[tuple[str, float], tuple[str, RunRecord]] = {}
+    for record in records:
+        columns = [(b.column, b.temperature) for b in record.benchmarks]
+        twice = next((c for c in columns if columns.count(c) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"{experiment.name}: {record.id} has two benchmarks in column {twice[0]}; evaluate them apart"
+            )
+        for b in record.benchmarks:
+            known, other = asked.setdefault((b.column, b.temperature), (b.prompts_sha256, record))
+            if known != b.prompts_sha256:
+                raise InputError(
+                    f"{experiment.name}: {other.run} and {record.run} were measured on different prompts of {b.title}"
+                )
+        for what, mine, theirs in (
+            ("evaluation settings", _settings(record), _settings(records[0])),
+            ("held-out conversations", record.heldout["ids"], records[0].heldout["ids"]),
+        ):
+            if mine != theirs:
+                raise InputError(
+                    f"{experiment.name}: {records[0].run} and {record.run} were measured with different {what}; evaluate them alike"
+                )
+
+
+def _settings(record: RunRecord) -> dict[str, object]:
+    """The evaluation settings that change numbers: not how many requests were audited, nor the batch size."""
+    kept = ("precision", "max_new_tokens", "seed", "heldout_anchors")
+    return {k: record.config["evaluation"].get(k) for k in kept}
 
 
 def common(a: Mapping[str, Sample], b: Mapping[str, Sample]) -> list[str]:

@@ -213,8 +213,8 @@ def _signed(cell: Interval | float | None) -> str:
     if cell is None:
         return DASH
     if not isinstance(cell, Interval):
-        return f"{cell:+.2f}"
-    return f"{cell.value:+.2f} ± {cell.half_width:.2f}" + ("" if cell.separable else " (n.s.)")
+        return f"{round(cell, 2) + 0.0:+.2f}"
+    return f"{round(cell.value, 2) + 0.0:+.2f} ± {cell.half_width:.2f}" + ("" if cell.separable else " (n.s.)")
 
 
 def _title(experiment: Experiment) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.schema import Prompt, Trace, Trajectory
 
 MakeDrafter = Callable[..., DFlash]
-NEW = 24
+NEW = 16
 PROMPTS = (Prompt("p0", ("Hi",)), Prompt("p1", ("What is 2 + 3?",)), Prompt("p2", ("Name a color.", "And another?")))
 
 
@@ -54,7 +55,10 @@ def test_fp32_output_is_identical_and_has_no_regret(
     found = audit(target, target, drafter, made, max_new_tokens=NEW)
     assert found == Report(4, 4, sum(t.length for t in made), ())
     line = found.line("Toy")
-    assert line == f"Toy: 4 of 4 outputs equal the target's own greedy output; every one of {found.tokens} tokens is the fp32 argmax"
+    assert (
+        line
+        == f"Toy: 4 of 4 outputs equal the target's own greedy output; every one of {found.tokens} tokens is the fp32 argmax"
+    )
 
 
 @pytest.mark.parametrize("at", [0, 7, -1])
@@ -63,8 +67,8 @@ def test_a_trajectory_that_was_tampered_with_is_counted_as_different(
 ) -> None:
     tokens = list(made[2].tokens)
     tokens[at if at >= 0 else made[2].length - 1] += 1
-    found = audit(target, target, drafter, [*made[:2], replace(made[2], tokens=tuple(tokens)), made[3]], max_new_tokens=NEW)
-    assert (found.requests, found.identical, found.regrets) == (4, 3, ())
+    found = audit(target, target, drafter, [made[1], replace(made[2], tokens=tuple(tokens))], max_new_tokens=NEW)
+    assert (found.requests, found.identical, found.regrets) == (2, 1, ())
 
 
 def test_a_trajectory_of_another_length_is_counted_as_different(
@@ -117,9 +121,9 @@ def test_regrets_of_a_target_with_other_weights_are_those_of_the_exact_one(
         expected += [g for g in gaps if g > 1e-3]
     assert len(expected) > 10
     assert found.regrets == pytest.approx(expected, rel=1e-3)
-    line = found.line("Toy")
-    assert f"regret mean {sum(expected) / len(expected):.2f}" in line
-    assert f"largest {max(expected):.2f}" in line
+    shown = re.search(r"regret mean (\S+), largest (\S+) \(logits\)", found.line("Toy"))
+    assert shown
+    assert [float(x) for x in shown.groups()] == pytest.approx([sum(expected) / len(expected), max(expected)], rel=1e-3)
 
 
 def test_bf16_runs_and_its_regrets_are_positive(

@@ -60,9 +60,9 @@ def test_full_attention_is_accepted(config: Any) -> None:
         (Qwen3Config(num_hidden_layers=1, layer_types=["chunked_attention"]), "chunked_attention"),
         (JambaConfig(), "linear_attention"),
         (BambaConfig(attn_layer_indices=[3]), "linear_attention"),
-        (MambaConfig(), "recurrent"),
-        (FalconMambaConfig(), "recurrent"),
-        (RwkvConfig(), "recurrent"),
+        (MambaConfig(), "linear_attention|recurrent"),
+        (FalconMambaConfig(), "linear_attention|recurrent"),
+        (RwkvConfig(), "linear_attention|recurrent"),
     ],
     ids=lambda x: getattr(x, "model_type", x),
 )
@@ -72,7 +72,7 @@ def test_caches_that_cannot_be_rolled_back_are_refused_in_one_line(config: Any, 
     text = str(caught.value)
     assert "\n" not in text
     assert f"target of type {config.model_type!r} has" in text
-    assert kind in text or kind != "recurrent"
+    assert any(k in text for k in kind.split("|"))
     assert "cannot be rolled back after a rejected draft; choose a target with full attention" in text
 
 
@@ -82,11 +82,10 @@ def test_kinds_of_layers_are_named_without_the_harmless_one() -> None:
         check_cache(Qwen3Config(num_hidden_layers=3, layer_types=kinds))
 
 
-@pytest.mark.xfail(strict=True, reason="check_cache reads layer_types only; Mistral says it by sliding_window alone")
 def test_a_sliding_window_without_layer_types_is_refused() -> None:
     config = MistralConfig(num_hidden_layers=2, sliding_window=64)
     assert {type(x).__name__ for x in DynamicCache(config=config).layers} == {"DynamicSlidingWindowLayer"}
-    with pytest.raises(InputError, match="sliding"):
+    with pytest.raises(InputError, match="Sliding"):
         check_cache(config)
 
 
@@ -173,14 +172,12 @@ def test_no_hook_remains_after_an_exception(make_target: MakeTarget, tokens: Ten
         raise RuntimeError("out of memory")
 
     handle = target.model.model.layers[broken].register_forward_pre_hook(fail)
+    act = target.features if call == "features" else lambda x: target.forward(x, target.new_cache())
     try:
         with pytest.raises(RuntimeError, match="out of memory"):
-            if call == "features":
-                target.features(tokens)
-            else:
-                target.forward(tokens, target.new_cache())
+            act(tokens)
     finally:
-        handle.remove()
+        handle.remove()  # the target is shared by all tests
     assert hooks(target) == before
     assert torch.equal(target.features(tokens), expected)
 

@@ -150,5 +150,7 @@ def test_comparison_refuses_runs_measured_on_different_prompts() -> None:
 
 @pytest.mark.parametrize("ours", [noisy("mbpp"), noisy("gsm8k", temperature=1.0)])
 def test_comparison_refuses_runs_without_a_common_benchmark(ours: BenchmarkResult) -> None:
-    with pytest.raises(InputError, match="dflash-auf-s0 and dflash-decay-s0 share no benchmark at the same temperature"):
+    with pytest.raises(
+        InputError, match="dflash-auf-s0 and dflash-decay-s0 share no benchmark at the same temperature"
+    ):
         summary.comparison([record("decay", [noisy("gsm8k")]), record("auf", [ours])], "engine")

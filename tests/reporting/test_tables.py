@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import benchmark, constant, heldout, record
 
 from specauf_cli import compose
 from specauf_cli.evaluation.statistics import Interval, average, average_difference, difference, interval, sample
@@ -18,6 +17,7 @@ from specauf_cli.records import RunRecord
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.measured import select
 from specauf_cli.schema import InputError
+from synthetic import benchmark, constant, heldout, record
 
 EXPERIMENT = compose.experiment("table2")
 COLUMNS = tuple(EXPERIMENT.columns)
@@ -143,6 +143,8 @@ def test_every_temperature_is_a_block_with_its_own_best_and_its_own_paper_values
     minus = tables.differences(select(EXPERIMENT, made))
     assert numbers(line(minus, "AUF", temperature=0.0)) == pytest.approx([2.0] * 7)
     assert numbers(line(minus, "AUF", temperature=1.0)) == pytest.approx([-2.0] * 7)
+    paper = numbers(line(minus, "AUF", "paper", 1.0))
+    assert paper == pytest.approx([0.19, 0.22, 0.19, 0.20, 0.12, 0.15, 0.17])
 
 
 def test_a_method_compared_with_itself_under_another_name_differs_by_exactly_nothing() -> None:

@@ -1,0 +1,268 @@
+"""Tables of a checkout: rendered from committed records, published once, refused where a record could not be redone."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from specauf_cli import compose, runs, study
+from specauf_cli.evaluation.evaluate import check
+from specauf_cli.records import RunRecord, load_record, save_record
+from specauf_cli.reporting import tables
+from specauf_cli.schema import Config, InputError
+from synthetic import benchmark, constant, record
+
+EXPERIMENT = compose.experiment("table2")
+README = """# A project
+
+<!-- table laptop/table2 -->
+an old table
+<!-- end -->
+
+Prose in between, with | bars | in it.
+
+<!-- table cpu_real/table2 -->
+<!-- end -->
+
+<!-- table unknown/table2 -->
+stays
+<!-- end -->
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commit(record: RunRecord) -> None:
+    save_record(record, Path("results/records") / record.profile)
+
+
+def tree() -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(Path().rglob("*")) if p.is_file()}
+
+
+# --- render ---
+
+
+def test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    laptop = [constant(o, EXPERIMENT.columns, n) for o, n in (("decay", 1), ("auf", 2))]
+    real = [constant("auf", EXPERIMENT.columns, 7, profile="cpu_real", run="real")]
+    for r in laptop + real:
+        commit(r)
+    Path("README.md").write_text(README)
+    study.render()
+    made = tree()
+    assert capsys.readouterr().out.split() == ["results/cpu_real/table2.md", "results/laptop/table2.md"]
+    for profile, records in (("laptop", laptop), ("cpu_real", real)):
+        page = made[f"results/{profile}/table2.md"].decode()
+        assert page == tables.markdown(EXPERIMENT, records, links=f"../records/{profile}")
+        assert made[f"results/{profile}/table2.csv"].decode() == tables.to_csv(EXPERIMENT, records)
+        for r in records:
+            link = f"../records/{profile}/{r.id}.json"
+            assert f"]({link})" in page
+            assert (here / f"results/{profile}" / link).is_file()
+    readme = made["README.md"].decode()
+    first, second, third = (readme.split(f"<!-- table {p}/table2 -->\n")[1].split("<!-- end -->")[0] for p in ("laptop", "cpu_real", "unknown"))  # fmt: skip
+    assert "old table" not in readme
+    assert "| 0 | AUF | ours | **3.38** ± " in first
+    assert "| 0 | AUF | ours | **8.38** ± " in second
+    assert "[results/laptop/table2.md](results/laptop/table2.md)" in first
+    assert "[results/cpu_real/table2.md](results/cpu_real/table2.md)" in second
+    assert third == "stays\n"
+    assert "\n\nProse in between, with | bars | in it.\n\n" in readme
+    study.render()
+    assert tree() == made
+
+
+def test_render_takes_the_newest_record_of_a_run(here: Path) -> None:
+    old = constant("auf", EXPERIMENT.columns, 1, written="2026-01")
+    new = constant("auf", EXPERIMENT.columns, 4, written="2026-02")
+    settings = {**new.config, "evaluation": {"precision": "fp32", "mode": "decode"}}
+    for r in (old, replace(new, config=settings)):
+        commit(r)
+    study.render()
+    assert len(list(Path("results/records/laptop").iterdir())) == 2
+    assert "| 0 | AUF | ours | **5.38** ± " in Path("results/laptop/table2.md").read_text()
+
+
+def test_render_without_a_readme_or_rows_of_a_table(here: Path) -> None:
+    commit(record("unheard_of", [benchmark("gsm8k", [[1], [2]])]))
+    study.render()
+    assert [p for p in tree() if "records" not in p] == []
+
+
+@pytest.mark.parametrize("made", ["", "results", "results/laptop"])
+def test_a_tree_without_records_is_one_clear_line(here: Path, made: str) -> None:
+    Path(made or ".").mkdir(parents=True, exist_ok=True)
+    with pytest.raises(InputError) as caught:
+        study.render()
+    assert str(caught.value) == "no results/records here; run this in a checkout of the project"
+
+
+def test_render_names_a_damaged_record(here: Path) -> None:
+    commit(constant("auf", EXPERIMENT.columns, 1))
+    (path,) = Path("results/records/laptop").iterdir()
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(InputError, match=f"{path.name}:.*not valid JSON"):
+        study.render()
+
+
+def test_a_record_survives_the_disk(here: Path) -> None:
+    made = constant("auf", EXPERIMENT.columns, 3)
+    assert load_record(save_record(made, here)) == made
+
+
+# --- publish ---
+
+composed = functools.cache(
+    lambda cell, make=compose.compose: make(list(cell))
+)  # it takes a third of a second each time
+CLEAN = {"version": "1", "commit": "abc", "dirty": False}
+
+
+@pytest.fixture
+def cells(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """``study.run`` whose training and measuring give made-up records; ``changes`` go into those of AUF."""
+    state: dict[str, Any] = {"code": dict(CLEAN), "changes": {}, "accepted": 3, "opened": 0}
+
+    def open_bench(config: Config) -> SimpleNamespace:
+        state["opened"] += 1
+        return SimpleNamespace(config=config, serves=lambda _: True)
+
+    def measure(_bench: object, config: Config, folder: Path, _words: object) -> RunRecord:
+        name = config.objective.name
+        own = {"accepted": state["accepted"], **state["changes"]} if name == "auf" else {"accepted": 1}
+        made = constant(
+            name, EXPERIMENT.columns, own.pop("accepted"), run=folder.name, profile=config.profile.name, **own
+        )
+        save_record(made, folder / "records")
+        return made
+
+    monkeypatch.setattr(compose, "compose", lambda cell: composed(tuple(cell)))
+    monkeypatch.setattr(study, "code_state", lambda: state["code"])
+    monkeypatch.setattr(runs, "open_bench", open_bench)
+    monkeypatch.setattr(runs, "train", lambda _bench, config, _cell: Path(config.runs) / f"run-{config.objective.name}")
+    monkeypatch.setattr(runs, "measure", measure)
+    return state
+
+
+def publish() -> None:
+    study.run(["table2"], ["profile=smoke"], [0], publish=True)
+
+
+def test_publish_copies_the_records_and_renders(cells: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    publish()
+    published = sorted(Path("results/records/smoke").iterdir())
+    assert [load_record(p).objective for p in published] == ["auf", "auf_decay", "decay", "full_ce"]
+    for path in published:
+        local = Path("runs") / load_record(path).run / "records" / path.name
+        assert path.read_bytes() == local.read_bytes()
+    assert "| 0 | AUF | ours | **4.38** ± " in Path("results/smoke/table2.md").read_text()
+    assert "| 0 | AUF | ours | **4.38** ± " in capsys.readouterr().out
+    before = tree()
+    publish()
+    assert tree() == before
+
+
+def test_without_publish_nothing_is_written_under_results(cells: dict[str, Any]) -> None:
+    cells["code"]["dirty"] = True
+    study.run(["table2"], ["profile=smoke"], [0], publish=False)
+    assert not Path("results").exists()
+    assert Path("runs/tables/smoke-table2.md").is_file()
+    assert Path("runs/tables/smoke-table2.csv").is_file()
+
+
+def test_a_record_is_never_published_twice_with_other_content(cells: dict[str, Any]) -> None:
+    publish()
+    before = {k: v for k, v in tree().items() if k.startswith("results")}
+    cells["accepted"] = 5
+    with pytest.raises(InputError, match=r"run-auf\.\w+\.json exists with other content; published records are never"):
+        publish()
+    assert {k: v for k, v in tree().items() if k.startswith("results")} == before
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [({"commit": None, "dirty": None}, "works in a git checkout"), ({"dirty": True}, "needs a clean tree")],
+)
+def test_publish_is_refused_before_anything_is_trained(cells: dict[str, Any], code: dict[str, Any], says: str) -> None:
+    cells["code"].update(code)
+    with pytest.raises(InputError, match=says):
+        publish()
+    assert cells["opened"] == 0
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("dirty", [True, None])
+@pytest.mark.parametrize("what", ["measured", "trained"])
+def test_a_record_made_with_dirty_or_unknown_code_is_refused(
+    cells: dict[str, Any], what: str, dirty: bool | None
+) -> None:
+    code = {**CLEAN, "dirty": dirty}
+    cells["changes"] = {"code": code} if what == "measured" else {"training": {"code": code}}
+    with pytest.raises(
+        InputError, match=rf"record run-auf\.\w+ was {what} with uncommitted changes; move runs/run-auf"
+    ):
+        publish()
+    published = [json.loads(p.read_text())["objective"] for p in Path("results").rglob("*.json")]
+    assert "auf" not in published
+
+
+# --- what can be measured at all ---
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return compose.compose(["profile=smoke"])
+
+
+def test_the_settings_that_are_shipped_can_be_measured(config: Config) -> None:
+    check(config.evaluation)
+    for mode in ("replay", "decode"):
+        for precision in ("fp32", "bf16"):
+            check(replace(config.evaluation, mode=mode, precision=precision))
+
+
+@pytest.mark.parametrize("mode", ["replay", "decode"])
+def test_sampled_drafts_are_refused_with_the_reason(config: Config, mode: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check(replace(config.evaluation, drafts="sampled", mode=mode))
+    text = str(caught.value)
+    assert text.startswith("evaluation.drafts='sampled': only greedy drafts can be replayed")
+    assert "the emitted text depends on the drafter" in text
+    assert "\n" not in text
+
+
+def test_sampled_drafts_are_refused_before_a_target_is_loaded(here: Path) -> None:
+    with pytest.raises(InputError, match="only greedy drafts can be replayed"):
+        runs.open_bench(compose.compose(["profile=smoke", "evaluation.drafts=sampled"]))
+    assert not tree()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mode": "replai"}, "evaluation.mode='replai' is none of replay, decode. Did you mean 'replay'?"),
+        ({"precision": "fp16"}, "evaluation.precision='fp16' is none of fp32, bf16."),
+        ({"temperatures": ()}, "give one or more temperatures >= 0"),
+        ({"temperatures": (0.0, -1.0)}, "give one or more temperatures >= 0"),
+        ({"max_new_tokens": 0}, "evaluation.max_new_tokens=0 must be at least 1"),
+        ({"batch_size": 0}, "evaluation.batch_size=0 must be at least 1"),
+        ({"heldout_anchors": 0}, "evaluation.heldout_anchors=0 must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(config: Config, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check(replace(config.evaluation, **changes))
+    assert says in str(caught.value)
