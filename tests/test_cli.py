@@ -98,7 +98,7 @@ def test_decode_mode_gives_the_rounds_of_replay(table: tuple[Path, str]) -> None
     run = next(folder.glob("runs/dflash-auf-*")).name
     specauf(folder, "eval", "--run", run, "evaluation.mode=decode", "evaluation.audit=0")
     records = [json.loads(p.read_text()) for p in (folder / "runs" / run / "records").glob("*.json")]
-    by_mode = {r["config"]["evaluation"]["mode"]: r["benchmarks"] for r in records if len(r["benchmarks"]) == 6}
+    by_mode = {r["config"]["evaluation"]["mode"]: r["benchmarks"] for r in records if len(r["benchmarks"]) == 12}
     assert [b["traces"] for b in by_mode["decode"]] == [b["traces"] for b in by_mode["replay"]]
 
 
