@@ -169,6 +169,7 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
     prompts = load_benchmarks(config)
     resolved = {
         **about["config"],
+        "profile": config.resolved["profile"],  # its text may have been reworded since the run was trained
         "evaluation": config.resolved["evaluation"],
         "benchmark": config.resolved["benchmark"],
     }

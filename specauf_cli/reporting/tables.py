@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
-from specauf_cli.records import BenchmarkResult, RunRecord
+from specauf_cli.records import RunRecord
 from specauf_cli.reporting.claims import verdicts
 from specauf_cli.reporting.measured import Measured, common, select
 from specauf_cli.schema import Experiment
@@ -172,7 +172,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
         _detectable_note(measured),
         "Block-mask accuracy: share of supervised slots predicted right on held-out conversations, the same blocks for every "
         "drafter; differences in points.",
-        _prompts_note(first.benchmarks),
+        _prompts_note(first),
         _seeds_note(chosen),
         _audit_note(chosen),
         f"Paper: {experiment.paper.source}.",
@@ -232,10 +232,12 @@ def _detectable_note(measured: Measured) -> str:
     )
 
 
-def _prompts_note(results: Sequence[BenchmarkResult]) -> str:
-    seen = {b.column: f"{b.title} {b.prompts}" for b in results}
-    skipped = sum(n for b in results for n in b.skipped.values())
-    return f"Prompts: {', '.join(seen.values())}; {skipped} requests skipped."
+def _prompts_note(record: RunRecord) -> str:
+    seen = {b.column: f"{b.title} {b.prompts}" for b in record.benchmarks}
+    lowest = min(b.temperature for b in record.benchmarks)
+    skipped = sum(n for b in record.benchmarks if b.temperature == lowest for n in b.skipped.values())
+    most = record.config["evaluation"].get("max_new_tokens")
+    return f"Prompts: {', '.join(seen.values())}; {skipped} requests skipped; at most {most} new tokens each."
 
 
 def _seeds_note(chosen: Sequence[RunRecord]) -> str:
