@@ -63,9 +63,9 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     def step(i: int) -> Outcome:
         tokens, supervised = (x.to(device) for x in rows.batch(i))
         with torch.autocast(kind, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
         labels = tokens[:, 1:]
-        loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
         torch.autograd.backward(loss)
         hits = (logits.detach().argmax(dim=-1) == labels) & supervised[:, 1:]
         sums = {"valid": supervised[:, 1:].sum(), "correct": hits.sum()}
