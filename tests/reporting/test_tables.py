@@ -262,7 +262,7 @@ def test_footnotes_say_what_was_counted_on_what_and_where_the_records_are() -> N
     text = " ".join(tables.markdown(EXPERIMENT, made, links="../records/laptop").split())
     assert "Profile `laptop`. A laptop. Target: tiny." in text
     assert "tau: definition `engine`" in text
-    assert "Prompts: GSM8K 2; 3 requests skipped." in text
+    assert "Prompts: GSM8K 2; 3 requests skipped; at most" in text
     assert "Seeds: 0, 7 (same initial weights" in text
     assert "and seeds. (n.s.): not separable" in text
     assert "Audit (fp32, decoded live): 12 of 16 outputs" in text
