@@ -36,7 +36,7 @@ publish: $(STAMP) ## the same, then copy the records into results/ and render th
 render: $(STAMP) ## re-render everything under results/ from the committed records
 	@$(BIN)/specauf render
 
-test: $(STAMP) ## run the tests (offline, CPU, about two minutes)
+test: $(STAMP) ## run the tests (offline, CPU, two and a half minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)

@@ -200,8 +200,8 @@ def _fail(text: str, code: int) -> None:
 def _quiet_environment() -> None:
     """Settings that must stand before the heavy imports.
 
-    Idle OpenMP threads spin briefly, then sleep: spinning for long, the default, made training up to 25 times slower on two
-    cores beside another busy process; never spinning made it 40 % slower alone. And no foreign progress bars among ours.
+    Idle OpenMP threads spin briefly, then sleep: spinning for long, the default, made training many times slower on two
+    cores beside another busy process; never spinning made it clearly slower alone. And no foreign progress bars among ours.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
