@@ -48,7 +48,14 @@ class Order:
 
 
 class Features:
-    """Target features of training batches: computed for each batch (``online``) or once, kept in bf16 (``memory``)."""
+    """Target features of training batches: computed for each batch (``online``) or for everything first (``memory``).
+
+    Batches depend on the seed and not on the objective, so drafters trained one after another with one seed read the same
+    features: what was computed online is kept, up to ``KEEP`` bytes, and a later drafter gets the very same tensors. Under
+    bf16 autocast they are rounded to bf16 at once, which the drafter's first product would do anyway.
+    """
+
+    KEEP = 1_500_000_000
 
     def __init__(self, target: Target, examples: Sequence[Example], trainer: TrainerConfig) -> None:
         choices = ("online", "memory")
@@ -57,6 +64,8 @@ class Features:
                 f"trainer.features={trainer.features!r} is none of {', '.join(choices)}.{nearest(trainer.features, choices)}"
             )
         self.target, self.trainer = target, trainer
+        self.kept: dict[tuple[tuple[int, ...], int], Tensor] = {}
+        self.bytes, self.seed = 0, -1
         self.store: list[Tensor] | None = None
         if trainer.features == "memory":
             self.store = [torch.empty(0)] * len(examples)
@@ -67,17 +76,32 @@ class Features:
                 for i, row in zip(index, self._compute(batch.tokens).to(torch.bfloat16), strict=True):
                     self.store[i] = row[: len(examples[i].tokens)].clone()
 
+    def begin(self, seed: int) -> None:
+        """A drafter with this seed is about to train; what was kept for another seed would never be asked for again."""
+        if seed != self.seed:
+            self.kept, self.bytes, self.seed = {}, 0, seed
+
     def of(self, batch: Batch) -> Tensor:
-        """Features of a batch, ``[B, T, F]``; zero where padded when they come from memory."""
-        if self.store is None:
-            return self._compute(batch.tokens)
-        width = batch.tokens.shape[1]
-        padded = [torch.nn.functional.pad(self.store[i], (0, 0, 0, width - len(self.store[i]))) for i in batch.index]
-        return torch.stack(padded).to(self.target.device)
+        """Features of a batch, ``[B, T, F]``; zero where padded when they come from ``memory``."""
+        if self.store is not None:
+            width = batch.tokens.shape[1]
+            padded = [
+                torch.nn.functional.pad(self.store[i], (0, 0, 0, width - len(self.store[i]))) for i in batch.index
+            ]
+            return torch.stack(padded).to(self.target.device)
+        key = (batch.index, batch.tokens.shape[1])
+        if key not in self.kept:
+            found = self._compute(batch.tokens)
+            if self.bytes + found.nbytes > self.KEEP:
+                return found
+            self.kept[key], self.bytes = found, self.bytes + found.nbytes
+        return self.kept[key]
 
     def _compute(self, tokens: Tensor) -> Tensor:
-        with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.trainer.precision == "bf16"):
-            return self.target.features(tokens.to(self.target.device))
+        low = self.trainer.precision == "bf16"
+        with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
+            found = self.target.features(tokens.to(self.target.device))
+        return found.to(torch.bfloat16) if low else found
 
 
 def total_steps(trainer: TrainerConfig, examples: int) -> int:
@@ -124,6 +148,7 @@ class Step:
         self.config, self.target, self.drafter = config, target, drafter
         self.examples, self.features = examples, features
         self.order = Order([len(e.tokens) for e in examples], config.trainer.batch_size, config.seed)
+        features.begin(config.seed)
 
     def __call__(self, step: int) -> Outcome:
         """Back-propagates the totals of batch ``step``."""

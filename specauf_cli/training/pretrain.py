@@ -59,6 +59,8 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     model = targets.create(recipe, chat).to(device)
     rows = Rows(stream, answers, recipe)
     kind = torch.device(device).type
+    if kind == "cpu":  # the backward pass of the fused CPU kernel takes half of a step at these lengths
+        model.set_attn_implementation("eager")
 
     def step(i: int) -> Outcome:
         tokens, supervised = (x.to(device) for x in rows.batch(i))

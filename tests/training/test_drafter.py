@@ -178,6 +178,32 @@ def test_features_from_memory_are_those_computed_online_within_bf16(target: Targ
         )
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_features_kept_for_the_next_drafter_change_nothing(
+    precision: str, target: Target, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Table cells share one source of features; a single run has its own: the weights must be the same, bit for bit."""
+    cfg = config("auf", f"trainer.precision={precision}", "trainer.steps=6")
+    alone, shared = (training.Features(target, examples, cfg.trainer) for _ in range(2))
+    training.train(cfg, target, examples, alone, tmp_path / "alone", identity="x")
+    training.train(
+        config("decay", f"trainer.precision={precision}"), target, examples, shared, tmp_path / "first", identity="y"
+    )
+    computed = len(shared.kept)
+    assert computed >= 6
+    training.train(cfg, target, examples, shared, tmp_path / "second", identity="x")
+    assert len(shared.kept) == computed, "nothing was computed again"
+    weights = [(tmp_path / d / "drafter/model.safetensors").read_bytes() for d in ("alone", "second")]
+    assert weights[0] == weights[1]
+    monkeypatch.setattr(training.Features, "KEEP", shared.bytes // 2)
+    tight = training.Features(target, examples, cfg.trainer)
+    training.train(cfg, target, examples, tight, tmp_path / "tight", identity="x")
+    assert 0 < len(tight.kept) < computed
+    assert (tmp_path / "tight/drafter/model.safetensors").read_bytes() == weights[0]
+    shared.begin(1)
+    assert not shared.kept
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
