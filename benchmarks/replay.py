@@ -10,13 +10,15 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from specauf_cli import compose, runs
 from specauf_cli.evaluation import trajectories
-from specauf_cli.evaluation.decode import decode
+from specauf_cli.evaluation.decode import decode_all
 from specauf_cli.evaluation.evaluate import load_benchmarks
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.models import checkpoint
@@ -40,7 +42,7 @@ def main() -> None:
     target, settings = bench.target, config.evaluation
     drafters = {f.name: checkpoint.load(f / "drafter", target, config.backbone) for f in folders}
     prompts = load_benchmarks(config)
-    tail = next(iter(drafters.values())).slots + 1
+    tail = config.backbone.block_size + 1
 
     def generate() -> list[trajectories.Generated]:
         return [
@@ -52,46 +54,17 @@ def main() -> None:
         ]  # fmt: skip
 
     made = [t for g in generate() for t in g.trajectories]  # also warms up
+    replayed = partial(replay, target, trajectories=made, batch_size=settings.batch_size)
+    live = partial(decode_all, target, requests=made, temperature=0.0, seed=0, max_new_tokens=settings.max_new_tokens)
     seconds: dict[str, list[float]] = {"generate": [], "replay, one drafter": [], "live, one drafter": []}
     first = next(iter(drafters.values()))
     for _ in range(options.repeat):
         seconds["generate"].append(timed(generate))
-        seconds["replay, one drafter"].append(
-            timed(lambda: replay(target, first, made, batch_size=settings.batch_size))
-        )
-        seconds["live, one drafter"].append(
-            timed(
-                lambda: [
-                    decode(
-                        target, first, t.prompt, prompt_id=t.prompt_id, turn=t.turn, temperature=0.0, seed=0,
-                        max_new_tokens=settings.max_new_tokens,
-                    )
-                    for t in made
-                ]
-            )
-        )  # fmt: skip
-    # All drafters: the live cost differs with tau, so each is decoded once.
-    live_all = sum(
-        timed(
-            lambda d=d: [  # type: ignore[misc]
-                decode(
-                    target,
-                    d,
-                    t.prompt,
-                    prompt_id=t.prompt_id,
-                    turn=t.turn,
-                    temperature=0.0,
-                    seed=0,
-                    max_new_tokens=settings.max_new_tokens,
-                )
-                for t in made
-            ]
-        )
-        for d in drafters.values()
-    )
-    replay_all = sum(
-        timed(lambda d=d: replay(target, d, made, batch_size=settings.batch_size)) for d in drafters.values()
-    )  # type: ignore[misc]
+        seconds["replay, one drafter"].append(timed(partial(replayed, drafter=first)))
+        seconds["live, one drafter"].append(timed(partial(live, drafter=first)))
+    # All drafters, once each: the cost of live decoding depends on a drafter's tau.
+    replay_all = sum(timed(partial(replayed, drafter=d)) for d in drafters.values())
+    live_all = sum(timed(partial(live, drafter=d)) for d in drafters.values())
     median = {k: statistics.median(v) for k, v in seconds.items()}
     result = {
         "command": "python benchmarks/replay.py",
@@ -115,9 +88,9 @@ def main() -> None:
     print(json.dumps(result["ratios"], indent=1))
 
 
-def timed(action: object) -> float:
+def timed(action: Callable[[], object]) -> float:
     begin = time.perf_counter()
-    action()  # type: ignore[operator]
+    action()
     return time.perf_counter() - begin
 
 

@@ -21,7 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specauf_cli.schema import Config, Experiment, InputError, nearest
+from specauf_cli.schema import BackboneConfig, Config, Experiment, InputError, ObjectiveConfig, nearest
 
 MACHINE = ("runs", "device", "threads", "data_root", "benchmark_root", "experiment")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
@@ -36,7 +36,15 @@ def folder(name: str) -> Path:
 
 def compose(overrides: Sequence[str]) -> Config:
     """The configuration that ``overrides`` describe. Errors: InputError, one line, with the nearest valid name."""
-    return build(compose_raw(overrides))
+    return _resolved(compose_raw(overrides), overrides)
+
+
+def _resolved(raw: DictConfig, overrides: Sequence[str]) -> Config:
+    """``raw``, or what its objective is called on its backbone: auf on domino is b_auf."""
+    alias = OmegaConf.select(raw, f"objective.aliases.{raw.backbone.name}")
+    if alias is not None:
+        raw = compose_raw([*(o for o in overrides if not o.startswith("objective=")), f"objective={alias}"])
+    return build(raw)
 
 
 def compose_raw(overrides: Sequence[str]) -> DictConfig:
@@ -66,10 +74,11 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
 
     def job(raw: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
+        multirun = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
-            task(build(raw), overrides)
+            task(_resolved(raw, overrides), overrides)
         except InputError as error:
-            if HydraConfig.get().mode is not RunMode.MULTIRUN:
+            if not multirun:
                 stopped.append(error)
                 raise SystemExit(2) from error
             print(f"specauf: {' '.join(overrides)}: {error}", file=sys.stderr)  # the other jobs of a sweep go on
@@ -171,40 +180,64 @@ def build(raw: DictConfig) -> Config:
         )
     values.pop("experiment", None)
     values.pop("data_root", None)
-    objective = dict(values["objective"])
-    for branch in set(objective) - {"name", "title"}:
-        objective[branch] = _credit(raw.objective[branch], f"objective.{branch}")
+    values.pop("domino", None)  # sizes that a profile gives to conf/backbone/domino.yaml, where they are resolved
+    objective, backbone = dict(values["objective"]), dict(values["backbone"])
+    for branch in ("base", "final"):
+        if objective.get(branch) is not None:
+            objective[branch] = _partial(raw.objective[branch], f"objective.{branch}")
+    backbone["model"] = _partial(raw.backbone.model, "backbone.model")
     resolved = {k: v for k, v in values.items() if k not in MACHINE}
     resolved["data"] = {k: v for k, v in values["data"].items() if k != "path"}
-    return typing.cast(Config, _typed(Config, {**values, "objective": objective, "resolved": resolved}, ""))
+    typed = {**values, "objective": objective, "backbone": backbone, "resolved": resolved}
+    config = typing.cast(Config, _typed(Config, typed, ""))
+    check_fit(config.objective, config.backbone)
+    return config
 
 
-def _credit(node: DictConfig, where: str) -> Any:
-    """The credit a yaml names, its knobs bound and checked against the function's keyword-only arguments."""
+def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
+    """InputError for an objective that the backbone has no use for, naming those that fit."""
+    if backbone.name not in objective.backbones:
+        fitting = [n for n in groups()["objective"] if backbone.name in _fits(n)]
+        raise InputError(
+            f"objective {objective.name!r} is for {', '.join(objective.backbones)}, not for {backbone.name}; "
+            f"on {backbone.name}: {', '.join(fitting)}"
+        )
+    if "final" in backbone.drafter.branches and objective.final is None:
+        raise InputError(f"objective {objective.name!r} names no credit for the branch final of {backbone.name}")
+    if objective.final_reads not in (None, "base", "final"):
+        raise InputError(f"objective.final_reads={objective.final_reads!r} is none of base, final")
+
+
+def _fits(objective: str) -> list[str]:
+    """Backbones that a shipped objective fits, by its own name or through an alias."""
+    found = OmegaConf.load(folder("conf") / "objective" / f"{objective}.yaml")
+    return [*found.backbones, *found.get("aliases", {})]
+
+
+def _partial(node: DictConfig, where: str) -> Any:
+    """The function or class a yaml names, its knobs bound and checked against the keyword-only arguments."""
     try:
-        credit = instantiate(node)
+        made = instantiate(node)
     except HydraException as error:
         raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
-    if not callable(credit):
-        raise InputError(f"{where} needs _target_ (a function of specauf_cli.objectives.credits) and _partial_: true")
+    if not callable(made):
+        raise InputError(f"{where} needs _target_ (a function or class, with its module) and _partial_: true")
     knobs = [
-        p.name
-        for p in inspect.signature(getattr(credit, "func", credit)).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
+        p.name for p in inspect.signature(getattr(made, "func", made)).parameters.values() if p.kind is p.KEYWORD_ONLY
     ]
-    given = list(getattr(credit, "keywords", {}))
+    given = list(getattr(made, "keywords", {}))
     for knob in sorted(set(knobs) ^ set(given)):
-        problem = "is missing" if knob in knobs else "is not a knob of this credit"
+        problem = "is missing" if knob in knobs else "is not one of its knobs"
         raise InputError(
             f"{where}.{knob} {problem}; its knobs are: {', '.join(knobs) or 'none'}.{nearest(knob, knobs)}"
         )
-    return credit
+    return made
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as ``kind``, recursively. Dataclasses must match key for key."""
+    """``value`` as ``kind``, recursively. Dataclasses must match key for key; a field with a default may be left out."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any or origin is Callable:  # credits were checked when they were made
+    if kind is Any or origin is Callable:  # functions and classes were checked when they were made
         return value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -226,10 +259,10 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         for key in value:
             if key not in names:
                 raise InputError(f"unknown setting {prefix}{key}.{nearest(str(key), names)}")
-        for name in names:
-            if name not in value:
-                raise InputError(f"{prefix}{name} is missing")
-        return cast_kind(**{n: _typed(hints[n], value[n], prefix + n) for n in names})
+        for f in dataclasses.fields(kind):
+            if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise InputError(f"{prefix}{f.name} is missing")
+        return cast_kind(**{n: _typed(hints[n], value[n], prefix + n) for n in names if n in value})
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise _wrong(where, value, kind)

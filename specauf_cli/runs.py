@@ -234,7 +234,7 @@ def audit(config: Config, folder: Path) -> int:
     for prompts in load_benchmarks(config):
         made = trajectories.get(
             bench.target, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-            tail=drafter.slots + 1, batch_size=settings.batch_size, cache=_cache(bench),
+            tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=_cache(bench),
         ).trajectories  # fmt: skip
         fp32 = audit_outputs(bench.target, bench.target, drafter, made, max_new_tokens=settings.max_new_tokens)
         bf16 = audit_outputs(bench.target, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)

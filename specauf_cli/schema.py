@@ -188,24 +188,41 @@ class TargetConfig:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """``conf/backbone``: the drafter. ``block_size`` B counts the anchor; ``proposals`` bounds what one round drafts."""
+    """``conf/backbone``: the drafter. ``block_size`` B counts the anchor; ``proposals`` bounds what one round drafts.
+
+    ``model`` is its class; keyword-only arguments of the class are its knobs and equal the keys of the yaml.
+    """
 
     name: str
     title: str
+    model: Callable[..., Any]
     block_size: int
     layers: int
     proposals: int
     init_std: float
     attention: str
 
+    @property
+    def drafter(self) -> Any:
+        """The drafter's class, its knobs set aside."""
+        return getattr(self.model, "func", self.model)
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """``conf/objective``: a name and one credit per branch of logits. DFlash reads ``base`` only."""
+    """``conf/objective``: a name and one credit per branch of logits. DFlash has the branch ``base``, Domino ``final`` too.
+
+    ``backbones`` it fits. The credit of ``final`` is computed from the predictions of the branch ``final_reads`` (``base``:
+    it ends where the base branch fails). ``aliases`` names what stands for this objective on another backbone.
+    """
 
     name: str
     title: str
+    backbones: tuple[str, ...]
     base: Credit
+    final: Credit | None = None
+    final_reads: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -213,7 +230,8 @@ class TrainerConfig:
     """``conf/trainer``: exactly one of ``steps`` and ``epochs`` is set; ``batch_size`` sequences make one optimiser step.
 
     ``micro_batch`` sequences go through the drafter at a time; ``normalize`` is ``batch``, ``block`` or ``valid``;
-    ``labels`` is ``data`` (the conversation's token) or ``target`` (the target's argmax).
+    ``labels`` is ``data`` (the conversation's token) or ``target`` (the target's argmax). With two branches the loss is
+    lambda x base + (1 - lambda) x final; lambda falls linearly from ``lambda_start`` to 0 over ``lambda_ratio`` of the steps.
     """
 
     steps: int | None
@@ -230,6 +248,8 @@ class TrainerConfig:
     precision: str
     normalize: str
     labels: str
+    lambda_start: float
+    lambda_ratio: float
     features: str
     log_every: int
     save_every: int

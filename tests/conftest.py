@@ -83,7 +83,9 @@ def make_target(target: Target) -> MakeTarget:
 @pytest.fixture(scope="session")
 def backbone() -> BackboneConfig:
     """Weights wide enough that every part of the drafter matters to its output."""
-    return BackboneConfig("dflash", "DFlash", block_size=8, layers=2, proposals=7, init_std=0.3, attention="auto")
+    return BackboneConfig(
+        "dflash", "DFlash", DFlash, block_size=8, layers=2, proposals=7, init_std=0.3, attention="auto"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -247,8 +247,11 @@ def test_help_answers_quickly_and_train_help_lists_the_groups(table: tuple[Path,
     folder, _ = table
     assert "table" in specauf(folder, "--help").stdout
     listed = specauf(folder, "train", "--help").stdout
-    assert "objective: auf, auf_decay, decay, full_ce" in listed
-    assert "backbone: dflash" in listed
+    assert (
+        "objective: auf, auf_decay, b_auf, b_auf_decay, decay, f_auf, f_auf_decay, full_ce, s_auf, s_auf_decay"
+        in listed
+    )
+    assert "backbone: dflash, domino" in listed
 
 
 README = re.findall(r"^(specauf [^#\n]+?)\s*(?:#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)

@@ -15,6 +15,7 @@ REAL = ["data_root=DIR"]
 def test_every_yaml_composes(choice: tuple[str, str]) -> None:
     group, name = choice
     extra = ["data.path=FILE"] if choice == ("data", "jsonl") else []
+    extra += ["backbone=domino"] if group == "objective" and name[1:2] == "_" else []
     config = compose.compose([f"{group}={name}", *REAL, *extra])
     if group in ("target", "backbone", "objective", "data", "profile"):
         assert getattr(config, group).name == name
@@ -35,6 +36,41 @@ def test_paper_averages_follow_from_the_cells_within_rounding() -> None:
         for block in compose.experiment(name).paper.values.values():
             for *cells, average in block.values():
                 assert abs(sum(cells) / len(cells) - average) <= 0.011
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("auf", "b_auf"), ("auf_decay", "b_auf_decay"), ("decay", "decay")])
+def test_an_objective_has_its_two_branch_name_on_domino(asked: str, meant: str) -> None:
+    found = compose.compose(
+        ["backbone=domino", f"objective={asked}", "objective.base.gamma=4"][: 2 + ("decay" in asked)]
+    )
+    direct = compose.compose(
+        ["backbone=domino", f"objective={meant}", "objective.base.gamma=4"][: 2 + ("decay" in asked)]
+    )
+    assert found.objective.name == meant
+    assert found.resolved == direct.resolved
+    assert found.objective.final is not None
+
+
+def test_an_objective_for_another_backbone_is_refused_with_those_that_fit() -> None:
+    with pytest.raises(
+        InputError, match=r"'s_auf' is for domino, not for dflash; on dflash: auf, auf_decay, decay, full_ce$"
+    ):
+        compose.compose(["objective=s_auf"])
+    with pytest.raises(InputError, match=r"no credit for the branch final of domino"):
+        compose.compose(["objective=decay", "backbone=domino", "objective.final=null"])
+    with pytest.raises(InputError, match=r"final_reads='last' is none of base, final"):
+        compose.compose(["objective=decay", "backbone=domino", "objective.final_reads=last"])
+
+
+def test_sizes_of_the_correction_follow_the_profile_and_can_be_overridden() -> None:
+    knobs = [
+        compose.compose(["backbone=domino", *o]).backbone.model.keywords
+        for o in ([], ["profile=smoke"], ["backbone.model.emb_dim=7"])
+    ]  # type: ignore[attr-defined]
+    assert [k["emb_dim"] for k in knobs] == [32, 8, 7]
+    assert [k["gru_hidden_dim"] for k in knobs] == [64, 16, 64]
+    with pytest.raises(InputError, match=r"backbone.model.rank"):
+        compose.compose(["backbone=domino", "+backbone.model.rank=3"])
 
 
 def test_command_line_beats_profile_beats_groups() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from specauf_cli.evaluation.decode import decode
+from specauf_cli.evaluation.decode import decode_all
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.schema import Trajectory
@@ -40,17 +40,8 @@ def audit(
 ) -> Report:
     """Decodes every request live at T=0 with ``target`` and judges its output by ``exact``, the same weights in fp32."""
     identical, tokens, regrets = 0, 0, list[float]()
-    for t in trajectories:
-        _, emitted = decode(
-            target,
-            drafter,
-            t.prompt,
-            prompt_id=t.prompt_id,
-            turn=t.turn,
-            temperature=0.0,
-            seed=0,
-            max_new_tokens=max_new_tokens,
-        )
+    decoded = decode_all(target, drafter, trajectories, temperature=0.0, seed=0, max_new_tokens=max_new_tokens)
+    for t, (_, emitted) in zip(trajectories, decoded, strict=True):
         identical += emitted == t.tokens[: t.length]
         tokens += len(emitted)
         regrets += _regrets(exact, t.prompt, emitted)

@@ -1,12 +1,16 @@
 """Live speculative decoding of one request: draft, verify in one target pass, accept, roll back."""
 
+from collections.abc import Sequence
+
 import torch
 
+from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.verify import accepted_prefix
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Trace
+from specauf_cli.progress import track
+from specauf_cli.schema import Trace, Trajectory
 
 
 @torch.no_grad()
@@ -51,6 +55,29 @@ def decode(
     length = _length(emitted, target, max_new_tokens)
     ended = emitted[length - 1] in target.chat.stop_ids
     return Trace(prompt_id, turn, tuple(accepted), proposals, length, ended), tuple(emitted[:length])
+
+
+def decode_all(
+    target: Target,
+    drafter: DFlash,
+    requests: Sequence[Trajectory],
+    *,
+    temperature: float,
+    seed: int,
+    max_new_tokens: int,
+) -> list[tuple[Trace, tuple[int, ...]]]:
+    """Decodes the request behind every trajectory, one after the other: its trace and its completion."""
+    result: list[tuple[Trace, tuple[int, ...]]] = []
+    with track("decoding live", len(requests)) as show:
+        for t in requests:
+            result.append(
+                decode(
+                    target, drafter, t.prompt, prompt_id=t.prompt_id, turn=t.turn, temperature=temperature, seed=seed,
+                    max_new_tokens=max_new_tokens,
+                )
+            )  # fmt: skip
+            show(len(result), f"tau {metrics.tau([trace for trace, _ in result]):.2f}")
+    return result
 
 
 def _length(emitted: list[int], target: Target, limit: int) -> int:

@@ -4,16 +4,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from specauf_cli.data import benchmarks
 from specauf_cli.evaluation import metrics, trajectories
-from specauf_cli.evaluation.decode import decode
+from specauf_cli.evaluation.decode import decode_all
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.progress import track
 from specauf_cli.records import BenchmarkResult
 from specauf_cli.schema import Config, Corpus, EvaluationConfig, InputError, PromptSet, Trace, Trajectory, nearest
 
@@ -62,11 +62,19 @@ def evaluate(
     seconds = {"heldout": time.perf_counter() - clock, "trajectories": 0.0, "traces": 0.0, "audit": 0.0}
     results = []
     for temperature in settings.temperatures:
+        live = partial(
+            decode_all,
+            target,
+            drafter,
+            temperature=temperature,
+            seed=settings.seed,
+            max_new_tokens=settings.max_new_tokens,
+        )
         for prompt_set in prompts:
             clock = time.perf_counter()
             made = trajectories.get(
                 target, prompt_set, temperature=temperature, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-                tail=drafter.slots + 1, batch_size=settings.batch_size, cache=cache, show=say,
+                tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=cache, show=say,
             )  # fmt: skip
             seconds["trajectories"] += time.perf_counter() - clock
             clock = time.perf_counter()
@@ -75,10 +83,10 @@ def evaluate(
                 traces, every = replay(target, drafter, made.trajectories, batch_size=settings.batch_size)
                 starts = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
             else:
-                traces = [trace for trace, _ in _live(target, drafter, made.trajectories, temperature, settings)]
+                traces = [trace for trace, _ in live(made.trajectories)]
             seconds["traces"] += time.perf_counter() - clock
             clock = time.perf_counter()
-            audit = _audit(target, drafter, made.trajectories, traces, temperature, settings)
+            audit = _audit(live, made.trajectories, traces, settings.audit)
             seconds["audit"] += time.perf_counter() - clock
             chosen = config.benchmark[prompt_set.name]
             results.append(
@@ -94,18 +102,15 @@ def evaluate(
 
 
 def _audit(
-    target: Target,
-    drafter: DFlash,
+    live: Callable[[Sequence[Trajectory]], list[tuple[Trace, tuple[int, ...]]]],
     made: Sequence[Trajectory],
     traces: Sequence[Trace],
-    temperature: float,
-    settings: EvaluationConfig,
+    requests: int | None,
 ) -> dict[str, Any]:
     """Decodes requests live and counts those whose output is the target's own, and whose rounds equal the recorded trace."""
-    chosen = made if settings.audit is None else made[: settings.audit]
+    chosen = made if requests is None else made[:requests]
     identical, same_rounds, first = 0, 0, None
-    lived = _live(target, drafter, chosen, temperature, settings) if chosen else []
-    for trajectory, known, (trace, tokens) in zip(chosen, traces, lived, strict=False):
+    for trajectory, known, (trace, tokens) in zip(chosen, traces, live(chosen) if chosen else [], strict=False):
         own = trajectory.tokens[: trajectory.length]
         identical += tokens == own
         same_rounds += trace.accepted == known.accepted
@@ -115,23 +120,6 @@ def _audit(
             )
             first = {"prompt": trajectory.prompt_id, "turn": trajectory.turn, "token": at}
     return {"requests": len(chosen), "identical": identical, "same_rounds": same_rounds, "first_difference": first}
-
-
-def _live(
-    target: Target, drafter: DFlash, made: Sequence[Trajectory], temperature: float, settings: EvaluationConfig
-) -> list[tuple[Trace, tuple[int, ...]]]:
-    """Live decoding of the requests of ``made``: traces and completions."""
-    result = []
-    with track("decoding live", len(made)) as show:
-        for t in made:
-            result.append(
-                decode(
-                    target, drafter, t.prompt, prompt_id=t.prompt_id, turn=t.turn, temperature=temperature,
-                    seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-                )
-            )  # fmt: skip
-            show(len(result), f"tau {metrics.tau([trace for trace, _ in result]):.2f}")
-    return result
 
 
 _say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731

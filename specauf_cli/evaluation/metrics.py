@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from specauf_cli.data.chat import encode
-from specauf_cli.models.blocks import collate, labels_and_mask, sample_anchors, valid_anchors
+from specauf_cli.models.blocks import collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.objectives.loss import block_stats
@@ -125,13 +125,15 @@ def heldout_blocks(
     """Block-mask sums on held-out conversations: how many slots were supervised and how many predicted right.
 
     ``valid`` and ``correct`` are per slot; ``ids``, ``id_valid`` and ``id_correct`` the same sums per example, for error
-    bars. Anchors depend on ``seed`` and the data only, so every drafter is asked about the same blocks; the accuracy is
-    sum(correct) / sum(valid), the paper's common-mask accuracy.
+    bars. Anchors depend on ``seed`` and the data only, so every drafter is asked about the same blocks, and about the slots
+    it may propose; the accuracy is sum(correct) / sum(valid), the paper's common-mask accuracy. Of several branches the last
+    one, which drafts, is judged; it reads the conversation's own tokens, as in training.
     """
+    slots = drafter.backbone.proposals
     examples, _ = encode(target.chat, corpus, max_length=max_length)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
-    valid = torch.zeros(drafter.slots, dtype=torch.long)
-    correct = torch.zeros(drafter.slots, dtype=torch.long)
+    valid = torch.zeros(slots, dtype=torch.long)
+    correct = torch.zeros(slots, dtype=torch.long)
     by_id: dict[int, tuple[int, int]] = {}
     for begin in range(0, len(order), batch_size):
         batch = collate(examples, order[begin : begin + batch_size], target.chat.pad_id)
@@ -140,11 +142,12 @@ def heldout_blocks(
             own = torch.tensor([examples[i].supervised])
             drawn.append(sample_anchors(valid_anchors(own), anchors, torch.Generator().manual_seed((seed << 32) + i)))
         starts, real = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        labels, mask = labels_and_mask(batch.tokens, batch.supervised, starts, real, drafter.slots)
+        labels, mask = labels_and_mask(batch.tokens, batch.supervised, starts, real, slots)
         tokens, starts = batch.tokens.to(target.device), starts.to(target.device)
         context = drafter.context(target.features(tokens))
-        hidden = drafter.hidden(target, context, tokens.gather(1, starts), starts)
-        logits = drafter.logits(target, hidden.flatten(0, 1))["base"]
+        hidden = drafter.hidden(target, context, tokens.gather(1, starts), starts)[:, :, :slots]
+        previous = previous_tokens(tokens, starts, slots)
+        logits = drafter.logits(target, hidden.flatten(0, 1), previous.flatten(0, 1))[drafter.branches[-1]]
         stats, _ = block_stats(logits, labels.flatten(0, 1).to(target.device), mask.flatten(0, 1).to(target.device))
         valid += stats.mask.sum(dim=0).cpu()
         correct += stats.correct.sum(dim=0).cpu()

@@ -67,7 +67,11 @@ def get(
     found = _read(path, identity)
     if found is not None:
         return found
-    show(f"{prompts.title}: the target's own answers at T={temperature:g} (once)")
+    turns = sum(len(p.turns) for p in prompts.prompts)
+    most = 4e-6 * turns * (max_new_tokens + tail)  # int32 tokens, the prompts' own not counted
+    show(
+        f"{prompts.title}: the target's own answers at T={temperature:g} (once; about {most:.1f} MB at most in {cache})"
+    )
     made = generate(
         target,
         prompts.prompts,

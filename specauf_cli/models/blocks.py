@@ -81,3 +81,12 @@ def labels_and_mask(
     labels = tokens.gather(1, flat).view(positions.shape)
     mask = supervised.gather(1, flat).view(positions.shape) & inside & real[:, :, None]
     return labels, mask.long().cumprod(dim=2).bool()
+
+
+def previous_tokens(tokens: Int[Tensor, "B T"], anchors: Int[Tensor, "B A"], slots: int) -> Int[Tensor, "B A K"]:
+    """The data token right before the one that each slot predicts: position anchor + k for slot k, clamped to the sequence.
+
+    What a causal branch reads in training; for every slot inside a block's mask all of them are the block's own tokens.
+    """
+    positions = anchors[:, :, None] + torch.arange(slots, device=tokens.device)
+    return tokens.gather(1, positions.clamp(max=tokens.shape[1] - 1).flatten(1)).view(positions.shape)

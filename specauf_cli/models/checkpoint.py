@@ -1,6 +1,7 @@
 """Drafters on disk, in the public Hugging Face layout: ``config.json`` and ``model.safetensors``."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,15 @@ def check(backbone: BackboneConfig) -> None:
         raise InputError(
             f"backbone.block_size={backbone.block_size} is too small; a block is the anchor and at least one slot, so 2 or more"
         )
-    if not 1 <= backbone.proposals <= backbone.block_size - 1:
+    slots = backbone.block_size - backbone.drafter.first
+    if not 1 <= backbone.proposals <= slots:
         raise InputError(
-            f"backbone.proposals={backbone.proposals} is out of range; valid: 1..{backbone.block_size - 1} at block_size {backbone.block_size}"
+            f"backbone.proposals={backbone.proposals} is out of range; valid: 1..{slots} at block_size {backbone.block_size}"
         )
+    for knob, value in getattr(backbone.model, "keywords", {}).items():
+        low, high = (0, slots) if knob == "pure_draft_prefix_len" else (1, math.inf)
+        if not isinstance(value, int) or not low <= value <= high:
+            raise InputError(f"backbone.model.{knob}={value!r} is out of range; valid: {low}..{high}")
     if backbone.layers < 1:
         raise InputError(f"backbone.layers={backbone.layers} is out of range; a drafter has at least 1 layer")
     if backbone.attention not in ATTENTION:
@@ -34,7 +40,8 @@ def check(backbone: BackboneConfig) -> None:
 def create(target: Target, backbone: BackboneConfig) -> DFlash:
     """A drafter for ``target`` with uninitialised weights. Errors: InputError for sizes that cannot work."""
     check(backbone)
-    return DFlash(target.draft_config(backbone), backbone, len(target.taps), target.chat.mask_id).to(target.device)
+    drafter: DFlash = backbone.model(target.draft_config(backbone), backbone, len(target.taps), target.chat.mask_id)
+    return drafter.to(target.device)
 
 
 def save(drafter: DFlash, target: Target, folder: Path) -> None:
@@ -45,13 +52,14 @@ def save(drafter: DFlash, target: Target, folder: Path) -> None:
 
 
 def public_config(drafter: DFlash, target: Target) -> dict[str, Any]:
-    """The keys that public DFlash loaders read (names and meaning as in z-lab's published checkpoints)."""
-    sizes = drafter.config
+    """The keys that public DFlash and Domino loaders read (names and meaning as in the published checkpoints)."""
+    sizes, special = drafter.config, drafter.public()
     return {
-        "architectures": ["DFlashDraftModel"],
+        "architectures": [drafter.architecture],
         "model_type": "qwen3",
         "block_size": drafter.backbone.block_size,
-        "dflash_config": {"mask_token_id": drafter.mask_id, "target_layer_ids": list(target.taps)},
+        "dflash_config": {"mask_token_id": drafter.mask_id, "target_layer_ids": list(target.taps), **special},
+        **({"emb_dim": special["emb_dim"]} if special else {}),
         "num_target_layers": target.model.config.num_hidden_layers,
         "num_hidden_layers": sizes.num_hidden_layers,
         "hidden_size": sizes.hidden_size,
@@ -83,6 +91,7 @@ def load(folder: Path, target: Target, backbone: BackboneConfig) -> DFlash:
     try:
         expected = {
             "target": (stored["specauf"]["target_fingerprint"], target.fingerprint),
+            "architecture": (stored["architectures"], [backbone.drafter.architecture]),
             "block size": (stored["block_size"], backbone.block_size),
             "tapped layers": (stored["dflash_config"]["target_layer_ids"], list(target.taps)),
             "number of draft layers": (stored["num_hidden_layers"], backbone.layers),

@@ -46,6 +46,18 @@ class Context(NamedTuple):
         )
 
 
+class View(NamedTuple):
+    """Where the blocks of one pass lie: rotary positions of their slots, and which context each may see.
+
+    ``visible[b, a, t]``: block a sees context position t. Blocks never see each other. ``dense``: one attention call with
+    a mask over everything (the reference), else context and block apart.
+    """
+
+    rotary: tuple[Tensor, Tensor]
+    visible: Bool[Tensor, "B A T"]
+    dense: bool
+
+
 class BlockAttention(Qwen3Attention):  # type: ignore[misc]
     """Qwen3 attention whose queries are blocks and whose keys are context features followed by the block itself."""
 
@@ -57,36 +69,31 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         return apply_rotary_pos_emb(keys, keys, *rotary)[0], values
 
     def forward(
-        self,
-        hidden: Float[Tensor, "B AW D"],
-        rotary: tuple[Tensor, Tensor],
-        context: tuple[Tensor, Tensor],
-        visible: Bool[Tensor, "B A T"],
-        dense: bool,
+        self, hidden: Float[Tensor, "B AW D"], context: tuple[Tensor, Tensor], view: View
     ) -> Float[Tensor, "B AW D"]:
-        """``visible[b, a, t]``: block a sees context position t. Blocks never see each other."""
+        """Attention of every block over [the context it may see ; itself]."""
         batch, rows = hidden.shape[:2]
-        blocks = visible.shape[1]
         shape = (batch, rows, -1, self.head_dim)
         q = self.q_norm(self.q_proj(hidden).view(shape)).transpose(1, 2)
         k = self.k_norm(self.k_proj(hidden).view(shape)).transpose(1, 2)
         v = self.v_proj(hidden).view(shape).transpose(1, 2)
-        q, k = apply_rotary_pos_emb(q, k, *rotary)
+        q, k = apply_rotary_pos_emb(q, k, *view.rotary)
         groups = self.num_key_value_groups
         kind = q.device.type  # one cast here instead of one in front of every product
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else q.dtype
         q = q.to(dtype)
         context_k, context_v, k, v = (repeat_kv(x.to(dtype), groups) for x in (*context, k, v))
-        attend = self._dense if dense else self._split
-        out = attend(q, context_k, context_v, k, v, visible, blocks)
+        attend = self._dense if view.dense else self._split
+        out = attend(q, context_k, context_v, k, v, view.visible)
         projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, rows, -1))
         return projected
 
     def _dense(
-        self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor, blocks: int
+        self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor
     ) -> Float[Tensor, "B H AW Dh"]:
         """One SDPA call over [context ; all blocks] with a dense mask: the reference."""
         batch, _, rows, _ = q.shape
+        blocks = visible.shape[1]
         width = rows // blocks
         own = (
             torch.eye(blocks, dtype=torch.bool, device=q.device).repeat_interleave(width, 0).repeat_interleave(width, 1)
@@ -97,11 +104,12 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         )
 
     def _split(
-        self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor, blocks: int
+        self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor
     ) -> Float[Tensor, "B H AW Dh"]:
         """Context scores and A small W x W score matrices under one softmax: no score between different blocks."""
         batch, heads, rows, dim = q.shape
-        width, length = rows // blocks, ck.shape[2]
+        blocks, length = visible.shape[1:]
+        width = rows // blocks
         by_block = (batch, heads, blocks, width, dim)
         q = q * self.scaling
         to_context = (q @ ck.transpose(2, 3)).view(batch, heads, blocks, width, length)
@@ -124,15 +132,10 @@ class DraftLayer(nn.Module):
         self.post_attention_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
-        self,
-        hidden: Float[Tensor, "B AW D"],
-        rotary: tuple[Tensor, Tensor],
-        context: tuple[Tensor, Tensor],
-        visible: Bool[Tensor, "B A T"],
-        dense: bool,
+        self, hidden: Float[Tensor, "B AW D"], context: tuple[Tensor, Tensor], view: View
     ) -> Float[Tensor, "B AW D"]:
         """One layer over all blocks of the batch."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotary, context, visible, dense)
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), context, view)
         hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return hidden
 
@@ -140,7 +143,11 @@ class DraftLayer(nn.Module):
 class DFlash(nn.Module):
     """Drafter of block size B: slot k (0-based) predicts the (k+1)-th token after the anchor, K = B - 1 slots."""
 
-    branches = ("base",)
+    branches: tuple[str, ...] = ("base",)
+    """Sets of logits, each with its own credit; the last one drafts."""
+    first = 1
+    """Block position of slot 0; position 0 holds the anchor, which DFlash does not predict from."""
+    architecture = "DFlashDraftModel"
 
     def __init__(self, config: Qwen3Config, backbone: BackboneConfig, features: int, mask_id: int) -> None:
         """``config``: sizes of one draft layer; ``features``: tapped layers; ``mask_id``: the target's mask token."""
@@ -155,7 +162,11 @@ class DFlash(nn.Module):
     @property
     def slots(self) -> int:
         """K, the number of supervised slots of a training block."""
-        return self.backbone.block_size - 1
+        return self.backbone.block_size - self.first
+
+    def public(self) -> dict[str, Any]:
+        """What the public ``dflash_config`` says of this drafter beyond the mask token and the tapped layers."""
+        return {}
 
     def initialise(self, seed: int) -> None:
         """Seeded weights: matrices normal with ``backbone.init_std``, norms one. The same for every objective."""
@@ -178,7 +189,7 @@ class DFlash(nn.Module):
     def hidden(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
     ) -> Float[Tensor, "B A K D"]:
-        """Final hidden state of every slot, the anchor's own slot dropped.
+        """Final hidden state of every slot; block positions before slot 0 are dropped.
 
         ``context`` may reach beyond an anchor (training, replay) or end right before it (live decoding): positions at
         or after the anchor are masked either way, so the two views agree.
@@ -192,13 +203,20 @@ class DFlash(nn.Module):
         rotary = self.rotary(hidden, positions)
         visible = torch.arange(context.length, device=anchors.device) < anchors[:, :, None]
         dense = self.backbone.attention == "dense" or (self.backbone.attention == "auto" and not _low_precision(hidden))
+        view = View(rotary, visible, dense)
         for layer, key, value in zip(self.layers, context.keys, context.values, strict=True):
-            hidden = layer(hidden, rotary, (key, value), visible, dense)
+            hidden = layer(hidden, (key, value), view)
         hidden = self.norm(hidden)
-        return hidden.view(batch, blocks, width, -1)[:, :, 1:]
+        return hidden.view(batch, blocks, width, -1)[:, :, self.first :]
 
-    def logits(self, target: Target, hidden: Float[Tensor, "N K D"]) -> dict[str, Float[Tensor, "N K V"]]:
-        """Logits of each branch through the target's frozen head; DFlash has one branch, ``base``."""
+    def logits(
+        self, target: Target, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]
+    ) -> dict[str, Float[Tensor, "N K V"]]:
+        """Logits of each branch through the target's frozen head.
+
+        ``previous[n, k]`` is the token right before the one that slot k predicts (the anchor's for k = 0); DFlash, whose
+        slots do not see each other's tokens, has no use for it.
+        """
         return {"base": target.head(hidden)}
 
     def draft(

@@ -1,5 +1,6 @@
 """The weighted block cross-entropy L = sum m c l / sum m c, as a pair (total, weight) that is divided once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from specauf_cli.objectives.credits import support
-from specauf_cli.schema import BlockStats, Credit, InputError, nearest
+from specauf_cli.schema import BlockStats, InputError, ObjectiveConfig, nearest
 
 NORMALIZE = ("batch", "block", "valid")
 
@@ -62,18 +63,24 @@ class BranchLoss:
     sums: dict[str, Tensor]
 
 
-def branch_loss(
-    logits: Float[Tensor, "N K V"],
+def branch_losses(
+    logits: Mapping[str, Float[Tensor, "N K V"]],
     labels: Int[Tensor, "N K"],
     mask: Bool[Tensor, "N K"],
-    credit: Credit,
+    objective: ObjectiveConfig,
     *,
     normalize: str,
-) -> BranchLoss:
-    """Loss pair and telemetry sums of one branch."""
-    stats, ce = block_stats(logits, labels, mask)
-    total, weight = weighted_ce(ce, credit(stats), mask, normalize=normalize)
-    return BranchLoss(total, weight, telemetry(stats))
+) -> dict[str, BranchLoss]:
+    """Loss pair and telemetry sums of every branch; the credit of ``final`` reads the branch ``objective.final_reads``."""
+    facts = {name: block_stats(scores, labels, mask) for name, scores in logits.items()}
+    result = {}
+    for name, (stats, ce) in facts.items():
+        credit = objective.base if name == "base" else objective.final
+        assert credit is not None, f"{objective.name} has no credit for branch {name}"
+        read = facts[objective.final_reads or name][0] if name == "final" else stats
+        total, weight = weighted_ce(ce, credit(read), mask, normalize=normalize)
+        result[name] = BranchLoss(total, weight, telemetry(stats))
+    return result
 
 
 def telemetry(stats: BlockStats) -> dict[str, Int[Tensor, ""]]:

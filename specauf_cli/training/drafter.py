@@ -1,16 +1,17 @@
 """Training one drafter: batches, anchors, blocks, credit, loss."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from specauf_cli.models import checkpoint
-from specauf_cli.models.blocks import Batch, collate, labels_and_mask, sample_anchors, valid_anchors
+from specauf_cli.models.blocks import Batch, collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.objectives.loss import NORMALIZE, branch_loss
+from specauf_cli.objectives.loss import NORMALIZE, BranchLoss, branch_losses
 from specauf_cli.schema import Config, Example, InputError, TrainerConfig, nearest
 from specauf_cli.training.loop import Job, Outcome, run
 
@@ -127,6 +128,10 @@ def check(trainer: TrainerConfig) -> None:
     for name in ("anchors", "max_length", "log_every", "save_every"):
         if getattr(trainer, name) < 1:
             raise InputError(f"trainer.{name}={getattr(trainer, name)} must be at least 1")
+    if not 0 <= trainer.lambda_start <= 1 or not trainer.lambda_ratio > 0:
+        raise InputError(
+            f"trainer.lambda_start={trainer.lambda_start} must lie in 0..1 and trainer.lambda_ratio={trainer.lambda_ratio} above 0"
+        )
     if not trainer.lr > 0 or not trainer.clip > 0:
         raise InputError(f"trainer.lr={trainer.lr} and trainer.clip={trainer.clip} must be > 0")
     for name, valid in (("normalize", NORMALIZE), ("labels", ("data", "target")), ("precision", ("fp32", "bf16"))):
@@ -148,51 +153,107 @@ class Step:
         self.config, self.target, self.drafter = config, target, drafter
         self.examples, self.features = examples, features
         self.order = Order([len(e.tokens) for e in examples], config.trainer.batch_size, config.seed)
+        self.parameters = [p for p in drafter.parameters() if p.requires_grad]
+        self.steps = total_steps(config.trainer, len(examples))
         features.begin(config.seed)
 
     def __call__(self, step: int) -> Outcome:
-        """Back-propagates the totals of batch ``step``."""
+        """Leaves the gradient of batch ``step``'s loss in the drafter's parameters."""
         trainer, device = self.config.trainer, self.target.device
         batch = collate(self.examples, self.order.batch(step), self.target.chat.pad_id)
         generator = torch.Generator().manual_seed((self.config.seed << 32) + step + 1)
         anchors, real = sample_anchors(valid_anchors(batch.supervised), trainer.anchors, generator)
-        totals, weights, sums = [], [], dict[str, Tensor]()
-        for begin in range(0, len(batch.index), trainer.micro_batch):
+        shares, parts = self.shares(step), list[dict[str, BranchLoss]]()
+        gradients: dict[str, list[Tensor]] = {}
+        micros = range(0, len(batch.index), trainer.micro_batch)
+        for begin in micros:
             part = slice(begin, begin + trainer.micro_batch)
             micro = Batch(batch.index[part], batch.tokens[part].to(device), batch.supervised[part].to(device))
-            total, weight, found = self._micro(micro, anchors[part].to(device), real[part].to(device))
-            torch.autograd.backward(total)
-            totals.append(total.detach())
-            weights.append(weight)
-            for key, value in found.items():
-                sums[key] = sums[key] + value if key in sums else value
-        return Outcome(torch.stack(totals).sum(), torch.stack(weights).sum(), sums, batch.tokens.numel())
+            losses = self._micro(micro, anchors[part].to(device), real[part].to(device))
+            if len(micros) == 1:  # the denominators are known before the one backward pass
+                torch.autograd.backward(_mean([losses], shares))
+            else:
+                self._accumulate(losses, gradients)
+            parts.append({k: replace(v, total=v.total.detach()) for k, v in losses.items()})
+        if gradients:
+            for i, parameter in enumerate(self.parameters):
+                parameter.grad = sum(
+                    (shares[k] / _weight(parts, k) * g[i] for k, g in gradients.items()), torch.zeros_like(parameter)
+                )
+        return Outcome(_mean(parts, shares), self._sums(parts), batch.tokens.numel())
 
-    def _micro(self, batch: Batch, anchors: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+    def shares(self, step: int) -> dict[str, float]:
+        """How much each branch counts: lambda for ``base``, the rest for ``final``; one branch counts alone."""
+        if len(self.drafter.branches) == 1:
+            return {"base": 1.0}
         trainer = self.config.trainer
+        done = step / (trainer.lambda_ratio * self.steps)
+        share = trainer.lambda_start * max(0.0, 1.0 - done)
+        return {"base": share, "final": 1.0 - share}
+
+    def _micro(self, batch: Batch, anchors: Tensor, real: Tensor) -> dict[str, BranchLoss]:
+        trainer, slots = self.config.trainer, self.drafter.slots
         features = self.features.of(batch)
         source = batch.tokens if trainer.labels == "data" else self.target.greedy_labels(batch.tokens)
-        labels, mask = labels_and_mask(source, batch.supervised, anchors, real, self.drafter.slots)
+        labels, mask = labels_and_mask(source, batch.supervised, anchors, real, slots)
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
             hidden = self.drafter.hidden(
                 self.target, self.drafter.context(features), batch.tokens.gather(1, anchors), anchors
             )
-            logits = self.drafter.logits(self.target, hidden.flatten(0, 1))["base"]
-        branch = branch_loss(
-            logits, labels.flatten(0, 1), mask.flatten(0, 1), self.config.objective.base, normalize=trainer.normalize
+            previous = previous_tokens(batch.tokens, anchors, slots)
+            logits = self.drafter.logits(self.target, hidden.flatten(0, 1), previous.flatten(0, 1))
+        return branch_losses(
+            logits, labels.flatten(0, 1), mask.flatten(0, 1), self.config.objective, normalize=trainer.normalize
         )
-        return branch.total, branch.weight, branch.sums
+
+    def _accumulate(self, losses: Mapping[str, BranchLoss], gradients: dict[str, list[Tensor]]) -> None:
+        """Adds each branch's gradient apart: its denominator is known only when every micro-batch has been seen."""
+        for name, loss in losses.items():
+            last = name == self.drafter.branches[-1]
+            found = torch.autograd.grad(loss.total, self.parameters, retain_graph=not last, materialize_grads=True)
+            known = gradients.get(name)
+            gradients[name] = list(found) if known is None else [a + b for a, b in zip(known, found, strict=True)]
+
+    def _sums(self, parts: Sequence[Mapping[str, BranchLoss]]) -> dict[str, Tensor]:
+        """Sums for the log: the drafting branch's under plain names, another's as ``base_...``; losses per branch if several."""
+        sums: dict[str, Tensor] = {}
+        for name in self.drafter.branches:
+            prefix = "" if name == self.drafter.branches[-1] else f"{name}_"
+            for part in parts:
+                for key, value in part[name].sums.items():
+                    sums[prefix + key] = sums[prefix + key] + value if prefix + key in sums else value
+            if len(self.drafter.branches) > 1:
+                sums[f"{name}_loss"] = _mean(parts, {name: 1.0})
+        return sums
+
+
+def _weight(parts: Sequence[Mapping[str, BranchLoss]], branch: str) -> Tensor:
+    return torch.stack([p[branch].weight for p in parts]).sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _mean(parts: Sequence[Mapping[str, BranchLoss]], shares: Mapping[str, float]) -> Tensor:
+    """The loss of a batch: per branch the totals over the weights, both summed over the micro-batches and divided once."""
+    means = [s * (torch.stack([p[k].total for p in parts]).sum() / _weight(parts, k)) for k, s in shares.items()]
+    return torch.stack(means).sum()
 
 
 def summary(sums: Mapping[str, float]) -> dict[str, float]:
-    """Named means of a log window: common-mask accuracy, active ratio, support accuracy, training accept length."""
-    valid, support = max(1.0, sums["valid"]), max(1.0, sums["support"])
-    return {
-        "accuracy": sums["correct"] / valid,
-        "active_ratio": sums["support"] / valid,
-        "support_accuracy": sums["support_correct"] / support,
-        "accept_length": 1 + sums["accepted"] / max(1.0, sums["blocks"]),
-    }
+    """Named means of a log window: common-mask accuracy, active ratio, support accuracy, training accept length.
+
+    Of the branch that drafts; those of the base branch beside it, and both losses, where there are two.
+    """
+    means: dict[str, float] = {}
+    for prefix in ("", "base_"):
+        if prefix + "valid" not in sums:
+            continue
+        valid, support, blocks = (max(1.0, sums[prefix + k]) for k in ("valid", "support", "blocks"))
+        means |= {
+            f"{prefix}accuracy": sums[prefix + "correct"] / valid,
+            f"{prefix}active_ratio": sums[prefix + "support"] / valid,
+            f"{prefix}support_accuracy": sums[prefix + "support_correct"] / support,
+            f"{prefix}accept_length": 1 + sums[prefix + "accepted"] / blocks,
+        }
+    return means | {k: sums[k] / sums["steps"] for k in ("base_loss", "final_loss") if k in sums}
 
 
 def train(

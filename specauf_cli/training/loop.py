@@ -30,17 +30,16 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one step function returns: the loss pair of its batch, sums for the log (scalars), and tokens read."""
+    """What one step function returns: the loss of its batch, sums for the log (scalars), and tokens read."""
 
-    total: Tensor
-    weight: Tensor
+    loss: Tensor
     sums: Mapping[str, Tensor]
     tokens: int
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training job. ``step(i)`` zeroes nothing and divides nothing: it back-propagates the totals of batch ``i``.
+    """One training job. ``step(i)`` leaves the gradient of batch ``i``'s loss in the parameters.
 
     ``identity`` names what is being trained; a checkpoint with another identity is refused. ``summary`` turns the
     window's sums into the named means of a log line.
@@ -94,12 +93,8 @@ def run(job: Job) -> tuple[dict[str, float], float]:
         for i in range(start, job.steps):
             optimizer.zero_grad(set_to_none=True)
             outcome = job.step(i)
-            weight = outcome.weight.clamp(min=torch.finfo(torch.float32).tiny)
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.div_(weight)
             norm = torch.nn.utils.clip_grad_norm_(parameters, job.clip)
-            loss, grad_norm = (outcome.total / weight).item(), norm.item()
+            loss, grad_norm = outcome.loss.item(), norm.item()
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 last = state.latest(checkpoints)
                 raise InputError(

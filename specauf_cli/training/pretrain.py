@@ -67,11 +67,11 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
         with torch.autocast(kind, torch.bfloat16, enabled=recipe.precision == "bf16"):
             logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
         labels = tokens[:, 1:]
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         torch.autograd.backward(loss)
         hits = (logits.detach().argmax(dim=-1) == labels) & supervised[:, 1:]
         sums = {"valid": supervised[:, 1:].sum(), "correct": hits.sum()}
-        return Outcome(loss.detach(), torch.tensor(float(labels.numel()), device=device), sums, labels.numel())
+        return Outcome(loss.detach(), sums, labels.numel())
 
     def summary(window: Mapping[str, float]) -> dict[str, float]:
         return {"accuracy": window["correct"] / max(1.0, window["valid"])}

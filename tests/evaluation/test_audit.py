@@ -13,6 +13,7 @@ import torch
 from specauf_cli.evaluation import audit as audits
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.audit import Report, audit
+from specauf_cli.evaluation.decode import decode
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.schema import Prompt, Trace, Trajectory
@@ -95,10 +96,10 @@ def test_regret_of_a_wrong_token_is_its_logit_gap(
             logits = target.model(torch.tensor([[*own.prompt, *emitted]])).logits[0, -1, : target.chat.vocab]
         emitted.append(int(logits.argmax()))
 
-    def forced(*_: object, **__: object) -> tuple[Trace, tuple[int, ...]]:
-        return Trace(own.prompt_id, own.turn, (), 7, len(emitted), False), tuple(emitted)
+    def forced(*_: object, **__: object) -> list[tuple[Trace, tuple[int, ...]]]:
+        return [(Trace(own.prompt_id, own.turn, (), 7, len(emitted), False), tuple(emitted))]
 
-    monkeypatch.setattr(audits, "decode", forced)
+    monkeypatch.setattr(audits, "decode_all", forced)
     found = audit(target, target, drafter, [own], max_new_tokens=NEW)
     assert (found.identical, found.tokens) == (0, own.length)
     assert found.regrets == pytest.approx((gap(target, before, wrong),), rel=1e-3)
@@ -114,7 +115,7 @@ def test_regrets_of_a_target_with_other_weights_are_those_of_the_exact_one(
     assert found.identical < 4
     expected = []
     for t in made:
-        _, emitted = audits.decode(
+        _, emitted = decode(
             other, drafter, t.prompt, prompt_id=t.prompt_id, turn=t.turn, temperature=0.0, seed=0, max_new_tokens=NEW
         )
         gaps = [gap(target, (*t.prompt, *emitted[:i]), emitted[i]) for i in range(len(emitted))]

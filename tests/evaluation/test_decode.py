@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from specauf_cli.evaluation.decode import decode
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.trajectories import Generated
+from specauf_cli.models.blocks import previous_tokens
 from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.domino import Domino
 from specauf_cli.models.target import Target
 from specauf_cli.schema import InputError, Message, Prompt, Trace, Trajectory
 
@@ -83,7 +86,9 @@ def fit(drafter: DFlash, target: Target, made: Sequence[Trajectory], steps: int 
         anchors = starts + torch.randint(0, NEW - 1, (len(made), 8), generator=generator)
         found = drafter.hidden(target, drafter.context(features), tokens.gather(1, anchors), anchors)
         labels = tokens.gather(1, (anchors[:, :, None] + torch.arange(1, drafter.slots + 1)).flatten(1))
-        loss = F.cross_entropy(target.head(found).flatten(0, 2), labels.flatten())
+        previous = previous_tokens(tokens, anchors, drafter.slots)
+        logits = drafter.logits(target, found.flatten(0, 1), previous.flatten(0, 1))[drafter.branches[-1]]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -211,6 +216,22 @@ def test_live_rounds_are_replay_rounds_for_a_fitted_drafter(
     assert counts.count(0) > 3
     assert counts.count(7) > 0
     assert sum(0 < a < 7 for a in counts) > 10
+
+
+@both_temperatures
+@pytest.mark.parametrize("proposals", [7, 8])
+def test_live_rounds_are_replay_rounds_for_domino(
+    target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], temperature: float, proposals: int
+) -> None:
+    """With 8 proposals a block of 8 drafts one token per position, the anchor's own included."""
+    model = partial(Domino, gru_hidden_dim=12, emb_dim=8, pure_draft_prefix_len=1)
+    drafter = make_drafter(name="domino", model=model, proposals=proposals)
+    fit(drafter, target, made[temperature].trajectories[:4], steps=60)
+    traces = check_agreement(target, drafter, made[temperature])
+    counts = [a for t in traces for a in t.accepted]
+    assert counts.count(0) > 3
+    assert sum(0 < a < proposals for a in counts) > 10
+    assert all(t.proposed == proposals for t in traces)
 
 
 @both_temperatures

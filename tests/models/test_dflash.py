@@ -234,7 +234,8 @@ def test_drafts_are_the_argmax_of_the_logits_cut_to_the_proposals(
     context = drafter.context(target.features(tokens))
     found = drafter.hidden(target, context, tokens.gather(1, anchors), anchors)
     assert found.shape == (2, len(ANCHORS), drafter.slots, target.hidden_size)
-    logits = drafter.logits(target, found.flatten(0, 1))["base"].view(2, len(ANCHORS), 7, -1)
+    unused = torch.zeros(2 * len(ANCHORS), 7, dtype=torch.long)
+    logits = drafter.logits(target, found.flatten(0, 1), unused)["base"].view(2, len(ANCHORS), 7, -1)
     drafts = drafter.draft(target, context, tokens.gather(1, anchors), anchors)
     assert torch.equal(drafts, logits.argmax(dim=-1)[:, :, :5])
 

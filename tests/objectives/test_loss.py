@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from specauf_cli.objectives import credits
-from specauf_cli.objectives.loss import NORMALIZE, block_stats, branch_loss, telemetry, weighted_ce
-from specauf_cli.schema import BlockStats, InputError
+from specauf_cli.objectives.loss import NORMALIZE, block_stats, branch_losses, telemetry, weighted_ce
+from specauf_cli.schema import BlockStats, InputError, ObjectiveConfig
 
 Credit = Callable[[BlockStats], Tensor]
 CREDITS = {
@@ -93,12 +93,33 @@ def test_loss_equals_the_double_loop(normalize: str) -> None:
     assert (total.item(), weight.item()) == pytest.approx(naive(ce, credit, mask, normalize), rel=1e-5)
 
 
+def one_branch(credit: Credit) -> ObjectiveConfig:
+    return ObjectiveConfig("test", "test", ("dflash",), credit)
+
+
+@every_normalize
+@pytest.mark.parametrize("reads", ["base", "final"])
+def test_the_final_branch_ends_where_the_branch_it_reads_fails(reads: str, normalize: str) -> None:
+    base, labels, mask = batch(seed=1)
+    final, _, _ = batch(seed=2)
+    objective = ObjectiveConfig("x_auf", "X-AUF", ("domino",), credits.auf, credits.auf, reads)
+    found = branch_losses({"base": base, "final": final}, labels, mask, objective, normalize=normalize)
+    stats = {"base": block_stats(base, labels, mask), "final": block_stats(final, labels, mask)}
+    assert not torch.equal(credits.auf(stats["base"][0]), credits.auf(stats["final"][0])), "the branches fail apart"
+    for name, by in (("base", "base"), ("final", reads)):
+        expected = naive(stats[name][1], credits.auf(stats[by][0]), mask, normalize)
+        assert (found[name].total.item(), found[name].weight.item()) == pytest.approx(expected, rel=1e-5)
+        assert {k: int(v) for k, v in found[name].sums.items()} == {
+            k: int(v) for k, v in telemetry(stats[name][0]).items()
+        }
+
+
 @every_credit
 @every_normalize
 def test_branch_loss_is_the_credits_loss(credit: Credit, normalize: str) -> None:
     logits, labels, mask = batch()
     made, ce = block_stats(logits, labels, mask)
-    branch = branch_loss(logits, labels, mask, credit, normalize=normalize)
+    branch = branch_losses({"base": logits}, labels, mask, one_branch(credit), normalize=normalize)["base"]
     expected = naive(ce, credit(made), mask, normalize)
     assert (branch.total.item(), branch.weight.item()) == pytest.approx(expected, rel=1e-5)
 
@@ -218,7 +239,7 @@ def test_eight_micro_batches_divided_once_equal_one_batch(credit: Credit, normal
 def test_an_unknown_normalisation_names_the_nearest() -> None:
     logits, labels, mask = batch()
     with pytest.raises(InputError, match=r"'blok' is none of batch, block, valid\. Did you mean 'block'\?"):
-        branch_loss(logits, labels, mask, credits.auf, normalize="blok")
+        branch_losses({"base": logits}, labels, mask, one_branch(credits.auf), normalize="blok")
 
 
 def test_low_precision_logits_are_evaluated_in_fp32() -> None:
@@ -268,7 +289,7 @@ def test_telemetry_equals_a_loop() -> None:
 def test_telemetry_does_not_depend_on_the_credit(credit: Credit) -> None:
     logits, labels, mask = batch()
     made, _ = block_stats(logits, labels, mask)
-    sums = branch_loss(logits, labels, mask, credit, normalize="batch").sums
+    sums = branch_losses({"base": logits}, labels, mask, one_branch(credit), normalize="batch")["base"].sums
     assert {k: int(v) for k, v in sums.items()} == {k: int(v) for k, v in telemetry(made).items()}
 
 

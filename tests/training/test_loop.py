@@ -27,8 +27,8 @@ def job(folder: Path, *, steps: int = 12, hook: Callable[[int], None] = lambda _
         hook(i)
         x = torch.randn(8, 6, generator=torch.Generator().manual_seed(i))
         error = (module(x).squeeze(1) - x.sum(dim=1)).square()
-        error.sum().backward()
-        return Outcome(error.sum().detach(), torch.tensor(8.0), {"n": torch.tensor(8)}, 8)
+        error.mean().backward()
+        return Outcome(error.mean().detach(), {"n": torch.tensor(8)}, 8)
 
     return Job(
         name="toy", folder=folder, module=module, step=step, summary=lambda s: {"n": s["n"]}, identity=identity,
@@ -89,7 +89,7 @@ def test_non_finite_loss_stops_before_the_update(tmp_path: Path) -> None:
 
     def step(i: int) -> Outcome:
         found = job_step(i)
-        return replace(found, total=found.total * float("nan")) if i == 6 else found
+        return replace(found, loss=found.loss * float("nan")) if i == 6 else found
 
     job_step = broken.step
     with pytest.raises(InputError, match=r"loss nan.*step 7.*last good checkpoint") as caught:

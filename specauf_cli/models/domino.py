@@ -1,0 +1,95 @@
+"""The Domino backbone (arXiv 2605.29707): DFlash in parallel, then a light causal correction along the block.
+
+Labels are shifted: block position i predicts the token at anchor + 1 + i, so a block of size B has B slots and slot 0 sits on
+the anchor itself. A GRU reads the embeddings of the tokens before each slot (gold in training, drafted so far when decoding)
+and a low-rank projection of [hidden ; GRU state] is added to the base logits. Tensor names are those of public checkpoints.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import Qwen3Config
+
+from specauf_cli.models.dflash import Context, DFlash
+from specauf_cli.models.target import Target
+from specauf_cli.schema import BackboneConfig
+
+
+class Domino(DFlash):
+    """Drafter with K = B slots and two branches of logits: ``base`` (DFlash's own) and ``final`` (corrected)."""
+
+    branches = ("base", "final")
+    first = 0
+    architecture = "DominoDraftModel"
+
+    def __init__(
+        self,
+        config: Qwen3Config,
+        backbone: BackboneConfig,
+        features: int,
+        mask_id: int,
+        *,
+        gru_hidden_dim: int,
+        emb_dim: int,
+        pure_draft_prefix_len: int,
+    ) -> None:
+        """``gru_hidden_dim``: GRU state; ``emb_dim``: rank of the correction; the first ``pure_draft_prefix_len`` slots have none."""
+        super().__init__(config, backbone, features, mask_id)
+        self.prefix = pure_draft_prefix_len
+        self.prefix_gru: Any = nn.GRU(config.hidden_size, gru_hidden_dim, bias=False, batch_first=True)
+        self.embed_proj: Any = nn.Sequential(
+            nn.Linear(config.hidden_size + gru_hidden_dim, emb_dim, bias=False),
+            nn.SiLU(),
+            nn.Linear(emb_dim, config.vocab_size, bias=False),
+        )
+
+    def public(self) -> dict[str, Any]:
+        """The keys by which public loaders recognise and size the correction."""
+        return {
+            "projector_type": "domino",
+            "shift_label": True,
+            "pure_draft_prefix_len": self.prefix,
+            "emb_dim": self.embed_proj[0].out_features,
+            "gru_hidden_dim": self.prefix_gru.hidden_size,
+        }
+
+    def logits(
+        self, target: Target, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]
+    ) -> dict[str, Float[Tensor, "N K V"]]:
+        """``base``, and ``final`` = base + W2 SiLU(W1 [h_k ; g_k]) from slot ``pure_draft_prefix_len`` on.
+
+        g_k is the GRU's state after ``previous[:, : k + 1]``: the anchor's token and the k tokens behind it.
+        """
+        base = target.head(hidden)
+        with torch.autocast(
+            hidden.device.type, enabled=False
+        ):  # a recurrence: small, and kept in the weights' precision
+            states, _ = self.prefix_gru(target.embed(previous).to(self.prefix_gru.weight_ih_l0.dtype))
+        delta = self._correction(target, hidden[:, self.prefix :], states[:, self.prefix :])
+        return {"base": base, "final": torch.cat([base[:, : self.prefix], base[:, self.prefix :] + delta], dim=1)}
+
+    def draft(
+        self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
+    ) -> Int[Tensor, "B A P"]:
+        """The greedy proposals of every block: one parallel pass, then slot after slot with the tokens drafted so far."""
+        hidden = self.hidden(target, context, anchor_tokens, anchors)[:, :, : self.backbone.proposals].flatten(0, 1)
+        base = target.head(hidden)
+        state = hidden.new_zeros(len(hidden), self.prefix_gru.hidden_size)
+        token, drafted = anchor_tokens.flatten(), list[Tensor]()
+        for slot in range(self.backbone.proposals):
+            embedded = target.embed(token).to(state.dtype)
+            state = torch.gru_cell(embedded, state, self.prefix_gru.weight_ih_l0, self.prefix_gru.weight_hh_l0)
+            scores = base[:, slot]
+            if slot >= self.prefix:
+                scores = scores + self._correction(target, hidden[:, slot], state)
+            token = scores.argmax(dim=-1)
+            drafted.append(token)
+        return torch.stack(drafted, dim=1).view(*anchors.shape, -1)
+
+    def _correction(
+        self, target: Target, hidden: Float[Tensor, "*N D"], state: Float[Tensor, "*N G"]
+    ) -> Float[Tensor, "*N V"]:
+        delta: Tensor = self.embed_proj(torch.cat([hidden, state.to(hidden.dtype)], dim=-1))
+        return delta[..., : target.chat.vocab]
