@@ -21,7 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specauf_cli.schema import BackboneConfig, Config, Experiment, InputError, ObjectiveConfig, nearest
+from specauf_cli.schema import BackboneConfig, Config, Experiment, InputError, ObjectiveConfig, Variants, nearest
 
 MACHINE = ("runs", "device", "threads", "data_root", "benchmark_root", "experiment")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
@@ -98,7 +98,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
         raise InputError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
 
 
-def experiment(name: str) -> Experiment:
+def experiment(name: str) -> Experiment | Variants:
     """An experiment by file path, or by its name among the shipped ones. Errors: InputError."""
     shipped = {f.stem: f for f in sorted(folder("experiments").glob("*.yaml"))}
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else shipped.get(name)
@@ -108,24 +108,48 @@ def experiment(name: str) -> Experiment:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
-    found = typing.cast(Experiment, _typed(Experiment, values, str(path)))
-    names, width = [row.objective for row in found.rows], len(found.columns) + 1
-    for what, name, valid in (
-        ("backbone", found.backbone, groups()["backbone"]),
-        ("baseline", found.baseline, names),
-        *(("objective", name, groups()["objective"]) for name in names),
-    ):
-        if name not in valid:
-            raise InputError(f"{path}: {what} {name!r} is none of {', '.join(valid)}.{nearest(name, valid)}")
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: an experiment is a mapping of keys, see experiments/table2.yaml")
+    kinds = {"tau": Experiment, "variants": Variants}
+    kind = values.pop("kind", "tau")
+    if kind not in kinds:
+        raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
+    found = typing.cast(Experiment | Variants, _typed(kinds[kind], values, str(path)))
+    names = [row.objective for row in found.rows]
+    repeated = next((n for n in names if names.count(n) > 1), None)
+    if repeated or not names:
+        raise InputError(f"{path}: {f'objective {repeated!r} has two rows' if repeated else 'it has no rows'}")
+    known = groups()
+    named = [("backbone", found.backbone, known["backbone"]), *(("objective", n, known["objective"]) for n in names)]
+    if isinstance(found, Experiment):
+        columns = [b for b in known["benchmark"] if b != "all" and not b.startswith("offline")]  # as the paper's
+        named += [("column", c, columns) for c in found.columns]
+        named += [("objective of paper.values", o, names) for block in found.paper.values.values() for o in block]
+        named += [("baseline", found.baseline, names)]
+    for what, word, valid in named:
+        if word not in valid:
+            raise InputError(f"{path}: {what} {word!r} is none of {', '.join(valid)}.{nearest(word, valid)}")
+    if isinstance(found, Experiment):
+        _check_cells(found, str(path))
+    return found
+
+
+def _check_cells(found: Experiment, path: str) -> None:
     for temperature, block in found.paper.values.items():
         for name, cells in block.items():
-            if len(cells) != width:
+            if len(cells) != len(found.columns) + 1:
                 raise InputError(
-                    f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {width} are needed (columns and average)"
+                    f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {len(found.columns) + 1} are needed (columns and average)"
                 )
     if not found.margin > 0:
         raise InputError(f"{path}: margin={found.margin} must be > 0 tokens")
-    return found
+
+
+def objective_yaml(name: str) -> dict[str, Any]:
+    """The plain content of ``conf/objective/NAME.yaml``."""
+    check_choices([f"objective={name}"])
+    found = OmegaConf.to_container(OmegaConf.load(folder("conf") / "objective" / f"{name}.yaml"))
+    return typing.cast(dict[str, Any], found)
 
 
 def shipped_experiments() -> list[str]:

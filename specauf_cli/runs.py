@@ -7,6 +7,7 @@ runs/tables/                  what ``specauf table`` printed
 """
 
 import ctypes
+import json
 import os
 import shutil
 import sys
@@ -193,7 +194,7 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
         inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
         target={"title": config.target.title, **pretrain.describe(str(bench.target.config.path))},
         training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
-        | {"data": about["data"], "code": about["code"], "command": about["command"]},
+        | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": _curve(folder)},
         heldout={},
         benchmarks=(),
         cost={},
@@ -221,6 +222,16 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
     )
     save_record(record, folder / "records")
     return record
+
+
+CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
+
+
+def _curve(folder: Path) -> dict[str, list[float]]:
+    """The columns of ``log.jsonl`` that figures and claims are made of, rounded, one list per column."""
+    lines = [json.loads(x) for x in (folder / "log.jsonl").read_text().splitlines()]
+    names = ["step", *CURVE, "base_loss", "final_loss", *(f"base_{n}" for n in CURVE[1:])]
+    return {n: [round(x[n], 4) for x in lines] for n in names if lines and n in lines[0]}
 
 
 def audit(config: Config, folder: Path) -> int:

@@ -232,6 +232,7 @@ class TrainerConfig:
     ``micro_batch`` sequences go through the drafter at a time; ``normalize`` is ``batch``, ``block`` or ``valid``;
     ``labels`` is ``data`` (the conversation's token) or ``target`` (the target's argmax). With two branches the loss is
     lambda x base + (1 - lambda) x final; lambda falls linearly from ``lambda_start`` to 0 over ``lambda_ratio`` of the steps.
+    ``snapshot_every`` steps the drafter itself is kept, to be measured later (None: only at the end).
     """
 
     steps: int | None
@@ -253,6 +254,7 @@ class TrainerConfig:
     features: str
     log_every: int
     save_every: int
+    snapshot_every: int | None
 
 
 @dataclass(frozen=True)
@@ -386,3 +388,18 @@ class Experiment:
     columns: dict[str, str]
     rows: tuple[Row, ...]
     paper: Paper
+
+
+@dataclass(frozen=True)
+class Variants:
+    """``experiments/*.yaml`` of kind ``variants``: which credit each branch gets, read from the objectives themselves.
+
+    ``paper[objective]``: what the paper says of base branch, final branch and decay.
+    """
+
+    name: str
+    title: str
+    backbone: str
+    rows: tuple[Row, ...]
+    source: str
+    paper: dict[str, tuple[str, str, str]]

@@ -11,7 +11,7 @@ from specauf_cli.evaluation.metrics import check_definition
 from specauf_cli.records import RunRecord, atomic, code_state, load_record
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.measured import select
-from specauf_cli.schema import Experiment, InputError
+from specauf_cli.schema import Experiment, InputError, Variants
 
 RESULTS = Path("results")
 
@@ -23,13 +23,14 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
     """
     if publish:
         _require_clean()
-    experiments = [compose.experiment(n) for n in (names or compose.shipped_experiments())]
+    chosen = [compose.experiment(n) for n in (names or compose.shipped_experiments())]
+    experiments = [e for e in chosen if isinstance(e, Experiment)]
     for experiment in experiments:
         check_definition(experiment.definition)
     bench: runs.Bench | None = None
     made: dict[str, list[RunRecord]] = {}
-    for experiment in experiments:
-        for seed in seeds:
+    for seed in seeds:
+        for experiment in experiments:
             for row in experiment.rows:
                 cell = [*overrides, f"backbone={experiment.backbone}", f"objective={row.objective}", f"seed={seed}"]
                 config = compose.compose(cell)
@@ -37,17 +38,18 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
                     bench = runs.open_bench(config)
                 folder = runs.train(bench, config, cell)
                 made.setdefault(experiment.name, []).append(runs.measure(bench, config, folder, ["eval", *cell]))
-    assert bench is not None
-    profile, folder = bench.config.profile.name, Path(bench.config.runs) / "tables"
-    for experiment in experiments:
-        text = tables.markdown(experiment, made[experiment.name])
-        print("\n" + text)
-        _write(folder / f"{profile}-{experiment.name}.md", text)
-        _write(folder / f"{profile}-{experiment.name}.csv", tables.to_csv(experiment, made[experiment.name]))
-        print(f"written: {folder / f'{profile}-{experiment.name}.md'}", file=sys.stderr)
+    config = bench.config if bench is not None else compose.compose(overrides)
+    local = Path(config.runs)
+    for page in chosen:
+        if isinstance(page, Variants):
+            _print(local / "tables" / f"{page.name}.md", _variants(page))
+            continue
+        path = local / "tables" / f"{config.profile.name}-{page.name}.md"
+        _write(path.with_suffix(".csv"), tables.to_csv(page, made[page.name]))
+        _print(path, tables.markdown(page, made[page.name]))
     if publish:
         for record in {r.id: r for found in made.values() for r in found}.values():
-            _publish(record, Path(bench.config.runs))
+            _publish(record, local)
         render()
 
 
@@ -56,11 +58,15 @@ def render() -> None:
     if not (RESULTS / "records").is_dir():
         raise InputError("no results/records here; run this in a checkout of the project")
     quoted: dict[str, str] = {}
+    shipped = {name: compose.experiment(name) for name in compose.shipped_experiments()}
+    for name, experiment in shipped.items():
+        if isinstance(experiment, Variants):
+            _write(RESULTS / f"{name}.md", _variants(experiment))
+            print(RESULTS / f"{name}.md")
     for profile in sorted(p for p in (RESULTS / "records").iterdir() if p.is_dir()):
         records = [load_record(p) for p in sorted(profile.glob("*.json"))]
-        for name in compose.shipped_experiments():
-            experiment = compose.experiment(name)
-            if not select(experiment, records).records:
+        for name, experiment in shipped.items():
+            if isinstance(experiment, Variants) or not select(experiment, records).records:
                 continue
             page = RESULTS / profile.name / f"{name}.md"
             _write(page, tables.markdown(experiment, records, links=f"../records/{profile.name}"))
@@ -75,6 +81,17 @@ def render() -> None:
             text = re.sub(pattern, lambda m, block=block: m[1] + block + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
         if text != readme.read_text():
             _write(readme, text)
+
+
+def _variants(page: Variants) -> str:
+    return tables.variants(page, {row.objective: compose.objective_yaml(row.objective) for row in page.rows})
+
+
+def _print(path: Path, text: str) -> None:
+    """Writes a page and shows it."""
+    _write(path, text)
+    print("\n" + text)
+    print(f"written: {path}", file=sys.stderr)
 
 
 def _quote(experiment: Experiment, records: Sequence[RunRecord], profile: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from specauf_cli import compose
-from specauf_cli.schema import InputError
+from specauf_cli.schema import Experiment, InputError
 
 GROUPS = compose.groups()
 REAL = ["data_root=DIR"]
@@ -21,7 +21,10 @@ def test_every_yaml_composes(choice: tuple[str, str]) -> None:
         assert getattr(config, group).name == name
 
 
-@pytest.mark.parametrize("name", compose.shipped_experiments())
+TAUS = [n for n in compose.shipped_experiments() if isinstance(compose.experiment(n), Experiment)]
+
+
+@pytest.mark.parametrize("name", TAUS)
 def test_every_experiment_reads_and_its_objectives_exist(name: str) -> None:
     experiment = compose.experiment(name)
     assert {row.objective for row in experiment.rows} <= set(GROUPS["objective"])
@@ -32,7 +35,8 @@ def test_every_experiment_reads_and_its_objectives_exist(name: str) -> None:
 
 
 def test_paper_averages_follow_from_the_cells_within_rounding() -> None:
-    for name in compose.shipped_experiments():
+    assert TAUS == ["table2", "table4"]
+    for name in TAUS:
         for block in compose.experiment(name).paper.values.values():
             for *cells, average in block.values():
                 assert abs(sum(cells) / len(cells) - average) <= 0.011

@@ -63,7 +63,8 @@ def test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing
     Path("README.md").write_text(README)
     study.render()
     made = tree()
-    assert capsys.readouterr().out.split() == ["results/cpu_real/table2.md", "results/laptop/table2.md"]
+    pages = ["results/table3.md", "results/cpu_real/table2.md", "results/laptop/table2.md"]
+    assert capsys.readouterr().out.split() == pages
     for profile, records in (("laptop", laptop), ("cpu_real", real)):
         page = made[f"results/{profile}/table2.md"].decode()
         assert page == tables.markdown(EXPERIMENT, records, links=f"../records/{profile}")
@@ -99,7 +100,7 @@ def test_render_takes_the_newest_record_of_a_run(here: Path) -> None:
 def test_render_without_a_readme_or_rows_of_a_table(here: Path) -> None:
     commit(record("unheard_of", [benchmark("gsm8k", [[1], [2]])]))
     study.render()
-    assert [p for p in tree() if "records" not in p] == []
+    assert [p for p in tree() if "records" not in p] == ["results/table3.md"]
 
 
 @pytest.mark.parametrize("made", ["", "results", "results/laptop"])

@@ -10,6 +10,7 @@ from specauf_cli.data.chat import encode
 from specauf_cli.models.blocks import collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
+from specauf_cli.objectives.credits import support
 from specauf_cli.objectives.loss import block_stats
 from specauf_cli.schema import Corpus, InputError, Trace, nearest
 
@@ -124,7 +125,8 @@ def heldout_blocks(
 ) -> dict[str, list[Any]]:
     """Block-mask sums on held-out conversations: how many slots were supervised and how many predicted right.
 
-    ``valid`` and ``correct`` are per slot; ``ids``, ``id_valid`` and ``id_correct`` the same sums per example, for error
+    ``valid`` and ``correct`` are per slot; ``reached`` and ``passed`` too, over the blocks whose earlier slots are all right (their
+    ratio is alpha_k as training sees it, on the data's own tokens); ``ids``, ``id_valid`` and ``id_correct`` the same sums per example, for error
     bars. Anchors depend on ``seed`` and the data only, so every drafter is asked about the same blocks, and about the slots
     it may propose; the accuracy is sum(correct) / sum(valid), the paper's common-mask accuracy. Of several branches the last
     one, which drafts, is judged; it reads the conversation's own tokens, as in training.
@@ -134,6 +136,7 @@ def heldout_blocks(
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
     valid = torch.zeros(slots, dtype=torch.long)
     correct = torch.zeros(slots, dtype=torch.long)
+    reached, passed = torch.zeros_like(valid), torch.zeros_like(valid)
     by_id: dict[int, tuple[int, int]] = {}
     for begin in range(0, len(order), batch_size):
         batch = collate(examples, order[begin : begin + batch_size], target.chat.pad_id)
@@ -151,6 +154,9 @@ def heldout_blocks(
         stats, _ = block_stats(logits, labels.flatten(0, 1).to(target.device), mask.flatten(0, 1).to(target.device))
         valid += stats.mask.sum(dim=0).cpu()
         correct += stats.correct.sum(dim=0).cpu()
+        alive = support(stats)
+        reached += alive.sum(dim=0).cpu()
+        passed += (alive & stats.correct).sum(dim=0).cpu()
         shape = (len(batch.index), -1)
         sums = zip(
             stats.mask.view(shape).sum(dim=1).tolist(), stats.correct.view(shape).sum(dim=1).tolist(), strict=True
@@ -160,6 +166,8 @@ def heldout_blocks(
     return {
         "valid": valid.tolist(),
         "correct": correct.tolist(),
+        "reached": reached.tolist(),
+        "passed": passed.tolist(),
         "ids": [examples[i].id for i in rows],
         "id_valid": [by_id[i][0] for i in rows],
         "id_correct": [by_id[i][1] for i in rows],

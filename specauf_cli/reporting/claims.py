@@ -3,32 +3,37 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from specauf_cli.evaluation.statistics import Interval, average_difference, difference, equivalent
 from specauf_cli.reporting.measured import Measured, common
 from specauf_cli.schema import InputError
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not separable"
 DEPTHS = range(1, 7)
+BASE_VARIANTS = ("b_auf", "b_auf_decay")
+OTHER_VARIANTS = ("s_auf", "s_auf_decay", "f_auf", "f_auf_decay")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim at one temperature. ``numbers`` are the measured ones that the verdict rests on."""
+    """One claim at one temperature (None: it is about training). ``numbers`` are the measured ones the verdict rests on."""
 
     claim: str
     text: str
-    temperature: float
+    temperature: float | None
     verdict: str
     numbers: str
 
 
 def verdicts(measured: Measured, definition: str) -> list[Verdict]:
-    """Verdicts on C1, C2, C3 and C6 (DFlash), for every temperature; claims whose rows are missing are left out.
+    """Verdicts on the claims that the table's backbone is about; claims whose rows are missing are left out.
 
-    C1 AUF has the higher tau than decay on every benchmark and on average. C2 AUF and AUF+decay are equivalent in tau:
-    every interval of their difference lies within +- the experiment's margin. C3 decay has the higher common-mask
-    accuracy and yet the lower average tau. C6 AUF lifts the conditional acceptance alpha_k at k = 1..6 (average over
-    benchmarks). Source: Spec-AUF (arXiv 2607.01893), sections 4 and 5.
+    DFlash: C1 AUF has the higher tau than decay on every benchmark and on average. C2 AUF and AUF+decay are equivalent in tau:
+    every interval of their difference lies within +- the experiment's margin. C3 decay has the higher common-mask accuracy
+    and yet the lower average tau. C6 AUF lifts the conditional acceptance alpha_k at k = 1..6 (average over benchmarks).
+    C7 in training with AUF, active ratio and support accuracy rise together. Domino: C4 every AUF variant beats decay in
+    average tau. C5 a base-branch variant is the best of the six. Source: Spec-AUF (arXiv 2607.01893), sections 4 and 5.
     """
     result = []
     have = {r.objective for r in measured.records}
@@ -40,7 +45,13 @@ def verdicts(measured: Measured, definition: str) -> list[Verdict]:
         if {"auf", "decay"} <= have:
             result.append(_inversion(measured, temperature, definition))
             result.append(_depths(measured, temperature))
-    return sorted(result, key=lambda v: (v.claim, v.temperature))
+        if "decay" in have and {*BASE_VARIANTS, *OTHER_VARIANTS} & have:
+            result.append(_every_variant(measured, temperature, definition))
+        if {*BASE_VARIANTS, *OTHER_VARIANTS} <= have:
+            result.append(_base_best(measured, temperature, definition))
+    if any("curve" in r.training for r in measured.of("auf")):
+        result.append(_rising(measured))
+    return sorted(result, key=lambda v: (v.claim, v.temperature or 0.0))
 
 
 def all_above(intervals: Sequence[Interval]) -> str:
@@ -126,3 +137,54 @@ def _depths(measured: Measured, temperature: float) -> Verdict:
     verdict = OPEN if missing and verdict == HOLDS else verdict
     note = f"; too few rounds reach k = {missing[0]}" if missing else ""
     return Verdict("C6", text, temperature, verdict, f"alpha_k, AUF - decay: {_listed(found)}{note}")
+
+
+def _averages(
+    measured: Measured, pairs: Sequence[tuple[str, str]], temperature: float, definition: str
+) -> dict[str, Interval]:
+    """Differences in average tau by the two rows' titles, for pairs that both have every column."""
+    titles = {r.objective: r.title for r in measured.experiment.rows}
+    found = {}
+    for a, b in pairs:
+        both = _pairs(measured, a, b, temperature, definition)
+        if len(both) == len(measured.experiment.columns) + 1:
+            found[f"{titles[a]} - {titles[b]}"] = both["Avg"]
+    return found
+
+
+def _every_variant(measured: Measured, temperature: float, definition: str) -> Verdict:
+    variants = [v for v in (*BASE_VARIANTS, *OTHER_VARIANTS) if measured.of(v)]
+    found = _averages(measured, [(v, "decay") for v in variants], temperature, definition)
+    verdict = all_above(list(found.values()))
+    whole = len(found) == len(BASE_VARIANTS) + len(OTHER_VARIANTS)
+    verdict = OPEN if verdict == HOLDS and not whole else verdict
+    return Verdict("C4", "every AUF variant beats decay in average tau", temperature, verdict, _listed(found))
+
+
+def _base_best(measured: Measured, temperature: float, definition: str) -> Verdict:
+    """The paper names B-AUF+D at T = 0 and B-AUF above; it must beat the four variants that truncate the final branch."""
+    named = BASE_VARIANTS[1] if temperature == 0 else BASE_VARIANTS[0]
+    found = _averages(measured, [(named, v) for v in OTHER_VARIANTS], temperature, definition)
+    verdict = all_above(list(found.values()))
+    verdict = OPEN if verdict == HOLDS and len(found) < len(OTHER_VARIANTS) else verdict
+    text = "the base-branch variant the paper names (B-AUF+D at T = 0, else B-AUF) beats every S- and F- variant on average"
+    return Verdict("C5", text, temperature, verdict, _listed(found))
+
+
+def _rising(measured: Measured) -> Verdict:
+    """Rank correlations over the log of each seed; 0.5 is the line above which two columns count as rising together."""
+    lowest, numbers = 1.0, []
+    for record in measured.of("auf"):
+        curve = record.training.get("curve")
+        if curve is None:
+            continue
+        columns = ("step", "active_ratio", "support_accuracy")
+        ranks = pd.DataFrame({k: curve[k] for k in columns}).corr("spearman").to_numpy()
+        each = [float(ranks[1, 2]), float(ranks[0, 1]), float(ranks[0, 2])]
+        lowest = min(lowest, *each)
+        numbers.append(
+            f"seed {record.seed}: with each other {each[0]:+.2f}, with the step {each[1]:+.2f} and {each[2]:+.2f}"
+        )
+    verdict = HOLDS if lowest >= 0.5 else FAILS if lowest <= 0 else OPEN
+    text = "during AUF training active ratio and support accuracy rise together (every rank correlation at least 0.5)"
+    return Verdict("C7", text, None, verdict, f"rank correlation over the log: {'; '.join(numbers)}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -9,7 +10,7 @@ from specauf_cli.evaluation.statistics import Interval, Sample, average, average
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting.claims import verdicts
 from specauf_cli.reporting.measured import Measured, common, select
-from specauf_cli.schema import Experiment
+from specauf_cli.schema import Experiment, Variants
 
 DASH = "–"
 
@@ -105,7 +106,17 @@ def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str
             _row(["claim", "T", "verdict", "measured"]),
             _row(["---"] * 4),
         ]
-        text += [_row([f"{v.claim}: {v.text}", f"{v.temperature:g}", f"**{v.verdict}**", v.numbers]) for v in found]
+        text += [
+            _row(
+                [
+                    f"{v.claim}: {v.text}",
+                    DASH if v.temperature is None else f"{v.temperature:g}",
+                    f"**{v.verdict}**",
+                    v.numbers,
+                ]
+            )
+            for v in found
+        ]
         text += [""]
     return "\n".join([*text, *notes(measured, links), ""])
 
@@ -180,6 +191,39 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     if links is not None:
         text.append("Records: " + " · ".join(f"[{r.objective} s{r.seed}]({links}/{r.id}.json)" for r in chosen) + ".")
     return [line for item in text if item for line in (item, "")][:-1]
+
+
+def variants(table: Variants, objectives: Mapping[str, Mapping[str, Any]]) -> str:
+    """The matrix of credits per branch as Markdown, from the content of ``conf/objective``, with the paper's beside it."""
+    text = [
+        f"# {table.title}",
+        "",
+        _row(["name", "base branch", "final branch", "decay", "as in the paper"]),
+        _row(["---"] * 5),
+    ]
+    for row in table.rows:
+        found = matrix(objectives[row.objective])
+        same = DASH if row.objective not in table.paper else "yes" if found == table.paper[row.objective] else "**no**"
+        text.append(_row([row.title, *found, same]))
+    note = (
+        "common: the whole valid block; base-auf, final-auf: up to and including the first wrong token of that branch. Read from "
+        "`conf/objective`, not written by hand."
+    )
+    return "\n".join([*text, "", note, "", f"Paper: {table.source}.", ""])
+
+
+def matrix(objective: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Base branch's mask, final branch's mask, and whether decay multiplies them, of one objective's yaml."""
+    masks, decays = [], []
+    for branch, reads in (("base", "base"), ("final", objective.get("final_reads"))):
+        credit = (objective.get(branch) or {}).get("_target_", DASH).rpartition(".")[2]
+        masks.append(
+            {"full_ce": "common", "decay": "common", "auf": f"{reads}-auf", "auf_decay": f"{reads}-auf"}.get(
+                credit, credit
+            )
+        )
+        decays.append("on" if "gamma" in (objective.get(branch) or {}) else "off")
+    return masks[0], masks[1], decays[0] if decays[0] == decays[1] else f"{decays[0]}, {decays[1]}"
 
 
 def to_csv(experiment: Experiment, records: Sequence[RunRecord]) -> str:

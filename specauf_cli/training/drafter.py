@@ -128,6 +128,8 @@ def check(trainer: TrainerConfig) -> None:
     for name in ("anchors", "max_length", "log_every", "save_every"):
         if getattr(trainer, name) < 1:
             raise InputError(f"trainer.{name}={getattr(trainer, name)} must be at least 1")
+    if trainer.snapshot_every is not None and trainer.snapshot_every < 1:
+        raise InputError(f"trainer.snapshot_every={trainer.snapshot_every} must be at least 1, or null")
     if not 0 <= trainer.lambda_start <= 1 or not trainer.lambda_ratio > 0:
         raise InputError(
             f"trainer.lambda_start={trainer.lambda_start} must lie in 0..1 and trainer.lambda_ratio={trainer.lambda_ratio} above 0"
@@ -264,13 +266,18 @@ def train(
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
     trainer = config.trainer
+
+    def snapshot(done: int) -> None:
+        if trainer.snapshot_every is not None and done % trainer.snapshot_every == 0:
+            checkpoint.save(drafter, target, folder / "snapshots" / f"step-{done:06d}")
+
     last, seconds = run(
         Job(
             name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=folder, module=drafter,
             step=Step(config, target, drafter, examples, features), summary=summary, identity=identity,
             steps=total_steps(trainer, len(examples)), lr=trainer.lr, betas=trainer.betas,
             weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip, log_every=trainer.log_every,
-            save_every=trainer.save_every,
+            save_every=trainer.save_every, snapshot=snapshot,
         )
     )  # fmt: skip
     checkpoint.save(drafter, target, folder / "drafter")

@@ -42,7 +42,7 @@ class Job:
     """One training job. ``step(i)`` leaves the gradient of batch ``i``'s loss in the parameters.
 
     ``identity`` names what is being trained; a checkpoint with another identity is refused. ``summary`` turns the
-    window's sums into the named means of a log line.
+    window's sums into the named means of a log line. ``snapshot(done)`` is called after every step, before it is saved.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Job:
     clip: float
     log_every: int
     save_every: int
+    snapshot: Callable[[int], None] = lambda _: None
 
 
 def learning_rate(job: Job, step: int) -> float:
@@ -121,6 +122,7 @@ def run(job: Job) -> tuple[dict[str, float], float]:
                 _append(log, {**line, "tokens_per_second": round(tokens / elapsed)})
                 show(done, _metrics(line))
                 window, clock, tokens = {}, time.perf_counter(), 0
+            job.snapshot(done)
             stop = caught()
             if done % job.save_every == 0 or stop is not None or done == job.steps:
                 state.save(checkpoints, job.module, optimizer, done, _extra(job, window, began))

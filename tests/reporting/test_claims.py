@@ -253,3 +253,68 @@ def test_the_page_shows_the_verdicts() -> None:
     shown = [x for x in text.splitlines() if x.startswith("| C")]
     expected = verdicts(select(TWO, records), "engine")
     assert shown == [f"| {v.claim}: {v.text} | 0 | **{v.verdict}** | {v.numbers} |" for v in expected]
+
+
+DOMINO = compose.experiment("table4")
+TWO_DOMINO = replace(DOMINO, columns=TWO.columns, paper=replace(DOMINO.paper, values={}))
+VARIANTS = ("b_auf", "b_auf_decay", "s_auf", "s_auf_decay", "f_auf", "f_auf_decay")
+
+
+def judge_domino(temperature: float = 0.0, **counts: Counts) -> dict[str, Verdict]:
+    records = [replace(run(o, c, c, temperature=temperature), backbone="domino") for o, c in counts.items()]
+    return {v.claim: v for v in verdicts(select(TWO_DOMINO, records), "engine")}
+
+
+@pytest.mark.parametrize(
+    ("odd", "counts", "expected"),
+    [("f_auf", MORE, HOLDS), ("f_auf", NOISE, OPEN), ("f_auf", LESS, FAILS), ("b_auf", LESS, FAILS)],
+)
+def test_c4_holds_when_every_variant_beats_decay(odd: str, counts: Counts, expected: str) -> None:
+    found = judge_domino(decay=NONE, **{v: counts if v == odd else MORE for v in VARIANTS})
+    assert found["C4"].verdict == expected
+    assert all(f"{r.title} - decay" in found["C4"].numbers for r in DOMINO.rows if r.objective != "decay")
+
+
+def test_c4_is_open_while_variants_are_missing_and_c5_is_left_out() -> None:
+    found = judge_domino(decay=NONE, b_auf=MORE)
+    assert found["C4"].verdict == OPEN
+    assert set(found) == {"C4"}
+    assert judge_domino(decay=NONE, s_auf=LESS)["C4"].verdict == FAILS
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("others", "expected"), [(NONE, HOLDS), (MORE, OPEN), (alternating(20, 30), FAILS)])
+def test_c5_asks_the_variant_the_paper_names(temperature: float, others: Counts, expected: str) -> None:
+    named, rival = ("b_auf", "b_auf_decay")[:: 1 if temperature else -1]
+    counts = dict.fromkeys(VARIANTS, others) | {named: MORE, rival: LESS}
+    found = judge_domino(temperature, decay=LESS, **counts)["C5"]
+    assert found.verdict == expected
+    assert found.numbers.startswith("B-AUF - S-AUF " if temperature else "B-AUF+D - S-AUF ")
+
+
+STEPS = list(range(1, 21))
+RISING, DOWNWARD = [0.1 + 0.01 * s for s in STEPS], [0.9 - 0.01 * s for s in STEPS]
+JUMPY = [0.3 + 0.01 * s + 0.2 * (s % 2) for s in STEPS]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "accuracy", "expected"),
+    [(RISING, RISING, HOLDS), (RISING, DOWNWARD, FAILS), (DOWNWARD, DOWNWARD, FAILS), (RISING, JUMPY, OPEN)],
+)
+def test_c7_follows_the_logs_of_auf(ratio: list[float], accuracy: list[float], expected: str) -> None:
+    curve = {"step": STEPS, "active_ratio": ratio, "support_accuracy": accuracy}
+    steady = {"step": STEPS, "active_ratio": RISING, "support_accuracy": RISING}
+    runs = [
+        replace(run("auf", MORE, MORE), seed=s, run=f"auf-{s}", training={"curve": c})
+        for s, c in ((0, steady), (1, curve))
+    ]
+    found = judge(*runs)["C7"]
+    assert (found.verdict, found.temperature) == (expected, None)
+    assert found.numbers.count("seed") == 2
+    page = tables.markdown(TWO, [replace(r, training=r.training | {"code": {"dirty": False}}) for r in runs])
+    assert "| C7: " in page
+    assert f"| – | **{expected}** |" in page
+
+
+def test_c7_is_left_out_without_logs() -> None:
+    assert "C7" not in judge(run("auf", MORE, MORE), run("decay", NONE, NONE))

@@ -292,3 +292,32 @@ def test_empty_table_says_so() -> None:
     assert "## Differences" not in text
     assert "Verdict" not in text
     assert "| paper | 2.51 |" in text
+
+
+VARIANTS = compose.experiment("table3")
+
+
+def test_the_variant_matrix_is_read_from_the_objectives_and_is_the_papers() -> None:
+    found = {row.objective: tables.matrix(compose.objective_yaml(row.objective)) for row in VARIANTS.rows}
+    assert found == VARIANTS.paper
+    page = tables.variants(VARIANTS, {o: compose.objective_yaml(o) for o in found})
+    assert page.count("| yes |") == 7
+    assert "| S-AUF+D | base-auf | base-auf | on | yes |" in page
+
+
+def test_an_objective_that_drifts_from_the_paper_is_shown() -> None:
+    objectives = {row.objective: compose.objective_yaml(row.objective) for row in VARIANTS.rows}
+    objectives["s_auf"] = objectives["s_auf"] | {"final_reads": "final"}
+    page = tables.variants(VARIANTS, objectives)
+    assert "| S-AUF | base-auf | final-auf | off | **no** |" in page
+    assert page.count("| yes |") == 6
+
+
+def test_a_matrix_names_credits_of_ones_own() -> None:
+    own = {
+        "base": {"_target_": "my.credits.first_half"},
+        "final": {"_target_": "x.decay", "gamma": 3},
+        "final_reads": "final",
+    }
+    assert tables.matrix(own) == ("first_half", "common", "off, on")
+    assert tables.matrix(compose.objective_yaml("auf")) == ("base-auf", "–", "off")

@@ -261,6 +261,7 @@ def test_features_kept_for_the_next_drafter_change_nothing(
     [
         ("trainer.batch_size=9999", "fewer than trainer.batch_size"),
         ("trainer.lr=0", "must be > 0"),
+        ("trainer.snapshot_every=0", "must be at least 1, or null"),
         ("trainer.lambda_start=1.5", "must lie in 0..1"),
         ("trainer.lambda_ratio=0", "above 0"),
         ("trainer.anchors=0", "trainer.anchors=0 must be at least 1"),
@@ -275,3 +276,18 @@ def test_settings_that_cannot_work(
     cfg = config("auf", override, "trainer.micro_batch=1")
     with pytest.raises(InputError, match=says):
         losses(cfg, target, examples, tmp_path)
+
+
+def test_snapshots_are_drafters_of_their_step(target: Target, examples: list[Example], tmp_path: Path) -> None:
+    cfg = config("auf", "trainer.snapshot_every=10")
+    losses(cfg, target, examples, tmp_path / "whole")
+    losses(config("auf", "trainer.snapshot_every=null"), target, examples, tmp_path / "none")
+    assert [p.name for p in sorted((tmp_path / "whole/snapshots").iterdir())] == ["step-000010", "step-000020"]
+    assert not (tmp_path / "none/snapshots").exists()
+    last, half = (tmp_path / "whole/snapshots" / n for n in ("step-000020", "step-000010"))
+    weights = [
+        (p / "model.safetensors").read_bytes()
+        for p in (last, tmp_path / "whole/drafter", tmp_path / "none/drafter", half)
+    ]
+    assert weights[0] == weights[1] == weights[2] != weights[3]
+    assert checkpoint.load(half, target, cfg.backbone).slots == 15
