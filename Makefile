@@ -11,7 +11,7 @@ SEEDS   ?= 0
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup table test check lint render publish wheel clean
+.PHONY: help setup table figures report test check lint render publish wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 table: $(STAMP) ## train and evaluate what is missing, then print every table of experiments/ (the main job)
 	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) profile=$(PROFILE) $(ARGS)
+
+figures: $(STAMP) ## draw the figures of the last table into runs/figures/
+	@$(BIN)/specauf figures profile=$(PROFILE) $(ARGS)
+
+report: $(STAMP) ## write the report of the last table to runs/reports/ (one HTML file)
+	@$(BIN)/specauf report profile=$(PROFILE) $(ARGS)
 
 publish: $(STAMP) ## the same, then copy the records into results/ and render there (clean tree only)
 	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) --publish profile=$(PROFILE) $(ARGS)

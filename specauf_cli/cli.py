@@ -67,6 +67,12 @@ def evaluate(
         int | None, typer.Option(help="Requests per benchmark to decode live and compare with the replay.")
     ] = None,
     definition: Annotated[str, typer.Option(help="engine, pooled, per_response or eos_truncated.")] = "engine",
+    every_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--every-checkpoint", help="Measure the drafters kept along the way too (trainer.snapshot_every)."
+        ),
+    ] = False,
 ) -> None:
     """Measure finished drafters: tau per benchmark and block-mask accuracy."""
     from specauf_cli import compose, runs
@@ -82,7 +88,11 @@ def evaluate(
         config = _with_benchmarks(compose.compose([*runs.overrides_of(folder), *extra]), benchmarks)
         if bench is None or not bench.serves(config):
             bench = runs.open_bench(config)
-        record = runs.measure(bench, config, folder, ["eval", "--benchmarks", benchmarks, *extra])
+        words = ["eval", "--benchmarks", benchmarks, *extra]
+        for step in runs.snapshots(folder) if every_checkpoint else []:
+            early = runs.measure(bench, config, folder, [*words, "--every-checkpoint"], step=step)
+            print(f"  step {step:>6}  {summary.averages(early, definition)}")
+        record = runs.measure(bench, config, folder, words)
         print("\n".join(summary.of_record(record, definition, all_starts=all_starts)))
         print(f"  record: {folder / 'records' / record.id}.json")
 
@@ -146,6 +156,22 @@ def table(
 
 
 @app.command(context_settings=OVERRIDES)
+def figures(overrides: Overrides = None) -> None:
+    """Draw the figures of the last table of a profile into runs/figures/ (SVG and PNG)."""
+    from specauf_cli import study
+
+    study.figures(_overrides(overrides))
+
+
+@app.command(context_settings=OVERRIDES)
+def report(overrides: Overrides = None) -> None:
+    """Write one self-contained HTML report of the last table of a profile into runs/reports/."""
+    from specauf_cli import study
+
+    study.report(_overrides(overrides))
+
+
+@app.command(context_settings=OVERRIDES)
 def target(overrides: Overrides = None) -> None:
     """Train the profile's small target on its own (train, eval and table do it when it is missing)."""
     from specauf_cli import compose, runs
@@ -155,7 +181,7 @@ def target(overrides: Overrides = None) -> None:
 
 @app.command()
 def render() -> None:
-    """Render every table under results/, and those quoted in README.md, from the committed records."""
+    """Render every table, figure and report under results/, and the tables quoted in README.md, from the committed records."""
     from specauf_cli import study
 
     study.render()

@@ -129,7 +129,8 @@ class RunRecord:
     """Everything needed to trust and redo one run: what was asked, with what, where, and the raw outcome.
 
     ``heldout`` holds block-mask sums on held-out conversations: per slot, valid and correct counts. ``training`` is the
-    last line of the log plus totals. Means are never stored; tables compute them.
+    last line of the log plus totals, and the log's columns that figures need. Means are never stored; tables compute them.
+    ``step`` is set when a drafter from the middle of training was measured; such records are never in a table.
     """
 
     run: str
@@ -149,12 +150,14 @@ class RunRecord:
     benchmarks: tuple[BenchmarkResult, ...]
     cost: dict[str, float]
     written: str
+    step: int | None = None
     schema: int = SCHEMA
 
     @property
     def id(self) -> str:
         """The run's id plus a hash of the evaluation settings: the name of the record's file."""
-        return f"{self.run}.{digest([self.config['evaluation'], self.config['benchmark']], 8)}"
+        at = "" if self.step is None else f".step{self.step:06d}"
+        return f"{self.run}{at}.{digest([self.config['evaluation'], self.config['benchmark']], 8)}"
 
 
 def save_record(record: RunRecord, folder: Path) -> Path:

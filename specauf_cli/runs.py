@@ -164,8 +164,21 @@ def train(bench: Bench, config: Config, overrides: Sequence[str]) -> Path:
     return folder
 
 
-def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]) -> RunRecord:
-    """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is returned."""
+def snapshots(folder: Path) -> list[int]:
+    """Steps of which a run kept the drafter. Errors: InputError when it kept none."""
+    found = sorted(int(p.name.removeprefix("step-")) for p in (folder / "snapshots").glob("step-*"))
+    if not found:
+        raise InputError(f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS")
+    return found
+
+
+def measure(
+    bench: Bench, config: Config, folder: Path, arguments: Sequence[str], *, step: int | None = None
+) -> RunRecord:
+    """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is returned.
+
+    ``step``: the drafter that was kept at this step instead of the last one; its record lies beside it.
+    """
     about, finished = read_json(folder / ABOUT), _finished(folder)
     prompts = load_benchmarks(config)
     resolved = {
@@ -199,8 +212,10 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
         benchmarks=(),
         cost={},
         written=now(),
+        step=step,
     )
-    existing = folder / "records" / f"{record.id}.json"
+    place = folder if step is None else folder / "snapshots" / f"step-{step:06d}"
+    existing = place / "records" / f"{record.id}.json"
     if existing.is_file():
         found = load_record(existing)
         if found.inputs == record.inputs:
@@ -210,8 +225,9 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
     if config.evaluation.precision == "bf16":  # the bench's own target also trains, so it stays as it is
         dtype = torch.bfloat16
         target = targets.load(bench.target.config, device=str(bench.target.device), dtype=dtype)
-    drafter = checkpoint.load(folder / "drafter", target, config.backbone).to(dtype)
-    print(f"{folder.name}: {len(prompts)} benchmarks", file=sys.stderr)
+    weights = folder / "drafter" if step is None else place
+    drafter = checkpoint.load(weights, target, config.backbone).to(dtype)
+    print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
     results, blocks, seconds = evaluate(config, target, drafter, bench.heldout, prompts, _cache(bench))
     record = replace(
         record,
@@ -220,7 +236,7 @@ def measure(bench: Bench, config: Config, folder: Path, arguments: Sequence[str]
         cost={**seconds, "peak_memory_mib": peak_memory_mib()},
         written=now(),
     )
-    save_record(record, folder / "records")
+    save_record(record, place / "records")
     return record
 
 

@@ -3,14 +3,16 @@
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from specauf_cli import compose, runs
 from specauf_cli.evaluation.metrics import check_definition
-from specauf_cli.records import RunRecord, atomic, code_state, load_record
+from specauf_cli.records import RunRecord, atomic, code_state, load_record, read_json, write_json
+from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.measured import select
+from specauf_cli.reporting.report import html
 from specauf_cli.schema import Experiment, InputError, Variants
 
 RESULTS = Path("results")
@@ -47,10 +49,71 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
         path = local / "tables" / f"{config.profile.name}-{page.name}.md"
         _write(path.with_suffix(".csv"), tables.to_csv(page, made[page.name]))
         _print(path, tables.markdown(page, made[page.name]))
+    _remember(local, config.profile.name, made)
     if publish:
         for record in {r.id: r for found in made.values() for r in found}.values():
             _publish(record, local)
+            for path in sorted((local / record.run / "snapshots").glob("*/records/*.json")):
+                _publish(load_record(path), local, path, "steps")
         render()
+
+
+def figures(overrides: Sequence[str]) -> None:
+    """Draws the records of the last ``specauf table`` of a profile into ``runs/figures/<profile>/``."""
+    profile, local, records, snapshots = _remembered(overrides)
+    folder = local / "figures" / profile
+    for figure in _draw(folder, records, snapshots):
+        print(folder / f"{figure.name}.svg")
+
+
+def report(overrides: Sequence[str]) -> None:
+    """Writes the report of the last ``specauf table`` of a profile to ``runs/reports/<profile>.html``."""
+    profile, local, records, snapshots = _remembered(overrides)
+    drawn = drawings.figures(_tau_experiments(), records, snapshots)
+    path = local / "reports" / f"{profile}.html"
+    _write(path, html(profile, _tau_experiments(), records, drawn, _variant_pages(), links=None))
+    print(path)
+
+
+def _remember(local: Path, profile: str, made: Mapping[str, Sequence[RunRecord]]) -> None:
+    """Which records the tables of a profile were made of, for figures and report."""
+    path = local / "tables" / f"{profile}.json"
+    known = read_json(path) if path.is_file() else {}
+    write_json(
+        path, {**known, **{name: [f"{r.run}/records/{r.id}.json" for r in records] for name, records in made.items()}}
+    )
+
+
+def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[RunRecord], list[RunRecord]]:
+    """Profile, local folder, the records of its last tables, and the drafters measured along the way."""
+    config = compose.compose(overrides)
+    local, profile = Path(config.runs), config.profile.name
+    path = local / "tables" / f"{profile}.json"
+    if not path.is_file():
+        raise InputError(f"no table of profile {profile} was made under {local}/ yet; specauf table profile={profile}")
+    names = dict.fromkeys(name for found in read_json(path).values() for name in found)
+    records = [load_record(local / name) for name in names]
+    found = [load_record(p) for r in records for p in sorted((local / r.run / "snapshots").glob("*/records/*.json"))]
+    return profile, local, records, found
+
+
+def _tau_experiments() -> list[Experiment]:
+    return [e for e in map(compose.experiment, compose.shipped_experiments()) if isinstance(e, Experiment)]
+
+
+def _variant_pages() -> list[str]:
+    shipped = map(compose.experiment, compose.shipped_experiments())
+    return [_variants(e) for e in shipped if isinstance(e, Variants)]
+
+
+def _draw(folder: Path, records: Sequence[RunRecord], snapshots: Sequence[RunRecord]) -> list[drawings.Figure]:
+    """Draws every figure as SVG and PNG into ``folder``."""
+    drawn = drawings.figures(_tau_experiments(), records, snapshots)
+    for figure in drawn:
+        _write(folder / f"{figure.name}.svg", figure.svg())
+        with atomic(folder / f"{figure.name}.png") as temporary:
+            temporary.write_bytes(figure.png())
+    return drawn
 
 
 def render() -> None:
@@ -73,6 +136,16 @@ def render() -> None:
             _write(page.with_suffix(".csv"), tables.to_csv(experiment, records))
             quoted[f"{profile.name}/{name}"] = _quote(experiment, records, profile.name)
             print(page)
+        if not any(select(e, records).records for e in _tau_experiments()):
+            continue
+        snapshots = [load_record(p) for p in sorted((profile / "steps").glob("*.json"))]
+        drawn = _draw(RESULTS / profile.name / "figures", records, snapshots)
+        _write(RESULTS / profile.name / "figures.md", drawings.page(profile.name, drawn))
+        links = f"../records/{profile.name}"
+        text = html(profile.name, _tau_experiments(), records, drawn, _variant_pages(), links=links)
+        _write(RESULTS / profile.name / "report.html", text)
+        print(RESULTS / profile.name / "figures.md")
+        print(RESULTS / profile.name / "report.html")
     readme = Path("README.md")
     if readme.is_file():
         text = readme.read_text()
@@ -117,15 +190,15 @@ def _require_clean() -> None:
         )
 
 
-def _publish(record: RunRecord, local: Path) -> None:
+def _publish(record: RunRecord, local: Path, source: Path | None = None, under: str = "") -> None:
     """Copies one record; refuses one that was measured or trained with uncommitted code."""
     for what, code in (("measured", record.code), ("trained", record.training["code"])):
         if code["dirty"] is not False:
             raise InputError(
                 f"record {record.id} was {what} with uncommitted changes; move runs/{record.run} aside and make it again"
             )
-    source = local / record.run / "records" / f"{record.id}.json"
-    goal = RESULTS / "records" / record.profile / source.name
+    source = source or local / record.run / "records" / f"{record.id}.json"
+    goal = RESULTS / "records" / record.profile / under / source.name
     if goal.is_file() and goal.read_bytes() != source.read_bytes():
         raise InputError(f"{goal} exists with other content; published records are never overwritten")
     with atomic(goal) as temporary:

@@ -42,6 +42,15 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
     return text
 
 
+def averages(record: RunRecord, definition: str) -> str:
+    """One line: the average tau at each temperature, and block-mask accuracy."""
+    found = []
+    for temperature in sorted({b.temperature for b in record.benchmarks}):
+        taus = [metrics.tau(b.traces, definition) for b in record.benchmarks if b.temperature == temperature]
+        found.append(f"T={temperature:g} tau {sum(taus) / len(taus):.3f}")
+    return f"{'  '.join(found)}  block-mask accuracy {100 * metrics.accuracy(record.heldout):.1f} %"
+
+
 def comparison(records: Sequence[RunRecord], definition: str) -> list[str]:
     """Every later record minus the first, paired by prompt, per benchmark and temperature.
 

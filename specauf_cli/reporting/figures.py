@@ -1,0 +1,281 @@
+"""Figures as pure functions of records: what training looked like, how deep blocks are accepted, accuracy against tau.
+
+Drawn with matplotlib's objects (no global state), in the Okabe-Ito colours, told apart by marker and line style as well, so they
+survive print and colour-blindness. SVG and PNG come out the same for the same records.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from specauf_cli.evaluation import metrics
+from specauf_cli.evaluation.statistics import average
+from specauf_cli.records import RunRecord
+from specauf_cli.reporting.measured import Measured, select
+from specauf_cli.schema import Experiment, InputError
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+STYLE: Any = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "legend.frameon": False, "svg.hashsalt": "specauf", "figure.dpi": 150, "lines.markersize": 4.5,
+}  # fmt: skip
+DEPTHS = range(1, 7)
+CURVES = {
+    "loss": "loss", "accuracy": "common-mask accuracy", "active_ratio": "active ratio",
+    "support_accuracy": "support accuracy", "accept_length": "accept length (training blocks)",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One drawing. ``caption`` says what is shown and names the records it was made of."""
+
+    name: str
+    title: str
+    caption: str
+    canvas: Canvas
+
+    def svg(self) -> str:
+        """The drawing as SVG text, without a date."""
+        return self._saved("svg", {"Date": None}).decode()
+
+    def png(self) -> bytes:
+        """The drawing as PNG bytes."""
+        return self._saved("png", {"Software": None})
+
+    def _saved(self, kind: str, metadata: Any) -> bytes:
+        out = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.canvas.savefig(out, format=kind, metadata=metadata)
+        return out.getvalue()
+
+
+def figures(
+    experiments: Sequence[Experiment], records: Sequence[RunRecord], snapshots: Sequence[RunRecord] = ()
+) -> list[Figure]:
+    """Every figure that the records (of one profile) allow; ``snapshots`` are measurements of drafters along the way."""
+    found: list[Figure | None] = []
+    chosen = [m for m in (select(e, records) for e in experiments) if m.records]
+    with matplotlib.rc_context(STYLE):
+        for measured in chosen:
+            found += [_dynamics(measured), _plane(measured), _depths(measured), _survival(measured)]
+            found.append(_steps(measured, snapshots))
+        found.append(_inversion(chosen))
+    return [f for f in found if f is not None]
+
+
+def page(profile: str, drawn: Sequence[Figure]) -> str:
+    """The figures of a profile as a Markdown page with captions."""
+    text = [f"# Figures, profile `{profile}`", ""]
+    for figure in drawn:
+        text += [f"## {figure.title}", "", f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption, ""]
+    return "\n".join(text)
+
+
+def _dynamics(measured: Measured) -> Figure | None:
+    """Loss, common-mask accuracy, active ratio, support accuracy and accept length against the step."""
+    curves = _curves(measured)
+    if not curves:
+        return None
+    canvas = Canvas(figsize=(11, 5.6), layout="constrained")
+    axes = canvas.subplots(2, 3).ravel()
+    for ax, (column, label) in zip(axes, CURVES.items(), strict=False):
+        for i, (title, frame) in enumerate(curves.items()):
+            ax.plot(frame["step"], frame[column], color=COLORS[i], linestyle=LINES[i], label=title, linewidth=1.4)
+        ax.set(xlabel="step", ylabel=label)
+    axes[5].axis("off")
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[5].legend(handles, labels, loc="center", title="objective")
+    text = (
+        "Training dynamics, mean over seeds. Every statistic is the same for all objectives: no credit enters, except into the "
+        "loss itself, whose values are therefore not comparable between objectives. For Domino: the final branch, fed with the data's tokens."
+    )
+    return _figure(measured, "dynamics", "training dynamics", text, canvas)
+
+
+def _plane(measured: Measured) -> Figure | None:
+    """The path of each objective in the plane of active ratio and support accuracy."""
+    curves = _curves(measured)
+    if not curves:
+        return None
+    canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
+    ax = canvas.subplots()
+    for i, (title, frame) in enumerate(curves.items()):
+        x, y = frame["active_ratio"], frame["support_accuracy"]
+        ax.plot(x, y, color=COLORS[i], linestyle=LINES[i], linewidth=1.2, alpha=0.8)
+        ax.plot(x.iloc[-1:], y.iloc[-1:], color=COLORS[i], marker=MARKERS[i], linestyle="none", label=title)
+    ax.set(xlabel="active ratio |S| / |V|", ylabel="support accuracy (accuracy on S)")
+    ax.legend(title="last step")
+    text = "Path of training, from the lower left; the marker is the last step. Mean over seeds. S: accept-until-fail support."
+    return _figure(measured, "plane", "active ratio and support accuracy", text, canvas)
+
+
+def _depths(measured: Measured) -> Figure | None:
+    """Conditional acceptance at depth k: when decoding, and on held-out blocks as training sees them."""
+    temperature = measured.temperatures[0]
+    columns = list(measured.experiment.columns)
+    canvas = Canvas(figsize=(9.5, 4), layout="constrained")
+    left, right = canvas.subplots(1, 2, sharey=True)
+    drawn = 0
+    for i, (objective, title) in enumerate(_rows(measured)):
+        points = []
+        for k in DEPTHS:
+            try:
+                samples = measured.alphas(objective, temperature, k)
+                points.append((k, average(samples)))
+            except InputError:  # no round of some seed got to depth k - 1
+                break
+        points = [(k, p) for k, p in points if len(measured.alphas(objective, temperature, k)) == len(columns)]
+        ks, shift = np.array([k for k, _ in points]), 0.07 * (i - 2)
+        values = np.array([p.value for _, p in points])
+        spread = np.array([[p.value - p.low for _, p in points], [p.high - p.value for _, p in points]]).clip(0)
+        style: dict[str, Any] = {"color": COLORS[i], "marker": MARKERS[i], "linestyle": LINES[i], "linewidth": 1.2}
+        left.errorbar(ks + shift, values, yerr=spread, capsize=2, label=title, **style)
+        seen = [r.heldout for r in measured.of(objective) if "reached" in r.heldout]
+        drawn += len(points)
+        if seen:
+            reached, passed = (np.sum([h[n][: DEPTHS.stop - 1] for h in seen], axis=0) for n in ("reached", "passed"))
+            right.plot(np.array(DEPTHS) + shift, passed / np.maximum(reached, 1), label=title, **style)
+    if not drawn:
+        return None
+    left.set(xlabel="k", ylabel="alpha_k", title=f"when decoding, T = {temperature:g}, average over benchmarks")
+    right.set(xlabel="k", title="on held-out conversations, as in training")
+    left.legend(ncols=2)
+    text = (
+        "Conditional acceptance alpha_k: of the rounds (blocks) whose first k - 1 drafts are right, the share whose k-th is too. Left: "
+        "with 95 % intervals over prompts and seeds. Right: labels are the data's tokens."
+    )
+    return _figure(measured, "alpha", "conditional acceptance by depth", text, canvas)
+
+
+def _survival(measured: Measured) -> Figure | None:
+    """P(A >= k) over all rounds of all benchmarks at the lowest temperature."""
+    temperature = measured.temperatures[0]
+    canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
+    ax = canvas.subplots()
+    for i, (objective, title) in enumerate(_rows(measured)):
+        traces = [
+            t for r in measured.of(objective) for b in r.benchmarks if b.temperature == temperature for t in b.traces
+        ]
+        alive = np.array(metrics.survival(traces))
+        shown = alive > 0
+        ax.plot(
+            np.arange(len(alive))[shown],
+            alive[shown],
+            color=COLORS[i],
+            marker=MARKERS[i],
+            linestyle=LINES[i],
+            label=title,
+        )
+    ax.set(xlabel="k", ylabel="P(A ≥ k)", yscale="log", title=f"all rounds of all benchmarks, T = {temperature:g}")
+    ax.legend()
+    text = "Survival of a block: the share of rounds that accept at least k draft tokens; one plus the sum over k ≥ 1 is the pooled tau."
+    return _figure(measured, "survival", "survival of a block", text, canvas)
+
+
+def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
+    """tau against the training step, from drafters kept along the way."""
+    runs = {r.run for r in measured.records}
+    chosen = [s for s in snapshots if s.run in runs and s.step is not None]
+    if not chosen:
+        return None
+    temperature = min(b.temperature for s in chosen for b in s.benchmarks)
+    canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
+    ax = canvas.subplots()
+    for i, (objective, title) in enumerate(_rows(measured)):
+        points: dict[int, list[float]] = {}
+        for s in chosen:
+            if s.objective == objective:
+                taus = [
+                    metrics.tau(b.traces, measured.experiment.definition)
+                    for b in s.benchmarks
+                    if b.temperature == temperature
+                ]
+                points.setdefault(s.step or 0, []).append(float(np.mean(taus)))
+        steps = sorted(points)
+        means = [float(np.mean(points[s])) for s in steps]
+        ax.plot(steps, means, color=COLORS[i], marker=MARKERS[i], linestyle=LINES[i], label=title)
+    ax.set(xlabel="training step", ylabel=f"tau ({measured.experiment.definition}), T = {temperature:g}")
+    ax.legend()
+    prompts = sum(b.prompts for b in chosen[0].benchmarks if b.temperature == temperature)
+    text = f"tau of drafters kept along the way, average over benchmarks, {prompts} prompts in all (fewer than in the tables)."
+    return _figure(measured, "steps", "tau against training", text, canvas, chosen)
+
+
+def _inversion(chosen: Sequence[Measured]) -> Figure | None:
+    """Common-mask accuracy against average tau, one point per run, with the rank correlation."""
+    points = []
+    for measured in chosen:
+        temperature = measured.temperatures[0]
+        for objective, title in _rows(measured):
+            for record in measured.of(objective):
+                taus = [
+                    metrics.tau(b.traces, measured.experiment.definition)
+                    for b in record.benchmarks
+                    if b.temperature == temperature and b.column in measured.experiment.columns
+                ]
+                if len(taus) == len(measured.experiment.columns):
+                    points.append((record, title, 100 * metrics.accuracy(record.heldout), float(np.mean(taus))))
+    if len(points) < 2:
+        return None
+    backbones = list(dict.fromkeys(p[0].backbone for p in points))
+    canvas = Canvas(figsize=(5.2 * len(backbones), 4.2), layout="constrained")
+    axes = np.atleast_1d(canvas.subplots(1, len(backbones), sharey=True))
+    notes = []
+    for ax, backbone in zip(axes, backbones, strict=True):
+        own = [p for p in points if p[0].backbone == backbone]
+        for i, title in enumerate(dict.fromkeys(p[1] for p in own)):
+            xy = [(x, y) for _, t, x, y in own if t == title]
+            ax.plot(*zip(*xy, strict=True), color=COLORS[i], marker=MARKERS[i], linestyle="none", label=title)
+        if len(own) > 2:
+            rho = pd.DataFrame([(x, y) for _, _, x, y in own]).corr("spearman").to_numpy()[0, 1]
+            notes.append(f"{own[0][0].config['backbone']['title']} {rho:+.2f} ({len(own)} runs)")
+        ax.set(xlabel="block-mask token accuracy, %", title=own[0][0].config["backbone"]["title"])
+        ax.legend()
+    axes[0].set_ylabel("tau, average over benchmarks, T = 0")
+    text = (
+        "The inversion: a drafter that predicts more slots of a block right need not be accepted further. One point per run; rank "
+        f"correlation {'; '.join(notes) or 'of fewer than three runs is not shown'}."
+    )
+    records = [p[0] for p in points]
+    return Figure("inversion", "Block-mask accuracy and tau", f"{text} {_sources(records)}", canvas)
+
+
+def _rows(measured: Measured) -> list[tuple[str, str]]:
+    """(objective, title) of the rows that have records."""
+    return [(row.objective, row.title) for row in measured.experiment.rows if measured.of(row.objective)]
+
+
+def _curves(measured: Measured) -> dict[str, pd.DataFrame]:
+    """Per row title the mean log over seeds."""
+    found: dict[str, pd.DataFrame] = {}
+    for objective, title in _rows(measured):
+        logs = [pd.DataFrame(r.training["curve"]) for r in measured.of(objective) if r.training.get("curve")]
+        if logs:
+            found[title] = pd.concat(logs).groupby("step", as_index=False).mean()
+    return found
+
+
+def _figure(
+    measured: Measured, kind: str, title: str, text: str, canvas: Canvas, records: Sequence[RunRecord] | None = None
+) -> Figure:
+    first = measured.records[0]
+    name = first.config["backbone"]["title"]
+    caption = f"{text} {_sources(records or measured.records)}"
+    return Figure(f"{kind}-{first.backbone}", f"{name}: {title}", caption, canvas)
+
+
+def _sources(records: Iterable[RunRecord]) -> str:
+    """Which records: profile, and the runs by name."""
+    names = sorted({r.run for r in records})
+    return f"Records: {', '.join(f'`{n}`' for n in names)}."
