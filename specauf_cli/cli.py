@@ -155,6 +155,44 @@ def table(
     study.run(names, _overrides([w for w in words or [] if "=" in w]), _seeds(seeds), publish=publish)
 
 
+@app.command("ls", context_settings=OVERRIDES)
+def list_runs(overrides: Overrides = None) -> None:
+    """List the runs with their state: finished, interrupted at step n, failed and why."""
+    from specauf_cli import runs
+    from specauf_cli.reporting import summary
+
+    local = Path(_runs_folder(_overrides(overrides)))
+    found = runs.states(local)
+    if not found:
+        raise InputError(f"no run under {local}/ yet; specauf train objective=auf backbone=dflash")
+    for run in found:
+        known = runs.measured(local / run.name)
+        detail = summary.averages(known[-1], "engine") if known else "not measured"
+        print(
+            f"{run.name}  {detail if run.state == 'finished' else f'{run.state} at step {run.step}  {run.reason}'}".rstrip()
+        )
+
+
+@app.command(context_settings=OVERRIDES)
+def show(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN]... [runs=FOLDER]")] = None,
+    definition: Annotated[str, typer.Option(help="engine, pooled, per_response or eos_truncated.")] = "engine",
+) -> None:
+    """Show a run (default: the latest finished one): its choices, progress or result, loss, tau per benchmark."""
+    from specauf_cli import runs
+    from specauf_cli.evaluation import metrics
+    from specauf_cli.reporting import summary
+
+    metrics.check_definition(definition)
+    names = [w for w in words or [] if "=" not in w]
+    local = Path(_runs_folder([w for w in words or [] if "=" in w]))
+    for folder in runs.find(local, names, every=False, finished_only=False):
+        run = runs.state(folder)
+        print("\n".join(summary.of_state(run.name, run.state, run.step, run.about, run.log, run.reason)))
+        known = runs.measured(folder)
+        print("\n".join(summary.of_record(known[-1], definition)) if known else "  not measured yet")
+
+
 @app.command(context_settings=OVERRIDES)
 def figures(overrides: Overrides = None) -> None:
     """Draw the figures of the last table of a profile into runs/figures/ (SVG and PNG)."""

@@ -44,7 +44,7 @@ from specauf_cli.schema import Config, Corpus, Example, InputError, nearest
 from specauf_cli.training import drafter as training
 from specauf_cli.training import pretrain
 
-FINISHED, ABOUT = "finished.json", "run.json"
+FINISHED, FAILED, ABOUT = "finished.json", "failed.json", "run.json"
 
 
 @dataclass
@@ -151,7 +151,12 @@ def train(bench: Bench, config: Config, overrides: Sequence[str]) -> Path:
     }
     write_json(folder / ABOUT, about)
     print(f"{name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens", file=sys.stderr)
-    last, seconds = training.train(config, bench.target, examples, bench.features(), folder, identity=name)
+    (folder / FAILED).unlink(missing_ok=True)
+    try:
+        last, seconds = training.train(config, bench.target, examples, bench.features(), folder, identity=name)
+    except InputError as error:
+        write_json(folder / FAILED, {"reason": str(error), "at": now()})
+        raise
     result = {
         "last": last,
         "seconds": round(seconds, 2),
@@ -273,10 +278,10 @@ def audit(config: Config, folder: Path) -> int:
 
 def latest_record(folder: Path) -> RunRecord:
     """The newest record of a run. Errors: InputError when it was never measured."""
-    found = [load_record(p) for p in sorted((folder / "records").glob("*.json"))]
+    found = measured(folder)
     if not found:
         raise InputError(f"run {folder.name} was not measured yet; specauf eval --run {folder.name}")
-    return max(found, key=lambda r: r.written)
+    return found[-1]
 
 
 def _cache(bench: Bench) -> Path:
@@ -284,7 +289,45 @@ def _cache(bench: Bench) -> Path:
     return Path(bench.config.runs) / "trajectories" / bench.target.fingerprint[:16].replace("/", "_")
 
 
-def find(runs: Path, names: Sequence[str], *, every: bool) -> list[Path]:
+@dataclass(frozen=True)
+class State:
+    """One run as it lies on disk: ``finished``, ``failed`` or ``interrupted`` (or still running), ``step`` steps done."""
+
+    name: str
+    state: str
+    step: int
+    about: dict[str, Any]
+    log: list[dict[str, float]]
+    reason: str = ""
+
+
+def states(runs: Path) -> list[State]:
+    """Every run under ``runs``, by name."""
+    return [state(f.parent) for f in sorted(runs.glob(f"*/{ABOUT}"))]
+
+
+def state(folder: Path) -> State:
+    """What is known of one run. Errors: InputError for damaged files."""
+    about, log = read_json(folder / ABOUT), list[dict[str, float]]()
+    for line in (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").is_file() else []:
+        try:
+            log.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # being written right now, or torn by a kill
+    step = int(log[-1]["step"]) if log else 0
+    if (folder / FINISHED).is_file():
+        return State(folder.name, "finished", step, about, log)
+    if (folder / FAILED).is_file():
+        return State(folder.name, "failed", step, about, log, read_json(folder / FAILED)["reason"])
+    return State(folder.name, "interrupted", step, about, log)
+
+
+def measured(folder: Path) -> list[RunRecord]:
+    """The records of a run, oldest first."""
+    return sorted((load_record(p) for p in (folder / "records").glob("*.json")), key=lambda r: r.written)
+
+
+def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool = True) -> list[Path]:
     """Folders of the named runs (id or path), of all finished runs, or of the latest finished one.
 
     Errors: InputError for an unknown or unfinished run, or when there is none.
@@ -305,7 +348,8 @@ def find(runs: Path, names: Sequence[str], *, every: bool) -> list[Path]:
             raise InputError(
                 f"no run {name!r} under {runs}/; there are: {', '.join(sorted(known)) or 'none'}.{nearest(name, known)}"
             )
-        _finished(folder)
+        if finished_only:
+            _finished(folder)
         found.append(folder)
     return found
 

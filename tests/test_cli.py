@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +253,54 @@ def test_help_answers_quickly_and_train_help_lists_the_groups(table: tuple[Path,
         in listed
     )
     assert "backbone: dflash, domino" in listed
+
+
+def test_figures_and_report_follow_the_last_table(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    drawn = specauf(folder, "figures", "profile=smoke").stdout.split()
+    assert "runs/figures/smoke/inversion.svg" in drawn
+    assert all((folder / p).is_file() and (folder / p).with_suffix(".png").is_file() for p in drawn)
+    assert specauf(folder, "report", "profile=smoke").stdout.split() == ["runs/reports/smoke.html"]
+    assert "<svg" in (folder / "runs/reports/smoke.html").read_text()
+    for command in ("figures", "report"):
+        done = specauf(folder, command, "profile=laptop", check=False)
+        assert done.returncode == 2
+        assert "specauf table profile=laptop" in done.stderr
+
+
+def test_ls_and_show_tell_finished_failed_and_interrupted_runs_apart(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    assert specauf(folder, "train", "profile=smoke", "trainer.lr=1e30", check=False).returncode == 2
+    whole = next(f.parent for f in folder.glob("runs/dflash-decay-*/finished.json") if (f.parent / "records").is_dir())
+    torn = whole.with_name("dflash-decay-torn")
+    shutil.copytree(whole, torn, ignore=shutil.ignore_patterns("finished.json", "records"))
+    lines = (torn / "log.jsonl").read_text().splitlines(keepends=True)
+    (torn / "log.jsonl").write_text("".join(lines[:2]) + lines[2][:20])  # killed while it was written
+    try:
+        listed = specauf(folder, "ls").stdout.splitlines()
+        assert sum("failed at step 0  DFlash AUF seed 0: loss nan" in x for x in listed) == 1
+        assert "dflash-decay-torn  interrupted at step 8" in listed
+        assert sum("T=0 tau" in x for x in listed) >= 4
+        shown = specauf(folder, "show", "dflash-decay-torn").stdout
+        assert "not measured yet" in shown
+        assert "interrupted at step 8 of 24" in shown
+        assert "Did you mean 'dflash-decay-torn'" in specauf(folder, "show", "dflash-decay-turn", check=False).stderr
+    finally:
+        shutil.rmtree(torn)
+    latest = specauf(folder, "show", whole.name).stdout
+    assert re.search(r"loss \d+\.\d+ [▁▂▃▄▅▆▇█]+ \d+\.\d+", latest)
+    assert "average" in latest
+    assert "no run under empty/" in specauf(folder, "ls", "runs=empty", check=False).stderr
+
+
+def test_drafters_kept_on_the_way_can_be_measured(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    name = next(f.name for f in folder.glob("runs/dflash-auf-*") if (f / "records").is_dir())
+    found = specauf(folder, "eval", "--run", name, "--every-checkpoint", "--benchmarks", "offline_chat")
+    assert [int(x) for x in re.findall(r"  step +(\d+)  T=0 tau", found.stdout)] == [8, 16, 24]
+    made = sorted(folder.glob(f"runs/{name}/snapshots/*/records/*.json"))
+    assert [json.loads(f.read_text())["step"] for f in made] == [8, 16, 24]
+    assert "steps-dflash.svg" in specauf(folder, "figures", "profile=smoke").stdout
 
 
 README = re.findall(r"^(specauf [^#\n]+?)\s*(?:#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)

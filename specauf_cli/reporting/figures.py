@@ -71,7 +71,11 @@ def figures(
             found += [_dynamics(measured), _plane(measured), _depths(measured), _survival(measured)]
             found.append(_steps(measured, snapshots))
         found.append(_inversion(chosen))
-    return [f for f in found if f is not None]
+        drawn = [f for f in found if f is not None]
+        for figure in drawn:  # laid out once: every later drawing is the same, however often it is asked for
+            figure.canvas.draw_without_rendering()
+            figure.canvas.set_layout_engine("none")
+    return drawn
 
 
 def page(profile: str, drawn: Sequence[Figure]) -> str:

@@ -1,7 +1,8 @@
 """Plain text for the terminal: one measured run, and a paired comparison of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.statistics import (
@@ -40,6 +41,40 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
         f"  audit: {same} of {asked} live outputs equal the target's own token for token, {rounds} have the recorded rounds"
     )
     return text
+
+
+def of_state(
+    name: str, state: str, step: int, about: Mapping[str, Any], log: Sequence[Mapping[str, float]], reason: str
+) -> list[str]:
+    """A run on disk: what was chosen, how far it got, and the loss as a line of bars."""
+    config = about["config"]
+    chosen = {
+        "backbone": config["backbone"]["name"], "objective": config["objective"]["name"], "target": config["target"]["name"],
+        "data": about["data"]["name"], "profile": config["profile"]["name"], "seed": config["seed"],
+    }  # fmt: skip
+    trainer, steps = config["trainer"], config["trainer"]["steps"]
+    text = [
+        name,
+        f"  {state}{f' at step {step}' + (f' of {steps}' if steps else '') if state != 'finished' else f', {step} steps'}",
+    ]
+    text += [f"  because: {reason}"] if reason else []
+    text.append("  " + ", ".join(f"{k} {v}" for k, v in chosen.items()))
+    kept = ("batch_size", "anchors", "max_length", "lr", "precision", "normalize", "labels")
+    text.append("  trainer: " + ", ".join(f"{k} {trainer[k]}" for k in kept))
+    text.append(f"  command: {about['command']}")
+    if log:
+        last = ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in log[-1].items() if k != "step")
+        text += [f"  loss {sparkline([line['loss'] for line in log])}", f"  last line of the log: {last}"]
+    return text
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """``values`` as bars of eight heights, averaged down to at most ``width`` of them, with the first and last number."""
+    bars, size = "▁▂▃▄▅▆▇█", max(1, -(-len(values) // width))
+    means = [sum(values[i : i + size]) / len(values[i : i + size]) for i in range(0, len(values), size)]
+    low, high = min(means), max(means)
+    drawn = "".join(bars[round((v - low) / (high - low) * 7) if high > low else 0] for v in means)
+    return f"{values[0]:.3f} {drawn} {values[-1]:.3f}"
 
 
 def averages(record: RunRecord, definition: str) -> str:
