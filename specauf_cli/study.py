@@ -3,7 +3,7 @@
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from specauf_cli import compose, runs
@@ -29,8 +29,13 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
     experiments = [e for e in chosen if isinstance(e, Experiment)]
     for experiment in experiments:
         check_definition(experiment.definition)
+    config = compose.compose(overrides)
+    local, profile = Path(config.runs), config.profile.name
+    for page in chosen:
+        if isinstance(page, Variants):
+            _print(local / "tables" / f"{page.name}.md", _variants(page))
     bench: runs.Bench | None = None
-    made: dict[str, list[RunRecord]] = {}
+    made: dict[str, list[RunRecord]] = {e.name: [] for e in experiments}
     for seed in seeds:
         for experiment in experiments:
             for row in experiment.rows:
@@ -39,17 +44,12 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
                 if bench is None or not bench.serves(config):
                     bench = runs.open_bench(config)
                 folder = runs.train(bench, config, cell)
-                made.setdefault(experiment.name, []).append(runs.measure(bench, config, folder, ["eval", *cell]))
-    config = bench.config if bench is not None else compose.compose(overrides)
-    local = Path(config.runs)
-    for page in chosen:
-        if isinstance(page, Variants):
-            _print(local / "tables" / f"{page.name}.md", _variants(page))
-            continue
-        path = local / "tables" / f"{config.profile.name}-{page.name}.md"
-        _write(path.with_suffix(".csv"), tables.to_csv(page, made[page.name]))
-        _print(path, tables.markdown(page, made[page.name]))
-    _remember(local, config.profile.name, made)
+                made[experiment.name].append(runs.measure(bench, config, folder, ["eval", *cell]))
+            if seed == seeds[-1]:  # shown as soon as it is whole, the others may take a while
+                path = local / "tables" / f"{profile}-{experiment.name}.md"
+                _write(path.with_suffix(".csv"), tables.to_csv(experiment, made[experiment.name]))
+                _print(path, tables.markdown(experiment, made[experiment.name]))
+                _remember(local / "tables" / f"{profile}.json", experiment.name, made[experiment.name])
     if publish:
         for record in {r.id: r for found in made.values() for r in found}.values():
             _publish(record, local)
@@ -75,13 +75,10 @@ def report(overrides: Sequence[str]) -> None:
     print(path)
 
 
-def _remember(local: Path, profile: str, made: Mapping[str, Sequence[RunRecord]]) -> None:
-    """Which records the tables of a profile were made of, for figures and report."""
-    path = local / "tables" / f"{profile}.json"
+def _remember(path: Path, experiment: str, records: Sequence[RunRecord]) -> None:
+    """Which records a table was made of, for figures and report."""
     known = read_json(path) if path.is_file() else {}
-    write_json(
-        path, {**known, **{name: [f"{r.run}/records/{r.id}.json" for r in records] for name, records in made.items()}}
-    )
+    write_json(path, {**known, experiment: [f"{r.run}/records/{r.id}.json" for r in records]})
 
 
 def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[RunRecord], list[RunRecord]]:
