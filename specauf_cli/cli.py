@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from specauf_cli import __version__
@@ -39,7 +40,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
 def train(context: typer.Context) -> None:
-    """Train one drafter, or sweep with -m: specauf train objective=auf backbone=dflash (--help: all groups)."""
+    """Train one drafter; -m sweeps, --help lists the groups."""
     from specauf_cli import compose
 
     def job(config: "Config", overrides: list[str]) -> None:
@@ -75,7 +76,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure finished drafters: tau per benchmark and block-mask accuracy."""
-    from specauf_cli import compose, runs
+    from specauf_cli import runs
     from specauf_cli.evaluation import metrics
     from specauf_cli.reporting import summary
 
@@ -83,18 +84,29 @@ def evaluate(
     extra = _overrides(overrides)
     extra += [f"evaluation.mode={mode}"] if mode is not None else []
     extra += [f"evaluation.audit={cross_check}"] if cross_check is not None else []
-    bench = None
-    for folder in runs.find(Path(_runs_folder(extra)), run or [], every=all_runs):
-        config = _with_benchmarks(compose.compose([*runs.overrides_of(folder), *extra]), benchmarks)
-        if bench is None or not bench.serves(config):
-            bench = runs.open_bench(config)
-        words = ["eval", "--benchmarks", benchmarks, *extra]
-        for step in runs.snapshots(folder) if every_checkpoint else []:
-            early = runs.measure(bench, config, folder, [*words, "--every-checkpoint"], step=step)
-            print(f"  step {step:>6}  {summary.averages(early, definition)}")
-        record = runs.measure(bench, config, folder, words)
+    words = ["eval", "--benchmarks", benchmarks, *extra]
+    folders = runs.find(Path(_runs_folder(extra)), run or [], every=all_runs)
+    bench: runs.Bench | None = None
+    failed: list[str] = []
+    for folder in folders:
+        try:
+            as_trained, config = _configs(folder, extra, benchmarks)
+            if bench is None or not bench.serves(as_trained):
+                bench = runs.open_bench(as_trained)
+            for step in runs.snapshots(folder) if every_checkpoint else []:
+                early = runs.measure(bench, config, folder, [*words, "--every-checkpoint"], step=step)
+                print(f"  step {step:>6}  {summary.averages(early, definition)}")
+            record = runs.measure(bench, config, folder, words)
+        except InputError as error:
+            if len(folders) == 1:
+                raise
+            failed.append(folder.name)  # the others go on
+            print(f"specauf: {folder.name}: {error}", file=sys.stderr)
+            continue
         print("\n".join(summary.of_record(record, definition, all_starts=all_starts)))
         print(f"  record: {folder / 'records' / record.id}.json")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(folders)} runs were not measured: {', '.join(failed)}")
 
 
 @app.command(context_settings=OVERRIDES)
@@ -112,7 +124,7 @@ def compare(
     if len(names) < 2:
         raise InputError(f"compare needs two runs or more, got {len(names)}; `specauf compare RUN_A RUN_B`")
     local = Path(_runs_folder([w for w in words if "=" in w]))
-    records = [runs.latest_record(folder) for folder in runs.find(local, names, every=False)]
+    records = [runs.all_measured(folder) for folder in runs.find(local, names, every=False)]
     print("\n".join(summary.comparison(records, definition)))
 
 
@@ -123,15 +135,16 @@ def audit(
     benchmarks: Annotated[str, typer.Option(help="all (those of the profile), or names: gsm8k,mbpp")] = "all",
 ) -> None:
     """Check losslessness: fp32 output must equal the target's own, token for token; bf16 is reported as regret."""
-    from specauf_cli import compose, runs
+    from specauf_cli import runs
 
-    extra = _overrides(overrides)
+    extra = [*_overrides(overrides), "evaluation.precision=fp32"]
     broken = 0
     for folder in runs.find(Path(_runs_folder(extra)), run or [], every=False):
-        config = _with_benchmarks(compose.compose([*runs.overrides_of(folder), *extra]), benchmarks)
-        broken += runs.audit(config, folder)
+        as_trained, config = _configs(folder, extra, benchmarks)
+        broken += runs.audit(runs.open_bench(as_trained), config, folder)
     if broken:
         raise InputError(f"{broken} fp32 outputs differ from the target's own: this decoding is not lossless")
+    print("lossless: every fp32 output is the target's own, token for token")
 
 
 @app.command(context_settings=OVERRIDES)
@@ -152,6 +165,12 @@ def table(
     from specauf_cli import study
 
     names = [w for w in words or [] if "=" not in w]
+    for word in words or []:
+        key = word.partition("=")[0].lstrip("+~")
+        if "=" in word and key in ("backbone", "objective", "seed"):
+            raise InputError(
+                f"{word!r}: a table chooses its own {key}; its rows are in the yaml, seeds are given by --seeds"
+            )
     study.run(names, _overrides([w for w in words or [] if "=" in w]), _seeds(seeds), publish=publish)
 
 
@@ -242,10 +261,14 @@ def main() -> None:
     """Entry point: one clear line and a non-zero exit for what the user can mend, never a traceback for it."""
     _quiet_environment()
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from error
     except InputError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         _fail("stopped; nothing that was saved is lost, run the same command to continue", 130)
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
@@ -289,6 +312,17 @@ def _seeds(text: str) -> list[int]:
 
 def _runs_folder(overrides: Sequence[str]) -> str:
     return next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("runs=")), "runs")
+
+
+def _configs(folder: Path, extra: Sequence[str], benchmarks: str) -> "tuple[Config, Config]":
+    """How a run was trained (its data were cleaned of the benchmarks chosen then), and how it is measured now."""
+    from specauf_cli import compose, runs
+
+    own = runs.overrides_of(folder)
+    as_trained = compose.compose([*own, *(o for o in extra if not o.startswith("benchmark="))])
+    runs.check_same_training(as_trained, folder)
+    chosen = [o for o in own if not (o.startswith("benchmark=") and any(e.startswith("benchmark=") for e in extra))]
+    return as_trained, _with_benchmarks(compose.compose([*chosen, *extra]), benchmarks)
 
 
 def _with_benchmarks(config: "Config", names: str) -> "Config":

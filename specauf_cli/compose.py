@@ -7,6 +7,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union
 
@@ -14,7 +15,9 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra import main as hydra_main
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -25,6 +28,10 @@ from specauf_cli.schema import BackboneConfig, Config, Experiment, InputError, O
 
 MACHINE = ("runs", "device", "threads", "data_root", "benchmark_root", "experiment")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
+
+
+WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+"""Options of Hydra whose next word is theirs and no override."""
 
 
 def folder(name: str) -> Path:
@@ -50,11 +57,15 @@ def _resolved(raw: DictConfig, overrides: Sequence[str]) -> Config:
 def compose_raw(overrides: Sequence[str]) -> DictConfig:
     """The same as Hydra's own object (for the commands that print it)."""
     check_choices(overrides)
+    outer = Singleton.get_state()  # a job of hydra.main composes too, and Hydra knows one configuration at a time
     try:
+        GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
             return hydra_compose("train", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, overrides)) from error
+    finally:
+        Singleton.set_state(outer)
 
 
 def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str]) -> None:
@@ -62,7 +73,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
 
     ``task`` receives the configuration and the overrides of its own job.
     """
-    plain = [a for a in arguments if not a.startswith("-")]
+    plain = [a for before, a in pairwise(["", *arguments]) if not a.startswith("-") and before not in WITH_VALUE]
     if not {"--help", "-h", "--hydra-help"} & set(arguments):
         first = [o.split(",")[0] if _is_simple_sweep(o) else o for o in plain]
         check_choices(plain)
@@ -87,7 +98,8 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
             stopped.append(error)
             raise SystemExit(1) from error
 
-    sys.argv = ["specauf train", *arguments]
+    options = [a for before, a in pairwise(["", *arguments]) if a.startswith("-") or before in WITH_VALUE]
+    sys.argv = ["specauf train", *options, *plain]  # Hydra reads overrides in one piece only
     try:
         hydra_main(version_base="1.3", config_path=str(folder("conf")), config_name="train")(job)()
     except SystemExit:
@@ -115,6 +127,10 @@ def experiment(name: str) -> Experiment | Variants:
     if kind not in kinds:
         raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
     found = typing.cast(Experiment | Variants, _typed(kinds[kind], values, str(path)))
+    if found.name != path.stem:
+        raise InputError(
+            f"{path}: name: {found.name} must be the name of the file, {path.stem}; tables are written under it"
+        )
     names = [row.objective for row in found.rows]
     repeated = next((n for n in names if names.count(n) > 1), None)
     if repeated or not names:
@@ -251,9 +267,10 @@ def _partial(node: DictConfig, where: str) -> Any:
     ]
     given = list(getattr(made, "keywords", {}))
     for knob in sorted(set(knobs) ^ set(given)):
-        problem = "is missing" if knob in knobs else "is not one of its knobs"
+        if knob in knobs:
+            raise InputError(f"{where}.{knob} is missing; its knobs are: {', '.join(knobs)}")
         raise InputError(
-            f"{where}.{knob} {problem}; its knobs are: {', '.join(knobs) or 'none'}.{nearest(knob, knobs)}"
+            f"{where}.{knob} is not one of its knobs: {', '.join(knobs) or 'it has none'}.{nearest(knob, knobs)}"
         )
     return made
 

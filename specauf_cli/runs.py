@@ -135,7 +135,7 @@ def train(bench: Bench, config: Config, overrides: Sequence[str]) -> Path:
     name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
     folder = Path(config.runs) / name
     if (folder / FINISHED).is_file():
-        print(f"{name}: finished already", file=sys.stderr)
+        print(f"{name}: finished already{_other_code(read_json(folder / ABOUT)['code'])}", file=sys.stderr)
         os.utime(folder / FINISHED)
         return folder
     examples, counts = bench.examples()
@@ -192,11 +192,11 @@ def measure(
         "evaluation": config.resolved["evaluation"],
         "benchmark": config.resolved["benchmark"],
     }
+    check_same_training(config, folder)
     expected = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
     if expected != folder.name:
         raise InputError(
-            f"run {folder.name} was trained with another configuration, target or data (these settings name {expected}); "
-            "eval accepts evaluation.* and benchmark settings only"
+            f"run {folder.name} was trained on other data or for another target: the same settings now name {expected}"
         )
     record = RunRecord(
         run=folder.name,
@@ -245,6 +245,17 @@ def measure(
     return record
 
 
+def _other_code(then: dict[str, Any]) -> str:
+    """A warning where the code may not be the one a finished run was trained with: a run's id does not cover it."""
+    now_ = code_state()
+    if then == now_ and not then["dirty"]:
+        return ""
+    if then["commit"] == now_["commit"] and not (then["dirty"] or now_["dirty"]):
+        return ""
+    made = f"at commit {str(then['commit'])[:12]}" + (" with uncommitted changes" if then["dirty"] else "")
+    return f" (trained {made}; its name does not cover the code: move its folder aside to train again)"
+
+
 CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
 
 
@@ -255,10 +266,23 @@ def _curve(folder: Path) -> dict[str, list[float]]:
     return {n: [round(x[n], 4) for x in lines] for n in names if lines and n in lines[0]}
 
 
-def audit(config: Config, folder: Path) -> int:
+def check_same_training(config: Config, folder: Path) -> None:
+    """InputError, before anything is loaded or trained, when ``config`` would train another drafter than ``folder`` holds."""
+    then = read_json(folder / ABOUT)["config"]
+    groups = ("backbone", "objective", "trainer", "data", "target", "seed")
+    other = [g for g in groups if then.get(g) != config.resolved[g]]
+    other += ["profile"] if then["profile"]["name"] != config.profile.name else []
+    if other:
+        raise InputError(
+            f"run {folder.name} was trained with another {', '.join(other)} than these settings say; eval accepts evaluation.* and "
+            "benchmark settings only"
+        )
+
+
+def audit(bench: Bench, config: Config, folder: Path) -> int:
     """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs differ."""
-    settings = replace(config.evaluation, precision="fp32")
-    bench = open_bench(replace(config, evaluation=settings))
+    settings = config.evaluation
+    print(f"{folder.name}: T = 0, decoded live")
     drafter = checkpoint.load(folder / "drafter", bench.target, config.backbone)
     low = targets.load(bench.target.config, device=str(bench.target.device), dtype=torch.bfloat16)
     low_drafter = checkpoint.load(folder / "drafter", low, config.backbone).to(torch.bfloat16)
@@ -276,12 +300,16 @@ def audit(config: Config, folder: Path) -> int:
     return broken
 
 
-def latest_record(folder: Path) -> RunRecord:
-    """The newest record of a run. Errors: InputError when it was never measured."""
+def all_measured(folder: Path) -> RunRecord:
+    """The newest record of a run with every benchmark that any of its records has (the newest of each prompt set).
+
+    Errors: InputError when it was never measured.
+    """
     found = measured(folder)
     if not found:
         raise InputError(f"run {folder.name} was not measured yet; specauf eval --run {folder.name}")
-    return found[-1]
+    newest = {(b.benchmark, b.temperature, b.prompts_sha256): b for r in found for b in r.benchmarks}
+    return replace(found[-1], benchmarks=tuple(newest.values()))
 
 
 def _cache(bench: Bench) -> Path:

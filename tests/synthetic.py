@@ -45,10 +45,10 @@ def record(
     values: dict[str, Any] = {
         "run": f"dflash-{objective}-s{seed}", "profile": "laptop", "backbone": "dflash", "objective": objective,
         "title": objective, "seed": seed, "command": "specauf eval", "config": {
-            "profile": {"name": "laptop", "text": "A laptop."}, "evaluation": {"precision": "fp32"}, "benchmark": {},
+            "profile": {"name": "laptop", "text": "A laptop."}, "backbone": {"name": "dflash", "title": "DFlash"}, "evaluation": {"precision": "fp32"}, "benchmark": {},
         },
-        "code": {"dirty": False}, "environment": {}, "inputs": {}, "target": {"title": "tiny"},
-        "training": {"code": {"dirty": False}}, "heldout": blocks or heldout([10, 10], [5, 1 + seed]),
+        "code": {"commit": "c0ffee", "dirty": False}, "environment": {}, "inputs": {}, "target": {"title": "tiny"},
+        "training": {"code": {"commit": "c0ffee", "dirty": False}, "command": "specauf train"}, "heldout": blocks or heldout([10, 10], [5, 1 + seed]),
         "benchmarks": tuple(benchmarks), "cost": {}, "written": "2026",
     }  # fmt: skip
     return RunRecord(**{**values, **changes})

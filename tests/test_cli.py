@@ -204,7 +204,10 @@ def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str
         (["compare", "one"], "compare needs two runs or more"),
         (["audit", "--run", "nope"], "no run 'nope'"),
         (["eval", "evaluation.mode=live"], "evaluation.mode='live' is none of"),
-        (["eval", "trainer.lr=1"], "was trained with another configuration"),
+        (["eval", "trainer.lr=1"], "was trained with another trainer than these settings say"),
+        (["eval", "profile=laptop"], "was trained with another backbone, trainer, data, target, profile"),
+        (["table", "table2", "backbone=domino"], "a table chooses its own backbone"),
+        (["eval", "benchmark_root=runs"], "every chosen benchmark is made here"),
         (["table", "tabel2"], "Did you mean 'table2'?"),
         (["table", "--seeds", "one"], "give integers separated by commas"),
         (["table", "--publish", "profile=smoke", "runs=elsewhere"], "--publish"),
@@ -303,6 +306,28 @@ def test_drafters_kept_on_the_way_can_be_measured(table: tuple[Path, str]) -> No
     assert "steps-dflash.svg" in specauf(folder, "figures", "profile=smoke").stdout
 
 
+def test_aliases_and_hydras_own_options_work_on_the_command_line(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    words = ["train", "backbone=domino", "profile=smoke", "trainer.steps=2"]
+    assert "/domino-b_auf-tiny-smoke-s0-" in specauf(folder, *words, "objective=auf").stdout
+    swept = specauf(folder, *words, "-m", "objective=auf_decay,s_auf").stdout
+    assert "/domino-b_auf_decay-" in swept
+    assert "/domino-s_auf-" in swept
+    assert not (folder / "multirun.yaml").exists(), "a sweep must leave the checkout clean"
+    for cfg in (["--cfg", "job"], ["--cfg=job"], ["-c", "job"]):
+        assert "gru_hidden_dim: 16" in specauf(folder, *words, *cfg).stdout
+
+
+def test_compare_finds_what_both_have_after_a_partial_evaluation(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    names = [
+        next(f.name for f in folder.glob(f"runs/dflash-{o}-*") if (f / "records").is_dir()) for o in ("decay", "auf")
+    ]
+    specauf(folder, "eval", "--run", names[0], "--benchmarks", "offline_chat", "evaluation.audit=1")
+    found = specauf(folder, "compare", *names).stdout
+    assert len(re.findall(r"\(offline\) +T=0", found)) == 6
+
+
 README = re.findall(r"^(specauf [^#\n]+?)\s*(?:#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 
@@ -311,8 +336,10 @@ def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
     folder, _ = table
     words = command.split()[1:]
     small = ["profile=smoke", "trainer.steps=2"] if words[0] in ("train", "table") else []
-    if words[0] == "target":
+    if words[0] in ("target", "figures", "report"):
         small = ["profile=smoke"]
+    if "--every-checkpoint" in words:
+        small = ["--run", next(f.parent.name for f in folder.glob("runs/*/snapshots"))]
     specauf(folder, *words, *small)
 
 

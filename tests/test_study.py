@@ -63,7 +63,8 @@ def test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing
     Path("README.md").write_text(README)
     study.render()
     made = tree()
-    pages = ["results/table3.md", "results/cpu_real/table2.md", "results/laptop/table2.md"]
+    pages = ["results/table3.md"]
+    pages += [f"results/{p}/{n}" for p in ("cpu_real", "laptop") for n in ("table2.md", "figures.md", "report.html")]
     assert capsys.readouterr().out.split() == pages
     for profile, records in (("laptop", laptop), ("cpu_real", real)):
         page = made[f"results/{profile}/table2.md"].decode()

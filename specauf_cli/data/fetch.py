@@ -49,7 +49,7 @@ def fetch(
         attempt(data.name, out / "train" / f"{data.name}.jsonl", partial(_training, data))
     if failed:
         raise InputError(
-            f"{len(failed)} of the sets could not be fetched: {', '.join(failed)}; what was fetched is in {out}"
+            f"{len(failed)} of the sets could not be fetched: {', '.join(failed)}; {f'what was fetched is in {out}' if out.exists() else 'nothing was written'}"
         )
 
 

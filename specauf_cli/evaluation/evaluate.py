@@ -44,6 +44,10 @@ def load_benchmarks(config: Config) -> list[PromptSet]:
     most = config.evaluation.prompts
     if most is not None and most < 1:
         raise InputError(f"evaluation.prompts={most} must be at least 1, or null for each benchmark's own limit")
+    if root is not None and all(b.source == "offline" for b in config.benchmark.values()):
+        raise InputError(
+            f"benchmark_root={root} is given, but every chosen benchmark is made here; choose real ones: --benchmarks gsm8k,mbpp or benchmark=all"
+        )
     chosen = [replace(b, limit=min(b.limit, most or b.limit)) for b in config.benchmark.values()]
     return [benchmarks.load(b, root=root) for b in chosen]
 
@@ -79,14 +83,20 @@ def evaluate(
             seconds["trajectories"] += time.perf_counter() - clock
             clock = time.perf_counter()
             starts: dict[str, list[int]] = {}
+            sample = made.trajectories[: settings.audit]  # None: all of them
             if settings.mode == "replay":
                 traces, every = replay(target, drafter, made.trajectories, batch_size=settings.batch_size)
                 starts = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
+                seconds["traces"] += time.perf_counter() - clock
+                clock = time.perf_counter()
+                audit = _audit(sample, live(sample) if sample else [], traces)
             else:
-                traces = [trace for trace, _ in live(made.trajectories)]
-            seconds["traces"] += time.perf_counter() - clock
-            clock = time.perf_counter()
-            audit = _audit(live, made.trajectories, traces, settings.audit)
+                lived = live(made.trajectories)
+                traces = [trace for trace, _ in lived]
+                seconds["traces"] += time.perf_counter() - clock
+                clock = time.perf_counter()
+                replayed = replay(target, drafter, sample, batch_size=settings.batch_size)[0] if sample else []
+                audit = _audit(sample, lived, replayed)
             seconds["audit"] += time.perf_counter() - clock
             chosen = config.benchmark[prompt_set.name]
             results.append(
@@ -102,15 +112,11 @@ def evaluate(
 
 
 def _audit(
-    live: Callable[[Sequence[Trajectory]], list[tuple[Trace, tuple[int, ...]]]],
-    made: Sequence[Trajectory],
-    traces: Sequence[Trace],
-    requests: int | None,
+    sample: Sequence[Trajectory], lived: Sequence[tuple[Trace, tuple[int, ...]]], replayed: Sequence[Trace]
 ) -> dict[str, Any]:
-    """Decodes requests live and counts those whose output is the target's own, and whose rounds equal the recorded trace."""
-    chosen = made if requests is None else made[:requests]
+    """Of the requests decoded live: how many outputs are the target's own, and how many have the replay's rounds."""
     identical, same_rounds, first = 0, 0, None
-    for trajectory, known, (trace, tokens) in zip(chosen, traces, live(chosen) if chosen else [], strict=False):
+    for trajectory, known, (trace, tokens) in zip(sample, replayed, lived, strict=False):
         own = trajectory.tokens[: trajectory.length]
         identical += tokens == own
         same_rounds += trace.accepted == known.accepted
@@ -119,7 +125,7 @@ def _audit(
                 (k for k, (a, b) in enumerate(zip(tokens, own, strict=False)) if a != b), min(len(tokens), len(own))
             )
             first = {"prompt": trajectory.prompt_id, "turn": trajectory.turn, "token": at}
-    return {"requests": len(chosen), "identical": identical, "same_rounds": same_rounds, "first_difference": first}
+    return {"requests": len(sample), "identical": identical, "same_rounds": same_rounds, "first_difference": first}
 
 
 _say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731

@@ -78,7 +78,13 @@ def branch_losses(
         credit = objective.base if name == "base" else objective.final
         assert credit is not None, f"{objective.name} has no credit for branch {name}"
         read = facts[objective.final_reads or name][0] if name == "final" else stats
-        total, weight = weighted_ce(ce, credit(read), mask, normalize=normalize)
+        weights = credit(read)
+        if weights.shape != mask.shape:
+            raise InputError(
+                f"objective {objective.name!r}: its credit for branch {name} has shape {list(weights.shape)}; blocks and slots are "
+                f"[N, K] = {list(mask.shape)}"
+            )
+        total, weight = weighted_ce(ce, weights, mask, normalize=normalize)
         result[name] = BranchLoss(total, weight, telemetry(stats))
     return result
 

@@ -14,7 +14,7 @@ from specauf_cli.evaluation.statistics import (
     interval,
     sample,
 )
-from specauf_cli.records import RunRecord
+from specauf_cli.records import BenchmarkResult, RunRecord
 from specauf_cli.schema import InputError
 
 
@@ -38,7 +38,9 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
     )
     asked, same, rounds = (sum(b.audit[k] for b in record.benchmarks) for k in ("requests", "identical", "same_rounds"))
     text.append(
-        f"  audit: {same} of {asked} live outputs equal the target's own token for token, {rounds} have the recorded rounds"
+        "  audit: no request was decoded live"
+        if not asked
+        else f"  audit: {same} of {asked} live outputs equal the target's own token for token, {rounds} have the recorded rounds"
     )
     return text
 
@@ -95,19 +97,13 @@ def comparison(records: Sequence[RunRecord], definition: str) -> list[str]:
     text = [f"baseline: {first.run} ({first.title}, seed {first.seed}), tau ({definition})"]
     for other in others:
         text.append(f"\n{other.run} ({other.title}, seed {other.seed}) minus baseline")
-        pairs = [
-            (a, b)
-            for a in other.benchmarks
-            for b in first.benchmarks
-            if (a.benchmark, a.temperature) == (b.benchmark, b.temperature)
-        ]
-        if not pairs:
-            raise InputError(
-                f"{other.run} and {first.run} share no benchmark at the same temperature; evaluate both alike"
-            )
-        for a, b in pairs:
-            if a.prompts_sha256 != b.prompts_sha256:
-                raise InputError(f"{a.title}: {other.run} and {first.run} were measured on different prompts")
+        differs = [k for k in ("target", "data") if other.inputs.get(k) != first.inputs.get(k)]
+        text += (
+            [f"  note: trained for or on another {' and '.join(differs)}, so this compares more than objectives"]
+            if differs
+            else []
+        )
+        pairs = _pairs(other, first)
         for temperature in sorted({a.temperature for a, _ in pairs}):
             # One drafter against one drafter: their seeds may differ, the prompts are what is paired.
             mine: dict[str, Sample] = {}
@@ -121,6 +117,27 @@ def comparison(records: Sequence[RunRecord], definition: str) -> list[str]:
                     )
             text.append(_line("average", temperature, average_difference(mine, base)))
     return text
+
+
+def _pairs(mine: RunRecord, base: RunRecord) -> list[tuple[BenchmarkResult, BenchmarkResult]]:
+    """Results of both on the same prompts: per benchmark and temperature the prompt set with the most prompts."""
+    found: dict[tuple[str, float], tuple[BenchmarkResult, BenchmarkResult]] = {}
+    both = [
+        (a, b)
+        for a in mine.benchmarks
+        for b in base.benchmarks
+        if (a.benchmark, a.temperature) == (b.benchmark, b.temperature)
+    ]
+    if not both:
+        raise InputError(f"{mine.run} and {base.run} share no benchmark at the same temperature; evaluate both alike")
+    for a, b in both:
+        key = (a.benchmark, a.temperature)
+        if a.prompts_sha256 == b.prompts_sha256 and (key not in found or found[key][0].prompts < a.prompts):
+            found[key] = a, b
+    for a, _ in both:
+        if (a.benchmark, a.temperature) not in found:
+            raise InputError(f"{a.title}: {mine.run} and {base.run} were measured on different prompts")
+    return list(found.values())
 
 
 def _line(title: str, temperature: float, found: Interval) -> str:

@@ -1,5 +1,6 @@
 """Tables as pure functions of records: ours beside the paper's, one profile at a time, a dash for what is missing."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -174,7 +175,8 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     profile = first.config["profile"]
     seeds = len({r.seed for r in chosen})
     text = [
-        f"Profile `{first.profile}`. {profile['text']} Target: {first.target['title']}.",
+        f"Profile `{first.profile}`. {profile['text']} Target: {_target(first)}.",
+        _changes_note(chosen),
         f"tau: definition `{experiment.definition}` (docs in `specauf_cli/evaluation/metrics.py`); average over benchmarks "
         "unweighted. Bold: best of ours in the column.",
         "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts, a conversation being "
@@ -284,6 +286,37 @@ def _prompts_note(record: RunRecord) -> str:
     return f"Prompts: {', '.join(seen.values())}; {skipped} requests skipped; at most {most} new tokens each."
 
 
+def _target(record: RunRecord) -> str:
+    """Its title, and its size and training data where it was trained here."""
+    found = record.target
+    if "parameters" not in found:
+        return str(found["title"])
+    data = record.training.get("data", {}).get("name", "its data")
+    return f"{found['title']}, {found['parameters']:,} parameters, trained from scratch on `{data}` ({found['train']['tokens seen']:,} tokens)"
+
+
+PLACES = (
+    "profile",
+    "backbone",
+    "objective",
+    "seed",
+    "experiment",
+    "runs",
+    "device",
+    "threads",
+    "data_root",
+    "benchmark_root",
+)
+"""Keys whose values a table shows anyway, or that say where and not what."""
+
+
+def _changes_note(chosen: Sequence[RunRecord]) -> str:
+    """Settings that were changed on the command line, in training or when measured."""
+    words = [w for r in chosen for c in (r.training.get("command", ""), r.command) for w in shlex.split(c)]
+    changed = dict.fromkeys(w for w in words if "=" in w and w.partition("=")[0].lstrip("+~") not in PLACES)
+    return f"Changed on the command line: {', '.join(f'`{w}`' for w in changed)}." if changed else ""
+
+
 def _seeds_note(chosen: Sequence[RunRecord]) -> str:
     seeds = {r.objective: sorted(x.seed for x in chosen if x.objective == r.objective) for r in chosen}
     distinct = {tuple(v) for v in seeds.values()}
@@ -298,6 +331,8 @@ def _audit_note(chosen: Sequence[RunRecord]) -> str:
     asked, same, rounds = (sum(b.audit[k] for b in results) for k in ("requests", "identical", "same_rounds"))
     traces = sum(len(b.traces) for b in results)
     precision = chosen[0].config["evaluation"]["precision"]
+    if not asked:
+        return f"Audit: no request was decoded live ({traces} requests measured by replay alone)."
     return (
         f"Audit ({precision}, decoded live): {same} of {asked} outputs equal the target's own token for token, {rounds} of "
         f"{asked} have the recorded rounds exactly ({traces} requests measured)."

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -86,6 +87,8 @@ def run(job: Job) -> tuple[dict[str, float], float]:
         fused=True,
     )
     start, window, spent = _resume(job, checkpoints, log, optimizer)
+    if start:
+        print(f"{job.name}: continues after step {start} of {job.steps}", file=sys.stderr)
     began = time.perf_counter() - spent
     parameters = [*decayed, *plain]
     line = _last_line(log)

@@ -242,6 +242,13 @@ def test_an_unknown_normalisation_names_the_nearest() -> None:
         branch_losses({"base": logits}, labels, mask, one_branch(credits.auf), normalize="blok")
 
 
+def test_a_credit_of_another_shape_is_named() -> None:
+    logits, labels, mask = batch()
+    odd = one_branch(lambda stats: stats.gold_logprob[:, :3])
+    with pytest.raises(InputError, match=r"objective 'test': its credit for branch base has shape \[\d+, 3\]"):
+        branch_losses({"base": logits}, labels, mask, odd, normalize="batch")
+
+
 def test_low_precision_logits_are_evaluated_in_fp32() -> None:
     logits, labels, mask = batch()
     low = logits.detach().bfloat16()
