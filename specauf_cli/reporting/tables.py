@@ -296,18 +296,10 @@ def _target(record: RunRecord) -> str:
 
 
 PLACES = (
-    "profile",
-    "backbone",
-    "objective",
-    "seed",
-    "experiment",
-    "runs",
-    "device",
-    "threads",
-    "data_root",
-    "benchmark_root",
-)
-"""Keys whose values a table shows anyway, or that say where and not what."""
+    "profile", "backbone", "objective", "seed", "experiment", "runs", "device", "threads", "data_root", "benchmark_root",
+    "evaluation.audit", "evaluation.batch_size",
+)  # fmt: skip
+"""Keys whose values a table shows anyway, or that change no number in it."""
 
 
 def _changes_note(chosen: Sequence[RunRecord]) -> str:
