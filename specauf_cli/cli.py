@@ -62,7 +62,7 @@ def evaluate(
         str | None, typer.Option(help="replay (default) or decode: the live loop for every request.")
     ] = None,
     all_starts: Annotated[
-        bool, typer.Option("--all-starts", help="Also print acceptance over every start (replay).")
+        bool, typer.Option("--all-starts", help="Also draft at every position: acceptance with less noise.")
     ] = False,
     cross_check: Annotated[
         int | None, typer.Option(help="Requests per benchmark to decode live and compare with the replay.")
@@ -84,6 +84,7 @@ def evaluate(
     extra = _overrides(overrides)
     extra += [f"evaluation.mode={mode}"] if mode is not None else []
     extra += [f"evaluation.audit={cross_check}"] if cross_check is not None else []
+    extra += ["evaluation.all_starts=true"] if all_starts else []
     words = ["eval", "--benchmarks", benchmarks, *extra]
     folders = runs.find(Path(_runs_folder(extra)), run or [], every=all_runs)
     bench: runs.Bench | None = None

@@ -263,7 +263,8 @@ class EvaluationConfig:
 
     ``mode`` is ``replay`` or ``decode``; ``drafts`` is ``greedy``, the only kind for which both are lossless here;
     ``prompts`` lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded live and compared with the
-    target's own output and, round by round, with the replay (None: all). ``heldout_anchors`` blocks per held-out
+    target's own output and, round by round, with the replay (None: all). ``all_starts`` also drafts at every position of every trajectory: acceptance
+    and block-mask accuracy with little noise, under names of their own, never tau. ``heldout_anchors`` blocks per held-out
     conversation give block-mask accuracy.
     """
 
@@ -276,6 +277,7 @@ class EvaluationConfig:
     batch_size: int
     precision: str
     audit: int | None
+    all_starts: bool
     heldout_anchors: int
 
 

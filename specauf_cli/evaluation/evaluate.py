@@ -11,7 +11,7 @@ from typing import Any
 from specauf_cli.data import benchmarks
 from specauf_cli.evaluation import metrics, trajectories
 from specauf_cli.evaluation.decode import decode_all
-from specauf_cli.evaluation.replay import replay
+from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import BenchmarkResult
@@ -85,8 +85,7 @@ def evaluate(
             starts: dict[str, list[int]] = {}
             sample = made.trajectories[: settings.audit]  # None: all of them
             if settings.mode == "replay":
-                traces, every = replay(target, drafter, made.trajectories, batch_size=settings.batch_size)
-                starts = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
+                traces = replay(target, drafter, made.trajectories, batch_size=settings.batch_size)
                 seconds["traces"] += time.perf_counter() - clock
                 clock = time.perf_counter()
                 audit = _audit(sample, live(sample) if sample else [], traces)
@@ -95,9 +94,12 @@ def evaluate(
                 traces = [trace for trace, _ in lived]
                 seconds["traces"] += time.perf_counter() - clock
                 clock = time.perf_counter()
-                replayed = replay(target, drafter, sample, batch_size=settings.batch_size)[0] if sample else []
+                replayed = replay(target, drafter, sample, batch_size=settings.batch_size) if sample else []
                 audit = _audit(sample, lived, replayed)
             seconds["audit"] += time.perf_counter() - clock
+            if settings.all_starts:
+                every = every_start(target, drafter, made.trajectories, batch_size=settings.batch_size)
+                starts = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
             chosen = config.benchmark[prompt_set.name]
             results.append(
                 BenchmarkResult(

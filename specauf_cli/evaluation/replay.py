@@ -1,14 +1,15 @@
 """Replay: the trace a drafter would have left, walked over trajectories without running the target again.
 
 Why it is exact: a round depends on the committed tokens and the drafter only, and the committed tokens are the
-trajectory whatever the drafter proposes. So the accepted count at every possible start is a property of (trajectory,
-drafter); it is computed for all starts in parallel and the decoder's path is then a walk over that table.
+trajectory whatever the drafter proposes. So the context of every round is known before the drafter has said anything: one
+parallel target pass gives it for the whole trajectory, and all requests of a batch take their next round together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from specauf_cli.evaluation.verify import accepted_prefix
 from specauf_cli.models.dflash import DFlash
@@ -42,20 +43,11 @@ class Starts:
 def every_start(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, batch_size: int) -> Starts:
     """Drafts at every start of every trajectory, batched over both."""
     device, proposals = target.device, drafter.backbone.proposals
-    assert all(len(t.tokens) >= t.length - 1 + proposals for t in trajectories), (
-        "a tail of proposals - 1 tokens is needed"
-    )
-    order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].prompt) + trajectories[i].length)
     result: list[list[int]] = [[] for _ in trajectories]
     valid = torch.zeros(proposals, dtype=torch.long, device=device)
     correct = torch.zeros(proposals, dtype=torch.long, device=device)
-    for begin in range(0, len(order), batch_size):
-        chosen = [trajectories[i] for i in order[begin : begin + batch_size]]
-        width = max(len(t.prompt) + len(t.tokens) for t in chosen)
-        tokens = torch.full((len(chosen), width), target.chat.pad_id, dtype=torch.long)
-        for row, t in enumerate(chosen):
-            tokens[row, : len(t.prompt) + len(t.tokens)] = torch.tensor([*t.prompt, *t.tokens])
-        tokens = tokens.to(device)
+    for index, tokens in _batches(target, trajectories, proposals, batch_size):
+        chosen = [trajectories[i] for i in index]
         context = drafter.context(target.features(tokens))
         starts = torch.tensor([len(t.prompt) for t in chosen], device=device)
         counts = torch.tensor([t.length - 1 for t in chosen], device=device)
@@ -73,7 +65,7 @@ def every_start(target: Target, drafter: DFlash, trajectories: Sequence[Trajecto
             correct += (inside & (proposal == truth)).sum(dim=(0, 1))
             for known, found in zip(table, accepted_prefix(proposal, truth).tolist(), strict=True):
                 known += found
-        for i, known, count in zip(order[begin : begin + batch_size], table, counts.tolist(), strict=True):
+        for i, known, count in zip(index, table, counts.tolist(), strict=True):
             result[i] = known[:count]
     return Starts(result, valid.tolist(), correct.tolist())
 
@@ -82,18 +74,52 @@ STARTS = 32
 """Blocks of one sequence drafted in one pass: bounds the memory of the attention scores."""
 
 
-def walk(trajectory: Trajectory, accepted: Sequence[int], proposals: int) -> Trace:
-    """The rounds of one request: start at its first token, accept, jump behind the target's own next token, repeat."""
-    rounds, position = [], 0
-    while position < trajectory.length - 1:
-        rounds.append(accepted[position])
-        position += accepted[position] + 1
-    return Trace(trajectory.prompt_id, trajectory.turn, tuple(rounds), proposals, trajectory.length, trajectory.ended)
+@torch.no_grad()
+def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, batch_size: int) -> list[Trace]:
+    """Traces of all trajectories, equal to live decoding round by round in fp32.
+
+    Every request starts at its first token; a round drafts there, counts the accepted prefix and jumps behind the target's
+    own next token. Requests that have ended leave the batch when half of it has.
+    """
+    device, proposals = target.device, drafter.backbone.proposals
+    rounds: list[list[int]] = [[] for _ in trajectories]
+    ahead = torch.arange(1, proposals + 1, device=device)
+    for index, tokens in _batches(target, trajectories, proposals, batch_size):
+        context = drafter.context(target.features(tokens))
+        anchors = torch.tensor([[len(trajectories[i].prompt)] for i in index], device=device)
+        ends = anchors[:, 0] + torch.tensor([trajectories[i].length - 1 for i in index], device=device)
+        rows = list(index)
+        while (running := anchors[:, 0] < ends).any():
+            if int(running.sum()) <= len(rows) // 2:
+                kept = running.nonzero()[:, 0]
+                context, tokens, anchors, ends = context.rows(kept), tokens[kept], anchors[kept], ends[kept]
+                rows, running = [rows[i] for i in kept.tolist()], running[kept]
+            at = anchors.clamp(max=tokens.shape[1] - 1 - proposals)  # rows that have ended draft for nothing
+            proposal = drafter.draft(target, context, tokens.gather(1, at), at)[:, 0]
+            count = accepted_prefix(proposal, tokens.gather(1, at + ahead))
+            for i, more, a in zip(rows, running.tolist(), count.tolist(), strict=True):
+                if more:
+                    rounds[i].append(a)
+            anchors = torch.where(running[:, None], anchors + count[:, None] + 1, anchors)
+    return [
+        Trace(t.prompt_id, t.turn, tuple(r), proposals, t.length, t.ended)
+        for t, r in zip(trajectories, rounds, strict=True)
+    ]
 
 
-def replay(
-    target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, batch_size: int
-) -> tuple[list[Trace], Starts]:
-    """Traces of all trajectories, equal to live decoding round by round in fp32, and the table they were walked over."""
-    starts = every_start(target, drafter, trajectories, batch_size=batch_size)
-    return [walk(t, a, drafter.backbone.proposals) for t, a in zip(trajectories, starts.accepted, strict=True)], starts
+def _batches(
+    target: Target, trajectories: Sequence[Trajectory], proposals: int, batch_size: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Trajectories of like length together: their indices, and prompt and tokens right-padded ``[B, T]``."""
+    assert all(len(t.tokens) >= t.length - 1 + proposals for t in trajectories), (
+        "a tail of proposals - 1 tokens is needed"
+    )
+    order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].prompt) + trajectories[i].length)
+    for begin in range(0, len(order), batch_size):
+        index = order[begin : begin + batch_size]
+        width = max(len(trajectories[i].prompt) + len(trajectories[i].tokens) for i in index)
+        tokens = torch.full((len(index), width), target.chat.pad_id, dtype=torch.long)
+        for row, i in enumerate(index):
+            whole = [*trajectories[i].prompt, *trajectories[i].tokens]
+            tokens[row, : len(whole)] = torch.tensor(whole)
+        yield index, tokens.to(target.device)

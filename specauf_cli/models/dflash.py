@@ -38,6 +38,10 @@ class Context(NamedTuple):
         """T, the number of context positions held."""
         return self.keys[0].shape[2] if self.keys else 0
 
+    def rows(self, index: Int[Tensor, "n"]) -> "Context":
+        """The context of some of the sequences."""
+        return Context([k[index] for k in self.keys], [v[index] for v in self.values])
+
     def extend(self, more: "Context") -> "Context":
         """This context followed by ``more`` (the next positions of the same sequences)."""
         return Context(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import decode
-from specauf_cli.evaluation.replay import replay
+from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.trajectories import Generated
 from specauf_cli.models.blocks import previous_tokens
@@ -184,7 +184,7 @@ def test_live_output_at_temperature_zero_is_the_targets_greedy_output(
 
 def check_agreement(target: Target, drafter: DFlash, found: Generated, new: int = NEW) -> list[Trace]:
     """Replay equals live decoding round by round, and live output the trajectory token for token."""
-    replayed, _ = replay(target, drafter, found.trajectories, batch_size=3)
+    replayed = replay(target, drafter, found.trajectories, batch_size=3)
     for t, trace in zip(found.trajectories, replayed, strict=True):
         lived, tokens = live(target, drafter, t, found.temperature, new)
         assert lived == trace
@@ -216,6 +216,24 @@ def test_live_rounds_are_replay_rounds_for_a_fitted_drafter(
     assert counts.count(0) > 3
     assert counts.count(7) > 0
     assert sum(0 < a < 7 for a in counts) > 10
+
+
+@both_temperatures
+def test_a_walk_over_every_start_is_the_replay(
+    target: Target, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
+) -> None:
+    found = made[temperature].trajectories
+    starts = every_start(target, fitted[temperature], found, batch_size=3)
+    assert [len(a) for a in starts.accepted] == [t.length - 1 for t in found]
+    assert sum(starts.histogram()) == sum(t.length - 1 for t in found)
+    for t, accepted, trace in zip(
+        found, starts.accepted, replay(target, fitted[temperature], found, batch_size=4), strict=True
+    ):
+        position, rounds = 0, []
+        while position < t.length - 1:
+            rounds.append(accepted[position])
+            position += accepted[position] + 1
+        assert tuple(rounds) == trace.accepted
 
 
 @both_temperatures
@@ -254,7 +272,7 @@ def test_an_oracle_with_errors_leaves_exactly_the_rounds_its_errors_say(
         trace, tokens = live(target, drafter, t, temperature)
         assert tokens == t.tokens[: t.length]
         assert trace.accepted == rounds_by_hand(t.length, 7, wrong)
-        assert replay(target, drafter, [t], batch_size=1)[0] == [trace]
+        assert replay(target, drafter, [t], batch_size=1) == [trace]
 
 
 @pytest.mark.parametrize("new", [2, 8, 9, 10, 17, 18])
@@ -268,7 +286,7 @@ def test_the_limit_inside_a_block_cuts_the_completion_but_not_the_round(
     trace, tokens = live(target, drafter, t, new=new)
     assert trace == Trace("p0", 0, (7,) * -(-(new - 1) // 8), 7, new, False)
     assert tokens == t.tokens[:new]
-    assert replay(target, drafter, [t], batch_size=1)[0] == [trace]
+    assert replay(target, drafter, [t], batch_size=1) == [trace]
 
 
 def first_occurrences(tokens: Sequence[int]) -> list[int]:
@@ -293,7 +311,7 @@ def test_the_end_of_turn_inside_an_accepted_block_ends_the_completion(
         trace, tokens = live(stopping, drafter, t, temperature)
         assert tokens == reference.tokens[: at + 1]
         assert trace == Trace("p0", 0, (7,) * -(-at // 8), 7, at + 1, True)
-        assert replay(stopping, drafter, [t], batch_size=1)[0] == [trace]
+        assert replay(stopping, drafter, [t], batch_size=1) == [trace]
 
 
 @both_temperatures
@@ -324,7 +342,7 @@ def test_a_completion_of_one_token_has_no_rounds(
     drafter = make_drafter()
     assert live(target, drafter, short, new=1) == (Trace("p0", 0, (), 7, 1, False), reference[0].tokens[:1])
     assert live(stopping, drafter, ended) == (Trace("p0", 0, (), 7, 1, True), reference[0].tokens[:1])
-    assert replay(target, drafter, [short], batch_size=1)[0] == [Trace("p0", 0, (), 7, 1, False)]
+    assert replay(target, drafter, [short], batch_size=1) == [Trace("p0", 0, (), 7, 1, False)]
     check_agreement(stopping, drafter, found)  # among others in a batch
 
 
@@ -333,9 +351,9 @@ def test_traces_do_not_depend_on_batching_or_order(
     target: Target, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
 ) -> None:
     drafter, found = fitted[temperature], made[temperature].trajectories
-    reference, _ = replay(target, drafter, found, batch_size=8)
-    assert replay(target, drafter, found, batch_size=1)[0] == reference
-    assert replay(target, drafter, found[::-1], batch_size=3)[0] == reference[::-1]
+    reference = replay(target, drafter, found, batch_size=8)
+    assert replay(target, drafter, found, batch_size=1) == reference
+    assert replay(target, drafter, found[::-1], batch_size=3) == reference[::-1]
     once = [live(target, drafter, t, temperature) for t in found[:3]]
     assert [live(target, drafter, t, temperature) for t in found[2::-1]] == once[::-1]
 
