@@ -171,10 +171,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """``conf/target``: the frozen target. ``path`` is a hub id or folder; None trains one as ``pretrain`` says.
-
-    ``taps`` are decoder layers counted from 0; a feature is the output of that layer (never the last one).
-    """
+    """``conf/target``: ``path`` is a hub id or folder (None: trained here as ``pretrain`` says), ``taps`` decoder layers from 0."""
 
     name: str
     title: str
@@ -261,11 +258,10 @@ class TrainerConfig:
 class EvaluationConfig:
     """``conf/evaluation``: how a drafter is measured.
 
-    ``mode`` is ``replay`` or ``decode``; ``drafts`` is ``greedy``, the only kind for which both are lossless here;
-    ``prompts`` lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded live and compared with the
-    target's own output and, round by round, with the replay (None: all). ``all_starts`` also drafts at every position of every trajectory: acceptance
-    and block-mask accuracy with little noise, under names of their own, never tau. ``heldout_anchors`` blocks per held-out
-    conversation give block-mask accuracy.
+    ``mode`` is ``replay`` or ``decode``; ``drafts`` is ``greedy``, the only kind for which both are lossless here; ``prompts``
+    lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded live and compared with
+    the target's output and the replay's rounds (None: all); ``all_starts`` also drafts at every position of a trajectory
+    (acceptance with little noise, never tau); ``heldout_anchors`` blocks per held-out conversation give block-mask accuracy.
     """
 
     mode: str
@@ -394,10 +390,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Variants:
-    """``experiments/*.yaml`` of kind ``variants``: which credit each branch gets, read from the objectives themselves.
-
-    ``paper[objective]``: what the paper says of base branch, final branch and decay.
-    """
+    """``experiments/*.yaml`` of kind ``variants``; ``paper[objective]``: its base branch, final branch and decay there."""
 
     name: str
     title: str
