@@ -20,7 +20,7 @@ from specauf_cli import compose, runs
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import decode_all
 from specauf_cli.evaluation.evaluate import load_benchmarks
-from specauf_cli.evaluation.replay import replay
+from specauf_cli.evaluation.replay import batches, replay
 from specauf_cli.models import checkpoint
 from specauf_cli.records import code_state, environment, now, write_json
 
@@ -62,6 +62,15 @@ def main() -> None:
         seconds["generate"].append(timed(generate))
         seconds["replay, one drafter"].append(timed(partial(replayed, drafter=first)))
         seconds["live, one drafter"].append(timed(partial(live, drafter=first)))
+    # Where a replay's time goes: the target's pass and the drafter's context, the rest is drafting.
+    proposals = first.backbone.proposals
+    with torch.no_grad():
+        context = timed(
+            lambda: [
+                first.context(target.features(tokens))
+                for _, tokens in batches(target, made, proposals, settings.batch_size)
+            ]
+        )
     # All drafters, once each: the cost of live decoding depends on a drafter's tau.
     replay_all = sum(timed(partial(replayed, drafter=d)) for d in drafters.values())
     live_all = sum(timed(partial(live, drafter=d)) for d in drafters.values())
@@ -74,6 +83,7 @@ def main() -> None:
         "tokens": sum(t.length for t in made),
         "drafters": list(drafters),
         "seconds": {k: [round(x, 2) for x in v] for k, v in seconds.items()}
+        | {"of one replay: target pass and context": round(context, 2)}
         | {"live, all drafters": round(live_all, 2), "replay, all drafters": round(replay_all, 2)},
         "ratios": {
             "live / replay, one drafter, trajectories cached (goal 10)": round(

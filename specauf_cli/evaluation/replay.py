@@ -46,7 +46,7 @@ def every_start(target: Target, drafter: DFlash, trajectories: Sequence[Trajecto
     result: list[list[int]] = [[] for _ in trajectories]
     valid = torch.zeros(proposals, dtype=torch.long, device=device)
     correct = torch.zeros(proposals, dtype=torch.long, device=device)
-    for index, tokens in _batches(target, trajectories, proposals, batch_size):
+    for index, tokens in batches(target, trajectories, proposals, batch_size):
         chosen = [trajectories[i] for i in index]
         context = drafter.context(target.features(tokens))
         starts = torch.tensor([len(t.prompt) for t in chosen], device=device)
@@ -84,7 +84,7 @@ def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], 
     device, proposals = target.device, drafter.backbone.proposals
     rounds: list[list[int]] = [[] for _ in trajectories]
     ahead = torch.arange(1, proposals + 1, device=device)
-    for index, tokens in _batches(target, trajectories, proposals, batch_size):
+    for index, tokens in batches(target, trajectories, proposals, batch_size):
         context = drafter.context(target.features(tokens))
         anchors = torch.tensor([[len(trajectories[i].prompt)] for i in index], device=device)
         ends = anchors[:, 0] + torch.tensor([trajectories[i].length - 1 for i in index], device=device)
@@ -107,7 +107,7 @@ def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], 
     ]
 
 
-def _batches(
+def batches(
     target: Target, trajectories: Sequence[Trajectory], proposals: int, batch_size: int
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Trajectories of like length together: their indices, and prompt and tokens right-padded ``[B, T]``."""
