@@ -339,7 +339,8 @@ def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
     if words[0] in ("target", "figures", "report"):
         small = ["profile=smoke"]
     if "--every-checkpoint" in words:
-        small = ["--run", next(f.parent.name for f in folder.glob("runs/*/snapshots"))]
+        run = next(f.parent.name for f in folder.glob("runs/*/snapshots"))
+        small = ["--run", run, "evaluation.audit=1", "evaluation.temperatures=[0.0]"]
     specauf(folder, *words, *small)
 
 

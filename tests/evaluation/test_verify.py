@@ -1,4 +1,4 @@
-"""The acceptance rule, the walk over rounds, and the target's keyed draws."""
+"""The acceptance rule and the target's keyed draws."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from specauf_cli.evaluation.replay import walk
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.verify import accepted_prefix
-from specauf_cli.schema import Trajectory
 
 
 @pytest.mark.parametrize(
@@ -45,30 +43,6 @@ def test_accepted_prefix_equals_a_loop(shape: tuple[int, ...]) -> None:
         expected.append(count)
     assert found.flatten().tolist() == expected
     assert len(shape) == 1 or len(set(expected)) > 4
-
-
-def trajectory(length: int) -> Trajectory:
-    return Trajectory("p", 1, (5, 6), tuple(range(length + 4)), length, True)
-
-
-@pytest.mark.parametrize(
-    ("length", "accepted", "rounds"),
-    [
-        (1, [], ()),
-        (2, [0], (0,)),
-        (2, [3], (3,)),  # the only round overshoots
-        (7, [2, 9, 9, 3, 9, 9], (2, 3)),  # 1 + (2 + 1) = position 3, then over the end
-        (5, [0, 0, 0, 0], (0, 0, 0, 0)),
-        (9, [3, 9, 9, 9, 3, 9, 9, 9], (3, 3)),  # ends exactly with a round
-        (10, [3, 9, 9, 9, 3, 9, 9, 9, 1], (3, 3, 1)),
-    ],
-)
-def test_the_walk_accepts_and_jumps_behind_the_targets_own_token(
-    length: int, accepted: list[int], rounds: tuple[int, ...]
-) -> None:
-    trace = walk(trajectory(length), accepted, proposals=9)
-    assert trace.accepted == rounds
-    assert (trace.prompt_id, trace.turn, trace.proposed, trace.tokens, trace.ended) == ("p", 1, 9, length, True)
 
 
 LOGITS = torch.tensor([2.0, 0.5, -1.0, 1.0, -math.inf, 0.0])
