@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no network in tests
@@ -19,6 +20,7 @@ install_import_hook(
 
 import torch  # noqa: E402
 
+from commands import specauf  # noqa: E402
 from specauf_cli.data import offline  # noqa: E402
 from specauf_cli.data.chat import MASK, Chat  # noqa: E402
 from specauf_cli.models import checkpoint  # noqa: E402
@@ -96,3 +98,10 @@ def make_drafter(target: Target, backbone: BackboneConfig) -> MakeDrafter:
         return drafter.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the smoke table was made, and what the command printed."""
+    folder = tmp_path_factory.mktemp("smoke")
+    return folder, specauf(folder, "table", "table2", "profile=smoke").stdout

@@ -1,58 +1,18 @@
 """The commands as a user types them, end to end on the smoke profile, and what they say to bad input."""
 
-import io
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from commands import ENV, ROOT, specauf
 from specauf_cli import study
-from specauf_cli.cli import main
-
-ROOT = Path(__file__).resolve().parent.parent
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-
-
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def specauf(cwd: Path, *words: str, check: bool = True) -> Done:
-    """The command in this process (a new one would spend seconds importing torch), as ``main`` runs it."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    argv, folder = sys.argv, Path.cwd()
-    os.chdir(cwd)
-    sys.argv = ["specauf", *words]
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            main()
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    finally:
-        os.chdir(folder)
-        sys.argv = argv
-    if check:
-        assert code == 0, err.getvalue()
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-@pytest.fixture(scope="session")
-def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder in which the smoke table was made, and what the command printed."""
-    folder = tmp_path_factory.mktemp("smoke")
-    return folder, specauf(folder, "table", "table2", "profile=smoke").stdout
 
 
 def test_table_trains_measures_prints_and_writes(table: tuple[Path, str]) -> None:
@@ -326,31 +286,3 @@ def test_compare_finds_what_both_have_after_a_partial_evaluation(table: tuple[Pa
     specauf(folder, "eval", "--run", names[0], "--benchmarks", "offline_chat", "evaluation.audit=1")
     found = specauf(folder, "compare", *names).stdout
     assert len(re.findall(r"\(offline\) +T=0", found)) == 6
-
-
-README = re.findall(r"^(specauf [^#\n]+?)\s*(?:#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", [c for c in README if not any(x in c for x in ("DIR", "FILE", "RUN_A", "--help"))])
-def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
-    folder, _ = table
-    words = command.split()[1:]
-    small = ["profile=smoke", "trainer.steps=2"] if words[0] in ("train", "table") else []
-    if words[0] in ("target", "figures", "report"):
-        small = ["profile=smoke"]
-    if "--every-checkpoint" in words:
-        run = next(f.parent.name for f in folder.glob("runs/*/snapshots"))
-        small = ["--run", run, "evaluation.audit=1", "evaluation.temperatures=[0.0]"]
-    specauf(folder, *words, *small)
-
-
-def test_readme_holds_the_promised_commands() -> None:
-    text = (ROOT / "README.md").read_text()
-    for promised in (
-        "specauf train objective=auf backbone=dflash",
-        "specauf eval --benchmarks all",
-        "make table",
-        "make test",
-        "specauf train -m objective=full_ce,decay,auf,auf_decay",
-    ):
-        assert promised in text

@@ -1,0 +1,39 @@
+"""The command line in this process, for tests of several files."""
+
+import io
+import os
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+from specauf_cli.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def specauf(cwd: Path, *words: str, check: bool = True) -> Done:
+    """The command in this process (a new one would spend seconds importing torch), as ``main`` runs it."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    argv, folder = sys.argv, Path.cwd()
+    os.chdir(cwd)
+    sys.argv = ["specauf", *words]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        os.chdir(folder)
+        sys.argv = argv
+    if check:
+        assert code == 0, err.getvalue()
+    return Done(code, out.getvalue(), err.getvalue())
