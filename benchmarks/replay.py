@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from specauf_cli import compose, runs
+from specauf_cli import compose, runs, workbench
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import decode_all
 from specauf_cli.evaluation.evaluate import load_benchmarks
@@ -37,8 +37,8 @@ def main() -> None:
         for f in runs.find(Path(options.runs), [], every=True)
         if f"-{options.profile}-s0-" in f.name and "dflash-" in f.name
     ]
-    config = compose.compose([*runs.overrides_of(folders[0]), f"runs={options.runs}"])
-    bench = runs.open_bench(config)
+    config = compose.compose([*runs.about_of(folders[0])["overrides"], f"runs={options.runs}"])
+    bench = workbench.open_bench(config)
     target, settings = bench.target, config.evaluation
     drafters = {f.name: checkpoint.load(f / "drafter", target, config.backbone) for f in folders}
     prompts = load_benchmarks(config)

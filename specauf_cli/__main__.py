@@ -1,5 +1,94 @@
-"""``python -m specauf_cli`` is the ``specauf`` command."""
+"""The entry point: ``specauf``, or ``python -m specauf_cli``. Whatever goes wrong is said in one line."""
 
-from specauf_cli.cli import main
+import io
+import os
+import signal
+import sys
+import threading
+from typing import NoReturn
 
-main()
+import typer
+
+from specauf_cli.cli import app
+from specauf_cli.schema import InputError
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM outside training, which has its own handling."""
+
+
+def main() -> None:
+    """Entry point: one clear line and a non-zero exit for whatever goes wrong, never a traceback.
+
+    An error that is ours and not the user's is named as such; SPECAUF_TRACEBACK=1 shows where it happened.
+    """
+    _quiet_environment()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no "±" still shows the table
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except InputError as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        text = "stopped; nothing that was saved is lost, run the same command to continue"
+        _fail(text, 143 if isinstance(error, _Terminated) else 130)
+    except MemoryError:
+        _fail(NO_MEMORY, 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; nothing more to say
+        raise SystemExit(1) from None
+    except OSError as error:
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error: of click, or of the copy of it that newer typer carries
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+                raise SystemExit(2) from None
+            _fail(" ".join(error.format_message().split()), 2)
+        if type(error).__name__ == "Interrupted":
+            command = (
+                " ".join(["specauf", *sys.argv[1:]]) if not sys.argv[0].startswith("specauf") else " ".join(sys.argv)
+            )
+            _fail(f"{error}. Continue with: {command}", getattr(error, "exit_code", 130))
+        if "memory" in str(error) and ("alloc" in str(error) or "out of memory" in str(error)):
+            _fail(NO_MEMORY, 1)
+        if os.environ.get("SPECAUF_TRACEBACK"):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        _fail(
+            f"internal error, {type(error).__name__}: {reason} (SPECAUF_TRACEBACK=1 shows where; please report it)", 70
+        )
+
+
+NO_MEMORY = "out of memory; lower trainer.micro_batch, trainer.anchors or evaluation.batch_size"
+
+
+def _terminate(_signum: int, _frame: object) -> None:
+    raise _Terminated
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the last line is on its way out
+    print(f"specauf: {text}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _quiet_environment() -> None:
+    """Settings that must stand before the heavy imports.
+
+    Idle OpenMP threads spin briefly, then sleep: spinning for long, the default, made training many times slower on two
+    cores beside another busy process; never spinning made it clearly slower alone. And no foreign progress bars among ours.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+if __name__ == "__main__":
+    main()

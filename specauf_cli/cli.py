@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from specauf_cli import __version__
@@ -44,9 +43,9 @@ def train(context: typer.Context) -> None:
     from specauf_cli import compose
 
     def job(config: "Config", overrides: list[str]) -> None:
-        from specauf_cli import runs
+        from specauf_cli import workbench
 
-        folder = runs.train(runs.open_bench(config), config, overrides)
+        folder = workbench.train(workbench.open_bench(config), config, overrides)
         print(folder)
 
     compose.run_hydra(job, context.args)
@@ -76,28 +75,30 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure finished drafters: tau per benchmark and block-mask accuracy."""
-    from specauf_cli import runs
+    from specauf_cli import runs, workbench
     from specauf_cli.evaluation import metrics
     from specauf_cli.reporting import summary
 
     metrics.check_definition(definition)
+    if all_runs and run:
+        raise InputError("--all-runs measures every finished run; leave --run out, or leave --all-runs out")
     extra = _overrides(overrides)
     extra += [f"evaluation.mode={mode}"] if mode is not None else []
     extra += [f"evaluation.audit={cross_check}"] if cross_check is not None else []
     extra += ["evaluation.all_starts=true"] if all_starts else []
     words = ["eval", "--benchmarks", benchmarks, *extra]
     folders = runs.find(Path(_runs_folder(extra)), run or [], every=all_runs)
-    bench: runs.Bench | None = None
+    bench: workbench.Bench | None = None
     failed: list[str] = []
     for folder in folders:
         try:
             as_trained, config = _configs(folder, extra, benchmarks)
             if bench is None or not bench.serves(as_trained):
-                bench = runs.open_bench(as_trained)
+                bench = workbench.open_bench(as_trained)
             for step in runs.snapshots(folder) if every_checkpoint else []:
-                early = runs.measure(bench, config, folder, [*words, "--every-checkpoint"], step=step)
+                early = workbench.measure(bench, config, folder, [*words, "--every-checkpoint"], step=step)
                 print(f"  step {step:>6}  {summary.averages(early, definition)}")
-            record = runs.measure(bench, config, folder, words)
+            record = workbench.measure(bench, config, folder, words)
         except InputError as error:
             if len(folders) == 1:
                 raise
@@ -124,7 +125,7 @@ def compare(
     names = [w for w in words if "=" not in w]
     if len(names) < 2:
         raise InputError(f"compare needs two runs or more, got {len(names)}; `specauf compare RUN_A RUN_B`")
-    local = Path(_runs_folder([w for w in words if "=" in w]))
+    local = Path(_runs_folder_only([w for w in words if "=" in w]))
     records = [runs.all_measured(folder) for folder in runs.find(local, names, every=False)]
     print("\n".join(summary.comparison(records, definition)))
 
@@ -136,13 +137,16 @@ def audit(
     benchmarks: Annotated[str, typer.Option(help="all (those of the profile), or names: gsm8k,mbpp")] = "all",
 ) -> None:
     """Check losslessness: fp32 output must equal the target's own, token for token; bf16 is reported as regret."""
-    from specauf_cli import runs
+    from specauf_cli import runs, workbench
 
-    extra = [*_overrides(overrides), "evaluation.precision=fp32"]
+    extra = _overrides(overrides)
+    fixed = next((o for o in extra if o.lstrip("+").startswith(("evaluation.precision=", "evaluation.mode="))), None)
+    if fixed:
+        raise InputError(f"{fixed!r}: an audit decodes live, in fp32 and in bf16; leave it out")
     broken = 0
     for folder in runs.find(Path(_runs_folder(extra)), run or [], every=False):
         as_trained, config = _configs(folder, extra, benchmarks)
-        broken += runs.audit(runs.open_bench(as_trained), config, folder)
+        broken += workbench.audit(workbench.open_bench(as_trained), config, folder)
     if broken:
         raise InputError(f"{broken} fp32 outputs differ from the target's own: this decoding is not lossless")
     print("lossless: every fp32 output is the target's own, token for token")
@@ -181,12 +185,12 @@ def list_runs(overrides: Overrides = None) -> None:
     from specauf_cli import runs
     from specauf_cli.reporting import summary
 
-    local = Path(_runs_folder(_overrides(overrides)))
+    local = Path(_runs_folder_only(_overrides(overrides)))
     found = runs.states(local)
     if not found:
         raise InputError(f"no run under {local}/ yet; specauf train objective=auf backbone=dflash")
     for run in found:
-        known = runs.measured(local / run.name)
+        known = runs.measured(local / run.name) if run.state == "finished" else []
         detail = summary.averages(known[-1], "engine") if known else "not measured"
         print(
             f"{run.name}  {detail if run.state == 'finished' else f'{run.state} at step {run.step}  {run.reason}'}".rstrip()
@@ -205,7 +209,7 @@ def show(
 
     metrics.check_definition(definition)
     names = [w for w in words or [] if "=" not in w]
-    local = Path(_runs_folder([w for w in words or [] if "=" in w]))
+    local = Path(_runs_folder_only([w for w in words or [] if "=" in w]))
     for folder in runs.find(local, names, every=False, finished_only=False):
         run = runs.state(folder)
         print("\n".join(summary.of_state(run.name, run.state, run.step, run.about, run.log, run.reason)))
@@ -232,9 +236,9 @@ def report(overrides: Overrides = None) -> None:
 @app.command(context_settings=OVERRIDES)
 def target(overrides: Overrides = None) -> None:
     """Train the profile's small target on its own (train, eval and table do it when it is missing)."""
-    from specauf_cli import compose, runs
+    from specauf_cli import compose, workbench
 
-    print(runs.open_bench(compose.compose(_overrides(overrides))).target.config.path)
+    print(workbench.open_bench(compose.compose(_overrides(overrides))).target.config.path)
 
 
 @app.command()
@@ -258,45 +262,6 @@ def fetch(
     fetch_all(out, config.benchmark, config.data, echo=print)
 
 
-def main() -> None:
-    """Entry point: one clear line and a non-zero exit for what the user can mend, never a traceback for it."""
-    _quiet_environment()
-    try:
-        code = app(standalone_mode=False)
-        raise SystemExit(code if isinstance(code, int) else 0)
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(error.exit_code) from error
-    except InputError as error:
-        _fail(str(error), 2)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("stopped; nothing that was saved is lost, run the same command to continue", 130)
-    except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
-    except Exception as error:
-        if type(error).__name__ != "Interrupted":
-            raise
-        command = " ".join(["specauf", *sys.argv[1:]]) if not sys.argv[0].startswith("specauf") else " ".join(sys.argv)
-        _fail(f"{error}. Continue with: {command}", getattr(error, "exit_code", 130))
-
-
-def _fail(text: str, code: int) -> None:
-    print(f"specauf: {text}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-def _quiet_environment() -> None:
-    """Settings that must stand before the heavy imports.
-
-    Idle OpenMP threads spin briefly, then sleep: spinning for long, the default, made training many times slower on two
-    cores beside another busy process; never spinning made it clearly slower alone. And no foreign progress bars among ours.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
-
 def _overrides(words: Sequence[str] | None) -> list[str]:
     for word in words or []:
         if "=" not in word and not word.startswith("~"):
@@ -312,16 +277,29 @@ def _seeds(text: str) -> list[int]:
 
 
 def _runs_folder(overrides: Sequence[str]) -> str:
-    return next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("runs=")), "runs")
+    """The folder that ``runs=...`` names among ``overrides``. Errors: InputError for an empty one."""
+    given = [o.partition("=")[2].strip("'\"") for o in overrides if o.lstrip("+").startswith("runs=")]
+    if given and not given[-1]:
+        raise InputError("runs= is empty; it names the folder of the runs, for example runs=runs")
+    return os.path.expanduser(given[-1]) if given else "runs"
+
+
+def _runs_folder_only(overrides: Sequence[str]) -> str:
+    """The same for a command that takes no other setting."""
+    for override in overrides:
+        if override.partition("=")[0].lstrip("+") != "runs":
+            raise InputError(f"{override!r}: this command takes no setting but runs=FOLDER")
+    return _runs_folder(overrides)
 
 
 def _configs(folder: Path, extra: Sequence[str], benchmarks: str) -> "tuple[Config, Config]":
     """How a run was trained (its data were cleaned of the benchmarks chosen then), and how it is measured now."""
-    from specauf_cli import compose, runs
+    from specauf_cli import compose, runs, workbench
 
-    own = runs.overrides_of(folder)
+    place = [] if any(o.lstrip("+").startswith("runs=") for o in extra) else [f"runs={folder.parent}"]
+    own, extra = [*runs.about_of(folder)["overrides"], *place], list(extra)
     as_trained = compose.compose([*own, *(o for o in extra if not o.startswith("benchmark="))])
-    runs.check_same_training(as_trained, folder)
+    workbench.check_same_training(as_trained, folder)
     chosen = [o for o in own if not (o.startswith("benchmark=") and any(e.startswith("benchmark=") for e in extra))]
     return as_trained, _with_benchmarks(compose.compose([*chosen, *extra]), benchmarks)
 
@@ -336,6 +314,8 @@ def _with_benchmarks(config: "Config", names: str) -> "Config":
         return config
     chosen = {}
     for name in names.split(","):
+        if name == "all":
+            raise InputError(f"--benchmarks {names}: all stands alone, it means every benchmark of the profile")
         valid = compose.groups()["benchmark"]
         if name not in valid:
             raise InputError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import re
 import sys
 import types
@@ -24,7 +25,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specauf_cli.schema import BackboneConfig, Config, Experiment, InputError, ObjectiveConfig, Variants, nearest
+from specauf_cli import limits
+from specauf_cli.schema import BackboneConfig, Config, InputError, ObjectiveConfig, nearest
 
 MACHINE = ("runs", "device", "threads", "data_root", "benchmark_root", "experiment")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
@@ -48,14 +50,18 @@ def compose(overrides: Sequence[str]) -> Config:
 
 def _resolved(raw: DictConfig, overrides: Sequence[str]) -> Config:
     """``raw``, or what its objective is called on its backbone: auf on domino is b_auf."""
-    alias = OmegaConf.select(raw, f"objective.aliases.{raw.backbone.name}")
-    if alias is not None:
-        raw = compose_raw([*(o for o in overrides if not o.startswith("objective=")), f"objective={alias}"])
-    return build(raw)
+    try:
+        alias = OmegaConf.select(raw, f"objective.aliases.{raw.backbone.name}")
+        if alias is not None:
+            raw = compose_raw([*(o for o in overrides if not o.startswith("objective=")), f"objective={alias}"])
+        return build(raw)
+    except OmegaConfBaseException as error:
+        raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
 
 
 def compose_raw(overrides: Sequence[str]) -> DictConfig:
     """The same as Hydra's own object (for the commands that print it)."""
+    overrides = _plain_paths(overrides)
     check_choices(overrides)
     outer = Singleton.get_state()  # a job of hydra.main composes too, and Hydra knows one configuration at a time
     try:
@@ -68,14 +74,41 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         Singleton.set_state(outer)
 
 
+PATHS = ("runs", "data_root", "benchmark_root", "data.path", "target.path")
+"""Keys that hold a file's or folder's name, which is taken as it is typed."""
+
+
+def _plain_paths(overrides: Sequence[str]) -> list[str]:
+    """``overrides`` with ``~`` and special characters in paths as Hydra's grammar wants them: quoted."""
+    found = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if (
+            equals
+            and key.lstrip("+") in PATHS
+            and not re.fullmatch(r"[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", value, re.DOTALL)
+        ):
+            text = os.path.expanduser(value).replace("\\", "\\\\").replace("'", "\\'")
+            override = f"{key}='{text}'"
+        found.append(override)
+    return found
+
+
 def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str]) -> None:
     """Hands ``arguments`` to ``hydra.main`` (so ``-m``, ``--cfg`` and ``--help`` work) and calls ``task`` for each job.
 
     ``task`` receives the configuration and the overrides of its own job.
     """
+    _check_options(arguments)
     plain = [a for before, a in pairwise(["", *arguments]) if not a.startswith("-") and before not in WITH_VALUE]
+    plain = _plain_paths(plain)
     if not {"--help", "-h", "--hydra-help"} & set(arguments):
         first = [o.split(",")[0] if _is_simple_sweep(o) else o for o in plain]
+        several = next((o for o in plain if _is_simple_sweep(o)), None)
+        if several and not {"-m", "--multirun"} & set(arguments):
+            raise InputError(
+                f"{several!r} names several values; add -m to run each of them: specauf train -m {several}"
+            )
         check_choices(plain)
         if not any("(" in o for o in plain):
             compose_raw(first)
@@ -94,6 +127,13 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
                 raise SystemExit(2) from error
             print(f"specauf: {' '.join(overrides)}: {error}", file=sys.stderr)  # the other jobs of a sweep go on
             failed.append(" ".join(overrides))
+        except Exception as error:
+            if not multirun or type(error).__name__ == "Interrupted":
+                stopped.append(error)
+                raise SystemExit(1) from error
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"specauf: {' '.join(overrides)}: {text}", file=sys.stderr)
+            failed.append(" ".join(overrides))
         except BaseException as error:  # past Hydra, which would wrap it in its own report
             stopped.append(error)
             raise SystemExit(1) from error
@@ -110,67 +150,32 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
         raise InputError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
 
 
-def experiment(name: str) -> Experiment | Variants:
-    """An experiment by file path, or by its name among the shipped ones. Errors: InputError."""
-    shipped = {f.stem: f for f in sorted(folder("experiments").glob("*.yaml"))}
-    path = Path(name) if Path(name).suffix in (".yaml", ".yml") else shipped.get(name)
-    if path is None or not path.is_file():
-        raise InputError(f"no experiment {name!r}; shipped: {', '.join(shipped)}.{nearest(Path(name).stem, shipped)}")
+OPTIONS = (*WITH_VALUE, "--multirun", "-m", "--help", "-h", "--hydra-help", "--resolve", "--info", "-i")
+"""What ``specauf train`` takes beside overrides: options of Hydra."""
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    """InputError, in one line, for an option that Hydra would answer with its own help."""
+    for before, word in pairwise(["", *arguments]):
+        if before in ("--cfg", "-c") and word not in ("job", "hydra", "all"):
+            raise InputError(f"--cfg {word!r} is none of job, hydra, all")
+        if word.startswith("-") and before not in WITH_VALUE and word.split("=")[0] not in OPTIONS:
+            raise InputError(f"no option {word!r}; valid: {', '.join(OPTIONS)}.{nearest(word, OPTIONS)}")
+    if arguments and arguments[-1] in WITH_VALUE:
+        raise InputError(
+            f"{arguments[-1]} needs a value{': job, hydra or all' if arguments[-1] in WITH_VALUE[:2] else ''}"
+        )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The plain content of a yaml file, interpolations resolved. Errors: InputError naming the file."""
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: an experiment is a mapping of keys, see experiments/table2.yaml")
-    kinds = {"tau": Experiment, "variants": Variants}
-    kind = values.pop("kind", "tau")
-    if kind not in kinds:
-        raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
-    found = typing.cast(Experiment | Variants, _typed(kinds[kind], values, str(path)))
-    if found.name != path.stem:
-        raise InputError(
-            f"{path}: name: {found.name} must be the name of the file, {path.stem}; tables are written under it"
-        )
-    names = [row.objective for row in found.rows]
-    repeated = next((n for n in names if names.count(n) > 1), None)
-    if repeated or not names:
-        raise InputError(f"{path}: {f'objective {repeated!r} has two rows' if repeated else 'it has no rows'}")
-    known = groups()
-    named = [("backbone", found.backbone, known["backbone"]), *(("objective", n, known["objective"]) for n in names)]
-    if isinstance(found, Experiment):
-        columns = [b for b in known["benchmark"] if b != "all" and not b.startswith("offline")]  # as the paper's
-        named += [("column", c, columns) for c in found.columns]
-        named += [("objective of paper.values", o, names) for block in found.paper.values.values() for o in block]
-        named += [("baseline", found.baseline, names)]
-    for what, word, valid in named:
-        if word not in valid:
-            raise InputError(f"{path}: {what} {word!r} is none of {', '.join(valid)}.{nearest(word, valid)}")
-    if isinstance(found, Experiment):
-        _check_cells(found, str(path))
-    return found
-
-
-def _check_cells(found: Experiment, path: str) -> None:
-    for temperature, block in found.paper.values.items():
-        for name, cells in block.items():
-            if len(cells) != len(found.columns) + 1:
-                raise InputError(
-                    f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {len(found.columns) + 1} are needed (columns and average)"
-                )
-    if not found.margin > 0:
-        raise InputError(f"{path}: margin={found.margin} must be > 0 tokens")
-
-
-def objective_yaml(name: str) -> dict[str, Any]:
-    """The plain content of ``conf/objective/NAME.yaml``."""
-    check_choices([f"objective={name}"])
-    found = OmegaConf.to_container(OmegaConf.load(folder("conf") / "objective" / f"{name}.yaml"))
-    return typing.cast(dict[str, Any], found)
-
-
-def shipped_experiments() -> list[str]:
-    """Names of the experiments that come with the tool."""
-    return sorted(f.stem for f in folder("experiments").glob("*.yaml"))
+        raise InputError(f"{path}: a yaml file here is a mapping of keys, see experiments/table2.yaml")
+    return typing.cast(dict[str, Any], values)
 
 
 def groups() -> dict[str, list[str]]:
@@ -192,7 +197,13 @@ def check_choices(overrides: Sequence[str]) -> None:
                 f"{override!r} is not an override; write key=value, for example objective=auf or trainer.steps=500"
             )
         name, value = match[2].split("@")[0], (match[3] or "=")[1:]
-        if name not in known or re.search(r"[(\[{$]", value) or value in ("", "null"):
+        if name not in known or (name == "experiment" and value in ("", "null")):
+            continue
+        if match[1].startswith("~") or value in ("", "null") or (value.startswith("[") and name != "benchmark"):
+            raise InputError(
+                f"{override!r}: {name} is one of {', '.join(known[name])}, for example {name}={known[name][0]}"
+            )
+        if re.search(r"[(\[{$]", value):
             continue
         for choice in value.split(","):
             if choice not in known[name]:
@@ -220,17 +231,29 @@ def build(raw: DictConfig) -> Config:
         )
     values.pop("experiment", None)
     values.pop("data_root", None)
-    values.pop("domino", None)  # sizes that a profile gives to conf/backbone/domino.yaml, where they are resolved
+    domino = values.pop(
+        "domino", {}
+    )  # sizes that a profile gives to conf/backbone/domino.yaml, where they are resolved
+    for key in domino if isinstance(domino, dict) else [domino]:
+        if key not in ("gru_hidden_dim", "emb_dim"):
+            raise InputError(f"unknown setting domino.{key}; valid: domino.gru_hidden_dim, domino.emb_dim")
     objective, backbone = dict(values["objective"]), dict(values["backbone"])
     for branch in ("base", "final"):
         if objective.get(branch) is not None:
             objective[branch] = _partial(raw.objective[branch], f"objective.{branch}")
+        elif branch == "base":
+            raise InputError(
+                "objective.base is empty; it names the credit of the base branch, see conf/objective/auf.yaml"
+            )
     backbone["model"] = _partial(raw.backbone.model, "backbone.model")
+    if not all(hasattr(getattr(backbone["model"], "func", backbone["model"]), a) for a in ("first", "branches")):
+        raise InputError("backbone.model._target_ is no drafter's class, see conf/backbone/dflash.yaml")
     resolved = {k: v for k, v in values.items() if k not in MACHINE}
     resolved["data"] = {k: v for k, v in values["data"].items() if k != "path"}
-    typed = {**values, "objective": objective, "backbone": backbone, "resolved": resolved}
-    config = typing.cast(Config, _typed(Config, typed, ""))
+    plain = {**values, "objective": objective, "backbone": backbone, "resolved": resolved}
+    config = typing.cast(Config, typed(Config, plain, ""))
     check_fit(config.objective, config.backbone)
+    limits.check(config)
     return config
 
 
@@ -244,8 +267,6 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
         )
     if "final" in backbone.drafter.branches and objective.final is None:
         raise InputError(f"objective {objective.name!r} names no credit for the branch final of {backbone.name}")
-    if objective.final_reads not in (None, "base", "final"):
-        raise InputError(f"objective.final_reads={objective.final_reads!r} is none of base, final")
 
 
 def _fits(objective: str) -> list[str]:
@@ -256,16 +277,18 @@ def _fits(objective: str) -> list[str]:
 
 def _partial(node: DictConfig, where: str) -> Any:
     """The function or class a yaml names, its knobs bound and checked against the keyword-only arguments."""
+    if not isinstance(node, DictConfig) or not node.get("_target_") or node.get("_partial_") is not True:
+        raise InputError(f"{where} needs _target_ (a function or class, with its module) and _partial_: true")
     try:
         made = instantiate(node)
-    except HydraException as error:
+        parameters = inspect.signature(getattr(made, "func", made)).parameters.values()
+    except (HydraException, TypeError, ValueError) as error:
         raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
-    if not callable(made):
-        raise InputError(f"{where} needs _target_ (a function or class, with its module) and _partial_: true")
-    knobs = [
-        p.name for p in inspect.signature(getattr(made, "func", made)).parameters.values() if p.kind is p.KEYWORD_ONLY
-    ]
-    given = list(getattr(made, "keywords", {}))
+    knobs = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    given = getattr(made, "keywords", {})
+    empty = next((k for k, v in given.items() if v is None), None)
+    if empty:
+        raise InputError(f"{where}.{empty} is empty; give it a value")
     for knob in sorted(set(knobs) ^ set(given)):
         if knob in knobs:
             raise InputError(f"{where}.{knob} is missing; its knobs are: {', '.join(knobs)}")
@@ -275,7 +298,7 @@ def _partial(node: DictConfig, where: str) -> Any:
     return made
 
 
-def _typed(kind: Any, value: Any, where: str) -> Any:
+def typed(kind: Any, value: Any, where: str) -> Any:
     """``value`` as ``kind``, recursively. Dataclasses must match key for key; a field with a default may be left out."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any or origin is Callable:  # functions and classes were checked when they were made
@@ -285,7 +308,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
             return None
         for option in (a for a in arguments if a is not type(None)):
             try:
-                return _typed(option, value, where)
+                return typed(option, value, where)
             except InputError:
                 if option is arguments[-1] or len([a for a in arguments if a is not type(None)]) == 1:
                     raise
@@ -303,18 +326,18 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         for f in dataclasses.fields(kind):
             if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
                 raise InputError(f"{prefix}{f.name} is missing")
-        return cast_kind(**{n: _typed(hints[n], value[n], prefix + n) for n in names if n in value})
+        return cast_kind(**{n: typed(hints[n], value[n], prefix + n) for n in names if n in value})
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise _wrong(where, value, kind)
         inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(inner) != len(value):
             raise _wrong(where, value, kind)
-        return tuple(_typed(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True)))
+        return tuple(typed(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True)))
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong(where, value, kind)
-        return {k: _typed(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+        return {k: typed(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(kind, type) and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):

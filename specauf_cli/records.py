@@ -1,5 +1,6 @@
 """Identity, provenance and files: run ids, RunRecords, atomic write-once, load."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from specauf_cli.schema import Config, InputError, Trace
 
@@ -64,19 +67,42 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is unchanged"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {path}: {reason}; what was there before is unchanged") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def lock(folder: Path, what: str) -> Iterator[None]:
+    """Holds ``folder`` for one process; the system lets go of it when the process ends, however it ends.
+
+    Errors: InputError, naming the process and its host, while another one holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115, closed below
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(f"{what} is in use by {holder}; wait for it, or stop it, and run this again") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically, one nesting level per line where that helps a reader and a diff."""
     with atomic(path) as temporary:
-        temporary.write_text(pretty(value) + "\n")
+        temporary.write_text(pretty(value) + "\n", "utf-8")
 
 
 def pretty(value: Any, indent: int = 0) -> str:
@@ -95,7 +121,7 @@ def pretty(value: Any, indent: int = 0) -> str:
 def read_json(path: Path) -> Any:
     """Errors: InputError naming the file, and the line where its JSON breaks."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except json.JSONDecodeError as error:
@@ -180,9 +206,19 @@ def load_record(path: Path) -> RunRecord:
             )
             for b in raw["benchmarks"]
         )
-        return RunRecord(**raw)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a complete run record: {error}") from error
+        record = RunRecord(**raw)
+        name = record.id
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a complete run record: {error}; delete it and measure again") from error
+    if name != path.stem:
+        raise InputError(f"{path} holds the record {name}: it was renamed or altered; delete it and measure again")
+    return record
+
+
+def settings_of(record: RunRecord) -> dict[str, Any]:
+    """The evaluation settings that change numbers: not how many requests were audited, nor the batch size."""
+    kept = ("precision", "max_new_tokens", "seed", "heldout_anchors")
+    return {k: record.config["evaluation"].get(k) for k in kept}
 
 
 def code_state() -> dict[str, Any]:
@@ -217,7 +253,11 @@ def environment(device: str, threads: int) -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         cpu = next(
-            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")),
+            (
+                line.split(":", 1)[1].strip()
+                for line in info.read_text("utf-8").splitlines()
+                if line.startswith("model name")
+            ),
             cpu,
         )
     gpu = None

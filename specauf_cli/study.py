@@ -6,8 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from specauf_cli import compose, runs
+from specauf_cli import compose, workbench
 from specauf_cli.evaluation.metrics import check_definition
+from specauf_cli.experiment import load as load_experiment
+from specauf_cli.experiment import objective_yaml
+from specauf_cli.experiment import shipped as shipped_experiments
 from specauf_cli.records import RunRecord, atomic, code_state, load_record, read_json, write_json
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting import tables
@@ -16,6 +19,7 @@ from specauf_cli.reporting.report import html
 from specauf_cli.schema import Experiment, InputError, Variants
 
 RESULTS = Path("results")
+CHECKOUT = compose.folder("conf").parent
 
 
 def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *, publish: bool) -> None:
@@ -25,7 +29,7 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
     """
     if publish:
         _require_clean()
-    chosen = [compose.experiment(n) for n in (names or compose.shipped_experiments())]
+    chosen = [load_experiment(n) for n in (names or shipped_experiments())]
     experiments = [e for e in chosen if isinstance(e, Experiment)]
     for experiment in experiments:
         check_definition(experiment.definition)
@@ -34,7 +38,7 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
     for page in chosen:
         if isinstance(page, Variants):
             _print(local / "tables" / f"{page.name}.md", _variants(page))
-    bench: runs.Bench | None = None
+    bench: workbench.Bench | None = None
     made: dict[str, list[RunRecord]] = {e.name: [] for e in experiments}
     for seed in seeds:
         for experiment in experiments:
@@ -42,9 +46,9 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
                 cell = [*overrides, f"backbone={experiment.backbone}", f"objective={row.objective}", f"seed={seed}"]
                 config = compose.compose(cell)
                 if bench is None or not bench.serves(config):
-                    bench = runs.open_bench(config)
-                folder = runs.train(bench, config, cell)
-                made[experiment.name].append(runs.measure(bench, config, folder, ["eval", *cell]))
+                    bench = workbench.open_bench(config)
+                folder = workbench.train(bench, config, cell)
+                made[experiment.name].append(workbench.measure(bench, config, folder, ["eval", *cell]))
             if seed == seeds[-1]:  # shown as soon as it is whole, the others may take a while
                 path = local / "tables" / f"{profile}-{experiment.name}.md"
                 _write(path.with_suffix(".csv"), tables.to_csv(experiment, made[experiment.name]))
@@ -95,11 +99,11 @@ def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[RunRecord], l
 
 
 def _tau_experiments() -> list[Experiment]:
-    return [e for e in map(compose.experiment, compose.shipped_experiments()) if isinstance(e, Experiment)]
+    return [e for e in map(load_experiment, shipped_experiments()) if isinstance(e, Experiment)]
 
 
 def _variant_pages() -> list[str]:
-    shipped = map(compose.experiment, compose.shipped_experiments())
+    shipped = map(load_experiment, shipped_experiments())
     return [_variants(e) for e in shipped if isinstance(e, Variants)]
 
 
@@ -118,7 +122,7 @@ def render() -> None:
     if not (RESULTS / "records").is_dir():
         raise InputError("no results/records here; run this in a checkout of the project")
     quoted: dict[str, str] = {}
-    shipped = {name: compose.experiment(name) for name in compose.shipped_experiments()}
+    shipped = {name: load_experiment(name) for name in shipped_experiments()}
     for name, experiment in shipped.items():
         if isinstance(experiment, Variants):
             _write(RESULTS / f"{name}.md", _variants(experiment))
@@ -145,16 +149,16 @@ def render() -> None:
         print(RESULTS / profile.name / "report.html")
     readme = Path("README.md")
     if readme.is_file():
-        text = readme.read_text()
+        text = readme.read_text("utf-8")
         for key, block in quoted.items():
             pattern = rf"(<!-- table {re.escape(key)} -->\n).*?(<!-- end -->)"
             text = re.sub(pattern, lambda m, block=block: m[1] + block + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
-        if text != readme.read_text():
+        if text != readme.read_text("utf-8"):
             _write(readme, text)
 
 
 def _variants(page: Variants) -> str:
-    return tables.variants(page, {row.objective: compose.objective_yaml(row.objective) for row in page.rows})
+    return tables.variants(page, {row.objective: objective_yaml(row.objective) for row in page.rows})
 
 
 def _print(path: Path, text: str) -> None:
@@ -179,6 +183,8 @@ def _quote(experiment: Experiment, records: Sequence[RunRecord], profile: str) -
 
 def _require_clean() -> None:
     state = code_state()
+    if Path.cwd().resolve() != CHECKOUT.resolve():
+        raise InputError(f"--publish writes into results/ of the checkout; run it in {CHECKOUT}")
     if state["commit"] is None:
         raise InputError("--publish works in a git checkout of the project only: a published record names its commit")
     if state["dirty"]:
@@ -204,4 +210,4 @@ def _publish(record: RunRecord, local: Path, source: Path | None = None, under: 
 
 def _write(path: Path, text: str) -> None:
     with atomic(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")

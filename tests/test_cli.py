@@ -237,6 +237,8 @@ def test_ls_and_show_tell_finished_failed_and_interrupted_runs_apart(table: tupl
     whole = next(f.parent for f in folder.glob("runs/dflash-decay-*/finished.json") if (f.parent / "records").is_dir())
     torn = whole.with_name("dflash-decay-torn")
     shutil.copytree(whole, torn, ignore=shutil.ignore_patterns("finished.json", "records"))
+    about = json.loads((torn / "run.json").read_text())
+    (torn / "run.json").write_text(json.dumps({**about, "run": torn.name}))
     lines = (torn / "log.jsonl").read_text().splitlines(keepends=True)
     (torn / "log.jsonl").write_text("".join(lines[:2]) + lines[2][:20])  # killed while it was written
     try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from specauf_cli import compose
+from specauf_cli import compose, experiment
 from specauf_cli.schema import Experiment, InputError
 
 GROUPS = compose.groups()
@@ -21,23 +21,23 @@ def test_every_yaml_composes(choice: tuple[str, str]) -> None:
         assert getattr(config, group).name == name
 
 
-TAUS = [n for n in compose.shipped_experiments() if isinstance(compose.experiment(n), Experiment)]
+TAUS = [n for n in experiment.shipped() if isinstance(experiment.load(n), Experiment)]
 
 
 @pytest.mark.parametrize("name", TAUS)
 def test_every_experiment_reads_and_its_objectives_exist(name: str) -> None:
-    experiment = compose.experiment(name)
-    assert {row.objective for row in experiment.rows} <= set(GROUPS["objective"])
-    assert experiment.backbone in GROUPS["backbone"]
-    assert experiment.baseline in {row.objective for row in experiment.rows}
-    width = len(experiment.columns) + 1
-    assert all(len(v) == width for block in experiment.paper.values.values() for v in block.values())
+    found = experiment.load(name)
+    assert {row.objective for row in found.rows} <= set(GROUPS["objective"])
+    assert found.backbone in GROUPS["backbone"]
+    assert found.baseline in {row.objective for row in found.rows}
+    width = len(found.columns) + 1
+    assert all(len(v) == width for block in found.paper.values.values() for v in block.values())
 
 
 def test_paper_averages_follow_from_the_cells_within_rounding() -> None:
     assert TAUS == ["table2", "table4"]
     for name in TAUS:
-        for block in compose.experiment(name).paper.values.values():
+        for block in experiment.load(name).paper.values.values():
             for *cells, average in block.values():
                 assert abs(sum(cells) / len(cells) - average) <= 0.011
 
@@ -123,14 +123,14 @@ def test_bad_overrides_are_one_line_with_the_nearest_name(overrides: list[str], 
 
 def test_unknown_experiment_names_the_shipped_ones() -> None:
     with pytest.raises(InputError, match="table2"):
-        compose.experiment("tabel2")
+        experiment.load("tabel2")
 
 
 def test_broken_experiment_yaml_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: [unclosed")
     with pytest.raises(InputError, match=r"mine\.yaml"):
-        compose.experiment(str(path))
+        experiment.load(str(path))
     path.write_text("name: mine\nrows: []\n")
     with pytest.raises(InputError, match="is missing"):
-        compose.experiment(str(path))
+        experiment.load(str(path))

@@ -9,14 +9,17 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "specauf_cli"
 LEVELS = [
-    {"cli", "__main__"},
+    {"__main__"},
+    {"cli"},
     {"study"},
-    {"compose", "runs"},
+    {"experiment"},
+    {"compose", "workbench"},
     {"training", "evaluation", "reporting"},
     {"models"},
     {"data"},
     {"objectives"},
-    {"records", "progress"},
+    {"runs"},
+    {"limits", "records", "progress"},
     {"schema", "__init__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -64,7 +67,7 @@ def test_libraries_stay_in_their_place(library: str, allowed: set[str]) -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['specauf', '--help']\n"
-        "from specauf_cli.cli import main\n"
+        "from specauf_cli.__main__ import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'transformers', 'hydra', 'datasets', 'pandas') if m in sys.modules])"
     )

@@ -26,15 +26,17 @@ def test_wheel_holds_conf_and_experiments_and_works_in_an_empty_directory(tmp_pa
     for folder in ("conf", "experiments"):
         ours = {f"specauf_cli/{p.relative_to(ROOT)}" for p in (ROOT / folder).rglob("*.yaml")}
         assert ours <= names
-    assert "specauf=specauf_cli.cli:main" in _entry_points(wheel).replace(" ", "")
+    assert "specauf=specauf_cli.__main__:main" in _entry_points(wheel).replace(" ", "")
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
     zipfile.ZipFile(wheel).extractall(site)
     # The checkout's editable install is shadowed: PYTHONPATH comes first.
     env = {**os.environ, "PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     code = (
-        "import specauf_cli.compose as c; assert str(c.folder('conf')).startswith(" + repr(str(site)) + ");"
-        "print(c.compose(['profile=smoke', 'objective=auf']).objective.title, c.experiment('table2').name)"
+        "import specauf_cli.compose as c, specauf_cli.experiment as e; assert str(c.folder('conf')).startswith("
+        + repr(str(site))
+        + ");"
+        "print(c.compose(['profile=smoke', 'objective=auf']).objective.title, e.load('table2').name)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=empty, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["AUF", "table2"]

@@ -22,6 +22,9 @@ def fetch(
     does not keep the others from being fetched; ``InputError`` at the end names those that failed.
     """
     failed: list[str] = []
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise InputError(f"--out {out} cannot be written")
 
     def attempt(name: str, path: Path, rows: Callable[[], tuple[Iterable[object], str]]) -> None:
         try:

@@ -189,7 +189,7 @@ def _write(path: Path, identity: dict[str, object], made: Generated) -> None:
 def _read(path: Path, identity: dict[str, object]) -> Generated | None:
     """The cached trajectories, or None when they are missing, of another identity, or damaged."""
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text("utf-8"))
         body = {k: raw[k] for k in ("skipped", "columns", "requests")}
         checks = {"requests": digest(body), "tokens": file_sha256(path.with_suffix(".safetensors"))}
         if raw["identity"] != identity or raw["sha256"] != checks:

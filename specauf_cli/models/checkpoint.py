@@ -1,54 +1,37 @@
 """Drafters on disk, in the public Hugging Face layout: ``config.json`` and ``model.safetensors``."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from specauf_cli.models.dflash import ATTENTION, DFlash
+from specauf_cli.limits import check_backbone
+from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.records import atomic, read_json, write_json
-from specauf_cli.schema import BackboneConfig, InputError, nearest
-
-
-def check(backbone: BackboneConfig) -> None:
-    """Errors: InputError for sizes that no drafter can have."""
-    if backbone.block_size < 2:
-        raise InputError(
-            f"backbone.block_size={backbone.block_size} is too small; a block is the anchor and at least one slot, so 2 or more"
-        )
-    slots = backbone.block_size - backbone.drafter.first
-    if not 1 <= backbone.proposals <= slots:
-        raise InputError(
-            f"backbone.proposals={backbone.proposals} is out of range; valid: 1..{slots} at block_size {backbone.block_size}"
-        )
-    for knob, value in getattr(backbone.model, "keywords", {}).items():
-        low, high = (0, slots) if knob == "pure_draft_prefix_len" else (1, math.inf)
-        if not isinstance(value, int) or not low <= value <= high:
-            raise InputError(f"backbone.model.{knob}={value!r} is out of range; valid: {low}..{high}")
-    if backbone.layers < 1:
-        raise InputError(f"backbone.layers={backbone.layers} is out of range; a drafter has at least 1 layer")
-    if backbone.attention not in ATTENTION:
-        raise InputError(
-            f"backbone.attention={backbone.attention!r} is none of {', '.join(ATTENTION)}.{nearest(backbone.attention, ATTENTION)}"
-        )
+from specauf_cli.records import atomic, file_sha256, read_json, write_json
+from specauf_cli.schema import BackboneConfig, InputError
 
 
 def create(target: Target, backbone: BackboneConfig) -> DFlash:
     """A drafter for ``target`` with uninitialised weights. Errors: InputError for sizes that cannot work."""
-    check(backbone)
+    check_backbone(backbone)
     drafter: DFlash = backbone.model(target.draft_config(backbone), backbone, len(target.taps), target.chat.mask_id)
     return drafter.to(target.device)
 
 
-def save(drafter: DFlash, target: Target, folder: Path) -> None:
-    """Writes weights under the public tensor names and the public configuration keys, plus which target it belongs to."""
-    with atomic(folder / "model.safetensors") as temporary:
+def save(drafter: DFlash, target: Target, folder: Path, *, run: str) -> None:
+    """Writes weights under the public tensor names and the public configuration keys.
+
+    Beside them what it belongs to: its target, its ``run``, and the hash of the weights.
+    """
+    weights = folder / "model.safetensors"
+    with atomic(weights) as temporary:
         save_file({k: v.contiguous() for k, v in drafter.state_dict().items()}, temporary, metadata={"format": "pt"})
-    write_json(folder / "config.json", public_config(drafter, target))
+    config = public_config(drafter, target)
+    config["specauf"] |= {"run": run, "weights": file_sha256(weights)}
+    write_json(folder / "config.json", config)
 
 
 def public_config(drafter: DFlash, target: Target) -> dict[str, Any]:
@@ -81,13 +64,14 @@ def public_config(drafter: DFlash, target: Target) -> dict[str, Any]:
     }
 
 
-def load(folder: Path, target: Target, backbone: BackboneConfig) -> DFlash:
-    """The drafter in ``folder`` for ``target``.
+def load(folder: Path, target: Target, backbone: BackboneConfig, *, run: str | None = None) -> DFlash:
+    """The drafter in ``folder`` for ``target``, and of ``run`` where one is named.
 
-    Errors: InputError when it was trained for another target, block size, depth or set of tapped layers, or when the
-    files are missing or damaged.
+    Errors: InputError when it was trained for another target, block size, depth or set of tapped layers, or in another run,
+    or when the files are missing, damaged or altered.
     """
     stored = read_json(folder / "config.json")
+    weights = folder / "model.safetensors"
     try:
         expected = {
             "target": (stored["specauf"]["target_fingerprint"], target.fingerprint),
@@ -97,15 +81,20 @@ def load(folder: Path, target: Target, backbone: BackboneConfig) -> DFlash:
             "number of draft layers": (stored["num_hidden_layers"], backbone.layers),
             "hidden size": (stored["hidden_size"], target.hidden_size),
             "mask token id": (stored["dflash_config"]["mask_token_id"], target.chat.mask_id),
+            "run": (stored["specauf"].get("run", run), run or stored["specauf"].get("run")),
         }
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'config.json'} is not a drafter's configuration: {error} is missing") from error
+        saved = stored["specauf"].get("weights")
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{folder / 'config.json'} is not a drafter's configuration: {reason}") from error
     for what, (theirs, ours) in expected.items():
         if theirs != ours:
             raise InputError(f"drafter {folder} does not match: its {what} is {theirs}, here it is {ours}")
     drafter = create(target, backbone)
     try:
-        drafter.load_state_dict(load_file(folder / "model.safetensors"))
+        if saved is not None and saved != file_sha256(weights):
+            raise InputError(f"{weights} cannot be read: it is not what was saved, but altered or damaged")
+        drafter.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError, json.JSONDecodeError) as error:
-        raise InputError(f"{folder / 'model.safetensors'} cannot be read: {' '.join(str(error).split())}") from error
+        raise InputError(f"{weights} cannot be read: {' '.join(str(error).split())}") from error
     return drafter.to(target.device).eval()

@@ -24,8 +24,6 @@ from transformers.models.qwen3.modeling_qwen3 import (
 from specauf_cli.models.target import Target
 from specauf_cli.schema import BackboneConfig
 
-ATTENTION = ("auto", "dense", "split")
-
 
 class Context(NamedTuple):
     """Keys and values of the context, one pair per layer, each ``[B, Hkv, T, Dh]``, rotary positions applied."""

@@ -1,7 +1,6 @@
 """The frozen target: a Hugging Face causal LM that gives features, embeddings, logits and verification passes."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -229,9 +228,6 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype = torch.float3
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"target {config.path!r} cannot be loaded: {reason}") from error
     commit = getattr(model.config, "_commit_hash", None)
-    marker = Path(config.path) / "specauf.json"
-    if marker.is_file():
-        commit = json.loads(marker.read_text())["fingerprint"]
     if commit is None and Path(config.path).is_dir():
         commit = content_fingerprint(Path(config.path))
     return Target(model.to(device), chat, config, commit or f"{config.path}@{config.revision}")
@@ -241,5 +237,7 @@ def content_fingerprint(folder: Path) -> str:
     """SHA-256 (16 hex digits) over the weights and the tokenizer of a local target folder."""
     total = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("tokenizer.json")):
-        total.update(path.read_bytes())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                total.update(block)
     return total.hexdigest()[:16]

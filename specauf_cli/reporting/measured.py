@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
-from specauf_cli.records import RunRecord
+from specauf_cli.records import RunRecord, settings_of
 from specauf_cli.schema import Experiment, InputError, Trace
 
 
@@ -97,19 +97,13 @@ def _check_same_ruler(experiment: Experiment, records: Sequence[RunRecord]) -> N
                     f"{experiment.name}: {other.run} and {record.run} were measured on different prompts of {b.title}"
                 )
         for what, mine, theirs in (
-            ("evaluation settings", _settings(record), _settings(records[0])),
+            ("evaluation settings", settings_of(record), settings_of(records[0])),
             ("held-out conversations", record.heldout["ids"], records[0].heldout["ids"]),
         ):
             if mine != theirs:
                 raise InputError(
                     f"{experiment.name}: {records[0].run} and {record.run} were measured with different {what}; evaluate them alike"
                 )
-
-
-def _settings(record: RunRecord) -> dict[str, object]:
-    """The evaluation settings that change numbers: not how many requests were audited, nor the batch size."""
-    kept = ("precision", "max_new_tokens", "seed", "heldout_anchors")
-    return {k: record.config["evaluation"].get(k) for k in kept}
 
 
 def common(a: Mapping[str, Sample], b: Mapping[str, Sample]) -> list[str]:

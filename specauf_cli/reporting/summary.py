@@ -14,7 +14,7 @@ from specauf_cli.evaluation.statistics import (
     interval,
     sample,
 )
-from specauf_cli.records import BenchmarkResult, RunRecord
+from specauf_cli.records import BenchmarkResult, RunRecord, settings_of
 from specauf_cli.schema import InputError
 
 
@@ -88,14 +88,16 @@ def averages(record: RunRecord, definition: str) -> str:
     return f"{'  '.join(found)}  block-mask accuracy {100 * metrics.accuracy(record.heldout):.1f} %"
 
 
-def comparison(records: Sequence[RunRecord], definition: str) -> list[str]:
-    """Every later record minus the first, paired by prompt, per benchmark and temperature.
+def comparison(measured: Sequence[Sequence[RunRecord]], definition: str) -> list[str]:
+    """Every later run minus the first, paired by prompt, per benchmark and temperature.
 
-    Errors: InputError when the records share no benchmark, or measured it on other prompts.
+    Of each run the records with different evaluation settings; runs are compared where both were measured alike.
+    Errors: InputError when they never were, share no benchmark, or were measured on other prompts.
     """
-    first, *others = records
-    text = [f"baseline: {first.run} ({first.title}, seed {first.seed}), tau ({definition})"]
-    for other in others:
+    baseline = measured[0][-1]
+    text = [f"baseline: {baseline.run} ({baseline.title}, seed {baseline.seed}), tau ({definition})"]
+    for records in measured[1:]:
+        other, first = _alike(records, measured[0])
         text.append(f"\n{other.run} ({other.title}, seed {other.seed}) minus baseline")
         differs = [k for k in ("target", "data") if other.inputs.get(k) != first.inputs.get(k)]
         text += (
@@ -117,6 +119,17 @@ def comparison(records: Sequence[RunRecord], definition: str) -> list[str]:
                     )
             text.append(_line("average", temperature, average_difference(mine, base)))
     return text
+
+
+def _alike(mine: Sequence[RunRecord], base: Sequence[RunRecord]) -> tuple[RunRecord, RunRecord]:
+    """The newest two that were measured with the same settings."""
+    for a in reversed(mine):
+        for b in reversed(base):
+            if settings_of(a) == settings_of(b):
+                return a, b
+    ours, theirs = settings_of(mine[-1]), settings_of(base[-1])
+    differ = ", ".join(f"{k} {ours[k]} and {theirs[k]}" for k in ours if ours[k] != theirs[k])
+    raise InputError(f"{mine[-1].run} and {base[-1].run} were measured differently ({differ}); evaluate both alike")
 
 
 def _pairs(mine: RunRecord, base: RunRecord) -> list[tuple[BenchmarkResult, BenchmarkResult]]:

@@ -11,8 +11,8 @@ from specauf_cli.models import checkpoint
 from specauf_cli.models.blocks import Batch, collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.objectives.loss import NORMALIZE, BranchLoss, branch_losses
-from specauf_cli.schema import Config, Example, InputError, TrainerConfig, nearest
+from specauf_cli.objectives.loss import BranchLoss, branch_losses
+from specauf_cli.schema import Config, Example, InputError, TrainerConfig
 from specauf_cli.training.loop import Job, Outcome, run
 
 
@@ -59,11 +59,6 @@ class Features:
     KEEP = 1_500_000_000
 
     def __init__(self, target: Target, examples: Sequence[Example], trainer: TrainerConfig) -> None:
-        choices = ("online", "memory")
-        if trainer.features not in choices:
-            raise InputError(
-                f"trainer.features={trainer.features!r} is none of {', '.join(choices)}.{nearest(trainer.features, choices)}"
-            )
         self.target, self.trainer = target, trainer
         self.kept: dict[tuple[tuple[int, ...], int], Tensor] = {}
         self.bytes, self.seed = 0, -1
@@ -106,40 +101,8 @@ class Features:
 
 
 def total_steps(trainer: TrainerConfig, examples: int) -> int:
-    """Optimiser steps of a run. Errors: InputError unless exactly one of steps and epochs is set and positive."""
-    if (trainer.steps is None) == (trainer.epochs is None):
-        raise InputError(
-            f"set exactly one of trainer.steps ({trainer.steps}) and trainer.epochs ({trainer.epochs}); the other is null"
-        )
-    steps = trainer.steps if trainer.steps is not None else (trainer.epochs or 0) * (examples // trainer.batch_size)
-    if steps < 1:
-        raise InputError(
-            f"nothing to train: {steps} steps (trainer.steps={trainer.steps}, trainer.epochs={trainer.epochs}, {examples} examples)"
-        )
-    return steps
-
-
-def check(trainer: TrainerConfig) -> None:
-    """Errors: InputError naming the first setting of ``trainer`` that cannot work."""
-    if trainer.batch_size < 1 or trainer.micro_batch < 1 or trainer.batch_size % trainer.micro_batch:
-        raise InputError(
-            f"trainer.batch_size={trainer.batch_size} must be a positive multiple of trainer.micro_batch={trainer.micro_batch}"
-        )
-    for name in ("anchors", "max_length", "log_every", "save_every"):
-        if getattr(trainer, name) < 1:
-            raise InputError(f"trainer.{name}={getattr(trainer, name)} must be at least 1")
-    if trainer.snapshot_every is not None and trainer.snapshot_every < 1:
-        raise InputError(f"trainer.snapshot_every={trainer.snapshot_every} must be at least 1, or null")
-    if not 0 <= trainer.lambda_start <= 1 or not trainer.lambda_ratio > 0:
-        raise InputError(
-            f"trainer.lambda_start={trainer.lambda_start} must lie in 0..1 and trainer.lambda_ratio={trainer.lambda_ratio} above 0"
-        )
-    if not trainer.lr > 0 or not trainer.clip > 0:
-        raise InputError(f"trainer.lr={trainer.lr} and trainer.clip={trainer.clip} must be > 0")
-    for name, valid in (("normalize", NORMALIZE), ("labels", ("data", "target")), ("precision", ("fp32", "bf16"))):
-        value = getattr(trainer, name)
-        if value not in valid:
-            raise InputError(f"trainer.{name}={value!r} is none of {', '.join(valid)}.{nearest(value, valid)}")
+    """Optimiser steps of a run: ``steps``, or so many passes over the examples."""
+    return trainer.steps if trainer.steps is not None else (trainer.epochs or 0) * (examples // trainer.batch_size)
 
 
 class Step:
@@ -262,14 +225,13 @@ def train(
     config: Config, target: Target, examples: Sequence[Example], features: Features, folder: Path, *, identity: str
 ) -> tuple[dict[str, float], float]:
     """Trains the drafter of ``config`` into ``folder`` (resuming what is there) and returns the last log line and the seconds."""
-    check(config.trainer)
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
     trainer = config.trainer
 
     def snapshot(done: int) -> None:
         if trainer.snapshot_every is not None and done % trainer.snapshot_every == 0:
-            checkpoint.save(drafter, target, folder / "snapshots" / f"step-{done:06d}")
+            checkpoint.save(drafter, target, folder / "snapshots" / f"step-{done:06d}", run=identity)
 
     last, seconds = run(
         Job(
@@ -280,5 +242,5 @@ def train(
             save_every=trainer.save_every, snapshot=snapshot,
         )
     )  # fmt: skip
-    checkpoint.save(drafter, target, folder / "drafter")
+    checkpoint.save(drafter, target, folder / "drafter", run=identity)
     return last, seconds

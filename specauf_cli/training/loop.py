@@ -167,7 +167,7 @@ def _resume(
         )
     step = int(saved["step"])
     kept = []
-    for text in log.read_text().splitlines() if log.is_file() else []:
+    for text in log.read_text("utf-8").splitlines() if log.is_file() else []:
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
@@ -180,7 +180,7 @@ def _resume(
 
 
 def _last_line(log: Path) -> dict[str, float]:
-    lines = log.read_text().splitlines()
+    lines = log.read_text("utf-8").splitlines()
     return json.loads(lines[-1]) if lines else {}
 
 

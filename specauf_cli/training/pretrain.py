@@ -1,6 +1,5 @@
 """A small target trained from scratch: tokenizer and Qwen3 causal LM on the training conversations."""
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.models import target as targets
-from specauf_cli.records import digest, now, peak_memory_mib, write_json
+from specauf_cli.records import digest, lock, now, peak_memory_mib, read_json, write_json
 from specauf_cli.schema import Corpus, InputError, PretrainConfig, TargetConfig
 from specauf_cli.training.loop import Job, Outcome, run
 
@@ -33,7 +32,13 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
     name = f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
     folder = runs / "targets" / name
     if not (folder / MARKER).is_file():
-        train(config, corpus, folder, data=data, device=device)
+        with lock(folder.with_name(folder.name + ".training"), f"target {name}"):
+            train(config, corpus, folder, data=data, device=device)
+    elif describe(str(folder)).get("fingerprint") != targets.content_fingerprint(folder):
+        raise InputError(
+            f"target {folder} is not what was saved: its weights or tokenizer were altered or damaged; move the folder aside to "
+            "train it again, with its drafters"
+        )
     return replace(config, path=str(folder))
 
 
@@ -47,12 +52,13 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     assert recipe is not None
     work = folder.with_name(folder.name + ".training")
     print(f"training target {config.title}: {recipe.steps} steps (once; kept in {folder})", file=sys.stderr)
-    if (work / "tokenizer" / "tokenizer_config.json").is_file():
-        chat = Chat.load(replace(config, path=str(work / "tokenizer")))
-    else:
+    tokenizer, partial = work / "tokenizer", work / ".tokenizer.partial"
+    if not tokenizer.is_dir():
         texts = (m.content for c in corpus.conversations for m in c.messages)
-        chat = Chat.build(texts, recipe.vocab_size)
-        chat.save(work / "tokenizer")
+        shutil.rmtree(partial, ignore_errors=True)
+        Chat.build(texts, recipe.vocab_size).save(partial)
+        partial.rename(tokenizer)  # whole or not at all: an interrupted training continues with it
+    chat = Chat.load(replace(config, path=str(tokenizer)))
     examples, counts = encode(chat, corpus, max_length=recipe.max_positions)
     stream = torch.tensor([t for e in examples for t in (*e.tokens, chat.pad_id)], dtype=torch.long)
     answers = torch.tensor([s for e in examples for s in (*e.supervised, False)])
@@ -130,4 +136,7 @@ class Rows:
 def describe(path: str) -> dict[str, object]:
     """What the marker of a target trained here says of it; empty for any other target."""
     marker = Path(path) / MARKER
-    return json.loads(marker.read_text()) if marker.is_file() else {}
+    found = read_json(marker) if marker.is_file() else {}
+    if not isinstance(found, dict):
+        raise InputError(f"{marker} is damaged; move its folder aside to train the target again")
+    return found

@@ -65,7 +65,7 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
     Errors: InputError for a truncated, altered or foreign checkpoint, naming the file.
     """
     try:
-        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
         for name, expected in state["sha256"].items():
             if file_sha256(checkpoint / name) != expected:
                 raise InputError(

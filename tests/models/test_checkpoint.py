@@ -24,7 +24,7 @@ MakeDrafter = Callable[..., DFlash]
 
 @pytest.fixture
 def saved(tmp_path: Path, target: Target, make_drafter: MakeDrafter) -> Path:
-    checkpoint.save(make_drafter(5), target, tmp_path / "drafter")
+    checkpoint.save(make_drafter(5), target, tmp_path / "drafter", run="a")
     return tmp_path / "drafter"
 
 
@@ -108,6 +108,12 @@ def test_a_foreign_configuration_is_refused(
         checkpoint.load(saved, target, backbone)
 
 
+def test_a_drafter_of_another_run_is_refused(saved: Path, target: Target, backbone: BackboneConfig) -> None:
+    assert checkpoint.load(saved, target, backbone, run="a")
+    with pytest.raises(InputError, match="its run is a, here it is b"):
+        checkpoint.load(saved, target, backbone, run="b")
+
+
 @pytest.mark.parametrize("left", [0, 7, 100, 0.5, -1])
 def test_truncated_weights_are_refused(saved: Path, target: Target, backbone: BackboneConfig, left: float) -> None:
     path = saved / "model.safetensors"
@@ -139,6 +145,9 @@ def test_other_tensors_are_refused(saved: Path, target: Target, backbone: Backbo
     else:
         tensors["fc.weight"] = torch.zeros(32, 32)
     save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(InputError, match=r"it is not what was saved, but altered or damaged"):
+        checkpoint.load(saved, target, backbone)
+    edit(saved, lambda c: c["specauf"].pop("weights"))  # as a file from elsewhere, which names no hash
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         checkpoint.load(saved, target, backbone)
 
@@ -150,7 +159,7 @@ def test_other_tensors_are_refused(saved: Path, target: Target, backbone: Backbo
         ({"block_size": 0}, r"block_size=0 is too small"),
         ({"proposals": 8}, r"proposals=8 is out of range; valid: 1\.\.7 at block_size 8"),
         ({"proposals": 0}, r"proposals=0 is out of range"),
-        ({"layers": 0}, r"layers=0 is out of range"),
+        ({"block_size": 4096}, r"block_size=4096 is too large"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(make_drafter: MakeDrafter, changes: dict[str, int], problem: str) -> None:
@@ -161,6 +170,6 @@ def test_sizes_that_cannot_work_are_refused(make_drafter: MakeDrafter, changes: 
 def test_saving_over_a_drafter_replaces_it(
     saved: Path, target: Target, make_drafter: MakeDrafter, backbone: BackboneConfig
 ) -> None:
-    checkpoint.save(make_drafter(6), target, saved)
+    checkpoint.save(make_drafter(6), target, saved, run="a")
     loaded = checkpoint.load(saved, target, backbone).state_dict()
     assert torch.equal(loaded["fc.weight"], make_drafter(6).state_dict()["fc.weight"])

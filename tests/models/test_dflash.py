@@ -270,11 +270,6 @@ def test_tensor_names_are_the_public_ones(target: Target, make_drafter: MakeDraf
     assert {id(p) for p in drafter.parameters()}.isdisjoint(id(p) for p in target.model.parameters())
 
 
-def test_an_unknown_attention_names_the_nearest(make_drafter: MakeDrafter) -> None:
-    with pytest.raises(InputError, match=r"'splitt' is none of auto, dense, split\. Did you mean 'split'\?"):
-        make_drafter(attention="splitt")
-
-
 def test_padding_on_the_right_does_not_change_features_before_it(target: Target, tokens: Tensor) -> None:
     padded = torch.cat([tokens, torch.full((2, 9), target.chat.pad_id)], dim=1)
     assert close(target.features(padded)[:, :LENGTH], target.features(tokens))

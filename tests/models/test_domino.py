@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from specauf_cli.limits import check_backbone
 from specauf_cli.models import checkpoint
 from specauf_cli.models.blocks import previous_tokens
 from specauf_cli.models.dflash import DFlash
@@ -128,7 +129,7 @@ def test_tensors_and_configuration_are_the_public_ones(
     target: Target, make_domino: MakeDrafter, backbone: BackboneConfig, tmp_path: Path
 ) -> None:
     drafter = make_domino(5)
-    checkpoint.save(drafter, target, tmp_path)
+    checkpoint.save(drafter, target, tmp_path, run="a")
     shapes = {k: tuple(v.shape) for k, v in load_file(tmp_path / "model.safetensors").items()}
     d, v = target.hidden_size, target.model.config.vocab_size
     assert {k: s for k, s in shapes.items() if k.startswith(("prefix_gru", "embed_proj"))} == {
@@ -165,4 +166,4 @@ def test_tensors_and_configuration_are_the_public_ones(
 )
 def test_sizes_that_cannot_work_are_refused(backbone: BackboneConfig, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says.replace(".", r"\.")):
-        checkpoint.check(replace(backbone, **{"name": "domino", "model": domino(), **changes}))
+        check_backbone(replace(backbone, **{"name": "domino", "model": domino(), **changes}))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from specauf_cli import compose
+from specauf_cli import experiment
 from specauf_cli.evaluation.statistics import average_difference, difference
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting import tables
@@ -16,7 +16,7 @@ from specauf_cli.reporting.claims import Verdict, verdicts
 from specauf_cli.reporting.measured import select
 from synthetic import benchmark, heldout, record
 
-TABLE = compose.experiment("table2")
+TABLE = experiment.load("table2")
 TWO = replace(TABLE, columns={"gsm8k": "GSM8K", "mbpp": "MBPP"}, paper=replace(TABLE.paper, values={}))
 PROMPTS, ROUNDS = 30, 30
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not separable"
@@ -255,7 +255,7 @@ def test_the_page_shows_the_verdicts() -> None:
     assert shown == [f"| {v.claim}: {v.text} | 0 | **{v.verdict}** | {v.numbers} |" for v in expected]
 
 
-DOMINO = compose.experiment("table4")
+DOMINO = experiment.load("table4")
 TWO_DOMINO = replace(DOMINO, columns=TWO.columns, paper=replace(DOMINO.paper, values={}))
 VARIANTS = ("b_auf", "b_auf_decay", "s_auf", "s_auf_decay", "f_auf", "f_auf_decay")
 

@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from specauf_cli import compose
+from specauf_cli import experiment
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting.report import html
 from synthetic import benchmark, heldout, record
 
-TABLES = [compose.experiment(n) for n in ("table2", "table4")]
+TABLES = [experiment.load(n) for n in ("table2", "table4")]
 COLUMNS = TABLES[0].columns
 STEPS = list(range(20, 201, 20))
 

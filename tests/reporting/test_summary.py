@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -92,39 +93,57 @@ def pair(*, shift: int = 0, draw: int = 0, seed: int = 0) -> tuple[RunRecord, Ru
     return base, record("auf", other, seed=seed)
 
 
+def compare(measured: Sequence[RunRecord], definition: str) -> list[str]:
+    """Of every run one record."""
+    return summary.comparison([[r] for r in measured], definition)
+
+
+def measured_with(made: RunRecord, **settings: object) -> RunRecord:
+    return replace(made, config={**made.config, "evaluation": {**made.config["evaluation"], **settings}})
+
+
+def test_comparison_refuses_runs_measured_with_other_settings() -> None:
+    base, other = pair(shift=1)
+    short = measured_with(other, max_new_tokens=8, precision="bf16")
+    with pytest.raises(InputError, match=r"measured differently \(precision bf16 and fp32, max_new_tokens 8 and \w+\)"):
+        compare([measured_with(base, precision="fp32"), short], "engine")
+    both = summary.comparison([[base], [other, short]], "engine")  # the newest two that are alike
+    assert "+1.000 ± 0.000" in about(both, "average")
+
+
 @pytest.mark.parametrize("seed", [0, 4])  # one drafter against another: their training seeds may differ
 def test_comparison_is_paired_by_prompt(seed: int) -> None:
     """Prompts differ by tokens, the other run adds exactly one to each: nothing is left to chance."""
-    text = summary.comparison(pair(shift=1, seed=seed), "engine")
+    text = compare(pair(shift=1, seed=seed), "engine")
     assert text[0] == "baseline: dflash-decay-s0 (decay, seed 0), tau (engine)"
     assert text[1] == f"\ndflash-auf-s{seed} (auf, seed {seed}) minus baseline"
     for name in ("GSM8K", "MBPP", "average"):
         assert about(text, name).endswith("+1.000 ± 0.000  (detectable 0.000)")
-    back = summary.comparison(pair(shift=1)[::-1], "engine")
+    back = compare(pair(shift=1)[::-1], "engine")
     assert "-1.000 ± 0.000" in about(back, "average")
 
 
 def test_comparison_says_not_separable() -> None:
     for made in (pair(), pair(draw=1)):
-        text = summary.comparison(made, "engine")
+        text = compare(made, "engine")
         for name in ("GSM8K", "MBPP", "average"):
             assert about(text, name).endswith("  not separable")
-    assert "+0.000 ± 0.000  (detectable 0.000)  not separable" in about(summary.comparison(pair(), "engine"), "average")
-    assert "not separable" not in "\n".join(summary.comparison(pair(draw=1, shift=9), "engine"))
+    assert "+0.000 ± 0.000  (detectable 0.000)  not separable" in about(compare(pair(), "engine"), "average")
+    assert "not separable" not in "\n".join(compare(pair(draw=1, shift=9), "engine"))
 
 
 def test_comparison_uses_the_definition() -> None:
     made = record("decay", [worked()]), record("auf", [worked(temperature=0.0)])
     longer = replace(made[1], benchmarks=(replace(worked(), traces=(WORKED[0], replace(WORKED[1], tokens=6))),))
-    assert "+0.167 ± " in about(summary.comparison([made[0], longer], "engine"), "average")
-    assert "+0.200 ± " in about(summary.comparison([made[0], longer], "eos_truncated"), "average")
-    assert "+0.000 ± 0.000" in about(summary.comparison([made[0], longer], "pooled"), "average")
+    assert "+0.167 ± " in about(compare([made[0], longer], "engine"), "average")
+    assert "+0.200 ± " in about(compare([made[0], longer], "eos_truncated"), "average")
+    assert "+0.000 ± 0.000" in about(compare([made[0], longer], "pooled"), "average")
 
 
 def test_comparison_goes_over_what_both_have_at_each_temperature() -> None:
     base = record("decay", [noisy("gsm8k"), noisy("gsm8k", temperature=1.0), noisy("mbpp")])
     ours = [noisy("gsm8k", shift=1), noisy("gsm8k", shift=2, temperature=1.0), noisy("alpaca", shift=9)]
-    text = summary.comparison([base, record("auf", ours)], "engine")
+    text = compare([base, record("auf", ours)], "engine")
     assert len(text) == 6
     assert "+1.000" in about(text, "GSM8K")
     assert "+2.000" in about(text, "GSM8K", 1.0)
@@ -135,7 +154,7 @@ def test_comparison_goes_over_what_both_have_at_each_temperature() -> None:
 def test_comparison_takes_every_further_run_against_the_first() -> None:
     base, one = pair(shift=1)
     two = replace(pair(shift=2)[1], run="third")
-    text = "\n".join(summary.comparison([base, one, two], "engine"))
+    text = "\n".join(compare([base, one, two], "engine"))
     assert text.count("minus baseline") == 2
     assert "+1.000" in text.split("third")[0]
     assert "+2.000" in text.split("third")[1]
@@ -145,7 +164,7 @@ def test_comparison_refuses_runs_measured_on_different_prompts() -> None:
     base, other = pair()
     changed = replace(other, benchmarks=(other.benchmarks[0], replace(other.benchmarks[1], prompts_sha256="else")))
     with pytest.raises(InputError, match="MBPP: dflash-auf-s0 and dflash-decay-s0 were measured on different prompts"):
-        summary.comparison([base, changed], "engine")
+        compare([base, changed], "engine")
 
 
 @pytest.mark.parametrize("ours", [noisy("mbpp"), noisy("gsm8k", temperature=1.0)])
@@ -153,4 +172,4 @@ def test_comparison_refuses_runs_without_a_common_benchmark(ours: BenchmarkResul
     with pytest.raises(
         InputError, match="dflash-auf-s0 and dflash-decay-s0 share no benchmark at the same temperature"
     ):
-        summary.comparison([record("decay", [noisy("gsm8k")]), record("auf", [ours])], "engine")
+        compare([record("decay", [noisy("gsm8k")]), record("auf", [ours])], "engine")

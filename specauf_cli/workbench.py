@@ -1,0 +1,305 @@
+"""A target with its data, and what is done on it: train a drafter, measure it, audit it."""
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specauf_cli.data import benchmarks, conversations
+from specauf_cli.data.chat import encode
+from specauf_cli.evaluation import trajectories
+from specauf_cli.evaluation.audit import audit as audit_outputs
+from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks
+from specauf_cli.models import checkpoint
+from specauf_cli.models import target as targets
+from specauf_cli.models.target import Target
+from specauf_cli.records import (
+    RunRecord,
+    code_state,
+    command_line,
+    environment,
+    load_record,
+    lock,
+    now,
+    peak_memory_mib,
+    run_id,
+    save_record,
+    write_json,
+)
+from specauf_cli.runs import ABOUT, FAILED, FINISHED, about_of, result_of
+from specauf_cli.schema import Config, Corpus, Example, InputError
+from specauf_cli.training import drafter as training
+from specauf_cli.training import pretrain
+
+
+@dataclass
+class Bench:
+    """A target with its data, ready to train and measure any drafter that shares them. Encoded lazily, once."""
+
+    config: Config
+    target: Target
+    train: Corpus
+    heldout: Corpus
+    _examples: tuple[list[Example], dict[str, int]] | None = None
+    _features: training.Features | None = None
+
+    def examples(self) -> tuple[list[Example], dict[str, int]]:
+        """Training examples and the counts of what they came from."""
+        if self._examples is None:
+            self._examples = encode(self.target.chat, self.train, max_length=self.config.trainer.max_length)
+        return self._examples
+
+    def features(self) -> training.Features:
+        """The source of target features for training batches."""
+        if self._features is None:
+            self._features = training.Features(self.target, self.examples()[0], self.config.trainer)
+        return self._features
+
+    def serves(self, config: Config) -> bool:
+        """True when ``config`` asks for the same target, data and feature settings."""
+        mine, other = self.config, config
+        shared = ["target", "data", "device", "runs", "threads", "benchmark_root"]
+        shared += [] if mine.data.source == "offline" else ["benchmark"]  # real data are cleaned of its prompts
+        same = all(getattr(mine, k) == getattr(other, k) for k in shared)
+        keys = ("max_length", "features", "precision")
+        return same and all(getattr(mine.trainer, k) == getattr(other.trainer, k) for k in keys)
+
+
+def open_bench(config: Config) -> Bench:
+    """Loads the data, and the target (training it first where it is one of ours and missing).
+
+    Every setting that can be judged without them is checked first: nobody waits minutes for a typing error.
+    """
+    if config.target.path is None and config.target.pretrain is not None:
+        targets.check_taps(config.target.taps, config.target.pretrain.layers)
+    elif (
+        config.target.path is not None
+        and Path(config.target.path).is_absolute()
+        and not Path(config.target.path).is_dir()
+    ):
+        raise InputError(f"target.path={config.target.path}: there is no such folder")
+    device = use_machine(config)
+    exclude = []
+    if config.data.source != "offline":  # the offline corpus is disjoint from its own prompts by construction
+        root = Path(config.benchmark_root) if config.benchmark_root else None
+        exclude = [benchmarks.load_raw(b, root=root) for b in config.benchmark.values()]
+    train, heldout = conversations.load(config.data, exclude=exclude)
+    if len(train.conversations) < config.trainer.batch_size:
+        raise InputError(
+            f"{len(train.conversations)} training conversations are fewer than trainer.batch_size={config.trainer.batch_size}; "
+            "lower it or give more data"
+        )
+    located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
+    return Bench(config, targets.load(located, device=device), train, heldout)
+
+
+def use_machine(config: Config) -> str:
+    """Sets thread count and allocator, returns the device to use. Errors: InputError for a device that is not there."""
+    _keep_freed_memory()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        reason = "" if torch.device(config.device).type in ("cpu", "cuda") else "it is neither"
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+    if reason:
+        raise InputError(f"device={config.device!r} cannot be used here: {reason}; valid: auto, cpu, cuda, cuda:N")
+    return config.device
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks instead of returning them: a step frees and takes the same large tensors again.
+
+    Elsewhere (musl, macOS) there is no mallopt and nothing happens. One arena and no mmap (large blocks
+    come from the heap, where they are kept), no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):
+            mallopt(option, value)
+
+
+def train(bench: Bench, config: Config, overrides: Sequence[str]) -> Path:
+    """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder."""
+    name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
+    folder = Path(config.runs) / name
+    if (folder / FINISHED).is_file():
+        result_of(folder)
+        print(f"{name}: finished already{_other_code(about_of(folder)['code'])}", file=sys.stderr)
+        os.utime(folder / FINISHED)
+        return folder
+    with lock(folder, f"run {name}"):
+        _train(bench, config, overrides, folder)
+    return folder
+
+
+def _train(bench: Bench, config: Config, overrides: Sequence[str], folder: Path) -> None:
+    name = folder.name
+    examples, counts = bench.examples()
+    about = {
+        "run": name,
+        "overrides": list(overrides),
+        "command": command_line(["train", *overrides]),
+        "config": config.resolved,
+        "inputs": {"data": bench.train.sha256, "heldout": bench.heldout.sha256, "target": bench.target.fingerprint},
+        "data": {"name": bench.train.name, **counts},
+        "code": code_state(),
+        "started": now(),
+    }
+    write_json(folder / ABOUT, about)
+    print(f"{name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens", file=sys.stderr)
+    (folder / FAILED).unlink(missing_ok=True)
+    try:
+        last, seconds = training.train(config, bench.target, examples, bench.features(), folder, identity=name)
+    except InputError as error:
+        write_json(folder / FAILED, {"reason": str(error), "at": now()})
+        raise
+    result = {
+        "last": last,
+        "seconds": round(seconds, 2),
+        "peak_memory_mib": peak_memory_mib(),
+        "environment": environment(str(bench.target.device), torch.get_num_threads()),
+        "finished": now(),
+    }
+    write_json(folder / FINISHED, result)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def measure(
+    bench: Bench, config: Config, folder: Path, arguments: Sequence[str], *, step: int | None = None
+) -> RunRecord:
+    """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is returned.
+
+    ``step``: the drafter that was kept at this step instead of the last one; its record lies beside it.
+    """
+    about, finished = about_of(folder), result_of(folder)
+    prompts = load_benchmarks(config)
+    resolved = {
+        **about["config"],
+        "profile": config.resolved["profile"],  # its text may have been reworded since the run was trained
+        "evaluation": config.resolved["evaluation"],
+        "benchmark": config.resolved["benchmark"],
+    }
+    check_same_training(config, folder)
+    expected = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
+    if expected != folder.name:
+        raise InputError(
+            f"run {folder.name} was trained on other data or for another target: the same settings now name {expected}"
+        )
+    record = RunRecord(
+        run=folder.name,
+        profile=config.profile.name,
+        backbone=config.backbone.name,
+        objective=config.objective.name,
+        title=config.objective.title,
+        seed=config.seed,
+        command=command_line(arguments),
+        config=resolved,
+        code=code_state(),
+        environment=environment(str(bench.target.device), torch.get_num_threads()),
+        inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
+        target={"title": config.target.title, **pretrain.describe(str(bench.target.config.path))},
+        training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
+        | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": _curve(folder)},
+        heldout={},
+        benchmarks=(),
+        cost={},
+        written=now(),
+        step=step,
+    )
+    place = folder if step is None else folder / "snapshots" / f"step-{step:06d}"
+    existing = place / "records" / f"{record.id}.json"
+    if existing.is_file():
+        found = load_record(existing)
+        if found.inputs != record.inputs:
+            other = [k for k, v in record.inputs.items() if found.inputs.get(k) != v]
+            raise InputError(f"{existing} was measured with other {', '.join(other)}; move it aside to measure again")
+        print(f"{folder.name}: measured already", file=sys.stderr)
+        return found
+    target, dtype = bench.target, torch.float32
+    if config.evaluation.precision == "bf16":  # the bench's own target also trains, so it stays as it is
+        dtype = torch.bfloat16
+        target = targets.load(bench.target.config, device=str(bench.target.device), dtype=dtype)
+    weights = folder / "drafter" if step is None else place
+    drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(dtype)
+    print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
+    results, blocks, seconds = evaluate(config, target, drafter, bench.heldout, prompts, _cache(bench))
+    record = replace(
+        record,
+        heldout=blocks,
+        benchmarks=results,
+        cost={**seconds, "peak_memory_mib": peak_memory_mib()},
+        written=now(),
+    )
+    save_record(record, place / "records")
+    return record
+
+
+def _other_code(then: dict[str, Any]) -> str:
+    """A warning where the code may not be the one a finished run was trained with: a run's id does not cover it."""
+    now_ = code_state()
+    if then == now_ and not then["dirty"]:
+        return ""
+    if then["commit"] == now_["commit"] and not (then["dirty"] or now_["dirty"]):
+        return ""
+    made = f"at commit {str(then['commit'])[:12]}" + (" with uncommitted changes" if then["dirty"] else "")
+    return f" (trained {made}; its name does not cover the code: move its folder aside to train again)"
+
+
+CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
+
+
+def _curve(folder: Path) -> dict[str, list[float]]:
+    """The columns of ``log.jsonl`` that figures and claims are made of, rounded, one list per column."""
+    lines = [json.loads(x) for x in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    names = ["step", *CURVE, "base_loss", "final_loss", *(f"base_{n}" for n in CURVE[1:])]
+    return {n: [round(x[n], 4) for x in lines] for n in names if lines and n in lines[0]}
+
+
+def check_same_training(config: Config, folder: Path) -> None:
+    """InputError, before anything is loaded or trained, when ``config`` would train another drafter than ``folder`` holds."""
+    then = about_of(folder)["config"]
+    groups = ("backbone", "objective", "trainer", "data", "target", "seed")
+    other = [g for g in groups if then.get(g) != config.resolved[g]]
+    other += ["profile"] if then["profile"]["name"] != config.profile.name else []
+    if other:
+        raise InputError(
+            f"run {folder.name} was trained with another {', '.join(other)} than these settings say; eval accepts evaluation.* and "
+            "benchmark settings only"
+        )
+
+
+def audit(bench: Bench, config: Config, folder: Path) -> int:
+    """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs differ."""
+    settings = config.evaluation
+    print(f"{folder.name}: T = 0, decoded live")
+    drafter = checkpoint.load(folder / "drafter", bench.target, config.backbone, run=folder.name)
+    low = targets.load(bench.target.config, device=str(bench.target.device), dtype=torch.bfloat16)
+    low_drafter = checkpoint.load(folder / "drafter", low, config.backbone, run=folder.name).to(torch.bfloat16)
+    broken = 0
+    for prompts in load_benchmarks(config):
+        made = trajectories.get(
+            bench.target, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
+            tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=_cache(bench),
+        ).trajectories  # fmt: skip
+        fp32 = audit_outputs(bench.target, bench.target, drafter, made, max_new_tokens=settings.max_new_tokens)
+        bf16 = audit_outputs(bench.target, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
+        print(fp32.line(f"{prompts.title}, fp32"))
+        print(bf16.line(f"{prompts.title}, bf16"))
+        broken += fp32.requests - fp32.identical
+    return broken
+
+
+def _cache(bench: Bench) -> Path:
+    """Where the target's trajectories are kept."""
+    return Path(bench.config.runs) / "trajectories" / bench.target.fingerprint[:16].replace("/", "_")
