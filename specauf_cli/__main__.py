@@ -13,7 +13,7 @@ from specauf_cli.cli import app
 from specauf_cli.schema import InputError
 
 
-class _Terminated(KeyboardInterrupt):
+class _Terminated(BaseException):
     """SIGTERM outside training, which has its own handling."""
 
 
@@ -33,7 +33,7 @@ def main() -> None:
         raise SystemExit(code if isinstance(code, int) else 0)
     except InputError as error:
         _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort) as error:
+    except (KeyboardInterrupt, typer.Abort, _Terminated) as error:  # typer makes an Abort of Ctrl-C
         text = "stopped; nothing that was saved is lost, run the same command to continue"
         _fail(text, 143 if isinstance(error, _Terminated) else 130)
     except MemoryError:

@@ -117,8 +117,12 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
     stopped: list[BaseException] = []
 
     def job(raw: DictConfig) -> None:
-        overrides = list(HydraConfig.get().overrides.task)
-        multirun = HydraConfig.get().mode is RunMode.MULTIRUN
+        try:
+            overrides = list(HydraConfig.get().overrides.task)
+            multirun = HydraConfig.get().mode is RunMode.MULTIRUN
+        except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+            stopped.append(InputError(f"configuration: {str(error).splitlines()[0]}"))
+            raise SystemExit(2) from error
         try:
             task(_resolved(raw, overrides), overrides)
         except InputError as error:

@@ -130,6 +130,20 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not valid UTF-8; the file is damaged") from error
 
 
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a training log, up to one that a kill has torn. A missing log has none."""
+    lines: list[dict[str, float]] = []
+    for text in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        if not isinstance(line, dict) or "step" not in line:
+            break
+        lines.append(line)
+    return lines
+
+
 @dataclass(frozen=True)
 class BenchmarkResult:
     """One benchmark at one temperature: the traces of every request and what was left out.

@@ -6,13 +6,12 @@ runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, dr
 runs/tables/                  what ``specauf table`` printed
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from specauf_cli.records import RunRecord, digest, load_record, read_json, settings_of
+from specauf_cli.records import RunRecord, digest, load_record, read_json, read_log, settings_of
 from specauf_cli.schema import InputError, nearest
 
 FINISHED, FAILED, ABOUT = "finished.json", "failed.json", "run.json"
@@ -68,12 +67,7 @@ def states(runs: Path) -> list[State]:
 
 def state(folder: Path) -> State:
     """What is known of one run. Errors: InputError for damaged files."""
-    about, log = about_of(folder), list[dict[str, float]]()
-    for line in (folder / "log.jsonl").read_text("utf-8").splitlines() if (folder / "log.jsonl").is_file() else []:
-        try:
-            log.append(json.loads(line) if line.startswith('{"step"') else json.loads(""))
-        except json.JSONDecodeError:
-            break  # being written right now, or torn by a kill
+    about, log = about_of(folder), read_log(folder / "log.jsonl")
     step = int(log[-1]["step"]) if log else 0
     if (folder / FINISHED).is_file():
         result_of(folder)

@@ -82,6 +82,7 @@ def report(overrides: Sequence[str]) -> None:
 def _remember(path: Path, experiment: str, records: Sequence[RunRecord]) -> None:
     """Which records a table was made of, for figures and report."""
     known = read_json(path) if path.is_file() else {}
+    known = known if isinstance(known, dict) else {}
     write_json(path, {**known, experiment: [f"{r.run}/records/{r.id}.json" for r in records]})
 
 
@@ -92,7 +93,10 @@ def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[RunRecord], l
     path = local / "tables" / f"{profile}.json"
     if not path.is_file():
         raise InputError(f"no table of profile {profile} was made under {local}/ yet; specauf table profile={profile}")
-    names = dict.fromkeys(name for found in read_json(path).values() for name in found)
+    tables_ = read_json(path)
+    if not isinstance(tables_, dict) or not all(isinstance(found, list) for found in tables_.values()):
+        raise InputError(f"{path} is damaged; specauf table profile={profile} writes it anew")
+    names = dict.fromkeys(name for found in tables_.values() for name in found)
     records = [load_record(local / name) for name in names]
     found = [load_record(p) for r in records for p in sorted((local / r.run / "snapshots").glob("*/records/*.json"))]
     return profile, local, records, found

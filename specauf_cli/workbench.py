@@ -1,7 +1,6 @@
 """A target with its data, and what is done on it: train a drafter, measure it, audit it."""
 
 import ctypes
-import json
 import os
 import shutil
 import sys
@@ -29,6 +28,7 @@ from specauf_cli.records import (
     lock,
     now,
     peak_memory_mib,
+    read_log,
     run_id,
     save_record,
     write_json,
@@ -261,7 +261,9 @@ CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length"
 
 def _curve(folder: Path) -> dict[str, list[float]]:
     """The columns of ``log.jsonl`` that figures and claims are made of, rounded, one list per column."""
-    lines = [json.loads(x) for x in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    lines = read_log(folder / "log.jsonl")
+    if not lines or lines[-1]["step"] != result_of(folder)["last"]["step"]:
+        raise InputError(f"{folder / 'log.jsonl'} is damaged; move {folder} aside and train again")
     names = ["step", *CURVE, "base_loss", "final_loss", *(f"base_{n}" for n in CURVE[1:])]
     return {n: [round(x[n], 4) for x in lines] for n in names if lines and n in lines[0]}
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ def specauf(cwd: Path, *words: str, check: bool = True) -> Done:
     """The command in this process (a new one would spend seconds importing torch), as ``main`` runs it."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     argv, folder = sys.argv, Path.cwd()
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     os.chdir(cwd)
     sys.argv = ["specauf", *words]
     try:
@@ -34,6 +36,8 @@ def specauf(cwd: Path, *words: str, check: bool = True) -> Done:
     finally:
         os.chdir(folder)
         sys.argv = argv
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if check:
         assert code == 0, err.getvalue()
     return Done(code, out.getvalue(), err.getvalue())

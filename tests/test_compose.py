@@ -34,6 +34,27 @@ def test_every_experiment_reads_and_its_objectives_exist(name: str) -> None:
     assert all(len(v) == width for block in found.paper.values.values() for v in block.values())
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "objective: b_auf, title: B-AUF}",
+            "objective: auf, title: B-AUF}",
+            "'auf' is called b_auf on domino; write objective: b_auf",
+        ),
+        ("margin: 0.1", "margin: .inf", "margin=inf must be"),
+        ("backbone: domino", "backbone: dflash", "'b_auf' does not fit dflash"),
+    ],
+)
+def test_an_experiment_that_cannot_be_shown_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+    text = (compose.folder("experiments") / "table4.yaml").read_text()
+    assert old in text
+    path = tmp_path / "table4.yaml"
+    path.write_text(text.replace(old, new).replace("b_auf: [", "auf: [" if "auf," in new else "b_auf: ["))
+    with pytest.raises(InputError, match=says):
+        experiment.load(str(path))
+
+
 def test_paper_averages_follow_from_the_cells_within_rounding() -> None:
     assert TAUS == ["table2", "table4"]
     for name in TAUS:

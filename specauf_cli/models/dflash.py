@@ -80,13 +80,11 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         k = self.k_norm(self.k_proj(hidden).view(shape)).transpose(1, 2)
         v = self.v_proj(hidden).view(shape).transpose(1, 2)
         q, k = apply_rotary_pos_emb(q, k, *view.rotary)
-        groups = self.num_key_value_groups
         kind = q.device.type  # one cast here instead of one in front of every product
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else q.dtype
-        q = q.to(dtype)
-        context_k, context_v, k, v = (repeat_kv(x.to(dtype), groups) for x in (*context, k, v))
         attend = self._dense if view.dense else self._split
-        out = attend(q, context_k, context_v, k, v, view.visible)
+        ck, cv = context
+        out = attend(q.to(dtype), ck.to(dtype), cv.to(dtype), k.to(dtype), v.to(dtype), view.visible)
         projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, rows, -1))
         return projected
 
@@ -94,6 +92,7 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor
     ) -> Float[Tensor, "B H AW Dh"]:
         """One SDPA call over [context ; all blocks] with a dense mask: the reference."""
+        ck, cv, k, v = (repeat_kv(x, self.num_key_value_groups) for x in (ck, cv, k, v))
         batch, _, rows, _ = q.shape
         blocks = visible.shape[1]
         width = rows // blocks
@@ -108,19 +107,22 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
     def _split(
         self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor
     ) -> Float[Tensor, "B H AW Dh"]:
-        """Context scores and A small W x W score matrices under one softmax: no score between different blocks."""
+        """Context scores and A small W x W score matrices under one softmax: no score between different blocks.
+
+        The query heads of a group sit side by side as rows of their shared key head, so the context is never copied.
+        """
         batch, heads, rows, dim = q.shape
-        blocks, length = visible.shape[1:]
-        width = rows // blocks
-        by_block = (batch, heads, blocks, width, dim)
-        q = q * self.scaling
-        to_context = (q @ ck.transpose(2, 3)).view(batch, heads, blocks, width, length)
-        to_context = to_context.masked_fill(~visible[:, None, :, None, :], float("-inf"))
-        to_block = q.view(by_block) @ k.view(by_block).transpose(3, 4)
-        weights = torch.cat([to_context, to_block], dim=4).softmax(dim=4, dtype=torch.float32).to(q.dtype)
-        from_context = weights[..., :length].reshape(batch, heads, rows, length) @ cv
-        from_block = weights[..., length:] @ v.view(by_block)
-        return from_context + from_block.reshape(batch, heads, rows, dim)
+        (blocks, length), shared = visible.shape[1:], k.shape[1]
+        width, groups = rows // blocks, heads // shared
+        by_head, by_block = (batch, shared, groups * rows), (batch, shared, -1, blocks, width)
+        q = (q * self.scaling).reshape(*by_head, dim)
+        to_context = (q @ ck.transpose(2, 3)).view(*by_block, length)
+        to_context = to_context.masked_fill(~visible[:, None, None, :, None, :], float("-inf"))
+        to_block = q.view(*by_block, dim) @ k.reshape(*by_block, dim).transpose(4, 5)
+        weights = torch.cat([to_context, to_block], dim=5).softmax(dim=5, dtype=torch.float32).to(q.dtype)
+        from_context = weights[..., :length].reshape(*by_head, length) @ cv
+        from_block = weights[..., length:] @ v.reshape(*by_block, dim)
+        return (from_context + from_block.reshape(*by_head, dim)).view(batch, heads, rows, dim)
 
 
 class DraftLayer(nn.Module):
@@ -204,12 +206,19 @@ class DFlash(nn.Module):
         positions = (anchors[:, :, None] + torch.arange(width, device=anchors.device)).flatten(1)
         rotary = self.rotary(hidden, positions)
         visible = torch.arange(context.length, device=anchors.device) < anchors[:, :, None]
-        dense = self.backbone.attention == "dense" or (self.backbone.attention == "auto" and not _low_precision(hidden))
-        view = View(rotary, visible, dense)
+        view = View(rotary, visible, self._dense(hidden, blocks))
         for layer, key, value in zip(self.layers, context.keys, context.values, strict=True):
             hidden = layer(hidden, (key, value), view)
         hidden = self.norm(hidden)
         return hidden.view(batch, blocks, width, -1)[:, :, self.first :]
+
+    def _dense(self, hidden: Tensor, blocks: int) -> bool:
+        """Which attention to use. ``auto``: dense for many blocks in fp32, where it is the faster one; split below fp32, and
+        for one block a sequence (drafting), where dense would copy the whole context for each."""
+        if self.backbone.attention != "auto":
+            return self.backbone.attention == "dense"
+        low = hidden.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(hidden.device.type)
+        return blocks > 1 and not low
 
     def logits(
         self, target: Target, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]
@@ -227,9 +236,3 @@ class DFlash(nn.Module):
         """The greedy proposals of every block, P = ``backbone.proposals``: one token per slot, all from one pass."""
         hidden = self.hidden(target, context, anchor_tokens, anchors)[:, :, : self.backbone.proposals]
         return target.head(hidden).argmax(dim=-1)
-
-
-def _low_precision(x: Tensor) -> bool:
-    """True where matrix products run below fp32; there the split attention is the faster one, in fp32 the dense one."""
-    kind = x.device.type
-    return x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(kind)

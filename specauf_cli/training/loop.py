@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from specauf_cli.progress import track
-from specauf_cli.records import atomic
+from specauf_cli.records import atomic, read_log
 from specauf_cli.schema import InputError
 from specauf_cli.training import state
 
@@ -91,7 +91,7 @@ def run(job: Job) -> tuple[dict[str, float], float]:
         print(f"{job.name}: continues after step {start} of {job.steps}", file=sys.stderr)
     began = time.perf_counter() - spent
     parameters = [*decayed, *plain]
-    line = _last_line(log)
+    line = (read_log(log) or [{}])[-1]
     with _signals() as caught, track(job.name, job.steps, start) as show:
         clock, tokens = time.perf_counter(), 0
         for i in range(start, job.steps):
@@ -166,22 +166,10 @@ def _resume(
             f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it aside"
         )
     step = int(saved["step"])
-    kept = []
-    for text in log.read_text("utf-8").splitlines() if log.is_file() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break  # torn by a kill while it was written; it is behind the checkpoint and comes again
-        if line["step"] <= step:
-            kept.append(text + "\n")
-    with atomic(log) as temporary:
+    kept = [json.dumps(line) + "\n" for line in read_log(log) if line["step"] <= step]
+    with atomic(log) as temporary:  # what is behind the checkpoint comes again
         temporary.write_text("".join(kept))
     return step, dict(saved["window"]), float(saved["seconds"])
-
-
-def _last_line(log: Path) -> dict[str, float]:
-    lines = log.read_text("utf-8").splitlines()
-    return json.loads(lines[-1]) if lines else {}
 
 
 def _append(log: Path, line: Mapping[str, Any]) -> None:

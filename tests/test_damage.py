@@ -1,0 +1,163 @@
+"""Files under runs/ that are not what they claim to be: one line that names the file, and nothing is overwritten."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from commands import ENV, specauf
+from specauf_cli.records import lock
+from specauf_cli.schema import InputError
+
+TRAIN = ("train", "objective=auf", "profile=smoke")
+
+
+@pytest.fixture
+def here(table: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the finished smoke runs of AUF and decay, to be damaged."""
+    for pattern in ("targets", "trajectories", "dflash-auf-tiny-*", "dflash-decay-tiny-*"):
+        for source in table[0].glob(f"runs/{pattern}"):
+            if source.parent.name == "runs" and (source / "run.json").is_file() <= (source / "records").is_dir():
+                shutil.copytree(source, tmp_path / "runs" / source.name)
+    return tmp_path
+
+
+def run_of(here: Path, objective: str) -> Path:
+    return next(f.parent for f in here.glob(f"runs/dflash-{objective}-tiny-smoke-*/records"))
+
+
+def refused(here: Path, *words: str) -> str:
+    done = specauf(here, *words, check=False)
+    lines = [x for x in done.stderr.splitlines() if x.startswith("specauf:")]
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
+    return lines[-1]
+
+
+def test_swapped_or_renamed_runs(here: Path) -> None:
+    one, other = run_of(here, "auf"), run_of(here, "decay")
+    names = one.name, other.name
+    one.rename(here / "runs/x")
+    other.rename(here / "runs" / names[0])
+    assert f"holds the run {names[1]}" in refused(here, "eval", "--run", names[0])
+    assert f"holds the run {names[0]}" in refused(here, "eval", "--run", "x")
+    assert "x  damaged" in specauf(here, "ls").stdout
+
+
+def test_weights_of_another_run_or_altered(here: Path) -> None:
+    one, other = run_of(here, "auf"), run_of(here, "decay")
+    short = ("eval", "--run", one.name, "evaluation.max_new_tokens=4", "--benchmarks", "offline_chat")
+    weights = one / "drafter/model.safetensors"
+    original = weights.read_bytes()
+    weights.write_bytes((other / "drafter/model.safetensors").read_bytes())
+    assert "not what was saved" in refused(here, *short)
+    weights.write_bytes(original[:-4] + bytes(4))
+    assert "not what was saved" in refused(here, *short)
+    shutil.rmtree(one / "drafter")
+    shutil.copytree(other / "drafter", one / "drafter")
+    assert f"its run is {other.name}" in refused(here, *short)
+
+
+def test_an_altered_target(here: Path) -> None:
+    (weights,) = here.glob("runs/targets/*/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-10] ^= 255
+    weights.write_bytes(bytes(content))
+    assert "its weights or tokenizer were altered" in refused(here, "eval", "evaluation.max_new_tokens=4")
+    marker = weights.with_name("specauf.json")
+    marker.write_text("[]")
+    assert "is damaged" in refused(here, "eval", "evaluation.max_new_tokens=4")
+
+
+def test_records_of_another_run_or_renamed(here: Path) -> None:
+    one, other = run_of(here, "auf"), run_of(here, "decay")
+    foreign = next((other / "records").iterdir())
+    copied = Path(shutil.copy(foreign, one / "records" / foreign.name))
+    assert f"is a record of {other.name}" in refused(here, "compare", one.name, other.name)
+    copied.rename(one / "records" / "mine.json")
+    assert "it was renamed or altered" in refused(here, "compare", one.name, other.name)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe\x00", b"{}", b'{"last": 1'])
+def test_damaged_files_of_a_run(here: Path, content: bytes) -> None:
+    one, other = run_of(here, "auf"), run_of(here, "decay")
+    for name in ("finished.json", "run.json", "drafter/config.json", "log.jsonl"):
+        original = (one / name).read_bytes()
+        (one / name).write_bytes(content)
+        if name == "finished.json":
+            assert "damaged" in refused(here, *TRAIN)
+        if not name.startswith(("drafter", "log")):
+            assert f"{one.name}  damaged" in specauf(here, "ls").stdout
+            assert "damaged" in refused(here, "show", one.name)
+        assert name.split("/")[-1] in refused(here, "eval", "--run", one.name, "evaluation.max_new_tokens=4")
+        if content == b"[]":
+            both = specauf(
+                here, "eval", "--all-runs", "--benchmarks", "offline_chat", "evaluation.prompts=1", check=False
+            )
+            assert both.returncode == 2
+            assert "1 of 2 runs were not measured" in both.stderr
+            assert other.name in both.stdout
+            shutil.rmtree(other / "records")
+        (one / name).write_bytes(original)
+
+
+def test_other_prompts_under_the_same_settings_overwrite_nothing(here: Path) -> None:
+    one = run_of(here, "auf")
+    (here / "benchmarks").mkdir()
+    file, words = here / "benchmarks/gsm8k.jsonl", ("eval", "--run", one.name, "--benchmarks", "gsm8k")
+    words = (*words, f"benchmark_root={here / 'benchmarks'}", "evaluation.max_new_tokens=4", "evaluation.prompts=2")
+    before = set((one / "records").iterdir())
+    for text in ("one", "two"):
+        file.write_text(
+            "".join(json.dumps({"id": str(i), "turns": [f"Question {text} {i}?"]}) + "\n" for i in range(2))
+        )
+        if text == "one":
+            specauf(here, *words)
+            (made,) = set((one / "records").iterdir()) - before
+            content = made.read_bytes()
+        else:
+            assert "was measured with other prompts of gsm8k" in refused(here, *words)
+    assert made.read_bytes() == content
+
+
+def test_one_process_at_a_time_trains_a_run(here: Path) -> None:
+    name = specauf(here, *TRAIN, "trainer.steps=2", "seed=3").stdout.strip()
+    (here / name / "finished.json").unlink()
+    with lock(here / name, "it"):
+        said = refused(here, *TRAIN, "trainer.steps=2", "seed=3")
+        assert f"is in use by process {os.getpid()} on " in said
+        with pytest.raises(InputError, match="it is in use"), lock(here / name, "it"):
+            pass
+    specauf(here, *TRAIN, "trainer.steps=2", "seed=3")
+
+
+def test_sigterm_while_measuring_is_one_line(here: Path) -> None:
+    words = ["eval", "evaluation.mode=decode", "evaluation.audit=0", "evaluation.max_new_tokens=200"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "specauf_cli", *words], cwd=here, env=ENV, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    while "6 benchmarks" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    said = process.stderr.read()
+    assert process.wait(timeout=30) == 143
+    assert said.splitlines()[-1].startswith("specauf: stopped; nothing that was saved is lost")
+    assert "Traceback" not in said
+
+
+def test_an_ascii_terminal_still_shows_the_result(here: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "specauf_cli", "show", run_of(here, "auf").name], cwd=here,
+        env={**ENV, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "average" in done.stdout
