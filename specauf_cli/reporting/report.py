@@ -14,20 +14,21 @@ from specauf_cli.schema import Experiment
 
 CSS = """
 :root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 72rem; padding: 1.5rem; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 82rem; padding: 1.5rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem; }
-nav a { margin-right: 1rem; white-space: nowrap; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .55rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-th { background: #f4f4f4; } td[style*="right"], th[style*="right"] { white-space: nowrap; }
+th { background: #f4f4f4; } td[style*="right"], th[style*="right"], .wide td:nth-child(2) { white-space: nowrap; }
+td em { white-space: normal; }
 figure { margin: 1.5rem 0; break-inside: avoid; } figure svg { width: 100%; height: auto; max-width: 60rem; }
 figcaption { font-size: .85rem; color: #444; max-width: 60rem; overflow-wrap: anywhere; }
 code, pre { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; } pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem; }
 .holds { color: #006b4f; } .fails { color: #a33b00; } .open { color: #555; }
 .matrix td { white-space: nowrap; } .matrix td:last-child { white-space: normal; }
 @media (max-width: 40rem) { body { padding: .8rem; font-size: 15px; } table { font-size: .78rem; } }
-@media print { body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; } .wide { overflow: visible; } table { font-size: 7.5pt; } }
+@media print { h1, h2, h3 { break-after: avoid; } tr { break-inside: avoid; } body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; } .wide { overflow: visible; } table { font-size: 7.5pt; } }
 """
 MARK = {"holds": "holds", "does not hold": "fails", "not separable": "open"}
 
@@ -89,16 +90,16 @@ def _headline(experiments: Sequence[Experiment], records: Sequence[RunRecord]) -
 
 def _matrix(experiments: Sequence[Experiment], records: Sequence[RunRecord]) -> str:
     rows = []
-    for experiment in experiments:
-        for v in verdicts(select(experiment, records), experiment.definition):
-            at = "–" if v.temperature is None else f"{v.temperature:g}"
-            cells = [
-                v.claim,
-                at,
-                f"<span class={MARK[v.verdict]}><b>{v.verdict}</b></span>",
-                f"{escape(v.text)}.<br>{escape(v.numbers)}",
-            ]
-            rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    found = [v for e in experiments for v in verdicts(select(e, records), e.definition)]
+    for v in sorted(found, key=lambda v: (v.claim, v.temperature or 0.0)):
+        at = "–" if v.temperature is None else f"{v.temperature:g}"
+        cells = [
+            v.claim,
+            at,
+            f"<span class={MARK[v.verdict]}><b>{v.verdict}</b></span>",
+            f"{escape(v.text)}.<br>{escape(v.numbers)}",
+        ]
+        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     head = "<tr><th>claim</th><th>T</th><th>verdict</th><th>what was claimed and measured</th></tr>"
     return f'<div class="wide"><table class="matrix">{head}{"".join(rows)}</table></div>'
 
