@@ -12,7 +12,7 @@ from specauf_cli import __version__
 from specauf_cli.schema import InputError, nearest
 
 if TYPE_CHECKING:
-    from specauf_cli.schema import Config
+    from specauf_cli.settings import Config
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 data_app = typer.Typer(no_args_is_help=True, help="Real data: fetch the training conversations and benchmarks.")

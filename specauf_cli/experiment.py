@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from specauf_cli.compose import check_choices, folder, groups, read_yaml, typed
-from specauf_cli.schema import Experiment, InputError, Variants, nearest
+from specauf_cli.schema import InputError, nearest
+from specauf_cli.settings import Experiment, Variants
 
 
 def load(name: str) -> Experiment | Variants:

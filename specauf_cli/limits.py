@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from specauf_cli.schema import BackboneConfig, Config, InputError, PretrainConfig, TrainerConfig, nearest
+from specauf_cli.schema import InputError, nearest
+from specauf_cli.settings import BackboneConfig, Config, PretrainConfig, TrainerConfig
 
 MOST = 10**9
 """No count of anything here is meant to be larger."""
@@ -117,6 +118,8 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "trainer.labels": OneOf(("data", "target")),
     "trainer.lambda_start": SHARE,
     "trainer.lambda_ratio": RATE,
+    "trainer.head": OneOf(("auto", "full", "chunked", "pruned")),
+    "trainer.accuracy_every": COUNT,
     "trainer.features": OneOf(("online", "memory")),
     "trainer.log_every": COUNT,
     "trainer.save_every": COUNT,

@@ -19,7 +19,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from specauf_cli.schema import Config, InputError, Trace
+from specauf_cli.schema import InputError, Trace
+from specauf_cli.settings import Config
 
 SCHEMA = 1
 PACKAGES = ("torch", "transformers", "tokenizers", "hydra-core", "numpy", "pandas")

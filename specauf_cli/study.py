@@ -16,7 +16,8 @@ from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.measured import select
 from specauf_cli.reporting.report import html
-from specauf_cli.schema import Experiment, InputError, Variants
+from specauf_cli.schema import InputError
+from specauf_cli.settings import Experiment, Variants
 
 RESULTS = Path("results")
 CHECKOUT = compose.folder("conf").parent

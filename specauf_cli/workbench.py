@@ -34,7 +34,8 @@ from specauf_cli.records import (
     write_json,
 )
 from specauf_cli.runs import ABOUT, FAILED, FINISHED, about_of, result_of
-from specauf_cli.schema import Config, Corpus, Example, InputError
+from specauf_cli.schema import Corpus, Example, InputError
+from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training import pretrain
 

@@ -27,7 +27,8 @@ from specauf_cli.models import checkpoint  # noqa: E402
 from specauf_cli.models import target as targets  # noqa: E402
 from specauf_cli.models.dflash import DFlash  # noqa: E402
 from specauf_cli.models.target import Target  # noqa: E402
-from specauf_cli.schema import BackboneConfig, Corpus, PretrainConfig, TargetConfig  # noqa: E402
+from specauf_cli.schema import Corpus  # noqa: E402
+from specauf_cli.settings import BackboneConfig, PretrainConfig, TargetConfig  # noqa: E402
 
 torch.set_num_threads(1)  # the tensors here are tiny, and the machine is shared
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from specauf_cli import compose, experiment
-from specauf_cli.schema import Experiment, InputError
+from specauf_cli.schema import InputError
+from specauf_cli.settings import Experiment
 
 GROUPS = compose.groups()
 REAL = ["data_root=DIR"]

@@ -20,6 +20,7 @@ LEVELS = [
     {"objectives"},
     {"runs"},
     {"limits", "records", "progress"},
+    {"settings"},
     {"schema", "__init__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

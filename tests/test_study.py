@@ -14,7 +14,8 @@ import pytest
 from specauf_cli import compose, experiment, study, workbench
 from specauf_cli.records import RunRecord, load_record, save_record
 from specauf_cli.reporting import tables
-from specauf_cli.schema import Config, InputError
+from specauf_cli.schema import InputError
+from specauf_cli.settings import Config
 from synthetic import benchmark, constant, record
 
 EXPERIMENT = experiment.load("table2")

@@ -15,7 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, names, read_bytes
-from specauf_cli.schema import BenchmarkConfig, InputError, Prompt, PromptSet, nearest
+from specauf_cli.schema import InputError, Prompt, PromptSet, nearest
+from specauf_cli.settings import BenchmarkConfig
 
 SOURCES = ("offline", "hub")
 

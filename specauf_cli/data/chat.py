@@ -14,7 +14,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from specauf_cli.schema import Conversation, Corpus, Example, InputError, Message, TargetConfig
+from specauf_cli.schema import Conversation, Corpus, Example, InputError, Message
+from specauf_cli.settings import TargetConfig
 
 PAD, START, END, MASK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"
 CHATML = (

@@ -16,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, names, read_bytes
-from specauf_cli.schema import Conversation, Corpus, DataConfig, InputError, Message, PromptSet, nearest
+from specauf_cli.schema import Conversation, Corpus, InputError, Message, PromptSet, nearest
+from specauf_cli.settings import DataConfig
 
 SOURCES = ("offline", "jsonl", "hub")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from specauf_cli.data import benchmarks as benchmark_sets
 from specauf_cli.data import conversations
-from specauf_cli.schema import BenchmarkConfig, DataConfig, InputError
+from specauf_cli.schema import InputError
+from specauf_cli.settings import BenchmarkConfig, DataConfig
 
 
 def fetch(

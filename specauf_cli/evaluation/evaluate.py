@@ -15,7 +15,8 @@ from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import BenchmarkResult
-from specauf_cli.schema import Config, Corpus, InputError, PromptSet, Trace, Trajectory
+from specauf_cli.schema import Corpus, InputError, PromptSet, Trace, Trajectory
+from specauf_cli.settings import Config
 
 
 def load_benchmarks(config: Config) -> list[PromptSet]:

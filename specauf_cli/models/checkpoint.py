@@ -11,7 +11,8 @@ from specauf_cli.limits import check_backbone
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import atomic, file_sha256, read_json, write_json
-from specauf_cli.schema import BackboneConfig, InputError
+from specauf_cli.schema import InputError
+from specauf_cli.settings import BackboneConfig
 
 
 def create(target: Target, backbone: BackboneConfig) -> DFlash:

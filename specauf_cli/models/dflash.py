@@ -22,7 +22,7 @@ from transformers.models.qwen3.modeling_qwen3 import (
 )
 
 from specauf_cli.models.target import Target
-from specauf_cli.schema import BackboneConfig
+from specauf_cli.settings import BackboneConfig
 
 
 class Context(NamedTuple):

@@ -14,7 +14,7 @@ from transformers import Qwen3Config
 
 from specauf_cli.models.dflash import Context, DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.schema import BackboneConfig
+from specauf_cli.settings import BackboneConfig
 
 
 class Domino(DFlash):

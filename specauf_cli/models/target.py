@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config, Qwen3F
 from transformers.utils import logging
 
 from specauf_cli.data.chat import Chat
-from specauf_cli.schema import BackboneConfig, InputError, PretrainConfig, TargetConfig
+from specauf_cli.schema import InputError
+from specauf_cli.settings import BackboneConfig, PretrainConfig, TargetConfig
 
 
 class _AllTapped(Exception):

@@ -44,3 +44,7 @@ def support(stats: BlockStats) -> Bool[Tensor, "N K"]:
     """
     misses_before = (~stats.correct & stats.mask).long().cumsum(dim=1) - (~stats.correct & stats.mask).long()
     return stats.mask & (misses_before == 0)
+
+
+TRUNCATING = (auf, auf_decay)
+"""Credits that are 0 behind the first miss and need no statistics from there: what a pruned head may leave out."""

@@ -9,9 +9,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from specauf_cli.objectives.credits import support
-from specauf_cli.schema import BlockStats, InputError, ObjectiveConfig, nearest
+from specauf_cli.schema import BlockStats, InputError, nearest
+from specauf_cli.settings import ObjectiveConfig
 
 NORMALIZE = ("batch", "block", "valid")
+
+Facts = tuple[BlockStats, Tensor]
+"""Statistics of one branch and its per-position cross-entropy ``[N, K]``, with gradient."""
 
 
 def block_stats(
@@ -64,15 +68,9 @@ class BranchLoss:
 
 
 def branch_losses(
-    logits: Mapping[str, Float[Tensor, "N K V"]],
-    labels: Int[Tensor, "N K"],
-    mask: Bool[Tensor, "N K"],
-    objective: ObjectiveConfig,
-    *,
-    normalize: str,
+    facts: Mapping[str, Facts], mask: Bool[Tensor, "N K"], objective: ObjectiveConfig, *, normalize: str
 ) -> dict[str, BranchLoss]:
     """Loss pair and telemetry sums of every branch; the credit of ``final`` reads the branch ``objective.final_reads``."""
-    facts = {name: block_stats(scores, labels, mask) for name, scores in logits.items()}
     result = {}
     for name, (stats, ce) in facts.items():
         credit = objective.base if name == "base" else objective.final
@@ -92,12 +90,14 @@ def branch_losses(
 def telemetry(stats: BlockStats) -> dict[str, Int[Tensor, ""]]:
     """Sums for the log, the same for every objective because no credit enters.
 
-    valid |V|, correct on V (common-mask accuracy = correct / valid), support |S| of AUF, correct on S, blocks with a
-    valid slot, and the accepted prefix lengths A summed over those blocks (accept length = 1 + accepted / blocks).
+    valid |V|, correct on V of the ``seen`` slots (common-mask accuracy = correct / seen; all of V are seen, unless a pruned head
+    leaves it to some steps), support |S| of AUF, correct on S, blocks with a valid slot, and the accepted prefix lengths A
+    summed over those blocks (accept length = 1 + accepted / blocks).
     """
     in_support = support(stats)
     return {
         "valid": stats.mask.sum(),
+        "seen": stats.mask.sum(),
         "correct": stats.correct.sum(),
         "support": in_support.sum(),
         "support_correct": (stats.correct & in_support).sum(),

@@ -20,7 +20,8 @@ from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.statistics import average
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting.measured import Measured, select
-from specauf_cli.schema import Experiment, InputError
+from specauf_cli.schema import InputError
+from specauf_cli.settings import Experiment
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

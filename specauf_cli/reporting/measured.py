@@ -7,7 +7,8 @@ import numpy as np
 
 from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
 from specauf_cli.records import RunRecord, settings_of
-from specauf_cli.schema import Experiment, InputError, Trace
+from specauf_cli.schema import InputError, Trace
+from specauf_cli.settings import Experiment
 
 
 @dataclass(frozen=True)

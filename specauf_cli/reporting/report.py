@@ -10,7 +10,7 @@ from specauf_cli.reporting import tables
 from specauf_cli.reporting.claims import verdicts
 from specauf_cli.reporting.figures import Figure
 from specauf_cli.reporting.measured import select
-from specauf_cli.schema import Experiment
+from specauf_cli.settings import Experiment
 
 CSS = """
 :root { color-scheme: light; }

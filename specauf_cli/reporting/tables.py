@@ -11,7 +11,7 @@ from specauf_cli.evaluation.statistics import Interval, Sample, average, average
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting.claims import verdicts
 from specauf_cli.reporting.measured import Measured, common, select
-from specauf_cli.schema import Experiment, Variants
+from specauf_cli.settings import Experiment, Variants
 
 DASH = "–"
 

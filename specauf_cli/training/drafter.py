@@ -1,7 +1,9 @@
 """Training one drafter: batches, anchors, blocks, credit, loss."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,8 +13,10 @@ from specauf_cli.models import checkpoint
 from specauf_cli.models.blocks import Batch, collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
+from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import BranchLoss, branch_losses
-from specauf_cli.schema import Config, Example, InputError, TrainerConfig
+from specauf_cli.schema import Example, InputError
+from specauf_cli.settings import Config, TrainerConfig
 from specauf_cli.training.loop import Job, Outcome, run
 
 
@@ -120,6 +124,8 @@ class Step:
         self.order = Order([len(e.tokens) for e in examples], config.trainer.batch_size, config.seed)
         self.parameters = [p for p in drafter.parameters() if p.requires_grad]
         self.steps = total_steps(config.trainer, len(examples))
+        logits = config.trainer.micro_batch * config.trainer.anchors * drafter.slots * target.chat.vocab
+        self.head = heads.choose(config.trainer.head, config.objective, len(drafter.branches), logits)
         features.begin(config.seed)
 
     def __call__(self, step: int) -> Outcome:
@@ -134,7 +140,7 @@ class Step:
         for begin in micros:
             part = slice(begin, begin + trainer.micro_batch)
             micro = Batch(batch.index[part], batch.tokens[part].to(device), batch.supervised[part].to(device))
-            losses = self._micro(micro, anchors[part].to(device), real[part].to(device))
+            losses = self._micro(step, micro, anchors[part].to(device), real[part].to(device))
             if len(micros) == 1:  # the denominators are known before the one backward pass
                 torch.autograd.backward(_mean([losses], shares))
             else:
@@ -156,7 +162,7 @@ class Step:
         share = trainer.lambda_start * max(0.0, 1.0 - done)
         return {"base": share, "final": 1.0 - share}
 
-    def _micro(self, batch: Batch, anchors: Tensor, real: Tensor) -> dict[str, BranchLoss]:
+    def _micro(self, step: int, batch: Batch, anchors: Tensor, real: Tensor) -> dict[str, BranchLoss]:
         trainer, slots = self.config.trainer, self.drafter.slots
         features = self.features.of(batch)
         source = batch.tokens if trainer.labels == "data" else self.target.greedy_labels(batch.tokens)
@@ -166,10 +172,16 @@ class Step:
                 self.target, self.drafter.context(features), batch.tokens.gather(1, anchors), anchors
             )
             previous = previous_tokens(batch.tokens, anchors, slots)
-            logits = self.drafter.logits(self.target, hidden.flatten(0, 1), previous.flatten(0, 1))
-        return branch_losses(
-            logits, labels.flatten(0, 1), mask.flatten(0, 1), self.config.objective, normalize=trainer.normalize
-        )
+            blocks = heads.Blocks(*(x.flatten(0, 1) for x in (hidden, previous, labels, mask)))
+            logits_of, vocabulary = partial(self.drafter.logits, self.target), self.target.chat.vocab
+            found = heads.facts(self.head, logits_of, blocks, vocabulary)
+            losses = branch_losses(found, blocks.mask, self.config.objective, normalize=trainer.normalize)
+            if self.head == "pruned":
+                sums = losses["base"].sums
+                sums |= {"seen": torch.zeros_like(sums["valid"]), "correct": torch.zeros_like(sums["valid"])}
+                if step % min(trainer.accuracy_every, trainer.log_every) == 0 or step + 1 == self.steps:  # in every line
+                    sums |= {"seen": sums["valid"], "correct": heads.hits(logits_of, blocks, vocabulary)}
+        return losses
 
     def _accumulate(self, losses: Mapping[str, BranchLoss], gradients: dict[str, list[Tensor]]) -> None:
         """Adds each branch's gradient apart: its denominator is known only when every micro-batch has been seen."""
@@ -213,7 +225,7 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
             continue
         valid, support, blocks = (max(1.0, sums[prefix + k]) for k in ("valid", "support", "blocks"))
         means |= {
-            f"{prefix}accuracy": sums[prefix + "correct"] / valid,
+            f"{prefix}accuracy": sums[prefix + "correct"] / max(1.0, sums[prefix + "seen"]),
             f"{prefix}active_ratio": sums[prefix + "support"] / valid,
             f"{prefix}support_accuracy": sums[prefix + "support_correct"] / support,
             f"{prefix}accept_length": 1 + sums[prefix + "accepted"] / blocks,
@@ -233,10 +245,13 @@ def train(
         if trainer.snapshot_every is not None and done % trainer.snapshot_every == 0:
             checkpoint.save(drafter, target, folder / "snapshots" / f"step-{done:06d}", run=identity)
 
+    step = Step(config, target, drafter, examples, features)
+    if trainer.head == "auto":
+        print(f"{identity}: head {step.head}", file=sys.stderr)
     last, seconds = run(
         Job(
             name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=folder, module=drafter,
-            step=Step(config, target, drafter, examples, features), summary=summary, identity=identity,
+            step=step, summary=summary, identity=identity,
             steps=total_steps(trainer, len(examples)), lr=trainer.lr, betas=trainer.betas,
             weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip, log_every=trainer.log_every,
             save_every=trainer.save_every, snapshot=snapshot,

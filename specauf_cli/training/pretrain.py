@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.models import target as targets
 from specauf_cli.records import digest, lock, now, peak_memory_mib, read_json, write_json
-from specauf_cli.schema import Corpus, InputError, PretrainConfig, TargetConfig
+from specauf_cli.schema import Corpus, InputError
+from specauf_cli.settings import PretrainConfig, TargetConfig
 from specauf_cli.training.loop import Job, Outcome, run
 
 MARKER = "specauf.json"

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from specauf_cli.data import benchmarks as bm
-from specauf_cli.schema import BenchmarkConfig, InputError
+from specauf_cli.schema import InputError
+from specauf_cli.settings import BenchmarkConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "benchmark"
 REAL = ["gsm8k", "math500", "humaneval", "mbpp", "mt_bench", "alpaca"]

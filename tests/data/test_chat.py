@@ -12,7 +12,8 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from specauf_cli.data.chat import CHATML, END, MASK, START, Chat, encode
-from specauf_cli.schema import Conversation, Corpus, Example, InputError, Message, TargetConfig
+from specauf_cli.schema import Conversation, Corpus, Example, InputError, Message
+from specauf_cli.settings import TargetConfig
 
 THINK = "<think>\n\n</think>\n\n"
 # As Qwen3's: behind the last user turn the answer opens with an empty think block, and so does the generation prompt.

@@ -14,7 +14,8 @@ import yaml
 
 from specauf_cli.data import conversations as cv
 from specauf_cli.data.rows import resolved_commit
-from specauf_cli.schema import Conversation, Corpus, DataConfig, InputError, Message, Prompt, PromptSet
+from specauf_cli.schema import Conversation, Corpus, InputError, Message, Prompt, PromptSet
+from specauf_cli.settings import DataConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 PAIR = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]

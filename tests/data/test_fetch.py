@@ -12,7 +12,8 @@ import pytest
 from specauf_cli.data import benchmarks as bm
 from specauf_cli.data import conversations as cv
 from specauf_cli.data.fetch import fetch
-from specauf_cli.schema import BenchmarkConfig, DataConfig, InputError
+from specauf_cli.schema import InputError
+from specauf_cli.settings import BenchmarkConfig, DataConfig
 
 GSM8K = BenchmarkConfig(
     name="gsm8k", title="GSM8K", column="gsm8k", source="hub", family=None, hub_id="openai/gsm8k", subset="main",

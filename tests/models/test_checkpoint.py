@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from specauf_cli.models import checkpoint
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.schema import BackboneConfig, InputError
+from specauf_cli.schema import InputError
+from specauf_cli.settings import BackboneConfig
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]

@@ -12,7 +12,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from specauf_cli.data.chat import Chat
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target, check_taps
-from specauf_cli.schema import InputError, TargetConfig
+from specauf_cli.schema import InputError
+from specauf_cli.settings import TargetConfig
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]

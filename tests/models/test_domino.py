@@ -20,7 +20,8 @@ from specauf_cli.models.blocks import previous_tokens
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.domino import Domino
 from specauf_cli.models.target import Target
-from specauf_cli.schema import BackboneConfig, InputError
+from specauf_cli.schema import InputError
+from specauf_cli.settings import BackboneConfig
 
 MakeDrafter = Callable[..., DFlash]
 G, R = 6, 5

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from specauf_cli.objectives import credits
-from specauf_cli.objectives.loss import NORMALIZE, block_stats, branch_losses, telemetry, weighted_ce
-from specauf_cli.schema import BlockStats, InputError, ObjectiveConfig
+from specauf_cli.objectives.loss import NORMALIZE, BranchLoss, block_stats, branch_losses, telemetry, weighted_ce
+from specauf_cli.schema import BlockStats, InputError
+from specauf_cli.settings import ObjectiveConfig
 
 Credit = Callable[[BlockStats], Tensor]
 CREDITS = {
@@ -26,6 +27,14 @@ N, K, V = 24, 6, 9
 
 every_credit = pytest.mark.parametrize("credit", CREDITS.values(), ids=CREDITS)
 every_normalize = pytest.mark.parametrize("normalize", NORMALIZE)
+
+
+def losses(
+    logits: dict[str, Tensor], labels: Tensor, mask: Tensor, objective: ObjectiveConfig, *, normalize: str
+) -> dict[str, BranchLoss]:
+    """Of all logits at once."""
+    facts = {name: block_stats(scores, labels, mask) for name, scores in logits.items()}
+    return branch_losses(facts, mask, objective, normalize=normalize)
 
 
 def batch(seed: int = 0, blocks: int = N, slots: int = K) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +112,7 @@ def test_the_final_branch_ends_where_the_branch_it_reads_fails(reads: str, norma
     base, labels, mask = batch(seed=1)
     final, _, _ = batch(seed=2)
     objective = ObjectiveConfig("x_auf", "X-AUF", ("domino",), credits.auf, credits.auf, reads)
-    found = branch_losses({"base": base, "final": final}, labels, mask, objective, normalize=normalize)
+    found = losses({"base": base, "final": final}, labels, mask, objective, normalize=normalize)
     stats = {"base": block_stats(base, labels, mask), "final": block_stats(final, labels, mask)}
     assert not torch.equal(credits.auf(stats["base"][0]), credits.auf(stats["final"][0])), "the branches fail apart"
     for name, by in (("base", "base"), ("final", reads)):
@@ -119,7 +128,7 @@ def test_the_final_branch_ends_where_the_branch_it_reads_fails(reads: str, norma
 def test_branch_loss_is_the_credits_loss(credit: Credit, normalize: str) -> None:
     logits, labels, mask = batch()
     made, ce = block_stats(logits, labels, mask)
-    branch = branch_losses({"base": logits}, labels, mask, one_branch(credit), normalize=normalize)["base"]
+    branch = losses({"base": logits}, labels, mask, one_branch(credit), normalize=normalize)["base"]
     expected = naive(ce, credit(made), mask, normalize)
     assert (branch.total.item(), branch.weight.item()) == pytest.approx(expected, rel=1e-5)
 
@@ -239,14 +248,14 @@ def test_eight_micro_batches_divided_once_equal_one_batch(credit: Credit, normal
 def test_an_unknown_normalisation_names_the_nearest() -> None:
     logits, labels, mask = batch()
     with pytest.raises(InputError, match=r"'blok' is none of batch, block, valid\. Did you mean 'block'\?"):
-        branch_losses({"base": logits}, labels, mask, one_branch(credits.auf), normalize="blok")
+        losses({"base": logits}, labels, mask, one_branch(credits.auf), normalize="blok")
 
 
 def test_a_credit_of_another_shape_is_named() -> None:
     logits, labels, mask = batch()
     odd = one_branch(lambda stats: stats.gold_logprob[:, :3])
     with pytest.raises(InputError, match=r"objective 'test': its credit for branch base has shape \[\d+, 3\]"):
-        branch_losses({"base": logits}, labels, mask, odd, normalize="batch")
+        losses({"base": logits}, labels, mask, odd, normalize="batch")
 
 
 def test_low_precision_logits_are_evaluated_in_fp32() -> None:
@@ -277,10 +286,11 @@ def test_ties_of_the_argmax_go_to_the_lowest_id(vocabulary: int) -> None:
 def test_telemetry_equals_a_loop() -> None:
     logits, labels, mask = batch(seed=3, blocks=60)
     made, _ = block_stats(logits, labels, mask)
-    expected = dict.fromkeys(("valid", "correct", "support", "support_correct", "blocks", "accepted"), 0)
+    expected = dict.fromkeys(("valid", "seen", "correct", "support", "support_correct", "blocks", "accepted"), 0)
     for correct, valid in zip(made.correct.tolist(), mask.tolist(), strict=True):
         length = sum(valid)
         expected["valid"] += length
+        expected["seen"] += length
         expected["correct"] += sum(correct[:length])
         expected["blocks"] += length > 0
         accepted = next((i for i in range(length) if not correct[i]), length)
@@ -296,7 +306,7 @@ def test_telemetry_equals_a_loop() -> None:
 def test_telemetry_does_not_depend_on_the_credit(credit: Credit) -> None:
     logits, labels, mask = batch()
     made, _ = block_stats(logits, labels, mask)
-    sums = branch_losses({"base": logits}, labels, mask, one_branch(credit), normalize="batch")["base"].sums
+    sums = losses({"base": logits}, labels, mask, one_branch(credit), normalize="batch")["base"].sums
     assert {k: int(v) for k, v in sums.items()} == {k: int(v) for k, v in telemetry(made).items()}
 
 

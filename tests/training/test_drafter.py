@@ -15,7 +15,8 @@ from specauf_cli import compose
 from specauf_cli.data.chat import encode
 from specauf_cli.models import checkpoint
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Config, Corpus, Example, InputError
+from specauf_cli.schema import Corpus, Example, InputError
+from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training.loop import Interrupted
 

@@ -1,0 +1,170 @@
+"""The head and the cross-entropy without all logits at once. Values and gradients are those of ``loss.block_stats``.
+
+``full``: every logit of the batch, the reference. ``chunked``: a few rows at a time. ``pruned``: slot after slot, and only on
+blocks whose earlier slots were all right: exactly the rows in the support of a truncating credit, each of them once.
+
+The head is frozen, so the gradient of a row's cross-entropy with respect to its hidden state is found together with the loss
+and kept instead of the logits: nothing is computed twice. A branch with trainable parts behind the head (Domino's final one)
+is chunked by recomputation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from specauf_cli.objectives.credits import TRUNCATING
+from specauf_cli.objectives.loss import Facts, block_stats
+from specauf_cli.schema import BlockStats, InputError
+from specauf_cli.settings import ObjectiveConfig
+
+HEADS = ("auto", "full", "chunked", "pruned")
+AT_ONCE = 64_000_000
+"""Bytes of fp32 logits that exist at the same time when the head is chunked."""
+
+Logits = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+"""``(hidden [N, K, D], previous [N, K])`` to the logits of each branch, ``[N, K, V]``."""
+
+
+def choose(asked: str, objective: ObjectiveConfig, branches: int, logits: int) -> str:
+    """The head for an objective: ``asked``, or what ``auto`` means for ``logits`` numbers in a batch.
+
+    Errors: InputError where pruning would change the loss (a credit that reaches behind the first miss), or where there are
+    two branches.
+    """
+    truncates = branches == 1 and getattr(objective.base, "func", objective.base) in TRUNCATING
+    if asked == "pruned" and not truncates:
+        raise InputError(
+            f"trainer.head=pruned needs one branch and a credit that ends at the first miss ({', '.join(f.__name__ for f in TRUNCATING)}); "
+            f"objective {objective.name!r} has another; use chunked, full or auto"
+        )
+    if asked != "auto":
+        return asked
+    return "pruned" if truncates else "chunked" if 4 * logits > AT_ONCE else "full"
+
+
+class Blocks(NamedTuple):
+    """A batch of blocks behind the backbone: hidden state, token before, label and validity of every slot."""
+
+    hidden: Float[Tensor, "N K D"]
+    previous: Int[Tensor, "N K"]
+    labels: Int[Tensor, "N K"]
+    mask: Bool[Tensor, "N K"]
+
+    def split(self, blocks: int) -> list["Blocks"]:
+        """The batch in pieces of at most ``blocks`` blocks."""
+        return [Blocks(*piece) for piece in zip(*(torch.split(x, blocks) for x in self), strict=True)]
+
+
+def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int) -> dict[str, Facts]:
+    """Statistics and cross-entropy of every branch by one of the three ways; ``head`` is not ``auto`` any more.
+
+    Pruned, ``correct`` is known on the support only and false behind it: enough for every truncating credit, not for
+    common-mask accuracy (``hits``).
+    """
+    hidden, previous, labels, mask = blocks
+    if head == "full":
+        return {name: block_stats(scores, labels, mask) for name, scores in logits_of(hidden, previous).items()}
+    rows = max(1, AT_ONCE // (4 * vocabulary))
+    if head == "chunked" and hidden.requires_grad and _trains_behind_head(logits_of, hidden, previous):
+        return _recomputed(logits_of, blocks.split(max(1, rows // mask.shape[1])))
+
+    def row_logits(some: Tensor) -> Tensor:
+        return logits_of(some[:, None], previous[: len(some), :1])["base"][:, 0]
+
+    flat, wanted = hidden.detach().flatten(0, 1), labels.flatten()
+    if head == "chunked":
+        index = mask.flatten().nonzero()[:, 0]
+        ce, correct, slope = _rows(row_logits, flat[index], wanted[index], rows)
+    else:
+        index, ce, correct, slope = _scan(row_logits, hidden.detach(), labels, mask, rows)
+    losses = _Losses.apply(hidden.flatten(0, 1), index, ce, slope).view(mask.shape)  # type: ignore[no-untyped-call]
+    known = torch.zeros_like(mask.flatten()).index_put((index,), correct).view(mask.shape)
+    return {"base": (BlockStats(correct=known, gold_logprob=-losses.detach(), mask=mask), losses)}
+
+
+@torch.no_grad()
+def hits(logits_of: Logits, blocks: Blocks, vocabulary: int) -> Int[Tensor, ""]:
+    """Slots predicted right among all that are valid: what a pruned head does not see, without gradients and in chunks."""
+    at_once = max(1, AT_ONCE // (4 * vocabulary * blocks.mask.shape[1]))
+    found = [
+        (logits_of(b.hidden, b.previous)["base"].float().argmax(dim=-1) == b.labels) & b.mask
+        for b in blocks.split(at_once)
+    ]
+    return torch.cat(found).sum()
+
+
+def _rows(
+    row_logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, at_once: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy ``[M]`` of single rows, whether their argmax is the label, and d cross-entropy / d hidden ``[M, D]``."""
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for some, label in zip(torch.split(hidden, at_once), torch.split(labels, at_once), strict=True):
+        with torch.enable_grad():
+            leaf = some.detach().requires_grad_()
+            scores = row_logits(leaf).float()
+            ce = F.cross_entropy(scores, label, reduction="none")
+            (slope,) = torch.autograd.grad(ce.sum(), leaf)
+        found.append((ce.detach(), scores.detach().argmax(dim=-1) == label, slope))
+    ces, correct, slopes = zip(*found, strict=True)
+    return torch.cat(ces), torch.cat(correct), torch.cat(slopes)
+
+
+def _scan(
+    row_logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, mask: Tensor, at_once: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Slot after slot over the blocks still alive (every slot so far right, the next one valid): rows of the support."""
+    slots = mask.shape[1]
+    alive = mask[:, 0].nonzero()[:, 0]
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for slot in range(slots):
+        if not len(alive) and found:
+            break
+        ce, correct, slope = _rows(row_logits, hidden[alive, slot], labels[alive, slot], at_once)
+        found.append((alive * slots + slot, ce, correct, slope))
+        if slot + 1 < slots:
+            alive = alive[correct & mask[alive, slot + 1]]
+    index, ces, corrects, slopes = zip(*found, strict=True)
+    return torch.cat(index), torch.cat(ces), torch.cat(corrects), torch.cat(slopes)
+
+
+class _Losses(torch.autograd.Function):
+    """Lays the rows' losses out over all slots (0 elsewhere); backward, each row's gradient is its slope times the loss's."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, index: Tensor, ce: Tensor, slope: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(index, slope)
+        ctx.shape = hidden.shape
+        return ce.new_zeros(len(hidden)).index_put((index,), ce)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
+        index, slope = ctx.saved_tensors
+        moved = (grad[index, None] * slope).to(slope.dtype)
+        return slope.new_zeros(ctx.shape).index_put((index,), moved), None, None, None
+
+
+def _trains_behind_head(logits_of: Logits, hidden: Tensor, previous: Tensor) -> bool:
+    """True when the logits depend on trainable weights, not on the hidden state alone."""
+    return any(x.requires_grad for x in logits_of(hidden[:1].detach(), previous[:1]).values())
+
+
+def _recomputed(logits_of: Logits, pieces: Sequence[Blocks]) -> dict[str, Facts]:
+    """Pieces whose logits are computed again in the backward pass."""
+
+    def part(hidden: Tensor, previous: Tensor, labels: Tensor, mask: Tensor) -> dict[str, Facts]:
+        return {name: block_stats(scores, labels, mask) for name, scores in logits_of(hidden, previous).items()}
+
+    parts: list[dict[str, Facts]] = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
+    fields = ("correct", "gold_logprob", "mask")
+    return {
+        name: (
+            BlockStats(*(torch.cat([getattr(p[name][0], f) for p in parts]) for f in fields)),
+            torch.cat([p[name][1] for p in parts]),
+        )
+        for name in parts[0]
+    }

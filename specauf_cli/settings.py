@@ -1,0 +1,269 @@
+"""The configuration as frozen dataclasses: one class per group of ``conf/``, keys as in its yaml files; and what tables show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from specauf_cli.schema import Credit
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How a small target is trained from scratch (``conf/target``): sizes of a Qwen3 causal LM and its recipe.
+
+    ``steps`` optimiser steps of ``rows`` packed rows of ``row_length`` + 1 tokens.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_positions: int
+    rope_theta: float
+    steps: int
+    rows: int
+    row_length: int
+    lr: float
+    warmup: float
+    weight_decay: float
+    clip: float
+    precision: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """``conf/target``: ``path`` is a hub id or folder (None: trained here as ``pretrain`` says), ``taps`` decoder layers from 0."""
+
+    name: str
+    title: str
+    path: str | None
+    revision: str | None
+    taps: tuple[int, ...]
+    mask_token: str | int
+    trust_remote_code: bool
+    pretrain: PretrainConfig | None
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """``conf/backbone``: the drafter. ``block_size`` B counts the anchor; ``proposals`` bounds what one round drafts.
+
+    ``model`` is its class; keyword-only arguments of the class are its knobs and equal the keys of the yaml.
+    """
+
+    name: str
+    title: str
+    model: Callable[..., Any]
+    block_size: int
+    layers: int
+    proposals: int
+    init_std: float
+    attention: str
+
+    @property
+    def drafter(self) -> Any:
+        """The drafter's class, without its knobs."""
+        return getattr(self.model, "func", self.model)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """``conf/objective``: a name and one credit per branch of logits. DFlash has the branch ``base``, Domino ``final`` too.
+
+    ``backbones`` it fits. The credit of ``final`` is computed from the predictions of the branch ``final_reads`` (``base``:
+    it ends where the base branch fails). ``aliases`` names what stands for this objective on another backbone.
+    """
+
+    name: str
+    title: str
+    backbones: tuple[str, ...]
+    base: Credit
+    final: Credit | None = None
+    final_reads: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """``conf/trainer``: exactly one of ``steps`` and ``epochs`` is set; ``batch_size`` sequences make one optimiser step.
+
+    ``micro_batch`` sequences go through the drafter at a time; ``normalize`` is ``batch``, ``block`` or ``valid``;
+    ``labels`` is ``data`` (the conversation's token) or ``target`` (the target's argmax). With two branches the loss is
+    lambda x base + (1 - lambda) x final; lambda falls linearly from ``lambda_start`` to 0 over ``lambda_ratio`` of the steps.
+    ``snapshot_every`` steps the drafter itself is kept, to be measured later (None: only at the end).
+    """
+
+    steps: int | None
+    epochs: int | None
+    batch_size: int
+    micro_batch: int
+    anchors: int
+    max_length: int
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    warmup: float
+    clip: float
+    precision: str
+    normalize: str
+    labels: str
+    lambda_start: float
+    lambda_ratio: float
+    head: str
+    accuracy_every: int
+    features: str
+    log_every: int
+    save_every: int
+    snapshot_every: int | None
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """``conf/evaluation``: how a drafter is measured.
+
+    ``mode`` is ``replay`` or ``decode``; ``drafts`` is ``greedy``, the only kind for which both are lossless here; ``prompts``
+    lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded live and compared with
+    the target's output and the replay's rounds (None: all); ``all_starts`` also drafts at every position of a trajectory
+    (acceptance with little noise, never tau); ``heldout_anchors`` blocks per held-out conversation give block-mask accuracy.
+    """
+
+    mode: str
+    drafts: str
+    prompts: int | None
+    temperatures: tuple[float, ...]
+    seed: int
+    max_new_tokens: int
+    batch_size: int
+    precision: str
+    audit: int | None
+    all_starts: bool
+    heldout_anchors: int
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """``conf/data``: where the training conversations come from.
+
+    ``source`` is ``offline`` (the procedural corpus), ``jsonl`` (``path``: a file or folder) or ``hub`` (``hub_id``).
+    ``limit`` keeps the first n training conversations of a seeded permutation (None: all); ``heldout`` conversations
+    are set aside by prompt for block-mask accuracy.
+    """
+
+    name: str
+    source: str
+    path: str | None
+    hub_id: str | None
+    revision: str | None
+    files: str | None
+    limit: int | None
+    heldout: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """``conf/benchmark``: one benchmark, data only.
+
+    ``column`` is the paper's column it fills (``gsm8k`` ... ``alpaca``). ``source`` is ``offline`` (``family`` of the
+    procedural corpus) or ``hub`` (``hub_id``, ``subset``, ``split``, ``revision``). ``turns`` says how a
+    hub row gives the user's turns, in order: a field's name (a field holding a list gives one turn per item), or a
+    pattern of ``{field}``s that gives one turn, in which a part in ``[...]`` is left out where a field in it is empty.
+    Each turn is put into ``template`` at ``{turn}``. ``file`` is its name under ``benchmark_root``: JSON Lines
+    ``{"id", "turns"}`` of raw turns. ``limit`` keeps the first n prompts of a permutation seeded by ``seed``.
+    """
+
+    name: str
+    title: str
+    column: str
+    source: str
+    family: str | None
+    hub_id: str | None
+    subset: str | None
+    split: str | None
+    revision: str | None
+    turns: tuple[str, ...]
+    template: str
+    file: str | None
+    limit: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """``conf/profile``: what a machine can do. ``text`` is printed under every table made with it."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Config:
+    """One resolved configuration. ``resolved`` is the same as plain nested values, machine settings left out."""
+
+    target: TargetConfig
+    backbone: BackboneConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    benchmark: dict[str, BenchmarkConfig]
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig
+    profile: ProfileConfig
+    seed: int
+    runs: str
+    device: str
+    threads: int | None
+    benchmark_root: str | None
+    resolved: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an experiment's table: an objective, named as in ``conf/objective``."""
+
+    objective: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Reference values: ``values[temperature][objective]`` lists the columns in order, then the average."""
+
+    source: str
+    values: dict[str, dict[str, tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """``experiments/*.yaml``: what one table shows.
+
+    ``columns`` are benchmark columns in the paper's order; differences are taken to the objective ``baseline``;
+    ``definition`` is that of tau; ``margin`` (tokens) bounds a difference that counts as none.
+    """
+
+    name: str
+    title: str
+    backbone: str
+    baseline: str
+    definition: str
+    margin: float
+    columns: dict[str, str]
+    rows: tuple[Row, ...]
+    paper: Paper
+
+
+@dataclass(frozen=True)
+class Variants:
+    """``experiments/*.yaml`` of kind ``variants``; ``paper[objective]``: its base branch, final branch and decay there."""
+
+    name: str
+    title: str
+    backbone: str
+    rows: tuple[Row, ...]
+    source: str
+    paper: dict[str, tuple[str, str, str]]

@@ -1,0 +1,162 @@
+"""Chunked and pruned heads against the naive one: same loss, same gradient, same first miss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from specauf_cli.objectives import credits
+from specauf_cli.objectives import head as heads
+from specauf_cli.objectives.loss import NORMALIZE, BranchLoss, branch_losses
+from specauf_cli.schema import BlockStats, InputError
+from specauf_cli.settings import ObjectiveConfig
+
+N, K, D, V = 40, 7, 16, 33
+CREDITS: dict[str, Callable[[BlockStats], Tensor]] = {
+    "full_ce": credits.full_ce,
+    "decay": partial(credits.decay, gamma=3.0),
+    "auf": credits.auf,
+    "auf_decay": partial(credits.auf_decay, gamma=3.0),
+}
+WEIGHT = torch.randn(V, D, generator=torch.Generator().manual_seed(9))
+
+
+def objective(name: str, final: str | None = None) -> ObjectiveConfig:
+    credit = CREDITS[final] if final else None
+    return ObjectiveConfig(name, name, ("dflash",), CREDITS[name], credit, "base" if final else None)
+
+
+def plain(hidden: Tensor, _previous: Tensor) -> Mapping[str, Tensor]:
+    return {"base": hidden @ WEIGHT.T.to(hidden.dtype)}
+
+
+def blocks(seed: int = 0, sure: float = 0.7, length: int | None = None) -> heads.Blocks:
+    """Hidden states that are often right, with masks of every length (none and all included) or of one."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, V, (N, K), generator=generator)
+    hidden = torch.randn(N, K, D, generator=generator)
+    right = torch.rand(N, K, generator=generator) < sure
+    hidden = hidden + 2.0 * right[..., None] * WEIGHT[labels]
+    ends = torch.randint(0, K + 1, (N, 1), generator=generator) if length is None else torch.full((N, 1), length)
+    if length is None:
+        ends[0], ends[1] = 0, K
+    previous = torch.randint(0, V, (N, K), generator=generator)
+    return heads.Blocks(hidden.requires_grad_(), previous, labels, torch.arange(K) < ends)
+
+
+def computed(
+    head: str, batch: heads.Blocks, wanted: ObjectiveConfig, normalize: str, logits_of: heads.Logits = plain
+) -> tuple[dict[str, BranchLoss], Tensor]:
+    """Losses of every branch, and the gradient of their sum with respect to the hidden states."""
+    leaf = batch.hidden.detach().requires_grad_()
+    found = heads.facts(head, logits_of, batch._replace(hidden=leaf), V)
+    losses = branch_losses(found, batch.mask, wanted, normalize=normalize)
+    total = torch.stack([loss.total / loss.weight.clamp(min=1e-9) for loss in losses.values()]).sum()
+    torch.autograd.backward(total)
+    assert leaf.grad is not None
+    return losses, leaf.grad
+
+
+def agree(one: tuple[dict[str, BranchLoss], Tensor], other: tuple[dict[str, BranchLoss], Tensor]) -> None:
+    for name, loss in one[0].items():
+        torch.testing.assert_close(loss.total, other[0][name].total, rtol=1e-6, atol=1e-6)
+        assert torch.equal(loss.weight, other[0][name].weight)
+    torch.testing.assert_close(one[1], other[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.fixture(params=[1, 3 * 4 * V * K, 10**9], ids=["row", "three blocks", "all"], autouse=True)
+def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "AT_ONCE", request.param)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+@pytest.mark.parametrize("name", CREDITS)
+@pytest.mark.parametrize("sure", [0.0, 0.7, 1.0])
+def test_chunked_and_pruned_equal_the_naive_loss_and_gradient(name: str, normalize: str, sure: float) -> None:
+    batch, wanted = blocks(sure=sure), objective(name)
+    naive = computed("full", batch, wanted, normalize)
+    chunked = computed("chunked", batch, wanted, normalize)
+    agree(chunked, naive)
+    assert chunked[0]["base"].sums == naive[0]["base"].sums
+    if name.startswith("auf"):
+        pruned = computed("pruned", batch, wanted, normalize)
+        agree(pruned, naive)
+        for key in ("valid", "support", "support_correct", "blocks", "accepted"):  # the same first miss in every block
+            assert pruned[0]["base"].sums[key] == naive[0]["base"].sums[key], key
+        assert heads.hits(plain, batch, V) == naive[0]["base"].sums["correct"]
+
+
+@pytest.mark.parametrize("length", [0, 1, K])
+@pytest.mark.parametrize("head", ["chunked", "pruned"])
+def test_batches_at_the_limits(head: str, length: int) -> None:
+    batch = blocks(length=length)
+    agree(computed(head, batch, objective("auf"), "batch"), computed("full", batch, objective("auf"), "batch"))
+
+
+def test_pruned_computes_the_rows_of_the_support_once_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, rows = blocks(), 0
+
+    def counting(hidden: Tensor, previous: Tensor) -> Mapping[str, Tensor]:
+        nonlocal rows
+        rows += hidden.shape[0] * hidden.shape[1]
+        return plain(hidden, previous)
+
+    losses, _ = computed("pruned", batch, objective("auf"), "batch", counting)
+    assert rows == losses["base"].sums["support"] < batch.mask.sum()
+
+
+def test_ties_go_to_the_lowest_token() -> None:
+    """Equal logits everywhere: the argmax is token 0, so slots labelled 0 are right and all others are misses."""
+    batch = blocks()._replace(hidden=torch.zeros(N, K, D), labels=torch.tensor([[0, 0, 1, 0, 0, 2, 0]]).expand(N, -1))
+    for head in ("full", "chunked", "pruned"):
+        losses, _ = computed(head, batch, objective("auf"), "batch")
+        assert losses["base"].sums["accepted"] == batch.mask[:, :2].sum()
+
+
+def test_low_precision_stays_close() -> None:
+    batch = blocks()
+    with torch.autocast("cpu", torch.bfloat16):
+        naive = computed("full", batch, objective("auf"), "batch")
+        pruned = computed("pruned", batch, objective("auf"), "batch")
+    assert naive[0]["base"].sums["support"] == pruned[0]["base"].sums["support"]
+    torch.testing.assert_close(naive[0]["base"].total, pruned[0]["base"].total, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(naive[1], pruned[1], rtol=0.05, atol=1e-3)
+
+
+@pytest.mark.parametrize("names", [("auf", "full_ce"), ("decay", "auf_decay")])
+def test_two_branches_with_trainable_weights_behind_the_head(names: tuple[str, str]) -> None:
+    """Domino's final branch: chunks are recomputed, and the weights behind the head get the same gradient."""
+    behind = nn.Linear(D, V, bias=False)
+    batch, wanted = blocks(), objective(*names)
+
+    def both(hidden: Tensor, previous: Tensor) -> Mapping[str, Tensor]:
+        base = plain(hidden, previous)["base"]
+        return {"base": base, "final": base + behind(hidden)}
+
+    found, gradients = [], []
+    for head in ("full", "chunked"):
+        behind.zero_grad()
+        found.append(computed(head, batch, wanted, "batch", both))
+        assert behind.weight.grad is not None
+        gradients.append(behind.weight.grad.clone())
+    agree(*found)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+
+
+def test_what_auto_means() -> None:
+    few, many = 10, 10**10
+    assert heads.choose("auto", objective("auf"), 1, few) == "pruned"
+    assert heads.choose("auto", objective("auf_decay"), 1, many) == "pruned"
+    assert heads.choose("auto", objective("decay"), 1, many) == "chunked"
+    assert heads.choose("auto", objective("auf", "full_ce"), 2, many) == "chunked"
+    assert heads.choose("full", objective("auf"), 1, many) == "full"
+
+
+@pytest.mark.parametrize(("name", "branches"), [("decay", 1), ("auf", 2)])
+def test_pruning_what_would_change_the_loss_is_refused(name: str, branches: int) -> None:
+    with pytest.raises(InputError, match="needs one branch and a credit that ends at the first miss"):
+        heads.choose("pruned", objective(name), branches, 1)
