@@ -29,7 +29,7 @@ from specauf_cli import limits
 from specauf_cli.schema import InputError, nearest
 from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig
 
-MACHINE = ("runs", "device", "threads", "data_root", "benchmark_root", "experiment")
+MACHINE = ("runs", "device", "threads", "tracking", "data_root", "benchmark_root", "experiment")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
 
 

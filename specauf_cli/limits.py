@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from specauf_cli.schema import InputError, nearest
@@ -133,13 +133,18 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "evaluation.precision": PRECISION,
     "evaluation.audit": Number(0),
     "evaluation.heldout_anchors": SIZE,
+    "tracking.sink": OneOf(("none", "wandb")),
+    "tracking.project": Given(),
+    "tracking.mode": OneOf(("online", "offline", "disabled")),
     "profile.name": Name(),
 }
 
 
 def check(config: Config) -> None:
     """Errors: InputError naming the first setting of ``config`` that cannot work, and what would."""
-    for key, value in _leaves({f: getattr(config, f) for f in ("runs", "threads")} | config.resolved):
+    for key, value in _leaves(
+        {"runs": config.runs, "threads": config.threads, "tracking": asdict(config.tracking)} | config.resolved
+    ):
         rule = RULES.get(key) or RULES.get(re.sub(r"\.\w+\.", ".*.", key, count=1))
         reason = rule.wrong(value) if rule is not None and value is not None else ""
         if reason:

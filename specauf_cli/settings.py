@@ -195,6 +195,15 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
+class TrackingConfig:
+    """``conf/tracking``: ``sink`` is ``none`` or ``wandb`` (``project``; ``mode`` is ``online``, ``offline`` or ``disabled``)."""
+
+    sink: str
+    project: str | None
+    mode: str | None
+
+
+@dataclass(frozen=True)
 class ProfileConfig:
     """``conf/profile``: what a machine can do. ``text`` is printed under every table made with it."""
 
@@ -213,6 +222,7 @@ class Config:
     benchmark: dict[str, BenchmarkConfig]
     trainer: TrainerConfig
     evaluation: EvaluationConfig
+    tracking: TrackingConfig
     profile: ProfileConfig
     seed: int
     runs: str

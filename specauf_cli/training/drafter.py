@@ -18,6 +18,7 @@ from specauf_cli.objectives.loss import BranchLoss, branch_losses
 from specauf_cli.schema import Example, InputError
 from specauf_cli.settings import Config, TrainerConfig
 from specauf_cli.training.loop import Job, Outcome, run
+from specauf_cli.training.tracking import sink
 
 
 class Order:
@@ -179,7 +180,9 @@ class Step:
             if self.head == "pruned":
                 sums = losses["base"].sums
                 sums |= {"seen": torch.zeros_like(sums["valid"]), "correct": torch.zeros_like(sums["valid"])}
-                if step % min(trainer.accuracy_every, trainer.log_every) == 0 or step + 1 == self.steps:  # in every line
+                if (
+                    step % min(trainer.accuracy_every, trainer.log_every) == 0 or step + 1 == self.steps
+                ):  # in every line
                     sums |= {"seen": sums["valid"], "correct": heads.hits(logits_of, blocks, vocabulary)}
         return losses
 
@@ -248,14 +251,15 @@ def train(
     step = Step(config, target, drafter, examples, features)
     if trainer.head == "auto":
         print(f"{identity}: head {step.head}", file=sys.stderr)
-    last, seconds = run(
-        Job(
-            name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=folder, module=drafter,
-            step=step, summary=summary, identity=identity,
-            steps=total_steps(trainer, len(examples)), lr=trainer.lr, betas=trainer.betas,
-            weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip, log_every=trainer.log_every,
-            save_every=trainer.save_every, snapshot=snapshot,
-        )
-    )  # fmt: skip
+    with sink(config.tracking, folder, config.resolved) as log:
+        last, seconds = run(
+            Job(
+                name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=folder, module=drafter,
+                step=step, summary=summary, identity=identity,
+                steps=total_steps(trainer, len(examples)), lr=trainer.lr, betas=trainer.betas,
+                weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip, log_every=trainer.log_every,
+                save_every=trainer.save_every, snapshot=snapshot, sink=log,
+            )
+        )  # fmt: skip
     checkpoint.save(drafter, target, folder / "drafter", run=identity)
     return last, seconds

@@ -19,6 +19,7 @@ from specauf_cli.progress import track
 from specauf_cli.records import atomic, read_log
 from specauf_cli.schema import InputError
 from specauf_cli.training import state
+from specauf_cli.training.tracking import Sink
 
 
 class Interrupted(Exception):
@@ -43,7 +44,8 @@ class Job:
     """One training job. ``step(i)`` leaves the gradient of batch ``i``'s loss in the parameters.
 
     ``identity`` names what is being trained; a checkpoint with another identity is refused. ``summary`` turns the
-    window's sums into the named means of a log line. ``snapshot(done)`` is called after every step, before it is saved.
+    window's sums into the named means of a log line. ``snapshot(done)`` is called after every step, before it is saved;
+    ``sink(line)`` gets every line of the log.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Job:
     log_every: int
     save_every: int
     snapshot: Callable[[int], None] = lambda _: None
+    sink: Sink = lambda _: None
 
 
 def learning_rate(job: Job, step: int) -> float:
@@ -122,7 +125,9 @@ def run(job: Job) -> tuple[dict[str, float], float]:
             if done % job.log_every == 0 or done == job.steps:
                 line = _summarise(job, done, window)
                 elapsed = time.perf_counter() - clock
-                _append(log, {**line, "tokens_per_second": round(tokens / elapsed)})
+                logged = {**line, "tokens_per_second": round(tokens / elapsed)}
+                _append(log, logged)
+                job.sink(logged)
                 show(done, _metrics(line))
                 window, clock, tokens = {}, time.perf_counter(), 0
             job.snapshot(done)

@@ -1,0 +1,170 @@
+"""A training step by head and vocabulary: tokens per second and the memory that logits take.
+
+    python benchmarks/step.py        about five minutes on 2 cores; writes benchmarks/step.json
+
+One step: a DFlash drafter (2 layers, width 128, B = 16) drafts 128 blocks over given target features, then head, loss, backward
+and AdamW. The labels are the drafter's own argmax with probability 0.6, so AUF's support is as long as that of a drafter in the
+middle of its training (alpha = 0.6), whatever the vocabulary. Every cell runs in a process of its own; memory is the peak
+beyond that of the same step without head and loss. Ratios compare heads for the same objective and vocabulary.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from specauf_cli.compose import compose
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.objectives import head as heads
+from specauf_cli.objectives.loss import branch_losses
+from specauf_cli.records import code_state, environment, now, peak_memory_mib, write_json
+
+VOCABULARIES = (2_000, 16_000, 32_000, 152_000)
+CELLS = (("decay", "full"), ("decay", "chunked"), ("auf", "full"), ("auf", "chunked"), ("auf", "pruned"))
+SEQUENCES, ANCHORS, LENGTH, WIDTH, ALPHA = 16, 8, 256, 128, 0.6
+
+
+class Head:
+    """What a drafter needs of a target: embedding and frozen head of a vocabulary."""
+
+    def __init__(self, vocabulary: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.randn(vocabulary, WIDTH, generator=generator) * 0.05
+        self.vocabulary = vocabulary
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.weight[tokens]
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden @ self.weight.to(hidden.dtype).T
+
+
+def drafter_of(vocabulary: int) -> DFlash:
+    from transformers import Qwen3Config
+
+    sizes = Qwen3Config(
+        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=1024,
+    )  # fmt: skip
+    made = DFlash(sizes, compose(["profile=laptop"]).backbone, 3, 1)
+    made.initialise(0)
+    return made
+
+
+def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, float]:
+    """Median seconds of a step, of the same step without head and loss, and the memory between the two in MiB."""
+    config = compose(["profile=laptop", f"objective={objective}"])
+    target, drafter = Head(vocabulary), drafter_of(vocabulary)
+    optimizer = torch.optim.AdamW(drafter.parameters(), lr=1e-4, fused=True)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(SEQUENCES, LENGTH, 3 * WIDTH, generator=generator)
+    anchors = torch.randint(8, LENGTH - 20, (SEQUENCES, ANCHORS), generator=generator)
+    tokens = torch.randint(2, vocabulary, (SEQUENCES, ANCHORS), generator=generator)
+    logits_of = partial(drafter.logits, target)
+    mask = torch.ones(SEQUENCES * ANCHORS, drafter.slots, dtype=torch.bool)
+    previous = torch.zeros_like(mask, dtype=torch.long)
+
+    def trunk() -> torch.Tensor:
+        hidden = drafter.hidden(target, drafter.context(features), tokens, anchors)
+        return hidden.flatten(0, 1)
+
+    def step(labels: torch.Tensor | None) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = trunk()
+            if labels is None:
+                loss = hidden.float().square().mean()
+            else:
+                found = heads.facts(head, logits_of, heads.Blocks(hidden, previous, labels, mask), vocabulary)
+                part = branch_losses(found, mask, config.objective, normalize="batch")["base"]
+                loss = part.total / part.weight
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+    def timed(labels: torch.Tensor | None) -> float:
+        begin = time.perf_counter()
+        step(labels)
+        return time.perf_counter() - begin
+
+    without = statistics.median(timed(None) for _ in range(repeat))
+    before = peak_memory_mib()
+    seconds = []
+    for _ in range(repeat + 1):
+        with (
+            torch.no_grad(),
+            torch.autocast("cpu", torch.bfloat16),
+        ):  # outside the clock: labels for the support we want
+            own = torch.cat([target.head(h).argmax(dim=-1) for h in trunk().split(1)])
+        right = torch.rand(mask.shape, generator=generator) < ALPHA
+        labels = torch.where(right, own, (own + 1) % vocabulary)
+        seconds.append(timed(labels))
+        del own
+    return {
+        "seconds": round(statistics.median(seconds[1:]), 4),
+        "without head": round(without, 4),
+        "memory": round(peak_memory_mib() - before, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--out", default="benchmarks/step.json")
+    parser.add_argument("--cell", nargs=3, metavar=("OBJECTIVE", "HEAD", "V"), help="one cell, in this process")
+    options = parser.parse_args()
+    if options.cell:
+        objective, head, vocabulary = options.cell
+        print(json.dumps(cell(objective, head, int(vocabulary), options.repeat)))
+        return
+    rows = []
+    for vocabulary in VOCABULARIES:
+        for objective, head in CELLS:
+            words = [
+                sys.executable,
+                __file__,
+                "--repeat",
+                str(options.repeat),
+                "--cell",
+                objective,
+                head,
+                str(vocabulary),
+            ]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            row = {"vocabulary": vocabulary, "objective": objective, "head": head, **json.loads(done.stdout)}
+            row["tokens per second"] = round(SEQUENCES * LENGTH / row["seconds"])
+            rows.append(row)
+            print(row, flush=True)
+    by = {(r["vocabulary"], r["objective"], r["head"]): r for r in rows}
+    ratios = {
+        f"AUF, V = {v}": {
+            "full / pruned, seconds of a step (goal 1.2 from 32,000 on)": round(
+                by[v, "auf", "full"]["seconds"] / by[v, "auf", "pruned"]["seconds"], 2
+            ),
+            "pruned / full, memory of logits (goal 0.33)": round(
+                by[v, "auf", "pruned"]["memory"] / max(0.1, by[v, "auf", "full"]["memory"]), 2
+            ),
+        }
+        for v in VOCABULARIES
+    }
+    result = {
+        "command": "python benchmarks/step.py",
+        "date": now(),
+        "blocks": SEQUENCES * ANCHORS,
+        "alpha": ALPHA,
+        "rows": rows,
+        "ratios": ratios,
+        "environment": environment("cpu", torch.get_num_threads()),
+        "code": code_state(),
+    }
+    write_json(Path(options.out), result)
+    print(json.dumps(ratios, indent=1))
+
+
+if __name__ == "__main__":
+    main()
