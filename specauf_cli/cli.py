@@ -39,16 +39,18 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
 def train(context: typer.Context) -> None:
-    """Train one drafter; -m sweeps, --help lists the groups."""
+    """Train one drafter; -m sweeps, --help lists the groups, --force trains a finished one again (the old one is kept)."""
     from specauf_cli import compose
+
+    words = [w for w in context.args if w != "--force"]
 
     def job(config: "Config", overrides: list[str]) -> None:
         from specauf_cli import workbench
 
-        folder = workbench.train(workbench.open_bench(config), config, overrides)
+        folder = workbench.train(workbench.open_bench(config), config, overrides, force=len(words) < len(context.args))
         print(folder)
 
-    compose.run_hydra(job, context.args)
+    compose.run_hydra(job, words)
 
 
 @app.command("eval", context_settings=OVERRIDES)

@@ -165,7 +165,9 @@ def _check_options(arguments: Sequence[str]) -> None:
         if before in ("--cfg", "-c") and word not in ("job", "hydra", "all"):
             raise InputError(f"--cfg {word!r} is none of job, hydra, all")
         if word.startswith("-") and before not in WITH_VALUE and word.split("=")[0] not in OPTIONS:
-            raise InputError(f"no option {word!r}; valid: {', '.join(OPTIONS)}.{nearest(word, OPTIONS)}")
+            raise InputError(
+                f"no option {word!r}; valid: {', '.join(('--force', *OPTIONS))}.{nearest(word, ('--force', *OPTIONS))}"
+            )
     if arguments and arguments[-1] in WITH_VALUE:
         raise InputError(
             f"{arguments[-1]} needs a value{': job, hydra or all' if arguments[-1] in WITH_VALUE[:2] else ''}"

@@ -130,10 +130,16 @@ def _keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def train(bench: Bench, config: Config, overrides: Sequence[str]) -> Path:
-    """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder."""
+def train(bench: Bench, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:
+    """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder.
+
+    ``force``: what is there is moved into ``aside/`` first, and training begins anew.
+    """
     name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
     folder = Path(config.runs) / name
+    if force and folder.is_dir():
+        with lock(folder, f"run {name}"):
+            print(f"{name}: moved to {_move_aside(folder)}", file=sys.stderr)
     if (folder / FINISHED).is_file():
         result_of(folder)
         print(f"{name}: finished already{_other_code(about_of(folder)['code'])}", file=sys.stderr)
@@ -142,6 +148,14 @@ def train(bench: Bench, config: Config, overrides: Sequence[str]) -> Path:
     with lock(folder, f"run {name}"):
         _train(bench, config, overrides, folder)
     return folder
+
+
+def _move_aside(folder: Path) -> Path:
+    """Moves a run out of the way, under a number that is free."""
+    aside = folder.parent / "aside"
+    aside.mkdir(exist_ok=True)
+    goal = next(g for i in range(1, 10**6) if not (g := aside / f"{folder.name}.{i}").exists())
+    return folder.rename(goal)
 
 
 def _train(bench: Bench, config: Config, overrides: Sequence[str], folder: Path) -> None:
@@ -254,7 +268,7 @@ def _other_code(then: dict[str, Any]) -> str:
     if then["commit"] == now_["commit"] and not (then["dirty"] or now_["dirty"]):
         return ""
     made = f"at commit {str(then['commit'])[:12]}" + (" with uncommitted changes" if then["dirty"] else "")
-    return f" (trained {made}; its name does not cover the code: move its folder aside to train again)"
+    return f" (trained {made}; its name does not cover the code: --force trains it again)"
 
 
 CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")

@@ -127,6 +127,21 @@ def test_other_prompts_under_the_same_settings_overwrite_nothing(here: Path) -> 
     assert made.read_bytes() == content
 
 
+def test_force_moves_the_old_run_aside(here: Path) -> None:
+    words = (*TRAIN, "trainer.steps=2", "seed=4")
+    name = specauf(here, *words).stdout.strip()
+    weights = (here / name / "drafter/model.safetensors").read_bytes()
+    again = specauf(here, *words)
+    assert "finished already" in again.stderr
+    for number in (1, 2):
+        forced = specauf(here, *words, "--force")
+        aside = here / "runs" / "aside" / f"{Path(name).name}.{number}"
+        assert f"moved to runs/aside/{aside.name}" in forced.stderr
+        assert (aside / "drafter/model.safetensors").read_bytes() == weights
+        assert (here / name / "drafter/model.safetensors").read_bytes() == weights, "the same command, the same weights"
+    assert "aside" not in specauf(here, "ls").stdout
+
+
 def test_one_process_at_a_time_trains_a_run(here: Path) -> None:
     name = specauf(here, *TRAIN, "trainer.steps=2", "seed=3").stdout.strip()
     (here / name / "finished.json").unlink()
