@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from specauf_cli.runs import ABOUT, FAILED, FINISHED, about_of, result_of
 from specauf_cli.schema import Corpus, Example, InputError
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
-from specauf_cli.training import pretrain
+from specauf_cli.training import pretrain, ranks
 
 
 @dataclass
@@ -107,7 +108,7 @@ def use_machine(config: Config) -> str:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return ranks.join("cuda" if torch.cuda.is_available() else "cpu")
     try:
         reason = "" if torch.device(config.device).type in ("cpu", "cuda") else "it is neither"
         torch.empty(0, device=config.device)
@@ -115,7 +116,7 @@ def use_machine(config: Config) -> str:
         reason = str(error).splitlines()[0]
     if reason:
         raise InputError(f"device={config.device!r} cannot be used here: {reason}; valid: auto, cpu, cuda, cuda:N")
-    return config.device
+    return ranks.join(config.device)
 
 
 def _keep_freed_memory() -> None:
@@ -137,16 +138,18 @@ def train(bench: Bench, config: Config, overrides: Sequence[str], *, force: bool
     """
     name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
     folder = Path(config.runs) / name
-    if force and folder.is_dir():
+    if force and folder.is_dir() and ranks.FIRST:
         with lock(folder, f"run {name}"):
             print(f"{name}: moved to {_move_aside(folder)}", file=sys.stderr)
+    ranks.wait()
     if (folder / FINISHED).is_file():
         result_of(folder)
         print(f"{name}: finished already{_other_code(about_of(folder)['code'])}", file=sys.stderr)
         os.utime(folder / FINISHED)
         return folder
-    with lock(folder, f"run {name}"):
+    with lock(folder, f"run {name}") if ranks.FIRST else nullcontext():
         _train(bench, config, overrides, folder)
+        ranks.wait()
     return folder
 
 
@@ -171,14 +174,18 @@ def _train(bench: Bench, config: Config, overrides: Sequence[str], folder: Path)
         "code": code_state(),
         "started": now(),
     }
-    write_json(folder / ABOUT, about)
+    if ranks.FIRST:
+        write_json(folder / ABOUT, about)
+        (folder / FAILED).unlink(missing_ok=True)
     print(f"{name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens", file=sys.stderr)
-    (folder / FAILED).unlink(missing_ok=True)
     try:
         last, seconds = training.train(config, bench.target, examples, bench.features(), folder, identity=name)
     except InputError as error:
-        write_json(folder / FAILED, {"reason": str(error), "at": now()})
+        if ranks.FIRST:
+            write_json(folder / FAILED, {"reason": str(error), "at": now()})
         raise
+    if not ranks.FIRST:
+        return
     result = {
         "last": last,
         "seconds": round(seconds, 2),

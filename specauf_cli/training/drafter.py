@@ -17,8 +17,9 @@ from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import BranchLoss, branch_losses
 from specauf_cli.schema import Example, InputError
 from specauf_cli.settings import Config, TrainerConfig
+from specauf_cli.training import ranks
 from specauf_cli.training.loop import Job, Outcome, run
-from specauf_cli.training.tracking import sink
+from specauf_cli.training.tracking import OFF, sink
 
 
 class Order:
@@ -125,6 +126,12 @@ class Step:
         self.order = Order([len(e.tokens) for e in examples], config.trainer.batch_size, config.seed)
         self.parameters = [p for p in drafter.parameters() if p.requires_grad]
         self.steps = total_steps(config.trainer, len(examples))
+        micros = config.trainer.batch_size // config.trainer.micro_batch
+        if micros % ranks.WORLD:
+            raise InputError(
+                f"{ranks.WORLD} ranks cannot share {micros} micro-batches: trainer.batch_size={config.trainer.batch_size} must be a "
+                f"multiple of {ranks.WORLD} x trainer.micro_batch={config.trainer.micro_batch}"
+            )
         logits = config.trainer.micro_batch * config.trainer.anchors * drafter.slots * target.chat.vocab
         self.head = heads.choose(config.trainer.head, config.objective, len(drafter.branches), logits)
         features.begin(config.seed)
@@ -138,7 +145,7 @@ class Step:
         shares, parts = self.shares(step), list[dict[str, BranchLoss]]()
         gradients: dict[str, list[Tensor]] = {}
         micros = range(0, len(batch.index), trainer.micro_batch)
-        for begin in micros:
+        for begin in micros[ranks.RANK :: ranks.WORLD]:
             part = slice(begin, begin + trainer.micro_batch)
             micro = Batch(batch.index[part], batch.tokens[part].to(device), batch.supervised[part].to(device))
             losses = self._micro(step, micro, anchors[part].to(device), real[part].to(device))
@@ -147,6 +154,9 @@ class Step:
             else:
                 self._accumulate(losses, gradients)
             parts.append({k: replace(v, total=v.total.detach()) for k, v in losses.items()})
+        if ranks.WORLD > 1:
+            parts = [_of_all_ranks(parts)]
+            gradients = {k: ranks.add(g) for k, g in gradients.items()}
         if gradients:
             for i, parameter in enumerate(self.parameters):
                 parameter.grad = sum(
@@ -207,6 +217,17 @@ class Step:
         return sums
 
 
+def _of_all_ranks(parts: Sequence[Mapping[str, BranchLoss]]) -> dict[str, BranchLoss]:
+    """What the micro-batches of every rank add up to, as one part."""
+    result = {}
+    for name in parts[0]:
+        keys = list(parts[0][name].sums)
+        rows = [torch.stack([p[name].total, p[name].weight, *(p[name].sums[k] for k in keys)]).double() for p in parts]
+        (total, weight, *sums) = ranks.add([torch.stack(rows).sum(dim=0)])[0].unbind()
+        result[name] = BranchLoss(total.float(), weight.float(), dict(zip(keys, sums, strict=True)))
+    return result
+
+
 def _weight(parts: Sequence[Mapping[str, BranchLoss]], branch: str) -> Tensor:
     return torch.stack([p[branch].weight for p in parts]).sum().clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -245,21 +266,22 @@ def train(
     trainer = config.trainer
 
     def snapshot(done: int) -> None:
-        if trainer.snapshot_every is not None and done % trainer.snapshot_every == 0:
+        if ranks.FIRST and trainer.snapshot_every is not None and done % trainer.snapshot_every == 0:
             checkpoint.save(drafter, target, folder / "snapshots" / f"step-{done:06d}", run=identity)
 
     step = Step(config, target, drafter, examples, features)
     if trainer.head == "auto":
         print(f"{identity}: head {step.head}", file=sys.stderr)
-    with sink(config.tracking, folder, config.resolved) as log:
+    with sink(config.tracking if ranks.FIRST else OFF, folder, config.resolved) as log:
         last, seconds = run(
             Job(
                 name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=folder, module=drafter,
                 step=step, summary=summary, identity=identity,
                 steps=total_steps(trainer, len(examples)), lr=trainer.lr, betas=trainer.betas,
                 weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip, log_every=trainer.log_every,
-                save_every=trainer.save_every, snapshot=snapshot, sink=log,
+                save_every=trainer.save_every, snapshot=snapshot, sink=log, shared=True,
             )
         )  # fmt: skip
-    checkpoint.save(drafter, target, folder / "drafter", run=identity)
+    if ranks.FIRST:
+        checkpoint.save(drafter, target, folder / "drafter", run=identity)
     return last, seconds

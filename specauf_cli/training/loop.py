@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from specauf_cli.progress import track
 from specauf_cli.records import atomic, read_log
 from specauf_cli.schema import InputError
-from specauf_cli.training import state
+from specauf_cli.training import ranks, state
 from specauf_cli.training.tracking import Sink
 
 
@@ -45,7 +45,7 @@ class Job:
 
     ``identity`` names what is being trained; a checkpoint with another identity is refused. ``summary`` turns the
     window's sums into the named means of a log line. ``snapshot(done)`` is called after every step, before it is saved;
-    ``sink(line)`` gets every line of the log.
+    ``sink(line)`` gets every line of the log. ``shared``: every rank runs the same job, and the first one writes.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Job:
     save_every: int
     snapshot: Callable[[int], None] = lambda _: None
     sink: Sink = lambda _: None
+    shared: bool = False
 
 
 def learning_rate(job: Job, step: int) -> float:
@@ -90,10 +91,13 @@ def run(job: Job) -> tuple[dict[str, float], float]:
         fused=True,
     )
     start, window, spent = _resume(job, checkpoints, log, optimizer)
+    if job.shared:
+        ranks.wait()  # nobody reads a checkpoint that the first rank is about to clear away
     if start:
         print(f"{job.name}: continues after step {start} of {job.steps}", file=sys.stderr)
     began = time.perf_counter() - spent
     parameters = [*decayed, *plain]
+    writes = ranks.FIRST or not job.shared
     line = (read_log(log) or [{}])[-1]
     with _signals() as caught, track(job.name, job.steps, start) as show:
         clock, tokens = time.perf_counter(), 0
@@ -126,13 +130,16 @@ def run(job: Job) -> tuple[dict[str, float], float]:
                 line = _summarise(job, done, window)
                 elapsed = time.perf_counter() - clock
                 logged = {**line, "tokens_per_second": round(tokens / elapsed)}
-                _append(log, logged)
-                job.sink(logged)
-                show(done, _metrics(line))
+                if writes:
+                    _append(log, logged)
+                    job.sink(logged)
+                    show(done, _metrics(line))
                 window, clock, tokens = {}, time.perf_counter(), 0
             job.snapshot(done)
             stop = caught()
-            if done % job.save_every == 0 or stop is not None or done == job.steps:
+            if job.shared:
+                stop = ranks.largest(stop or 0, parameters[0].device) or None
+            if writes and (done % job.save_every == 0 or stop is not None or done == job.steps):
                 state.save(checkpoints, job.module, optimizer, done, _extra(job, window, began))
             if stop is not None and done < job.steps:
                 raise Interrupted(stop, job.folder, done)
@@ -163,7 +170,8 @@ def _resume(
     found = state.latest(checkpoints)
     if found is None:
         job.folder.mkdir(parents=True, exist_ok=True)
-        log.write_text("")
+        if ranks.FIRST or not job.shared:
+            log.write_text("")
         return 0, {}, 0.0
     saved = state.restore(found, job.module, optimizer)
     if saved["identity"] != job.identity:
@@ -171,6 +179,8 @@ def _resume(
             f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it aside"
         )
     step = int(saved["step"])
+    if job.shared and not ranks.FIRST:
+        return step, dict(saved["window"]), float(saved["seconds"])
     kept = [json.dumps(line) + "\n" for line in read_log(log) if line["step"] <= step]
     with atomic(log) as temporary:  # what is behind the checkpoint comes again
         temporary.write_text("".join(kept))

@@ -14,6 +14,7 @@ from specauf_cli.models import target as targets
 from specauf_cli.records import digest, lock, now, peak_memory_mib, read_json, write_json
 from specauf_cli.schema import Corpus, InputError
 from specauf_cli.settings import PretrainConfig, TargetConfig
+from specauf_cli.training import ranks
 from specauf_cli.training.loop import Job, Outcome, run
 
 MARKER = "specauf.json"
@@ -32,10 +33,11 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
         )
     name = f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
     folder = runs / "targets" / name
-    if not (folder / MARKER).is_file():
+    if not (folder / MARKER).is_file() and ranks.FIRST:
         with lock(folder.with_name(folder.name + ".training"), f"target {name}"):
             train(config, corpus, folder, data=data, device=device)
-    elif describe(str(folder)).get("fingerprint") != targets.content_fingerprint(folder):
+    ranks.wait()
+    if describe(str(folder)).get("fingerprint") != targets.content_fingerprint(folder):
         raise InputError(
             f"target {folder} is not what was saved: its weights or tokenizer were altered or damaged; move the folder aside to "
             "train it again, with its drafters"

@@ -9,6 +9,7 @@ from typing import Any
 from specauf_cli.settings import TrackingConfig
 
 Sink = Callable[[Mapping[str, float]], None]
+OFF = TrackingConfig("none", None, None)
 
 
 @contextmanager
