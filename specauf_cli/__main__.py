@@ -13,8 +13,12 @@ from specauf_cli.cli import app
 from specauf_cli.schema import InputError
 
 
-class _Terminated(BaseException):
-    """SIGTERM outside training, which has its own handling."""
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM outside training, which has its own handling."""
+
+
+STOPPED: list[int] = []
+"""Signals that came: a library in the middle of an import may swallow the exception, but not this."""
 
 
 def main() -> None:
@@ -22,6 +26,7 @@ def main() -> None:
 
     An error that is ours and not the user's is named as such; SPECAUF_TRACEBACK=1 shows where it happened.
     """
+    STOPPED.clear()
     _quiet_environment()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -29,15 +34,17 @@ def main() -> None:
     if os.environ.get("RANK", "0") != "0":  # torchrun's first rank speaks for all
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, for the whole process
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
     try:
         code = app(standalone_mode=False)
+        if STOPPED or code == 130:
+            raise _Stopped
         raise SystemExit(code if isinstance(code, int) else 0)
+    except (KeyboardInterrupt, typer.Abort, _Stopped):
+        _fail(STOP, 128 + (STOPPED or [signal.SIGINT])[0])
     except InputError as error:
-        _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort, _Terminated) as error:  # typer makes an Abort of Ctrl-C
-        text = "stopped; nothing that was saved is lost, run the same command to continue"
-        _fail(text, 143 if isinstance(error, _Terminated) else 130)
+        _fail(*((STOP, 128 + STOPPED[0]) if STOPPED else (str(error), 2)))
     except MemoryError:
         _fail(NO_MEMORY, 1)
     except BrokenPipeError:
@@ -66,11 +73,13 @@ def main() -> None:
         )
 
 
+STOP = "stopped; nothing that was saved is lost, run the same command to continue"
 NO_MEMORY = "out of memory; lower trainer.micro_batch, trainer.anchors or evaluation.batch_size"
 
 
-def _terminate(_signum: int, _frame: object) -> None:
-    raise _Terminated
+def _stop(signum: int, _frame: object) -> None:
+    STOPPED.append(signum)
+    raise _Stopped
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -127,6 +127,8 @@ def compare(
     names = [w for w in words if "=" not in w]
     if len(names) < 2:
         raise InputError(f"compare needs two runs or more, got {len(names)}; `specauf compare RUN_A RUN_B`")
+    if len(set(names)) < len(names):
+        raise InputError(f"compare {' '.join(names)}: a run is compared with others, not with itself")
     local = Path(_runs_folder_only([w for w in words if "=" in w]))
     records = [runs.all_measured(folder) for folder in runs.find(local, names, every=False)]
     print("\n".join(summary.comparison(records, definition)))
@@ -273,9 +275,12 @@ def _overrides(words: Sequence[str] | None) -> list[str]:
 
 def _seeds(text: str) -> list[int]:
     try:
-        return [int(s) for s in text.split(",")]
+        seeds = [int(s) for s in text.split(",")]
     except ValueError:
-        raise InputError(f"--seeds {text!r}: give integers separated by commas, for example 0,1,2") from None
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text!r}: give different integers separated by commas, for example 0,1,2")
+    return seeds
 
 
 def _runs_folder(overrides: Sequence[str]) -> str:
@@ -316,6 +321,8 @@ def _with_benchmarks(config: "Config", names: str) -> "Config":
         return config
     chosen = {}
     for name in names.split(","):
+        if name in chosen:
+            raise InputError(f"--benchmarks {names}: {name} is there twice")
         if name == "all":
             raise InputError(f"--benchmarks {names}: all stands alone, it means every benchmark of the profile")
         valid = compose.groups()["benchmark"]

@@ -1,17 +1,16 @@
 """Overrides in, plain objects out: the only file that knows Hydra and OmegaConf."""
 
-import dataclasses
 import inspect
 import os
 import re
 import sys
-import types
 import typing
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
+import torch
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -26,8 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from specauf_cli import limits
-from specauf_cli.schema import InputError, nearest
-from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig
+from specauf_cli.schema import BlockStats, InputError, nearest
+from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig, typed
 
 MACHINE = ("runs", "device", "threads", "tracking", "data_root", "benchmark_root", "experiment")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
@@ -145,12 +144,17 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
 
     options = [a for before, a in pairwise(["", *arguments]) if a.startswith("-") or before in WITH_VALUE]
     sys.argv = ["specauf train", *options, *plain]  # Hydra reads overrides in one piece only
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, instead of being printed over many lines
     try:
         hydra_main(version_base="1.3", config_path=str(folder("conf")), config_name="train")(job)()
     except SystemExit:
         if stopped:
             raise stopped[0] from None
         raise
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(_explain(error, plain) or type(error).__name__) from error
     if failed:
         raise InputError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
 
@@ -178,7 +182,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The plain content of a yaml file, interpolations resolved. Errors: InputError naming the file."""
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: a yaml file here is a mapping of keys, see experiments/table2.yaml")
@@ -247,7 +251,7 @@ def build(raw: DictConfig) -> Config:
     objective, backbone = dict(values["objective"]), dict(values["backbone"])
     for branch in ("base", "final"):
         if objective.get(branch) is not None:
-            objective[branch] = _partial(raw.objective[branch], f"objective.{branch}")
+            objective[branch] = _credit(raw.objective[branch], f"objective.{branch}")
         elif branch == "base":
             raise InputError(
                 "objective.base is empty; it names the credit of the base branch, see conf/objective/auf.yaml"
@@ -293,9 +297,9 @@ def _partial(node: DictConfig, where: str) -> Any:
         raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
     knobs = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     given = getattr(made, "keywords", {})
-    empty = next((k for k, v in given.items() if v is None), None)
-    if empty:
-        raise InputError(f"{where}.{empty} is empty; give it a value")
+    for knob, value in given.items():
+        if not isinstance(value, int | float | str):
+            raise InputError(f"{where}.{knob}={value} must be a single value")
     for knob in sorted(set(knobs) ^ set(given)):
         if knob in knobs:
             raise InputError(f"{where}.{knob} is missing; its knobs are: {', '.join(knobs)}")
@@ -305,56 +309,21 @@ def _partial(node: DictConfig, where: str) -> Any:
     return made
 
 
-def typed(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as ``kind``, recursively. Dataclasses must match key for key; a field with a default may be left out."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any or origin is Callable:  # functions and classes were checked when they were made
-        return value
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        for option in (a for a in arguments if a is not type(None)):
-            try:
-                return typed(option, value, where)
-            except InputError:
-                if option is arguments[-1] or len([a for a in arguments if a is not type(None)]) == 1:
-                    raise
-        raise _wrong(where, value, kind)
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise _wrong(where, value, kind)
-        hints = typing.get_type_hints(kind, localns={"Tensor": Any})
-        names = [f.name for f in dataclasses.fields(kind)]
-        cast_kind = typing.cast(Callable[..., Any], kind)
-        prefix = f"{where}." if where else ""
-        for key in value:
-            if key not in names:
-                raise InputError(f"unknown setting {prefix}{key}.{nearest(str(key), names)}")
-        for f in dataclasses.fields(kind):
-            if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                raise InputError(f"{prefix}{f.name} is missing")
-        return cast_kind(**{n: typed(hints[n], value[n], prefix + n) for n in names if n in value})
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong(where, value, kind)
-        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(inner) != len(value):
-            raise _wrong(where, value, kind)
-        return tuple(typed(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True)))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _wrong(where, value, kind)
-        return {k: typed(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type) and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-        raise _wrong(where, value, kind)
-    return value
-
-
-def _wrong(where: str, value: Any, kind: Any) -> InputError:
-    name = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind)
-    return InputError(f"{where}={value!r} is not valid; expected {name}")
+def _credit(node: DictConfig, where: str) -> Any:
+    """A credit, tried on one block, so that a function of another kind is found out before anything is trained."""
+    credit = _partial(node, where)
+    yes = torch.ones(1, 2, dtype=torch.bool)
+    try:
+        found = credit(BlockStats(correct=yes, gold_logprob=torch.zeros(1, 2), mask=yes))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except Exception as error:
+        raise InputError(f"{where}: {node._target_} is no credit, it fails on a block: {error}") from error
+    if not isinstance(found, torch.Tensor) or found.shape != yes.shape:
+        raise InputError(
+            f"{where}: {node._target_} is no credit: it must give one weight for each block and slot, [N, K]"
+        )
+    return credit
 
 
 def _is_simple_sweep(override: str) -> bool:

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
-from specauf_cli.compose import check_choices, folder, groups, read_yaml, typed
+from specauf_cli.compose import check_choices, folder, groups, read_yaml
+from specauf_cli.evaluation.metrics import check_definition
 from specauf_cli.schema import InputError, nearest
-from specauf_cli.settings import Experiment, Variants
+from specauf_cli.settings import Experiment, Variants, typed
 
 
 def load(name: str) -> Experiment | Variants:
@@ -21,7 +22,12 @@ def load(name: str) -> Experiment | Variants:
     kind = values.pop("kind", "tau")
     if kind not in kinds:
         raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
-    found = cast(Experiment | Variants, typed(kinds[kind], values, str(path)))
+    try:
+        found = cast(Experiment | Variants, typed(kinds[kind], values, ""))
+        if isinstance(found, Experiment):
+            check_definition(found.definition)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if found.name != path.stem:
         raise InputError(
             f"{path}: name: {found.name} must be the name of the file, {path.stem}; tables are written under it"
@@ -64,8 +70,8 @@ def _check_cells(found: Experiment, path: str) -> None:
         if not re.fullmatch(r"\d+(\.\d+)?", temperature):
             raise InputError(f"{path}: paper.values.{temperature}: a temperature is a number, for example '0'")
         for name, cells in block.items():
-            if not all(math.isfinite(c) for c in cells):
-                raise InputError(f"{path}: paper.values.{temperature}.{name} holds a number that is not finite")
+            if not all(0 <= c < math.inf for c in cells):
+                raise InputError(f"{path}: paper.values.{temperature}.{name} holds a number that no tau can be")
             if len(cells) != len(found.columns) + 1:
                 raise InputError(
                     f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {len(found.columns) + 1} are needed (columns and average)"

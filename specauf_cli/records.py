@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
@@ -139,7 +140,8 @@ def read_log(path: Path) -> list[dict[str, float]]:
             line = json.loads(text)
         except json.JSONDecodeError:
             break
-        if not isinstance(line, dict) or "step" not in line:
+        numbers = isinstance(line, dict) and all(type(v) in (int, float) and math.isfinite(v) for v in line.values())
+        if not numbers or type(line.get("step")) is not int or "loss" not in line:
             break
         lines.append(line)
     return lines
@@ -223,11 +225,34 @@ def load_record(path: Path) -> RunRecord:
         )
         record = RunRecord(**raw)
         name = record.id
-    except (KeyError, TypeError, AttributeError) as error:
+        _check(record)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is not a complete run record: {error}; delete it and measure again") from error
     if name != path.stem:
         raise InputError(f"{path} holds the record {name}: it was renamed or altered; delete it and measure again")
     return record
+
+
+def _check(record: RunRecord) -> None:
+    """Errors: ValueError, KeyError, TypeError or AttributeError for a record that no evaluation can have written."""
+    if not record.benchmarks or not isinstance(record.written, str):
+        raise ValueError("it measured nothing")
+    for b in record.benchmarks:
+        for t in b.traces:
+            if not t.accepted or not all(type(a) is int and 0 <= a <= t.proposed for a in t.accepted) or t.tokens < 1:
+                raise ValueError(f"{b.benchmark}: impossible rounds of {t.prompt_id}")
+        if not b.traces or {"requests", "identical", "same_rounds"} - set(b.audit):
+            raise ValueError(f"{b.benchmark}: no requests")
+    for part, keys in (
+        (record.heldout, ("ids", "id_correct", "id_valid", "valid", "correct")),
+        (record.training, ("command", "code")),
+        (record.code, ("commit", "dirty")),
+        (record.target, ("title",)),
+        (record.config["profile"], ("name", "text")),
+    ):
+        missing = [k for k in keys if k not in part]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
 
 
 def settings_of(record: RunRecord) -> dict[str, Any]:

@@ -7,6 +7,7 @@ runs/aside/                   runs that ``specauf train --force`` moved out of t
 runs/tables/                  what ``specauf table`` printed
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ FINISHED, FAILED, ABOUT = "finished.json", "failed.json", "run.json"
 
 def snapshots(folder: Path) -> list[int]:
     """Steps of which a run kept the drafter. Errors: InputError when it kept none."""
-    found = sorted(int(p.name.removeprefix("step-")) for p in (folder / "snapshots").glob("step-*"))
+    found = sorted(int(p.name[5:]) for p in (folder / "snapshots").glob("step-*") if p.name[5:].isdecimal())
     if not found:
         raise InputError(f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS")
     return found
@@ -74,8 +75,13 @@ def state(folder: Path) -> State:
         result_of(folder)
         return State(folder.name, "finished", step, about, log)
     if (folder / FAILED).is_file():
-        return State(folder.name, "failed", step, about, log, str(read_json(folder / FAILED).get("reason")))
+        return State(folder.name, "failed", step, about, log, _reason(folder))
     return State(folder.name, "interrupted", step, about, log)
+
+
+def _reason(folder: Path) -> str:
+    said = read_json(folder / FAILED)
+    return str(said.get("reason")) if isinstance(said, dict) else "unknown"
 
 
 def measured(folder: Path) -> list[RunRecord]:
@@ -93,14 +99,16 @@ def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool =
     Errors: InputError for an unknown or unfinished run, or when there is none.
     """
     known = {f.parent.name: f.parent for f in runs.glob(f"*/{ABOUT}")}
-    finished = {n: f for n, f in known.items() if (f / FINISHED).is_file()}
+    finished = {n: f for n, f in known.items() if (f / FINISHED).exists()}
+    if not names and not every and len(finished) > 1:  # the latest one is meant: not one whose files are damaged
+        finished = {n: f for n, f in finished.items() if _is_whole(f)} or finished
     if not names:
         if not finished:
             raise InputError(
                 f"no finished run under {runs}/; train one first: specauf train objective=auf backbone=dflash"
             )
-        latest = max(finished, key=lambda n: (finished[n] / FINISHED).stat().st_mtime_ns)
-        return [finished[n] for n in (sorted(finished) if every else [latest])]
+        newest = sorted(finished, key=lambda n: (finished[n] / FINISHED).stat().st_mtime_ns, reverse=True)
+        return [finished[n] for n in (sorted(finished) if every else newest[:1])]
     found = []
     for name in names:
         folder = Path(name) if (Path(name) / ABOUT).is_file() else known.get(name)
@@ -114,11 +122,23 @@ def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool =
     return found
 
 
+def _is_whole(folder: Path) -> bool:
+    try:
+        return bool(about_of(folder) and result_of(folder))
+    except InputError:
+        return False
+
+
 def about_of(folder: Path) -> dict[str, Any]:
     """What ``run.json`` says. Errors: InputError when it is damaged or was written for a folder of another name."""
-    about = read_json(folder / ABOUT)
+    about: dict[str, Any] = read_json(folder / ABOUT)
     kinds = {"run": str, "overrides": list, "config": dict, "inputs": dict, "data": dict, "code": dict, "command": str}
-    if not isinstance(about, dict) or not all(isinstance(about.get(k), kind) for k, kind in kinds.items()):
+    whole = isinstance(about, dict) and all(isinstance(about.get(k), kind) for k, kind in kinds.items())
+    whole = whole and {"commit", "dirty"} <= set(about["code"]) and all(isinstance(o, str) for o in about["overrides"])
+    for group in ("backbone", "objective", "target", "data", "profile", "trainer"):
+        part = about["config"].get(group) if whole else None
+        whole = isinstance(part, dict) and (group == "trainer" or isinstance(part.get("name"), str))
+    if not whole or "name" not in about["data"]:
         raise InputError(f"{folder / ABOUT} is damaged; move {folder} aside and train again")
     if about["run"] != folder.resolve().name:
         raise InputError(f"{folder} holds the run {about['run']}; a run's folder keeps its name, so rename it back")
@@ -127,10 +147,15 @@ def about_of(folder: Path) -> dict[str, Any]:
 
 def result_of(folder: Path) -> dict[str, Any]:
     """What ``finished.json`` says. Errors: InputError when the run is not finished, or its files are damaged."""
-    if not (folder / FINISHED).is_file():
+    if not (folder / FINISHED).exists():
         raise InputError(f"run {folder.name} is not finished; continue it with the command in {folder / ABOUT}")
     result = read_json(folder / FINISHED)
-    whole = isinstance(result, dict) and {"last", "seconds", "peak_memory_mib"} <= set(result)
+    whole = (
+        isinstance(result, dict) and isinstance(result.get("last"), dict) and type(result["last"].get("step")) is int
+    )
+    whole = whole and all(
+        type(result.get(k)) in (int, float) and math.isfinite(result[k]) for k in ("seconds", "peak_memory_mib")
+    )
     if not whole or not all((folder / "drafter" / n).is_file() for n in ("config.json", "model.safetensors")):
         raise InputError(
             f"{folder / FINISHED} or the drafter beside it is damaged; move {folder} aside and train again"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Union
 
-from specauf_cli.schema import Credit
+from specauf_cli.schema import Credit, InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -277,3 +280,59 @@ class Variants:
     rows: tuple[Row, ...]
     source: str
     paper: dict[str, tuple[str, str, str]]
+
+
+def typed(kind: Any, value: Any, where: str) -> Any:
+    """``value`` as ``kind``, recursively. Dataclasses must match key for key; a field with a default may be left out."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any or origin is Callable:  # functions and classes were checked when they were made
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for option in (a for a in arguments if a is not type(None)):
+            try:
+                return typed(option, value, where)
+            except InputError:
+                if option is arguments[-1] or len([a for a in arguments if a is not type(None)]) == 1:
+                    raise
+        raise _wrong(where, value, kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise _wrong(where, value, kind)
+        hints = typing.get_type_hints(kind, localns={"Tensor": Any})
+        names = [f.name for f in dataclasses.fields(kind)]
+        cast_kind = typing.cast(Callable[..., Any], kind)
+        prefix = f"{where}." if where else ""
+        for key in value:
+            if key not in names:
+                raise InputError(f"unknown setting {prefix}{key}.{nearest(str(key), names)}")
+        for f in dataclasses.fields(kind):
+            if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise InputError(f"{prefix}{f.name} is missing")
+        return cast_kind(**{n: typed(hints[n], value[n], prefix + n) for n in names if n in value})
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong(where, value, kind)
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(inner) != len(value):
+            raise _wrong(where, value, kind)
+        return tuple(typed(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong(where, value, kind)
+        if not all(isinstance(k, str) for k in value):
+            raise InputError(
+                f"{where}: its keys must be text; put quotes around {next(k for k in value if not isinstance(k, str))}"
+            )
+        return {k: typed(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+        raise _wrong(where, value, kind)
+    return value
+
+
+def _wrong(where: str, value: Any, kind: Any) -> InputError:
+    name = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind)
+    return InputError(f"{where}={value!r} is not valid; expected {name}")

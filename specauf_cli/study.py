@@ -95,7 +95,13 @@ def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[RunRecord], l
     if not path.is_file():
         raise InputError(f"no table of profile {profile} was made under {local}/ yet; specauf table profile={profile}")
     tables_ = read_json(path)
-    if not isinstance(tables_, dict) or not all(isinstance(found, list) for found in tables_.values()):
+    if (
+        not isinstance(tables_, dict)
+        or not tables_
+        or not all(
+            isinstance(found, list) and all(isinstance(name, str) for name in found) for found in tables_.values()
+        )
+    ):
         raise InputError(f"{path} is damaged; specauf table profile={profile} writes it anew")
     names = dict.fromkeys(name for found in tables_.values() for name in found)
     records = [load_record(local / name) for name in names]

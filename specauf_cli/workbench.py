@@ -142,7 +142,7 @@ def train(bench: Bench, config: Config, overrides: Sequence[str], *, force: bool
         with lock(folder, f"run {name}"):
             print(f"{name}: moved to {_move_aside(folder)}", file=sys.stderr)
     ranks.wait()
-    if (folder / FINISHED).is_file():
+    if (folder / FINISHED).exists():
         result_of(folder)
         print(f"{name}: finished already{_other_code(about_of(folder)['code'])}", file=sys.stderr)
         os.utime(folder / FINISHED)
@@ -204,6 +204,8 @@ def measure(
 
     ``step``: the drafter that was kept at this step instead of the last one; its record lies beside it.
     """
+    if ranks.WORLD > 1:
+        raise InputError("torchrun trains; measure in one process, without it")
     about, finished = about_of(folder), result_of(folder)
     prompts = load_benchmarks(config)
     resolved = {

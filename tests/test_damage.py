@@ -70,7 +70,15 @@ def test_an_altered_target(here: Path) -> None:
     content = bytearray(weights.read_bytes())
     content[-10] ^= 255
     weights.write_bytes(bytes(content))
-    assert "its weights or tokenizer were altered" in refused(here, "eval", "evaluation.max_new_tokens=4")
+    assert "its weights, sizes or tokenizer were altered" in refused(here, "eval", "evaluation.max_new_tokens=4")
+    content[-10] ^= 255
+    weights.write_bytes(bytes(content))
+    sizes = weights.with_name("config.json")
+    original = sizes.read_text()
+    sizes.write_text(original.replace('"rope_theta": 10000.0', '"rope_theta": 3.0'))
+    assert sizes.read_text() != original
+    assert "its weights, sizes or tokenizer were altered" in refused(here, "eval", "evaluation.max_new_tokens=4")
+    sizes.write_text(original)
     marker = weights.with_name("specauf.json")
     marker.write_text("[]")
     assert "is damaged" in refused(here, "eval", "evaluation.max_new_tokens=4")
@@ -81,8 +89,39 @@ def test_records_of_another_run_or_renamed(here: Path) -> None:
     foreign = next((other / "records").iterdir())
     copied = Path(shutil.copy(foreign, one / "records" / foreign.name))
     assert f"is a record of {other.name}" in refused(here, "compare", one.name, other.name)
+    (own,) = [p for p in (one / "records").iterdir() if p != copied]
+    copied.unlink()
+    written = json.loads(own.read_text())
+    text = own.read_text()
+    for change in (
+        {"benchmarks": []}, {"training": {}}, {"heldout": {}}, {"written": 5}, {"benchmarks": [{**written["benchmarks"][0], "traces": []}]},
+    ):  # fmt: skip
+        own.write_text(json.dumps({**written, **change}))
+        assert "delete it and measure again" in refused(here, "show", one.name)
+    own.write_text(text.replace('"accepted": [', '"accepted": [-5, ', 1))
+    assert "impossible rounds" in refused(here, "compare", one.name, other.name)
+    own.write_text(text)
+    copied = Path(shutil.copy(foreign, one / "records" / foreign.name))
     copied.rename(one / "records" / "mine.json")
     assert "it was renamed or altered" in refused(here, "compare", one.name, other.name)
+
+
+def test_an_altered_checkpoint(here: Path) -> None:
+    words = (*TRAIN, "trainer.steps=2000", "trainer.save_every=1", "seed=5")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "specauf_cli", *words], cwd=here, env=ENV, stderr=subprocess.DEVNULL
+    )
+    while not (found := sorted(here.glob("runs/dflash-auf-tiny-smoke-s5-*/checkpoints/step-*/state.json"))):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    newest = sorted(here.glob("runs/dflash-auf-tiny-smoke-s5-*/checkpoints/step-*/state.json"))[-1]
+    assert found
+    state = json.loads(newest.read_text())
+    for change in ({"step": 99999}, {"identity": "another"}, {"sha256": []}, {"seconds": None}):
+        newest.write_text(json.dumps({**state, **change}))
+        assert "is damaged" in refused(here, *words)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe\x00", b"{}", b'{"last": 1'])
@@ -153,7 +192,8 @@ def test_one_process_at_a_time_trains_a_run(here: Path) -> None:
     specauf(here, *TRAIN, "trainer.steps=2", "seed=3")
 
 
-def test_sigterm_while_measuring_is_one_line(here: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_measuring_is_one_line(here: Path, number: int, code: int) -> None:
     words = ["eval", "evaluation.mode=decode", "evaluation.audit=0", "evaluation.max_new_tokens=200"]
     process = subprocess.Popen(
         [sys.executable, "-m", "specauf_cli", *words], cwd=here, env=ENV, stderr=subprocess.PIPE, text=True
@@ -162,9 +202,9 @@ def test_sigterm_while_measuring_is_one_line(here: Path) -> None:
     while "6 benchmarks" not in process.stderr.readline():
         assert process.poll() is None
     time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     said = process.stderr.read()
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=30) == code
     assert said.splitlines()[-1].startswith("specauf: stopped; nothing that was saved is lost")
     assert "Traceback" not in said
 

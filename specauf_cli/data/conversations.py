@@ -127,7 +127,7 @@ def split_by_prompt(corpus: Corpus, heldout: int, *, seed: int) -> tuple[Corpus,
     if len(first) <= heldout:
         raise InputError(
             f"{corpus.name}: {len(first)} different prompts are too few to hold out {heldout} and train on the rest; "
-            f"use data.heldout <= {max(len(first) - 1, 0)} or more data"
+            + ("give more data" if len(first) < 2 else f"use data.heldout <= {len(first) - 1} or more data")
         )
     taken = sorted(first, key=lambda key: hashlib.sha256(f"{seed}\n{key}".encode()).digest())[:heldout]
     names = frozenset(taken)

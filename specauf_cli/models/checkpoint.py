@@ -82,9 +82,9 @@ def load(folder: Path, target: Target, backbone: BackboneConfig, *, run: str | N
             "number of draft layers": (stored["num_hidden_layers"], backbone.layers),
             "hidden size": (stored["hidden_size"], target.hidden_size),
             "mask token id": (stored["dflash_config"]["mask_token_id"], target.chat.mask_id),
-            "run": (stored["specauf"].get("run", run), run or stored["specauf"].get("run")),
+            "run": (stored["specauf"].get("run"), run or stored["specauf"].get("run")),
         }
-        saved = stored["specauf"].get("weights")
+        saved = stored["specauf"]["weights"] if run else stored["specauf"].get("weights")
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{folder / 'config.json'} is not a drafter's configuration: {reason}") from error

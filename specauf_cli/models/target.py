@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
 from specauf_cli.data.chat import Chat
+from specauf_cli.records import digest, read_json
 from specauf_cli.schema import InputError
 from specauf_cli.settings import BackboneConfig, PretrainConfig, TargetConfig
 
@@ -223,9 +223,9 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype = torch.float3
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # whatever a foreign folder makes transformers raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"target {config.path!r} cannot be loaded: {reason}") from error
     commit = getattr(model.config, "_commit_hash", None)
@@ -235,8 +235,17 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype = torch.float3
 
 
 def content_fingerprint(folder: Path) -> str:
-    """SHA-256 (16 hex digits) over the weights and the tokenizer of a local target folder."""
+    """SHA-256 (16 hex digits) over the weights, the tokenizer, the template and the sizes of a local target folder."""
     total = hashlib.sha256()
+    for name in ("config.json", "generation_config.json"):
+        values = read_json(folder / name) if (folder / name).is_file() else {}
+        if not isinstance(values, dict):
+            raise InputError(f"{folder / name} is damaged")
+        total.update(
+            digest({k: v for k, v in values.items() if k not in ("transformers_version", "_name_or_path")}).encode()
+        )
+    if (folder / "chat_template.jinja").is_file():
+        total.update((folder / "chat_template.jinja").read_bytes())
     for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("tokenizer.json")):
         with open(path, "rb") as file:
             while block := file.read(1 << 24):

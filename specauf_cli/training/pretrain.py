@@ -5,13 +5,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.models import target as targets
-from specauf_cli.records import digest, lock, now, peak_memory_mib, read_json, write_json
+from specauf_cli.records import digest, file_sha256, lock, now, peak_memory_mib, read_json, write_json
 from specauf_cli.schema import Corpus, InputError
 from specauf_cli.settings import PretrainConfig, TargetConfig
 from specauf_cli.training import ranks
@@ -37,10 +39,10 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
         with lock(folder.with_name(folder.name + ".training"), f"target {name}"):
             train(config, corpus, folder, data=data, device=device)
     ranks.wait()
-    if describe(str(folder)).get("fingerprint") != targets.content_fingerprint(folder):
+    if describe(str(folder), whole=True)["files"] != _files(folder):
         raise InputError(
-            f"target {folder} is not what was saved: its weights or tokenizer were altered or damaged; move the folder aside to "
-            "train it again, with its drafters"
+            f"target {folder} is not what was saved: its weights, sizes or tokenizer were altered or damaged; move the folder aside "
+            "to train it again, with its drafters"
         )
     return replace(config, path=str(folder))
 
@@ -56,7 +58,8 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     work = folder.with_name(folder.name + ".training")
     print(f"training target {config.title}: {recipe.steps} steps (once; kept in {folder})", file=sys.stderr)
     tokenizer, partial = work / "tokenizer", work / ".tokenizer.partial"
-    if not tokenizer.is_dir():
+    if not (tokenizer / "tokenizer.json").is_file():
+        shutil.rmtree(tokenizer, ignore_errors=True)
         texts = (m.content for c in corpus.conversations for m in c.messages)
         shutil.rmtree(partial, ignore_errors=True)
         Chat.build(texts, recipe.vocab_size).save(partial)
@@ -92,11 +95,16 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
             weight_decay=recipe.weight_decay, warmup=recipe.warmup, clip=recipe.clip, log_every=20, save_every=500,
         )
     )  # fmt: skip
-    model.save_pretrained(work / "final", safe_serialization=True)
-    chat.save(work / "final")
-    shutil.copy(work / "log.jsonl", work / "final" / "log.jsonl")
+    try:
+        model.save_pretrained(work / "final", safe_serialization=True)
+        chat.save(work / "final")
+        shutil.copy(work / "log.jsonl", work / "final" / "log.jsonl")
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {work / 'final'}: {reason}; the training is saved in {work}") from error
     marker = {
         "fingerprint": targets.content_fingerprint(work / "final"),
+        "files": _files(work / "final"),
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": chat.vocab,
         "train": {**counts, "steps": recipe.steps, "tokens seen": recipe.steps * recipe.rows * recipe.row_length},
@@ -136,10 +144,16 @@ class Rows:
         return self.stream[index], self.answers[index]
 
 
-def describe(path: str) -> dict[str, object]:
+def _files(folder: Path) -> dict[str, str]:
+    """Content hash of every file of a target but the marker."""
+    return {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MARKER}
+
+
+def describe(path: str, *, whole: bool = False) -> dict[str, Any]:
     """What the marker of a target trained here says of it; empty for any other target."""
     marker = Path(path) / MARKER
     found = read_json(marker) if marker.is_file() else {}
-    if not isinstance(found, dict):
+    kinds = {"fingerprint": str, "files": dict, "parameters": int, "vocabulary": int, "train": dict, "last": dict}
+    if not isinstance(found, dict) or (found and not all(isinstance(found.get(k), v) for k, v in kinds.items())):
         raise InputError(f"{marker} is damaged; move its folder aside to train the target again")
-    return found
+    return {k: v for k, v in found.items() if k != "files"} if not whole else found

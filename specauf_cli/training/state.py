@@ -5,6 +5,7 @@ All randomness of training is keyed by (seed, step), so there is no generator st
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from specauf_cli.records import file_sha256
+from specauf_cli.records import digest, file_sha256
 from specauf_cli.schema import InputError
 
 KEEP = 2
@@ -35,7 +36,8 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step
         for name, tensors in files.items():
             save_file(tensors, partial / name)
             sums[name] = file_sha256(partial / name)
-        (partial / "state.json").write_text(json.dumps({"step": step, "sha256": sums, **extra}, indent=1))
+        about = {"step": step, "sha256": sums, **extra}
+        (partial / "state.json").write_text(json.dumps({**about, "digest": digest(about)}, indent=1))
         for name in (*files, "state.json"):
             with open(partial / name, "rb") as file:
                 os.fsync(file.fileno())
@@ -66,6 +68,10 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
     """
     try:
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
+        if state.pop("digest") != digest(state) or checkpoint.name != f"step-{state['step']:06d}":
+            raise InputError(
+                f"{checkpoint / 'state.json'} is damaged (its content is not what was saved); delete {checkpoint} to go on from the one before"
+            )
         for name, expected in state["sha256"].items():
             if file_sha256(checkpoint / name) != expected:
                 raise InputError(
@@ -86,7 +92,7 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
             }
     except InputError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError, RuntimeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"checkpoint {checkpoint} cannot be read ({reason}); delete it to go on from the one before"
@@ -96,7 +102,7 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
 
 def _all(folder: Path) -> list[Path]:
     """Checkpoints, oldest first."""
-    return sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name))
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
