@@ -26,7 +26,8 @@ CHECKOUT = compose.folder("conf").parent
 def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *, publish: bool) -> None:
     """Trains and measures every missing cell of the experiments, then prints and writes their tables.
 
-    Errors: InputError, before anything is trained, when ``publish`` is asked for on a tree with uncommitted changes.
+    A cell that fails leaves the others running; the next call tries it again. Errors: InputError naming the failed cells and
+    their reasons, at the end; before anything is trained, when ``publish`` is asked for on a tree with uncommitted changes.
     """
     if publish:
         _require_clean()
@@ -41,6 +42,7 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
             _print(local / "tables" / f"{page.name}.md", _variants(page))
     bench: workbench.Bench | None = None
     made: dict[str, list[RunRecord]] = {e.name: [] for e in experiments}
+    failed: list[str] = []
     for seed in seeds:
         for experiment in experiments:
             for row in experiment.rows:
@@ -48,13 +50,19 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
                 config = compose.compose(cell)
                 if bench is None or not bench.serves(config):
                     bench = workbench.open_bench(config)
-                folder = workbench.train(bench, config, cell)
-                made[experiment.name].append(workbench.measure(bench, config, folder, ["eval", *cell]))
-            if seed == seeds[-1]:  # shown as soon as it is whole, the others may take a while
+                try:
+                    folder = workbench.train(bench, config, cell)
+                    made[experiment.name].append(workbench.measure(bench, config, folder, ["eval", *cell]))
+                except InputError as error:
+                    failed.append(f"{experiment.name}, {row.objective}, seed {seed}: {error}")
+                    print(f"specauf: {failed[-1]}; the other cells go on", file=sys.stderr)
+            if seed == seeds[-1] and made[experiment.name]:  # shown as soon as it is whole, the others may take a while
                 path = local / "tables" / f"{profile}-{experiment.name}.md"
                 _write(path.with_suffix(".csv"), tables.to_csv(experiment, made[experiment.name]))
                 _print(path, tables.markdown(experiment, made[experiment.name]))
                 _remember(local / "tables" / f"{profile}.json", experiment.name, made[experiment.name])
+    if failed:
+        raise InputError(f"{len(failed)} cells failed, the same command tries them again: {' | '.join(failed)}")
     if publish:
         for record in {r.id: r for found in made.values() for r in found}.values():
             _publish(record, local)

@@ -188,6 +188,30 @@ def test_without_publish_nothing_is_written_under_results(cells: dict[str, Any])
     assert Path("runs/tables/smoke-table2.csv").is_file()
 
 
+def test_a_failed_cell_leaves_the_others_and_is_tried_again(
+    cells: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = workbench.measure
+
+    def broken(bench: Any, config: Config, folder: Path, words: Any) -> RunRecord:
+        if config.objective.name == "decay":
+            raise InputError("the disk is full")
+        return whole(bench, config, folder, words)
+
+    monkeypatch.setattr(workbench, "measure", broken)
+    with pytest.raises(
+        InputError, match=r"1 cells failed, the same command tries them again: table2, decay, seed 0: the disk is full"
+    ):
+        publish()
+    assert not Path("results").exists(), "nothing is published by halves"
+    written = Path("runs/tables/smoke-table2.md").read_text()
+    assert "| 0 | AUF | ours | **4.38** ± " in written
+    assert "| 0 | decay | ours | – |" in written
+    monkeypatch.setattr(workbench, "measure", whole)
+    publish()
+    assert "| 0 | decay | ours | 2.38 ± " in Path("results/smoke/table2.md").read_text()
+
+
 def test_a_record_is_never_published_twice_with_other_content(cells: dict[str, Any]) -> None:
     publish()
     before = {k: v for k, v in tree().items() if k.startswith("results")}
