@@ -123,6 +123,9 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "trainer.features": OneOf(("online", "memory")),
     "trainer.log_every": COUNT,
     "trainer.save_every": COUNT,
+    "trainer.save_minutes": Number(0, above=True),
+    "trainer.eval_every": COUNT,
+    "trainer.eval_prompts": COUNT,
     "trainer.snapshot_every": COUNT,
     "evaluation.mode": OneOf(("replay", "decode")),
     "evaluation.prompts": COUNT,
@@ -181,6 +184,10 @@ def _trainer(trainer: TrainerConfig) -> None:
     if (trainer.steps is None) == (trainer.epochs is None):
         raise InputError(
             f"set exactly one of trainer.steps ({trainer.steps}) and trainer.epochs ({trainer.epochs}); the other is null"
+        )
+    if trainer.eval_every is not None and trainer.eval_every % trainer.log_every:
+        raise InputError(
+            f"trainer.eval_every={trainer.eval_every} must be a multiple of trainer.log_every={trainer.log_every}, or null"
         )
     if trainer.batch_size % trainer.micro_batch:
         raise InputError(

@@ -4,7 +4,7 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,13 @@ import torch
 
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
-from specauf_cli.evaluation import trajectories
+from specauf_cli.evaluation import metrics, trajectories
 from specauf_cli.evaluation.audit import audit as audit_outputs
 from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks
+from specauf_cli.evaluation.replay import replay
 from specauf_cli.models import checkpoint
 from specauf_cli.models import target as targets
+from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import (
     RunRecord,
@@ -35,7 +37,7 @@ from specauf_cli.records import (
     write_json,
 )
 from specauf_cli.runs import ABOUT, FAILED, FINISHED, about_of, result_of
-from specauf_cli.schema import Corpus, Example, InputError
+from specauf_cli.schema import Corpus, Example, InputError, Trajectory
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training import pretrain, ranks
@@ -179,7 +181,9 @@ def _train(bench: Bench, config: Config, overrides: Sequence[str], folder: Path)
         (folder / FAILED).unlink(missing_ok=True)
     print(f"{name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens", file=sys.stderr)
     try:
-        last, seconds = training.train(config, bench.target, examples, bench.features(), folder, identity=name)
+        last, seconds = training.train(
+            config, bench.target, examples, bench.features(), folder, identity=name, probe=_probe(bench, config)
+        )
     except InputError as error:
         if ranks.FIRST:
             write_json(folder / FAILED, {"reason": str(error), "at": now()})
@@ -195,6 +199,24 @@ def _train(bench: Bench, config: Config, overrides: Sequence[str], folder: Path)
     }
     write_json(folder / FINISHED, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _probe(bench: Bench, config: Config) -> Callable[[DFlash], dict[str, float]]:
+    """Measures tau at T = 0 on a few prompts of every benchmark, by replay; their trajectories are generated at first use."""
+    settings, few = config.evaluation, replace(config.evaluation, prompts=config.trainer.eval_prompts)
+    made: list[list[Trajectory]] = []
+
+    def probe(drafter: DFlash) -> dict[str, float]:
+        for prompts in load_benchmarks(replace(config, evaluation=few)) if not made else []:
+            found = trajectories.get(
+                bench.target, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
+                tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=_cache(bench),
+            )  # fmt: skip
+            made.append(list(found.trajectories))
+        taus = [metrics.tau(replay(bench.target, drafter, m, batch_size=settings.batch_size)) for m in made]
+        return {"tau": sum(taus) / len(taus)}
+
+    return probe
 
 
 def measure(

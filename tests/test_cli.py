@@ -286,6 +286,19 @@ def test_ls_and_show_tell_finished_failed_and_interrupted_runs_apart(table: tupl
     assert "no run under empty/" in specauf(folder, "ls", "runs=empty", check=False).stderr
 
 
+def test_tau_is_measured_while_training_and_changes_nothing(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    words = ("train", "objective=auf", "profile=smoke", "trainer.steps=8", "evaluation.max_new_tokens=24")
+    logs, weights = [], []
+    for more in ((), ("trainer.eval_every=4", "trainer.eval_prompts=2")):
+        run = folder / specauf(folder, *words, *more).stdout.strip()
+        logs.append([json.loads(x) for x in (run / "log.jsonl").read_text().splitlines()])
+        weights.append((run / "drafter" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert ["tau" in line for line in logs[0] + logs[1]] == [False, False, True, True]
+    assert all(1.0 <= line["tau"] < 16 for line in logs[1])
+
+
 def test_drafters_kept_on_the_way_can_be_measured(table: tuple[Path, str]) -> None:
     folder, _ = table
     name = next(f.name for f in folder.glob("runs/dflash-auf-*") if (f / "records").is_dir())

@@ -43,6 +43,8 @@ WRONG = [
     ("trainer.precision=fp16", "'fp16' is none of fp32, bf16"),
     ("trainer.normalize=blokc", "Did you mean 'block'?"),
     ("trainer.head=prune", "Did you mean 'pruned'?"),
+    ("trainer.eval_every=3", "must be a multiple of trainer.log_every=4"),
+    ("trainer.save_minutes=0", "must be above 0"),
     ("trainer.labels=own", "is none of data, target"),
     ("trainer.steps=0", "trainer.steps=0 must be at least 1"),
     ("trainer.epochs=1", "set exactly one of trainer.steps (24) and trainer.epochs (1)"),

@@ -17,6 +17,8 @@ def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
     small = ["profile=smoke", "trainer.steps=2"] if words[0] in ("train", "table") else []
     if words[0] in ("target", "figures", "report"):
         small = ["profile=smoke"]
+    if "--all-runs" in words or words[0] == "audit":
+        small = ["evaluation.prompts=1"]  # of every run that the commands before it have made
     if "--every-checkpoint" in words:
         run = next(f.parent.name for f in folder.glob("runs/*/snapshots"))
         small = ["--run", run, "evaluation.audit=1", "evaluation.temperatures=[0.0]"]

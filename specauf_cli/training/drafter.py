@@ -1,7 +1,7 @@
 """Training one drafter: batches, anchors, blocks, credit, loss."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -258,9 +258,19 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def train(
-    config: Config, target: Target, examples: Sequence[Example], features: Features, folder: Path, *, identity: str
+    config: Config,
+    target: Target,
+    examples: Sequence[Example],
+    features: Features,
+    folder: Path,
+    *,
+    identity: str,
+    probe: Callable[[DFlash], dict[str, float]] = lambda _: {},
 ) -> tuple[dict[str, float], float]:
-    """Trains the drafter of ``config`` into ``folder`` (resuming what is there) and returns the last log line and the seconds."""
+    """Trains the drafter of ``config`` into ``folder`` (resuming what is there) and returns the last log line and the seconds.
+
+    ``probe`` measures the drafter every ``trainer.eval_every`` steps; what it finds is in the log.
+    """
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
     trainer = config.trainer
@@ -268,6 +278,9 @@ def train(
     def snapshot(done: int) -> None:
         if ranks.FIRST and trainer.snapshot_every is not None and done % trainer.snapshot_every == 0:
             checkpoint.save(drafter, target, folder / "snapshots" / f"step-{done:06d}", run=identity)
+
+    def measure(done: int) -> dict[str, float]:
+        return probe(drafter) if trainer.eval_every is not None and done % trainer.eval_every == 0 else {}
 
     step = Step(config, target, drafter, examples, features)
     if trainer.head == "auto":
@@ -279,7 +292,7 @@ def train(
                 step=step, summary=summary, identity=identity,
                 steps=total_steps(trainer, len(examples)), lr=trainer.lr, betas=trainer.betas,
                 weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip, log_every=trainer.log_every,
-                save_every=trainer.save_every, snapshot=snapshot, sink=log, shared=True,
+                save_every=trainer.save_every, save_minutes=trainer.save_minutes, measure=measure, snapshot=snapshot, sink=log, shared=True,
             )
         )  # fmt: skip
     if ranks.FIRST:

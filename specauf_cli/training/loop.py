@@ -45,6 +45,7 @@ class Job:
 
     ``identity`` names what is being trained; a checkpoint with another identity is refused. ``summary`` turns the
     window's sums into the named means of a log line. ``snapshot(done)`` is called after every step, before it is saved;
+    ``measure(done)`` adds to a line of the log. A checkpoint is written every ``save_every`` steps and ``save_minutes`` minutes.
     ``sink(line)`` gets every line of the log. ``shared``: every rank runs the same job, and the first one writes.
     """
 
@@ -62,6 +63,8 @@ class Job:
     clip: float
     log_every: int
     save_every: int
+    save_minutes: float = math.inf
+    measure: Callable[[int], dict[str, float]] = lambda _: {}
     snapshot: Callable[[int], None] = lambda _: None
     sink: Sink = lambda _: None
     shared: bool = False
@@ -100,7 +103,7 @@ def run(job: Job) -> tuple[dict[str, float], float]:
     writes = ranks.FIRST or not job.shared
     line = (read_log(log) or [{}])[-1]
     with _signals() as caught, track(job.name, job.steps, start) as show:
-        clock, tokens = time.perf_counter(), 0
+        clock, tokens, saved = time.perf_counter(), 0, time.monotonic()
         for i in range(start, job.steps):
             optimizer.zero_grad(set_to_none=True)
             outcome = job.step(i)
@@ -129,8 +132,9 @@ def run(job: Job) -> tuple[dict[str, float], float]:
             if done % job.log_every == 0 or done == job.steps:
                 line = _summarise(job, done, window)
                 elapsed = time.perf_counter() - clock
-                logged = {**line, "tokens_per_second": round(tokens / elapsed)}
                 if writes:
+                    line |= job.measure(done)
+                    logged = {**line, "tokens_per_second": round(tokens / elapsed)}
                     _append(log, logged)
                     job.sink(logged)
                     show(done, _metrics(line))
@@ -139,7 +143,9 @@ def run(job: Job) -> tuple[dict[str, float], float]:
             stop = caught()
             if job.shared:
                 stop = ranks.largest(stop or 0, parameters[0].device) or None
-            if writes and (done % job.save_every == 0 or stop is not None or done == job.steps):
+            late = time.monotonic() - saved > 60 * job.save_minutes
+            if writes and (done % job.save_every == 0 or late or stop is not None or done == job.steps):
+                saved = time.monotonic()
                 state.save(checkpoints, job.module, optimizer, done, _extra(job, window, began))
             if stop is not None and done < job.steps:
                 raise Interrupted(stop, job.folder, done)
@@ -219,5 +225,5 @@ def _signals() -> Iterator[Callable[[], int | None]]:
 
 def _metrics(line: Mapping[str, float]) -> str:
     """The numbers of a log line that matter while waiting."""
-    shown = ("loss", "accuracy", "accept_length", "active_ratio")
+    shown = ("loss", "accuracy", "accept_length", "active_ratio", "tau")
     return " ".join(f"{k.replace('_', ' ')} {line[k]:.3f}" for k in shown if k in line)

@@ -84,6 +84,28 @@ def test_crash_between_checkpoints_continues_from_the_last_one(tmp_path: Path) -
     assert log(tmp_path / "whole") == log(tmp_path / "cut")
 
 
+def test_checkpoints_come_by_the_clock_too(tmp_path: Path) -> None:
+    def crash(i: int) -> None:
+        if i == 6:
+            raise MemoryError
+
+    often = {"save_every": 10**6, "save_minutes": 1e-9}
+    with pytest.raises(MemoryError):
+        loop.run(replace(job(tmp_path, hook=crash), **often))
+    seen: list[int] = []
+    loop.run(replace(job(tmp_path, hook=seen.append), **often))
+    assert seen == [6, 7, 8, 9, 10, 11]
+
+
+def test_what_is_measured_on_the_way_is_in_the_log_and_changes_nothing(tmp_path: Path) -> None:
+    plain, measured = job(tmp_path / "a"), job(tmp_path / "b")
+    loop.run(plain)
+    loop.run(replace(measured, measure=lambda done: {"tau": 1.0 + done} if done % 6 == 0 else {}))
+    assert [x.get("tau") for x in log(tmp_path / "b")] == [None, 7.0, None, 13.0]
+    assert [{k: v for k, v in x.items() if k != "tau"} for x in log(tmp_path / "b")] == log(tmp_path / "a")
+    assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(measured), strict=True))
+
+
 def test_non_finite_loss_stops_before_the_update(tmp_path: Path) -> None:
     broken = job(tmp_path)
 
