@@ -39,15 +39,22 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
 def train(context: typer.Context) -> None:
-    """Train one drafter; -m sweeps, --help lists the groups, --force trains a finished one again (the old one is kept)."""
+    """Train one drafter; -m sweeps, --help lists the groups, --force trains a finished one again (the old one is kept).
+
+    --together trains all drafters of a sweep at once, from one pass over data and target: each ends as it would alone.
+    """
     from specauf_cli import compose
 
-    words = [w for w in context.args if w != "--force"]
+    words = [w for w in context.args if w not in ("--force", "--together")]
+    force = "--force" in context.args
+    if "--together" in context.args:
+        _train_together(compose.sweep(words), force=force)
+        return
 
     def job(config: "Config", overrides: list[str]) -> None:
         from specauf_cli import workbench
 
-        folder = workbench.train(workbench.open_bench(config), config, overrides, force=len(words) < len(context.args))
+        folder = workbench.train(workbench.open_bench(config), config, overrides, force=force)
         print(folder)
 
     compose.run_hydra(job, words)
@@ -264,6 +271,19 @@ def fetch(
 
     config = compose.compose(["data=sharegpt", "benchmark=all", *_overrides(overrides)])
     fetch_all(out, config.benchmark, config.data, echo=print)
+
+
+def _train_together(cells: "Sequence[tuple[Config, Sequence[str]]]", *, force: bool) -> None:
+    from specauf_cli import workbench
+
+    bench = workbench.open_bench(cells[0][0])
+    other = next((" ".join(o) for c, o in cells if not bench.serves(c)), None)
+    if other is not None:
+        raise InputError(
+            f"--together: {other} has another target, other data or other batches than {' '.join(cells[0][1])}"
+        )
+    for folder in workbench.train_together(bench, cells, force=force):
+        print(folder)
 
 
 def _overrides(words: Sequence[str] | None) -> list[str]:

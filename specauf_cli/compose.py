@@ -1,6 +1,7 @@
 """Overrides in, plain objects out: the only file that knows Hydra and OmegaConf."""
 
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -159,6 +160,19 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
         raise InputError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
 
 
+def sweep(overrides: Sequence[str]) -> list[tuple[Config, list[str]]]:
+    """Every combination of comma-separated values: its configuration and its own overrides, in the order of ``-m``."""
+    choices = []
+    for override in overrides:
+        if override in ("-m", "--multirun"):
+            continue
+        if override.startswith("-"):
+            raise InputError(f"--together takes overrides only, not {override!r}")
+        key, _, values = override.partition("=")
+        choices.append([f"{key}={v}" for v in values.split(",")] if _is_simple_sweep(override) else [override])
+    return [(compose(list(cell)), list(cell)) for cell in itertools.product(*choices)]
+
+
 OPTIONS = (*WITH_VALUE, "--multirun", "-m", "--help", "-h", "--hydra-help", "--resolve", "--info", "-i")
 """What ``specauf train`` takes beside overrides: options of Hydra."""
 
@@ -170,7 +184,7 @@ def _check_options(arguments: Sequence[str]) -> None:
             raise InputError(f"--cfg {word!r} is none of job, hydra, all")
         if word.startswith("-") and before not in WITH_VALUE and word.split("=")[0] not in OPTIONS:
             raise InputError(
-                f"no option {word!r}; valid: {', '.join(('--force', *OPTIONS))}.{nearest(word, ('--force', *OPTIONS))}"
+                f"no option {word!r}; valid: {', '.join(('--force', '--together', *OPTIONS))}.{nearest(word, ('--force', '--together', *OPTIONS))}"
             )
     if arguments and arguments[-1] in WITH_VALUE:
         raise InputError(

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,25 +134,41 @@ def _keep_freed_memory() -> None:
 
 
 def train(bench: Bench, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:
-    """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder.
-
-    ``force``: what is there is moved into ``aside/`` first, and training begins anew.
-    """
-    name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
-    folder = Path(config.runs) / name
-    if force and folder.is_dir() and ranks.FIRST:
-        with lock(folder, f"run {name}"):
-            print(f"{name}: moved to {_move_aside(folder)}", file=sys.stderr)
-    ranks.wait()
-    if (folder / FINISHED).exists():
-        result_of(folder)
-        print(f"{name}: finished already{_other_code(about_of(folder)['code'])}", file=sys.stderr)
-        os.utime(folder / FINISHED)
-        return folder
-    with lock(folder, f"run {name}") if ranks.FIRST else nullcontext():
-        _train(bench, config, overrides, folder)
-        ranks.wait()
+    """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder."""
+    (folder,) = train_together(bench, [(config, overrides)], force=force)
     return folder
+
+
+def train_together(bench: Bench, cells: Sequence[tuple[Config, Sequence[str]]], *, force: bool = False) -> list[Path]:
+    """Trains every drafter of ``cells`` that is not finished, a step of each in turn; returns their folders.
+
+    ``force``: what is there is moved into ``aside/`` first, and training begins anew. Errors: InputError when one or more of them
+    failed, after the others have finished.
+    """
+    folders: list[Path] = []
+    tasks: list[training.Task] = []
+    with ExitStack() as stack:
+        for config, overrides in cells:
+            name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
+            folder = Path(config.runs) / name
+            folders.append(folder)
+            if force and folder.is_dir() and ranks.FIRST:
+                with lock(folder, f"run {name}"):
+                    print(f"{name}: moved to {_move_aside(folder)}", file=sys.stderr)
+            ranks.wait()
+            if (folder / FINISHED).exists():
+                result_of(folder)
+                print(f"{name}: finished already{_other_code(about_of(folder)['code'])}", file=sys.stderr)
+                os.utime(folder / FINISHED)
+                continue
+            if ranks.FIRST:
+                stack.enter_context(lock(folder, f"run {name}"))
+            _announce(bench, config, overrides, folder)
+            tasks.append(training.Task(config, folder, name, _probe(bench, config)))
+        if tasks:
+            _finish(bench, tasks)
+        ranks.wait()
+    return folders
 
 
 def _move_aside(folder: Path) -> Path:
@@ -163,11 +179,11 @@ def _move_aside(folder: Path) -> Path:
     return folder.rename(goal)
 
 
-def _train(bench: Bench, config: Config, overrides: Sequence[str], folder: Path) -> None:
-    name = folder.name
-    examples, counts = bench.examples()
+def _announce(bench: Bench, config: Config, overrides: Sequence[str], folder: Path) -> None:
+    """Writes what a run is about to be, and says it."""
+    _, counts = bench.examples()
     about = {
-        "run": name,
+        "run": folder.name,
         "overrides": list(overrides),
         "command": command_line(["train", *overrides]),
         "config": config.resolved,
@@ -179,26 +195,37 @@ def _train(bench: Bench, config: Config, overrides: Sequence[str], folder: Path)
     if ranks.FIRST:
         write_json(folder / ABOUT, about)
         (folder / FAILED).unlink(missing_ok=True)
-    print(f"{name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens", file=sys.stderr)
+    print(
+        f"{folder.name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens",
+        file=sys.stderr,
+    )
+
+
+def _finish(bench: Bench, tasks: Sequence[training.Task]) -> None:
+    """Trains ``tasks`` and writes how each of them ended. Errors: InputError when one failed."""
+    examples, _ = bench.examples()
     try:
-        last, seconds = training.train(
-            config, bench.target, examples, bench.features(), folder, identity=name, probe=_probe(bench, config)
-        )
-    except InputError as error:
-        if ranks.FIRST:
-            write_json(folder / FAILED, {"reason": str(error), "at": now()})
+        ended = training.train(bench.target, examples, bench.features(), tasks)
+    except InputError as error:  # before the first step, or while saving: it stops them all
+        for task in tasks if ranks.FIRST else []:
+            write_json(task.folder / FAILED, {"reason": str(error), "at": now()})
         raise
-    if not ranks.FIRST:
-        return
-    result = {
-        "last": last,
-        "seconds": round(seconds, 2),
-        "peak_memory_mib": peak_memory_mib(),
-        "environment": environment(str(bench.target.device), torch.get_num_threads()),
-        "finished": now(),
-    }
-    write_json(folder / FINISHED, result)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for task, one in zip(tasks, ended, strict=True):
+        if ranks.FIRST and one.failure is not None:
+            write_json(task.folder / FAILED, {"reason": str(one.failure), "at": now()})
+        elif ranks.FIRST:
+            result = {
+                "last": one.line,
+                "seconds": round(one.seconds, 2),
+                "peak_memory_mib": peak_memory_mib(),
+                "environment": environment(str(bench.target.device), torch.get_num_threads()),
+                "finished": now(),
+            }
+            write_json(task.folder / FINISHED, result)
+            shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
+    failures = [one.failure for one in ended if one.failure is not None]
+    if failures:
+        raise InputError(" | ".join(str(f) for f in failures))
 
 
 def _probe(bench: Bench, config: Config) -> Callable[[DFlash], dict[str, float]]:

@@ -173,7 +173,7 @@ def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str
         (["table", "--publish", "profile=smoke", "runs=elsewhere"], "--publish"),
         (["render"], "no results/records here"),
         (["trian"], "Did you mean 'train'?"),
-        (["train", "--foo"], "no option '--foo'; valid: --force, --cfg"),
+        (["train", "--foo"], "no option '--foo'; valid: --force, --together, --cfg"),
         (["train", "--cfg", "jbo"], "none of job, hydra, all"),
         (["train", "--cfg"], "--cfg needs a value"),
         (["train", "objective=auf,decay"], "add -m to run each"),
@@ -297,6 +297,19 @@ def test_tau_is_measured_while_training_and_changes_nothing(table: tuple[Path, s
     assert weights[0] == weights[1]
     assert ["tau" in line for line in logs[0] + logs[1]] == [False, False, True, True]
     assert all(1.0 <= line["tau"] < 16 for line in logs[1])
+
+
+def test_together_trains_a_sweep_from_one_pass(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    words = ["train", "--together", "profile=smoke", "objective=auf,decay", "trainer.steps=4"]
+    done = specauf(folder, *words)
+    assert [Path(x).name.split("-tiny")[0] for x in done.stdout.split()] == ["dflash-auf", "dflash-decay"]
+    assert all((folder / x / "finished.json").is_file() for x in done.stdout.split())
+    again = specauf(folder, *words)
+    assert again.stderr.count("finished already") == 2
+    mixed = specauf(folder, *words, "data.limit=500,600", check=False)
+    assert mixed.returncode == 2
+    assert "has another target, other data or other batches" in mixed.stderr
 
 
 def test_drafters_kept_on_the_way_can_be_measured(table: tuple[Path, str]) -> None:

@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from specauf_cli.objectives.loss import BranchLoss, branch_losses
 from specauf_cli.schema import Example, InputError
 from specauf_cli.settings import Config, TrainerConfig
 from specauf_cli.training import ranks
-from specauf_cli.training.loop import Job, Outcome, run
+from specauf_cli.training.loop import Job, Outcome, Running, run
 from specauf_cli.training.tracking import OFF, sink
 
 
@@ -68,6 +70,7 @@ class Features:
         self.target, self.trainer = target, trainer
         self.kept: dict[tuple[tuple[int, ...], int], Tensor] = {}
         self.bytes, self.seed = 0, -1
+        self.last: tuple[tuple[tuple[int, ...], int], Tensor] = ((), 0), torch.empty(0)
         self.store: list[Tensor] | None = None
         if trainer.features == "memory":
             self.store = [torch.empty(0)] * len(examples)
@@ -92,8 +95,11 @@ class Features:
             ]
             return torch.stack(padded).to(self.target.device)
         key = (batch.index, batch.tokens.shape[1])
+        if key == self.last[0]:  # drafters that are trained together ask one after the other
+            return self.last[1]
         if key not in self.kept:
             found = self._compute(batch.tokens)
+            self.last = key, found
             if self.bytes + found.nbytes > self.KEEP:
                 return found
             self.kept[key], self.bytes = found, self.bytes + found.nbytes
@@ -257,44 +263,53 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
     return means | {k: sums[k] / sums["steps"] for k in ("base_loss", "final_loss") if k in sums}
 
 
-def train(
-    config: Config,
-    target: Target,
-    examples: Sequence[Example],
-    features: Features,
-    folder: Path,
-    *,
-    identity: str,
-    probe: Callable[[DFlash], dict[str, float]] = lambda _: {},
-) -> tuple[dict[str, float], float]:
-    """Trains the drafter of ``config`` into ``folder`` (resuming what is there) and returns the last log line and the seconds.
+@dataclass(frozen=True)
+class Task:
+    """One drafter to train into ``folder`` under the name ``identity``.
 
-    ``probe`` measures the drafter every ``trainer.eval_every`` steps; what it finds is in the log.
+    ``probe`` measures it every ``trainer.eval_every`` steps; what it finds is in the log.
     """
+
+    config: Config
+    folder: Path
+    identity: str
+    probe: Callable[[DFlash], dict[str, float]] = lambda _: {}
+
+
+def train(target: Target, examples: Sequence[Example], features: Features, tasks: Sequence[Task]) -> list[Running]:
+    """Trains the drafters of ``tasks`` (resuming what is there), a step of each in turn, and saves those that got to the end.
+
+    Drafters of one seed meet the same batches, anchors and features; each ends exactly as it would have alone.
+    """
+    with ExitStack() as stack:
+        jobs = [_job(target, examples, features, task, stack) for task in tasks]
+        ended = run(jobs)
+    for task, one in zip(tasks, ended, strict=True):
+        if ranks.FIRST and one.failure is None:
+            checkpoint.save(cast(DFlash, one.job.module), target, task.folder / "drafter", run=task.identity)
+    return ended
+
+
+def _job(target: Target, examples: Sequence[Example], features: Features, task: Task, stack: ExitStack) -> Job:
+    config, trainer = task.config, task.config.trainer
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
-    trainer = config.trainer
 
     def snapshot(done: int) -> None:
         if ranks.FIRST and trainer.snapshot_every is not None and done % trainer.snapshot_every == 0:
-            checkpoint.save(drafter, target, folder / "snapshots" / f"step-{done:06d}", run=identity)
+            checkpoint.save(drafter, target, task.folder / "snapshots" / f"step-{done:06d}", run=task.identity)
 
     def measure(done: int) -> dict[str, float]:
-        return probe(drafter) if trainer.eval_every is not None and done % trainer.eval_every == 0 else {}
+        return task.probe(drafter) if trainer.eval_every is not None and done % trainer.eval_every == 0 else {}
 
     step = Step(config, target, drafter, examples, features)
     if trainer.head == "auto":
-        print(f"{identity}: head {step.head}", file=sys.stderr)
-    with sink(config.tracking if ranks.FIRST else OFF, folder, config.resolved) as log:
-        last, seconds = run(
-            Job(
-                name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=folder, module=drafter,
-                step=step, summary=summary, identity=identity,
-                steps=total_steps(trainer, len(examples)), lr=trainer.lr, betas=trainer.betas,
-                weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip, log_every=trainer.log_every,
-                save_every=trainer.save_every, save_minutes=trainer.save_minutes, measure=measure, snapshot=snapshot, sink=log, shared=True,
-            )
-        )  # fmt: skip
-    if ranks.FIRST:
-        checkpoint.save(drafter, target, folder / "drafter", run=identity)
-    return last, seconds
+        print(f"{task.identity}: head {step.head}", file=sys.stderr)
+    log = stack.enter_context(sink(config.tracking if ranks.FIRST else OFF, task.folder, config.resolved))
+    return Job(
+        name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=task.folder, module=drafter,
+        step=step, summary=summary, identity=task.identity, steps=total_steps(trainer, len(examples)), lr=trainer.lr,
+        betas=trainer.betas, weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip,
+        log_every=trainer.log_every, save_every=trainer.save_every, save_minutes=trainer.save_minutes, measure=measure,
+        snapshot=snapshot, sink=log, shared=True,
+    )  # fmt: skip

@@ -5,7 +5,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,82 +78,116 @@ def learning_rate(job: Job, step: int) -> float:
     return job.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, job.steps - warm)))
 
 
-def run(job: Job) -> tuple[dict[str, float], float]:
-    """Trains to the last step, continuing from the newest checkpoint; returns the last log line and the seconds spent.
+class Running:
+    """A job under way: its optimiser, the open window of its log, and the steps done. Begins at the newest checkpoint."""
 
-    ``log.jsonl`` gets one line per ``log_every`` steps: means over that window. Raises ``Interrupted`` after a signal
-    (saved first). Errors: InputError for a non-finite loss (nothing is updated with it) or a foreign checkpoint.
+    def __init__(self, job: Job) -> None:
+        self.job, self.checkpoints, self.log = job, job.folder / "checkpoints", job.folder / "log.jsonl"
+        self.writes = ranks.FIRST or not job.shared
+        decayed = [p for p in job.module.parameters() if p.requires_grad and p.dim() > 1]
+        plain = [p for p in job.module.parameters() if p.requires_grad and p.dim() <= 1]
+        self.parameters = [*decayed, *plain]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": job.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=job.lr,
+            betas=job.betas,
+            fused=True,
+        )
+        self.done, self.window, self.seconds = _resume(self)
+        if job.shared:
+            ranks.wait()  # nobody reads a checkpoint that the first rank is about to clear away
+        if self.done:
+            print(f"{job.name}: continues after step {self.done} of {job.steps}", file=sys.stderr)
+        self.line = (read_log(self.log) or [{}])[-1]
+        self.tokens, self.reading, self.saved = 0, 0.0, time.monotonic()
+        self.failure: InputError | None = None
+
+    @property
+    def over(self) -> bool:
+        """True when there is nothing left to do."""
+        return self.failure is not None or self.done >= self.job.steps
+
+    def advance(self) -> None:
+        """One optimiser step, its line of the log where one is due, and its checkpoint where one is due.
+
+        Errors: InputError for a non-finite loss; nothing is updated with it.
+        """
+        job, begin = self.job, time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        outcome = job.step(self.done)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, job.clip)
+        loss, grad_norm = outcome.loss.item(), norm.item()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            last = state.latest(self.checkpoints)
+            raise InputError(
+                f"{job.name}: loss {loss}, gradient norm {grad_norm} at step {self.done + 1}; stopped before updating. "
+                f"{f'The last good checkpoint is {last}' if last else 'No checkpoint yet'}; try a lower learning rate"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(job, self.done)
+        self.optimizer.step()
+        self.done += 1
+        self.tokens += outcome.tokens
+        sums = {k: float(v) for k, v in outcome.sums.items()}
+        sums |= {"steps": 1.0, "loss": loss, "grad_norm": grad_norm, "clipped": float(grad_norm > job.clip)}
+        for key, value in sums.items():
+            self.window[key] = self.window.get(key, 0.0) + value
+        took = time.perf_counter() - begin
+        self.seconds, self.reading = self.seconds + took, self.reading + took
+        if self.done % job.log_every == 0 or self.done == job.steps:
+            self._write_line()
+        job.snapshot(self.done)
+        late = time.monotonic() - self.saved > 60 * job.save_minutes
+        if self.done % job.save_every == 0 or late or self.done == job.steps:
+            self.save()
+
+    def _write_line(self) -> None:
+        self.line = _summarise(self.job, self.done, self.window)
+        if self.writes:
+            self.line |= self.job.measure(self.done)
+            logged = {**self.line, "tokens_per_second": round(self.tokens / self.reading)}
+            _append(self.log, logged)
+            self.job.sink(logged)
+        self.window, self.tokens, self.reading = {}, 0, 0.0
+
+    def save(self) -> None:
+        """Writes a checkpoint of everything done so far."""
+        if self.writes:
+            self.saved = time.monotonic()
+            extra = {"identity": self.job.identity, "window": self.window, "seconds": self.seconds}
+            state.save(self.checkpoints, self.job.module, self.optimizer, self.done, extra)
+
+
+def run(jobs: Sequence[Job]) -> list[Running]:
+    """Trains every job to its last step, a step of each in turn; jobs do not touch each other.
+
+    ``log.jsonl`` gets one line per ``log_every`` steps: means over that window. A job that fails (``failure``) leaves the others
+    running. Raises ``Interrupted`` after a signal, when every job is saved. Errors: InputError for a foreign checkpoint.
     """
-    checkpoints, log = job.folder / "checkpoints", job.folder / "log.jsonl"
-    decayed = [p for p in job.module.parameters() if p.requires_grad and p.dim() > 1]
-    plain = [p for p in job.module.parameters() if p.requires_grad and p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": job.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=job.lr,
-        betas=job.betas,
-        fused=True,
-    )
-    start, window, spent = _resume(job, checkpoints, log, optimizer)
-    if job.shared:
-        ranks.wait()  # nobody reads a checkpoint that the first rank is about to clear away
-    if start:
-        print(f"{job.name}: continues after step {start} of {job.steps}", file=sys.stderr)
-    began = time.perf_counter() - spent
-    parameters = [*decayed, *plain]
-    writes = ranks.FIRST or not job.shared
-    line = (read_log(log) or [{}])[-1]
-    with _signals() as caught, track(job.name, job.steps, start) as show:
-        clock, tokens, saved = time.perf_counter(), 0, time.monotonic()
-        for i in range(start, job.steps):
-            optimizer.zero_grad(set_to_none=True)
-            outcome = job.step(i)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, job.clip)
-            loss, grad_norm = outcome.loss.item(), norm.item()
-            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                last = state.latest(checkpoints)
-                raise InputError(
-                    f"{job.name}: loss {loss}, gradient norm {grad_norm} at step {i + 1}; stopped before updating. "
-                    f"{f'The last good checkpoint is {last}' if last else 'No checkpoint yet'}; try a lower learning rate"
-                )
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(job, i)
-            optimizer.step()
-            tokens += outcome.tokens
-            for key, found in outcome.sums.items():
-                window[key] = window.get(key, 0.0) + float(found)
-            for key, value in (
-                ("steps", 1.0),
-                ("loss", loss),
-                ("grad_norm", grad_norm),
-                ("clipped", float(grad_norm > job.clip)),
-            ):
-                window[key] = window.get(key, 0.0) + value
-            done = i + 1
-            if done % job.log_every == 0 or done == job.steps:
-                line = _summarise(job, done, window)
-                elapsed = time.perf_counter() - clock
-                if writes:
-                    line |= job.measure(done)
-                    logged = {**line, "tokens_per_second": round(tokens / elapsed)}
-                    _append(log, logged)
-                    job.sink(logged)
-                    show(done, _metrics(line))
-                window, clock, tokens = {}, time.perf_counter(), 0
-            job.snapshot(done)
-            stop = caught()
-            if job.shared:
-                stop = ranks.largest(stop or 0, parameters[0].device) or None
-            late = time.monotonic() - saved > 60 * job.save_minutes
-            if writes and (done % job.save_every == 0 or late or stop is not None or done == job.steps):
-                saved = time.monotonic()
-                state.save(checkpoints, job.module, optimizer, done, _extra(job, window, began))
-            if stop is not None and done < job.steps:
-                raise Interrupted(stop, job.folder, done)
-    return line, time.perf_counter() - began
-
-
-def _extra(job: Job, window: Mapping[str, float], began: float) -> dict[str, Any]:
-    return {"identity": job.identity, "window": window, "seconds": time.perf_counter() - began}
+    running = [Running(job) for job in jobs]
+    name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} trainings, {jobs[0].name} ..."
+    total, done = sum(r.job.steps for r in running), sum(r.done for r in running)
+    with _signals() as caught, track(name, total, done) as show:
+        while active := [r for r in running if not r.over]:
+            for one in active:
+                try:
+                    one.advance()
+                except InputError as error:
+                    one.failure = error
+                    if len(jobs) > 1:
+                        print(f"specauf: {error}; the others go on", file=sys.stderr)
+            shown = _metrics(active[0].line)
+            if any(r.done % r.job.log_every == 0 or r.over for r in active):
+                show(sum(r.done for r in running), shown)
+            stop = caught() or 0
+            if jobs[0].shared:
+                stop = ranks.largest(stop, running[0].parameters[0].device)
+            left = [r for r in running if not r.over]
+            if stop and left:
+                for one in left:
+                    one.save()
+                raise Interrupted(stop, left[0].job.folder, left[0].done)
+    return running
 
 
 def _summarise(job: Job, step: int, window: Mapping[str, float]) -> dict[str, float]:
@@ -169,27 +203,25 @@ def _summarise(job: Job, step: int, window: Mapping[str, float]) -> dict[str, fl
     }
 
 
-def _resume(
-    job: Job, checkpoints: Path, log: Path, optimizer: torch.optim.Optimizer
-) -> tuple[int, dict[str, float], float]:
-    """First step to do, the open window of the log and the seconds spent so far; the log is cut back to the checkpoint."""
-    found = state.latest(checkpoints)
+def _resume(running: Running) -> tuple[int, dict[str, float], float]:
+    """Steps done, the open window of the log and the seconds spent so far; the log is cut back to the checkpoint."""
+    job, log = running.job, running.log
+    found = state.latest(running.checkpoints)
     if found is None:
         job.folder.mkdir(parents=True, exist_ok=True)
-        if ranks.FIRST or not job.shared:
+        if running.writes:
             log.write_text("")
         return 0, {}, 0.0
-    saved = state.restore(found, job.module, optimizer)
+    saved = state.restore(found, job.module, running.optimizer)
     if saved["identity"] != job.identity:
         raise InputError(
             f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it aside"
         )
     step = int(saved["step"])
-    if job.shared and not ranks.FIRST:
-        return step, dict(saved["window"]), float(saved["seconds"])
-    kept = [json.dumps(line) + "\n" for line in read_log(log) if line["step"] <= step]
-    with atomic(log) as temporary:  # what is behind the checkpoint comes again
-        temporary.write_text("".join(kept))
+    if running.writes:
+        kept = [json.dumps(line) + "\n" for line in read_log(log) if line["step"] <= step]
+        with atomic(log) as temporary:  # what is behind the checkpoint comes again
+            temporary.write_text("".join(kept))
     return step, dict(saved["window"]), float(saved["seconds"])
 
 

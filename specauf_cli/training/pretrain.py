@@ -88,13 +88,15 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     def summary(window: Mapping[str, float]) -> dict[str, float]:
         return {"accuracy": window["correct"] / max(1.0, window["valid"])}
 
-    last, seconds = run(
-        Job(
+    (ended,) = run(
+        [Job(
             name=f"target {config.name}", folder=work, module=model, step=step, summary=summary,
             identity=digest([asdict(recipe), data]), steps=recipe.steps, lr=recipe.lr, betas=(0.9, 0.95),
             weight_decay=recipe.weight_decay, warmup=recipe.warmup, clip=recipe.clip, log_every=20, save_every=500,
-        )
+        )]
     )  # fmt: skip
+    if ended.failure:
+        raise ended.failure
     try:
         model.save_pretrained(work / "final", safe_serialization=True)
         chat.save(work / "final")
@@ -108,8 +110,8 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": chat.vocab,
         "train": {**counts, "steps": recipe.steps, "tokens seen": recipe.steps * recipe.rows * recipe.row_length},
-        "last": {k: last[k] for k in ("loss", "accuracy")},
-        "seconds": round(seconds, 1),
+        "last": {k: ended.line[k] for k in ("loss", "accuracy")},
+        "seconds": round(ended.seconds, 1),
         "peak_memory_mib": peak_memory_mib(),
         "written": now(),
     }

@@ -19,6 +19,7 @@ from specauf_cli.schema import Corpus, Example, InputError
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training.loop import Interrupted
+from trained import train_one
 
 GOLDEN = Path(__file__).with_name("golden.json")
 OBJECTIVES = ("full_ce", "decay", "auf", "auf_decay")
@@ -47,7 +48,7 @@ def step_of(config: Config, target: Target, examples: Sequence[Example]) -> tupl
 
 def losses(config: Config, target: Target, examples: Sequence[Example], folder: Path) -> list[float]:
     features = training.Features(target, examples, config.trainer)
-    training.train(config, target, examples, features, folder, identity="golden")
+    train_one(config, target, examples, features, folder, "golden")
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
@@ -160,7 +161,7 @@ def test_interrupted_drafter_resumes_bit_for_bit(
 ) -> None:
     cfg = config("auf", f"backbone={backbone_name}", "trainer.micro_batch=4", "trainer.save_every=6")
     features = training.Features(target, examples, cfg.trainer)
-    training.train(cfg, target, examples, features, tmp_path / "whole", identity="x")
+    train_one(cfg, target, examples, features, tmp_path / "whole", "x")
     calls = 0
     real = features.of
 
@@ -173,8 +174,8 @@ def test_interrupted_drafter_resumes_bit_for_bit(
 
     features.of = stop  # type: ignore[method-assign]
     with pytest.raises(Interrupted):
-        training.train(cfg, target, examples, features, tmp_path / "cut", identity="x")
-    training.train(cfg, target, examples, features, tmp_path / "cut", identity="x")
+        train_one(cfg, target, examples, features, tmp_path / "cut", "x")
+    train_one(cfg, target, examples, features, tmp_path / "cut", "x")
     names = ("model.safetensors", "config.json")
     assert all(
         (tmp_path / "whole/drafter" / n).read_bytes() == (tmp_path / "cut/drafter" / n).read_bytes() for n in names
@@ -238,19 +239,17 @@ def test_features_kept_for_the_next_drafter_change_nothing(
     """Table cells share one source of features; a single run has its own: the weights must be the same, bit for bit."""
     cfg = config("auf", f"trainer.precision={precision}", "trainer.steps=6")
     alone, shared = (training.Features(target, examples, cfg.trainer) for _ in range(2))
-    training.train(cfg, target, examples, alone, tmp_path / "alone", identity="x")
-    training.train(
-        config("decay", f"trainer.precision={precision}"), target, examples, shared, tmp_path / "first", identity="y"
-    )
+    train_one(cfg, target, examples, alone, tmp_path / "alone", "x")
+    train_one(config("decay", f"trainer.precision={precision}"), target, examples, shared, tmp_path / "first", "y")
     computed = len(shared.kept)
     assert computed >= 6
-    training.train(cfg, target, examples, shared, tmp_path / "second", identity="x")
+    train_one(cfg, target, examples, shared, tmp_path / "second", "x")
     assert len(shared.kept) == computed, "nothing was computed again"
     weights = [(tmp_path / d / "drafter/model.safetensors").read_bytes() for d in ("alone", "second")]
     assert weights[0] == weights[1]
     monkeypatch.setattr(training.Features, "KEEP", shared.bytes // 2)
     tight = training.Features(target, examples, cfg.trainer)
-    training.train(cfg, target, examples, tight, tmp_path / "tight", identity="x")
+    train_one(cfg, target, examples, tight, tmp_path / "tight", "x")
     assert 0 < len(tight.kept) < computed
     assert (tmp_path / "tight/drafter/model.safetensors").read_bytes() == weights[0]
     shared.begin(1)
@@ -260,6 +259,52 @@ def test_features_kept_for_the_next_drafter_change_nothing(
 def test_fewer_examples_than_a_batch(target: Target, examples: list[Example], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"fewer than trainer.batch_size"):
         losses(config("auf", "trainer.batch_size=9999", "trainer.micro_batch=1"), target, examples, tmp_path)
+
+
+def test_drafters_trained_together_end_as_they_would_alone(
+    target: Target, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [config("full_ce"), config("auf"), config("b_auf", "backbone=domino"), config("auf", "seed=1")]
+    for i, cfg in enumerate(cells):
+        losses(cfg, target, examples, tmp_path / f"alone-{i}")
+    passes = 0
+    whole = target.features
+
+    def counting(tokens: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        return whole(tokens)
+
+    monkeypatch.setattr(target, "features", counting)
+    monkeypatch.setattr(training.Features, "KEEP", 0)
+    features = training.Features(target, examples, cells[0].trainer)
+    tasks = [training.Task(cfg, tmp_path / f"together-{i}", "golden") for i, cfg in enumerate(cells[:3])]
+    ended = training.train(target, examples, features, tasks)
+    assert passes == 20, "one pass of the target for all of them"
+    tasks = [training.Task(cells[3], tmp_path / "together-3", "golden")]
+    ended += training.train(target, examples, features, tasks)
+    assert all(one.failure is None for one in ended)
+    for i in range(4):
+        for name in ("drafter/model.safetensors", "snapshots/step-000016/model.safetensors"):
+            assert (tmp_path / f"together-{i}" / name).read_bytes() == (tmp_path / f"alone-{i}" / name).read_bytes()
+        logs = [
+            [json.loads(x) for x in (tmp_path / f"{k}-{i}/log.jsonl").read_text().splitlines()]
+            for k in ("alone", "together")
+        ]
+        assert [{k: v for k, v in x.items() if k != "tokens_per_second"} for x in logs[0]] == [
+            {k: v for k, v in x.items() if k != "tokens_per_second"} for x in logs[1]
+        ]
+
+
+def test_one_that_fails_leaves_the_others_running(target: Target, examples: list[Example], tmp_path: Path) -> None:
+    tasks = [
+        training.Task(config("auf", *lr), tmp_path / str(i), "x") for i, lr in enumerate([["trainer.lr=1e30"], []])
+    ]
+    ended = training.train(target, examples, training.Features(target, examples, tasks[0].config.trainer), tasks)
+    assert "stopped before updating" in str(ended[0].failure)
+    assert ended[1].failure is None
+    assert not (tmp_path / "0/drafter").exists()
+    assert (tmp_path / "1/drafter/model.safetensors").is_file()
 
 
 def test_snapshots_are_drafters_of_their_step(target: Target, examples: list[Example], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.schema import Corpus, Example
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
+from trained import train_one
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def config() -> Config:
 
 def train(wanted: Config, target: Target, examples: Sequence[Example], folder: Path) -> None:
     features = training.Features(target, examples, wanted.trainer)
-    training.train(wanted, target, examples, features, folder, identity="x")
+    train_one(wanted, target, examples, features, folder, "x")
 
 
 def files(folder: Path) -> dict[str, object]:

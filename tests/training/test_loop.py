@@ -36,6 +36,13 @@ def job(folder: Path, *, steps: int = 12, hook: Callable[[int], None] = lambda _
     )  # fmt: skip
 
 
+def run(j: Job) -> tuple[dict[str, float], float]:
+    (ended,) = loop.run([j])
+    if ended.failure:
+        raise ended.failure
+    return ended.line, ended.seconds
+
+
 def weights(j: Job) -> list[torch.Tensor]:
     return [p.detach().clone() for p in j.module.parameters()]
 
@@ -49,18 +56,18 @@ def log(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_continues_bit_for_bit(tmp_path: Path, at: int, number: signal.Signals) -> None:
     whole = job(tmp_path / "whole")
-    expected, _ = loop.run(whole)
+    expected, _ = run(whole)
 
     def stop(i: int) -> None:
         if i == at - 1:
             os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted) as caught:
-        loop.run(job(tmp_path / "cut", hook=stop))
+        run(job(tmp_path / "cut", hook=stop))
     assert caught.value.exit_code == 128 + number
     assert f"step {at}" in str(caught.value)
     again = job(tmp_path / "cut")
-    last, _ = loop.run(again)
+    last, _ = run(again)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
     assert log(tmp_path / "whole") == log(tmp_path / "cut")
     assert last == expected
@@ -68,17 +75,17 @@ def test_interrupted_run_continues_bit_for_bit(tmp_path: Path, at: int, number: 
 
 def test_crash_between_checkpoints_continues_from_the_last_one(tmp_path: Path) -> None:
     whole = job(tmp_path / "whole")
-    loop.run(whole)
+    run(whole)
 
     def crash(i: int) -> None:
         if i == 9:
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        loop.run(job(tmp_path / "cut", hook=crash))
+        run(job(tmp_path / "cut", hook=crash))
     seen: list[int] = []
     again = job(tmp_path / "cut", hook=seen.append)
-    loop.run(again)
+    run(again)
     assert seen == [8, 9, 10, 11]
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
     assert log(tmp_path / "whole") == log(tmp_path / "cut")
@@ -91,16 +98,16 @@ def test_checkpoints_come_by_the_clock_too(tmp_path: Path) -> None:
 
     often = {"save_every": 10**6, "save_minutes": 1e-9}
     with pytest.raises(MemoryError):
-        loop.run(replace(job(tmp_path, hook=crash), **often))
+        run(replace(job(tmp_path, hook=crash), **often))
     seen: list[int] = []
-    loop.run(replace(job(tmp_path, hook=seen.append), **often))
+    run(replace(job(tmp_path, hook=seen.append), **often))
     assert seen == [6, 7, 8, 9, 10, 11]
 
 
 def test_what_is_measured_on_the_way_is_in_the_log_and_changes_nothing(tmp_path: Path) -> None:
     plain, measured = job(tmp_path / "a"), job(tmp_path / "b")
-    loop.run(plain)
-    loop.run(replace(measured, measure=lambda done: {"tau": 1.0 + done} if done % 6 == 0 else {}))
+    run(plain)
+    run(replace(measured, measure=lambda done: {"tau": 1.0 + done} if done % 6 == 0 else {}))
     assert [x.get("tau") for x in log(tmp_path / "b")] == [None, 7.0, None, 13.0]
     assert [{k: v for k, v in x.items() if k != "tau"} for x in log(tmp_path / "b")] == log(tmp_path / "a")
     assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(measured), strict=True))
@@ -115,7 +122,7 @@ def test_non_finite_loss_stops_before_the_update(tmp_path: Path) -> None:
 
     job_step = broken.step
     with pytest.raises(InputError, match=r"loss nan.*step 7.*last good checkpoint") as caught:
-        loop.run(replace(broken, step=step))
+        run(replace(broken, step=step))
     assert "\n" not in str(caught.value)
     last = state.latest(tmp_path / "checkpoints")
     assert last is not None
@@ -135,28 +142,28 @@ def test_no_space_left_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"No space left on device; the last good checkpoint is .*step-000004"):
-        loop.run(job(tmp_path))
+        run(job(tmp_path))
     monkeypatch.setattr(os, "fsync", real)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000004"]
-    loop.run(job(tmp_path))
+    run(job(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_damaged_checkpoint_is_one_line_naming_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(Interrupted):
-        loop.run(job(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
+        run(job(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
     path = tmp_path / "checkpoints" / "step-000006" / name
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(InputError, match="step-000006") as caught:
-        loop.run(job(tmp_path))
+        run(job(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        loop.run(job(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
+        run(job(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
     with pytest.raises(InputError, match="another configuration"):
-        loop.run(job(tmp_path, identity="b"))
+        run(job(tmp_path, identity="b"))
 
 
 def test_schedule_warms_up_then_falls_to_zero() -> None:
@@ -170,5 +177,5 @@ def test_schedule_warms_up_then_falls_to_zero() -> None:
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
-    loop.run(job(tmp_path, steps=20))
+    run(job(tmp_path, steps=20))
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000016", "step-000020"]

@@ -19,6 +19,7 @@ from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training import ranks
 from specauf_cli.training.loop import Interrupted
+from trained import train_one
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -41,7 +42,7 @@ def config(*overrides: str) -> Config:
 
 def train(wanted: Config, target: Target, examples: Sequence[Example], folder: Path) -> None:
     features = training.Features(target, examples, wanted.trainer)
-    training.train(wanted, target, examples, features, folder, identity="x")
+    train_one(wanted, target, examples, features, folder, "x")
 
 
 def together(action: Callable[[], None], store: Path, world: int = 2) -> list[int]:
