@@ -42,8 +42,8 @@ publish: $(STAMP) ## the same, then copy the records into results/ and render th
 render: $(STAMP) ## re-render everything under results/ from the committed records
 	@$(BIN)/specauf render
 
-test: $(STAMP) ## run the tests (offline, CPU, two and a half minutes)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(STAMP) ## run the tests (offline, CPU, three minutes)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

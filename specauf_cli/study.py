@@ -16,6 +16,8 @@ from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.measured import select
 from specauf_cli.reporting.report import html
+from specauf_cli.runs import about_of
+from specauf_cli.runs import snapshots as snapshots_of
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Experiment, Variants
 
@@ -72,11 +74,37 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
 
 
 def figures(overrides: Sequence[str]) -> None:
-    """Draws the records of the last ``specauf table`` of a profile into ``runs/figures/<profile>/``."""
-    profile, local, records, snapshots = _remembered(overrides)
+    """Draws the records of the last ``specauf table`` of a profile into ``runs/figures/<profile>/``.
+
+    Drafters that were kept on the way are measured first, on a few prompts, where nobody has measured them yet.
+    """
+    profile, local, records, _ = _remembered(overrides)
+    _measure_on_the_way(local, records, overrides)
+    _, _, _, snapshots = _remembered(overrides)
     folder = local / "figures" / profile
     for figure in _draw(folder, records, snapshots):
         print(folder / f"{figure.name}.svg")
+
+
+FEW = ["evaluation.prompts=10", "evaluation.temperatures=[0.0]", "evaluation.audit=0"]
+"""How drafters from the middle of training are measured for the figure of tau against the step."""
+
+
+def _measure_on_the_way(local: Path, records: Sequence[RunRecord], overrides: Sequence[str]) -> None:
+    """Measures the kept drafters of the first seed's runs, unless a run has such measurements already."""
+    bench: workbench.Bench | None = None
+    first = min(r.seed for r in records)
+    for record in sorted(records, key=lambda r: r.run):
+        folder = local / record.run
+        kept = (folder / "snapshots").is_dir() and not any((folder / "snapshots").glob("*/records/*.json"))
+        if record.seed != first or not kept:
+            continue
+        own = [*about_of(folder)["overrides"], *overrides, f"runs={local}", *FEW]
+        config = compose.compose(own)
+        if bench is None or not bench.serves(config):
+            bench = workbench.open_bench(config)
+        for step in snapshots_of(folder):
+            workbench.measure(bench, config, folder, ["eval", "--every-checkpoint", *FEW], step=step)
 
 
 def report(overrides: Sequence[str]) -> None:

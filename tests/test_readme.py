@@ -1,6 +1,7 @@
 """The commands of the README run, on the smoke profile."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,13 @@ def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
     small = ["profile=smoke", "trainer.steps=2"] if words[0] in ("train", "table") else []
     if words[0] in ("target", "figures", "report"):
         small = ["profile=smoke"]
-    if "--all-runs" in words or words[0] == "audit":
-        small = ["evaluation.prompts=1"]  # of every run that the commands before it have made
+    if words[0] == "audit":
+        small = ["evaluation.prompts=1"]
+    if "--all-runs" in words:  # of two, and not of all that the commands before have made
+        for source in [*folder.glob("runs/targets"), *folder.glob("runs/dflash-auf*-tiny-*/records")]:
+            chosen = source if source.name == "targets" else source.parent
+            shutil.copytree(chosen, folder / "few" / chosen.name, dirs_exist_ok=True)
+        small = ["runs=few"]
     if "--every-checkpoint" in words:
         run = next(f.parent.name for f in folder.glob("runs/*/snapshots"))
         small = ["--run", run, "evaluation.audit=1", "evaluation.temperatures=[0.0]"]

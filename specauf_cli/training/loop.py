@@ -100,6 +100,7 @@ class Running:
             print(f"{job.name}: continues after step {self.done} of {job.steps}", file=sys.stderr)
         self.line = (read_log(self.log) or [{}])[-1]
         self.tokens, self.reading, self.saved = 0, 0.0, time.monotonic()
+        self.speed = 0
         self.failure: InputError | None = None
 
     @property
@@ -143,9 +144,10 @@ class Running:
 
     def _write_line(self) -> None:
         self.line = _summarise(self.job, self.done, self.window)
+        self.speed = round(self.tokens / self.reading)
         if self.writes:
             self.line |= self.job.measure(self.done)
-            logged = {**self.line, "tokens_per_second": round(self.tokens / self.reading)}
+            logged = {**self.line, "tokens_per_second": self.speed}
             _append(self.log, logged)
             self.job.sink(logged)
         self.window, self.tokens, self.reading = {}, 0, 0.0
@@ -178,7 +180,7 @@ def run(jobs: Sequence[Job]) -> list[Running]:
                         print(f"specauf: {error}; the others go on", file=sys.stderr)
             shown = _metrics(active[0].line)
             if any(r.done % r.job.log_every == 0 or r.over for r in active):
-                show(sum(r.done for r in running), shown)
+                show(sum(r.done for r in running), f"{shown} · {active[0].speed:,} tokens/s")
             stop = caught() or 0
             if jobs[0].shared:
                 stop = ranks.largest(stop, running[0].parameters[0].device)

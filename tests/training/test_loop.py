@@ -91,6 +91,22 @@ def test_crash_between_checkpoints_continues_from_the_last_one(tmp_path: Path) -
     assert log(tmp_path / "whole") == log(tmp_path / "cut")
 
 
+@pytest.mark.parametrize(
+    "change", [{"step": 99999}, {"identity": "b"}, {"sha256": []}, {"seconds": None}, {"window": 1}]
+)
+def test_an_altered_state_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    def crash(i: int) -> None:
+        if i == 9:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run(job(tmp_path, hook=crash))
+    newest = sorted(tmp_path.glob("checkpoints/step-*/state.json"))[-1]
+    newest.write_text(json.dumps({**json.loads(newest.read_text()), **change}))
+    with pytest.raises(InputError, match=r"state\.json is damaged .* delete .* to go on from the one before"):
+        run(job(tmp_path))
+
+
 def test_checkpoints_come_by_the_clock_too(tmp_path: Path) -> None:
     def crash(i: int) -> None:
         if i == 6:
