@@ -327,7 +327,9 @@ def _configs(folder: Path, extra: Sequence[str], benchmarks: str) -> "tuple[Conf
     own, extra = [*runs.about_of(folder)["overrides"], *place], list(extra)
     as_trained = compose.compose([*own, *(o for o in extra if not o.startswith("benchmark="))])
     workbench.check_same_training(as_trained, folder)
-    chosen = [o for o in own if not (o.startswith("benchmark=") and any(e.startswith("benchmark=") for e in extra))]
+    if not any(e.startswith("benchmark=") for e in extra):
+        return as_trained, _with_benchmarks(as_trained, benchmarks)
+    chosen = [o for o in own if not o.startswith("benchmark=")]
     return as_trained, _with_benchmarks(compose.compose([*chosen, *extra]), benchmarks)
 
 

@@ -104,15 +104,12 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
     plain = [a for before, a in pairwise(["", *arguments]) if not a.startswith("-") and before not in WITH_VALUE]
     plain = _plain_paths(plain)
     if not {"--help", "-h", "--hydra-help"} & set(arguments):
-        first = [o.split(",")[0] if _is_simple_sweep(o) else o for o in plain]
         several = next((o for o in plain if _is_simple_sweep(o)), None)
         if several and not {"-m", "--multirun"} & set(arguments):
             raise InputError(
                 f"{several!r} names several values; add -m to run each of them: specauf train -m {several}"
             )
         check_choices(plain)
-        if not any("(" in o for o in plain):
-            compose_raw(first)
 
     failed: list[str] = []
     stopped: list[BaseException] = []

@@ -99,7 +99,7 @@ def _measure_on_the_way(local: Path, records: Sequence[RunRecord], overrides: Se
         kept = (folder / "snapshots").is_dir() and not any((folder / "snapshots").glob("*/records/*.json"))
         if record.seed != first or not kept:
             continue
-        own = [*about_of(folder)["overrides"], *overrides, f"runs={local}", *FEW]
+        own = [*about_of(folder)["overrides"], f"runs={local}", *FEW, *overrides]
         config = compose.compose(own)
         if bench is None or not bench.serves(config):
             bench = workbench.open_bench(config)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +105,14 @@ def make_drafter(target: Target, backbone: BackboneConfig) -> MakeDrafter:
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder in which the smoke table was made, and what the command printed."""
+    """A folder in which the smoke table was made, and what the command printed. Workers make it once and copy it."""
     folder = tmp_path_factory.mktemp("smoke")
-    return folder, specauf(folder, "table", "table2", "profile=smoke").stdout
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke-table"
+    with open(shared.with_suffix(".lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not (shared / "printed").is_file():
+            shared.mkdir()
+            (shared / "printed").write_text(specauf(shared, "table", "table2", "profile=smoke").stdout)
+    shutil.copytree(shared / "runs", folder / "runs")
+    return folder, (shared / "printed").read_text()

@@ -74,8 +74,14 @@ def test_golden_trajectories_differ_between_objectives() -> None:
     assert len({tuple(v) for v in known.values()}) == len(apart)
 
 
-@every_cell
-@pytest.mark.parametrize("normalize", ["batch", "block"])
+ONE_OF_EACH = (("dflash", "auf"), ("domino", "s_auf_decay"))
+
+
+@pytest.mark.parametrize(
+    ("backbone_name", "objective", "normalize"),
+    [*((*c, "batch") for c in CELLS), *((*c, n) for c in ONE_OF_EACH for n in ("block", "valid"))],
+    ids=str,
+)
 def test_eight_micro_batches_equal_one_batch(
     backbone_name: str, objective: str, normalize: str, target: Target, examples: list[Example]
 ) -> None:
