@@ -115,6 +115,7 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--vocabularies", default=",".join(map(str, VOCABULARIES)))
     parser.add_argument("--out", default="benchmarks/step.json")
     parser.add_argument("--cell", nargs=3, metavar=("OBJECTIVE", "HEAD", "V"), help="one cell, in this process")
     options = parser.parse_args()
@@ -123,7 +124,8 @@ def main() -> None:
         print(json.dumps(cell(objective, head, int(vocabulary), options.repeat)))
         return
     rows = []
-    for vocabulary in VOCABULARIES:
+    vocabularies = [int(v) for v in options.vocabularies.split(",")]
+    for vocabulary in vocabularies:
         for objective, head in CELLS:
             words = [
                 sys.executable,
@@ -150,10 +152,10 @@ def main() -> None:
                 by[v, "auf", "pruned"]["memory"] / max(0.1, by[v, "auf", "full"]["memory"]), 2
             ),
         }
-        for v in VOCABULARIES
+        for v in vocabularies
     }
     result = {
-        "command": "python benchmarks/step.py",
+        "command": f"python benchmarks/step.py --vocabularies {options.vocabularies} --repeat {options.repeat}",
         "date": now(),
         "blocks": SEQUENCES * ANCHORS,
         "alpha": ALPHA,
