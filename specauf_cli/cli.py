@@ -1,6 +1,5 @@
 """The commands. Nothing heavy is imported at module level, so ``specauf --help`` answers at once."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specauf_cli import __version__
-from specauf_cli.schema import InputError, nearest
+from specauf_cli import __version__, tools
+from specauf_cli.arguments import OVERRIDES, Overrides, RunOption, configs, overrides_of, runs_folder, runs_folder_only
+from specauf_cli.schema import InputError
 
 if TYPE_CHECKING:
     from specauf_cli.settings import Config
@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 data_app = typer.Typer(no_args_is_help=True, help="Real data: fetch the training conversations and benchmarks.")
 app.add_typer(data_app, name="data")
-OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides, e.g. profile=smoke seed=1")
-]
-RunOption = Annotated[
-    list[str] | None, typer.Option(help="Run id or folder; repeatable. Default: the latest finished run.")
-]
+app.add_typer(tools.app)
 
 
 @app.callback(invoke_without_command=True)
@@ -91,17 +85,17 @@ def evaluate(
     metrics.check_definition(definition)
     if all_runs and run:
         raise InputError("--all-runs measures every finished run; leave --run out, or leave --all-runs out")
-    extra = _overrides(overrides)
+    extra = overrides_of(overrides)
     extra += [f"evaluation.mode={mode}"] if mode is not None else []
     extra += [f"evaluation.audit={cross_check}"] if cross_check is not None else []
     extra += ["evaluation.all_starts=true"] if all_starts else []
     words = ["eval", "--benchmarks", benchmarks, *extra]
-    folders = runs.find(Path(_runs_folder(extra)), run or [], every=all_runs)
+    folders = runs.find(Path(runs_folder(extra)), run or [], every=all_runs)
     bench: workbench.Bench | None = None
     failed: list[str] = []
     for folder in folders:
         try:
-            as_trained, config = _configs(folder, extra, benchmarks)
+            as_trained, config = configs(folder, extra, benchmarks)
             if bench is None or not bench.serves(as_trained):
                 bench = workbench.open_bench(as_trained)
             for step in runs.snapshots(folder) if every_checkpoint else []:
@@ -136,7 +130,7 @@ def compare(
         raise InputError(f"compare needs two runs or more, got {len(names)}; `specauf compare RUN_A RUN_B`")
     if len(set(names)) < len(names):
         raise InputError(f"compare {' '.join(names)}: a run is compared with others, not with itself")
-    local = Path(_runs_folder_only([w for w in words if "=" in w]))
+    local = Path(runs_folder_only([w for w in words if "=" in w]))
     records = [runs.all_measured(folder) for folder in runs.find(local, names, every=False)]
     print("\n".join(summary.comparison(records, definition)))
 
@@ -150,13 +144,13 @@ def audit(
     """Check losslessness: fp32 output must equal the target's own, token for token; bf16 is reported as regret."""
     from specauf_cli import runs, workbench
 
-    extra = _overrides(overrides)
+    extra = overrides_of(overrides)
     fixed = next((o for o in extra if o.lstrip("+").startswith(("evaluation.precision=", "evaluation.mode="))), None)
     if fixed:
         raise InputError(f"{fixed!r}: an audit decodes live, in fp32 and in bf16; leave it out")
     broken = 0
-    for folder in runs.find(Path(_runs_folder(extra)), run or [], every=False):
-        as_trained, config = _configs(folder, extra, benchmarks)
+    for folder in runs.find(Path(runs_folder(extra)), run or [], every=False):
+        as_trained, config = configs(folder, extra, benchmarks)
         broken += workbench.audit(workbench.open_bench(as_trained), config, folder)
     if broken:
         raise InputError(f"{broken} fp32 outputs differ from the target's own: this decoding is not lossless")
@@ -187,7 +181,7 @@ def table(
             raise InputError(
                 f"{word!r}: a table chooses its own {key}; its rows are in the yaml, seeds are given by --seeds"
             )
-    study.run(names, _overrides([w for w in words or [] if "=" in w]), _seeds(seeds), publish=publish)
+    study.run(names, overrides_of([w for w in words or [] if "=" in w]), _seeds(seeds), publish=publish)
 
 
 @app.command("ls", context_settings=OVERRIDES)
@@ -196,7 +190,7 @@ def list_runs(overrides: Overrides = None) -> None:
     from specauf_cli import runs
     from specauf_cli.reporting import summary
 
-    local = Path(_runs_folder_only(_overrides(overrides)))
+    local = Path(runs_folder_only(overrides_of(overrides)))
     found = runs.states(local)
     if not found:
         raise InputError(f"no run under {local}/ yet; specauf train objective=auf backbone=dflash")
@@ -220,7 +214,7 @@ def show(
 
     metrics.check_definition(definition)
     names = [w for w in words or [] if "=" not in w]
-    local = Path(_runs_folder_only([w for w in words or [] if "=" in w]))
+    local = Path(runs_folder_only([w for w in words or [] if "=" in w]))
     for folder in runs.find(local, names, every=False, finished_only=False):
         run = runs.state(folder)
         print("\n".join(summary.of_state(run.name, run.state, run.step, run.about, run.log, run.reason)))
@@ -233,7 +227,7 @@ def figures(overrides: Overrides = None) -> None:
     """Draw the figures of the last table of a profile into runs/figures/ (SVG and PNG)."""
     from specauf_cli import study
 
-    study.figures(_overrides(overrides))
+    study.figures(overrides_of(overrides))
 
 
 @app.command(context_settings=OVERRIDES)
@@ -241,7 +235,7 @@ def report(overrides: Overrides = None) -> None:
     """Write one self-contained HTML report of the last table of a profile into runs/reports/."""
     from specauf_cli import study
 
-    study.report(_overrides(overrides))
+    study.report(overrides_of(overrides))
 
 
 @app.command(context_settings=OVERRIDES)
@@ -249,7 +243,7 @@ def target(overrides: Overrides = None) -> None:
     """Train the profile's small target on its own (train, eval and table do it when it is missing)."""
     from specauf_cli import compose, workbench
 
-    print(workbench.open_bench(compose.compose(_overrides(overrides))).target.config.path)
+    print(workbench.open_bench(compose.compose(overrides_of(overrides))).target.config.path)
 
 
 @app.command()
@@ -269,7 +263,7 @@ def fetch(
     from specauf_cli import compose
     from specauf_cli.data.fetch import fetch as fetch_all
 
-    config = compose.compose(["data=sharegpt", "benchmark=all", *_overrides(overrides)])
+    config = compose.compose(["data=sharegpt", "benchmark=all", *overrides_of(overrides)])
     fetch_all(out, config.benchmark, config.data, echo=print)
 
 
@@ -286,13 +280,6 @@ def _train_together(cells: "Sequence[tuple[Config, Sequence[str]]]", *, force: b
         print(folder)
 
 
-def _overrides(words: Sequence[str] | None) -> list[str]:
-    for word in words or []:
-        if "=" not in word and not word.startswith("~"):
-            raise InputError(f"{word!r} is not an override; write key=value, for example profile=smoke")
-    return list(words or [])
-
-
 def _seeds(text: str) -> list[int]:
     try:
         seeds = [int(s) for s in text.split(",")]
@@ -301,64 +288,3 @@ def _seeds(text: str) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {text!r}: give different integers separated by commas, for example 0,1,2")
     return seeds
-
-
-def _runs_folder(overrides: Sequence[str]) -> str:
-    """The folder that ``runs=...`` names among ``overrides``. Errors: InputError for an empty one."""
-    given = [o.partition("=")[2].strip("'\"") for o in overrides if o.lstrip("+").startswith("runs=")]
-    if given and not given[-1]:
-        raise InputError("runs= is empty; it names the folder of the runs, for example runs=runs")
-    return os.path.expanduser(given[-1]) if given else "runs"
-
-
-def _runs_folder_only(overrides: Sequence[str]) -> str:
-    """The same for a command that takes no other setting."""
-    for override in overrides:
-        if override.partition("=")[0].lstrip("+") != "runs":
-            raise InputError(f"{override!r}: this command takes no setting but runs=FOLDER")
-    return _runs_folder(overrides)
-
-
-def _configs(folder: Path, extra: Sequence[str], benchmarks: str) -> "tuple[Config, Config]":
-    """How a run was trained (its data were cleaned of the benchmarks chosen then), and how it is measured now."""
-    from specauf_cli import compose, runs, workbench
-
-    place = [] if any(o.lstrip("+").startswith("runs=") for o in extra) else [f"runs={folder.parent}"]
-    own, extra = [*runs.about_of(folder)["overrides"], *place], list(extra)
-    as_trained = compose.compose([*own, *(o for o in extra if not o.startswith("benchmark="))])
-    workbench.check_same_training(as_trained, folder)
-    if not any(e.startswith("benchmark=") for e in extra):
-        return as_trained, _with_benchmarks(as_trained, benchmarks)
-    chosen = [o for o in own if not o.startswith("benchmark=")]
-    return as_trained, _with_benchmarks(compose.compose([*chosen, *extra]), benchmarks)
-
-
-def _with_benchmarks(config: "Config", names: str) -> "Config":
-    """``config`` restricted to the named benchmarks; names outside the profile's own are read from conf/benchmark."""
-    from dataclasses import replace
-
-    from specauf_cli import compose
-
-    if names == "all":
-        return config
-    chosen = {}
-    for name in names.split(","):
-        if name in chosen:
-            raise InputError(f"--benchmarks {names}: {name} is there twice")
-        if name == "all":
-            raise InputError(f"--benchmarks {names}: all stands alone, it means every benchmark of the profile")
-        valid = compose.groups()["benchmark"]
-        if name not in valid:
-            raise InputError(
-                f"unknown benchmark {name!r}; valid: all, {', '.join(v for v in valid if v != 'all')}.{nearest(name, valid)}"
-            )
-        found = config if name in config.benchmark else compose.compose([f"benchmark={name}"])
-        chosen.update({name: found.benchmark[name]} if name in found.benchmark else found.benchmark)
-    resolved = {**config.resolved, "benchmark": {n: _plain(b) for n, b in chosen.items()}}
-    return replace(config, benchmark=chosen, resolved=resolved)
-
-
-def _plain(benchmark: object) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(benchmark)  # type: ignore[call-overload, no-any-return]

@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "specauf_cli"
 LEVELS = [
     {"__main__"},
     {"cli"},
+    {"tools"},
+    {"arguments"},
     {"study"},
     {"experiment"},
     {"compose", "workbench"},
