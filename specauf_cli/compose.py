@@ -176,13 +176,12 @@ OPTIONS = (*WITH_VALUE, "--multirun", "-m", "--help", "-h", "--hydra-help", "--r
 
 def _check_options(arguments: Sequence[str]) -> None:
     """InputError, in one line, for an option that Hydra would answer with its own help."""
+    valid = ("--force", "--together", *OPTIONS)
     for before, word in pairwise(["", *arguments]):
         if before in ("--cfg", "-c") and word not in ("job", "hydra", "all"):
             raise InputError(f"--cfg {word!r} is none of job, hydra, all")
         if word.startswith("-") and before not in WITH_VALUE and word.split("=")[0] not in OPTIONS:
-            raise InputError(
-                f"no option {word!r}; valid: {', '.join(('--force', '--together', *OPTIONS))}.{nearest(word, ('--force', '--together', *OPTIONS))}"
-            )
+            raise InputError(f"no option {word!r}; valid: {', '.join(valid)}.{nearest(word, valid)}")
     if arguments and arguments[-1] in WITH_VALUE:
         raise InputError(
             f"{arguments[-1]} needs a value{': job, hydra or all' if arguments[-1] in WITH_VALUE[:2] else ''}"
@@ -253,9 +252,7 @@ def build(raw: DictConfig) -> Config:
         )
     values.pop("experiment", None)
     values.pop("data_root", None)
-    domino = values.pop(
-        "domino", {}
-    )  # sizes that a profile gives to conf/backbone/domino.yaml, where they are resolved
+    domino = values.pop("domino", {})  # a profile's sizes for conf/backbone/domino.yaml, where they are resolved
     for key in domino if isinstance(domino, dict) else [domino]:
         if key not in ("gru_hidden_dim", "emb_dim"):
             raise InputError(f"unknown setting domino.{key}; valid: domino.gru_hidden_dim, domino.emb_dim")

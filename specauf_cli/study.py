@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from specauf_cli import compose, workbench
-from specauf_cli.evaluation.metrics import check_definition
 from specauf_cli.experiment import load as load_experiment
 from specauf_cli.experiment import objective_yaml
 from specauf_cli.experiment import shipped as shipped_experiments
@@ -35,8 +34,6 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
         _require_clean()
     chosen = [load_experiment(n) for n in (names or shipped_experiments())]
     experiments = [e for e in chosen if isinstance(e, Experiment)]
-    for experiment in experiments:
-        check_definition(experiment.definition)
     config = compose.compose(overrides)
     local, profile = Path(config.runs), config.profile.name
     for page in chosen:

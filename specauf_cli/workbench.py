@@ -14,9 +14,9 @@ import torch
 
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
-from specauf_cli.evaluation import metrics, trajectories
+from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.audit import audit as audit_outputs
-from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks
+from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks, own_answers
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.models import checkpoint
 from specauf_cli.models import target as targets
@@ -235,11 +235,7 @@ def _probe(bench: Bench, config: Config) -> Callable[[DFlash], dict[str, float]]
 
     def probe(drafter: DFlash) -> dict[str, float]:
         for prompts in load_benchmarks(replace(config, evaluation=few)) if not made else []:
-            found = trajectories.get(
-                bench.target, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-                tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=_cache(bench),
-            )  # fmt: skip
-            made.append(list(found.trajectories))
+            made.append(list(own_answers(config, bench.target, prompts, 0.0, _cache(bench)).trajectories))
         taus = [metrics.tau(replay(bench.target, drafter, m, batch_size=settings.batch_size)) for m in made]
         return {"tau": sum(taus) / len(taus)}
 
@@ -363,10 +359,7 @@ def audit(bench: Bench, config: Config, folder: Path) -> int:
     low_drafter = checkpoint.load(folder / "drafter", low, config.backbone, run=folder.name).to(torch.bfloat16)
     broken = 0
     for prompts in load_benchmarks(config):
-        made = trajectories.get(
-            bench.target, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-            tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=_cache(bench),
-        ).trajectories  # fmt: skip
+        made = own_answers(config, bench.target, prompts, 0.0, _cache(bench)).trajectories
         fp32 = audit_outputs(bench.target, bench.target, drafter, made, max_new_tokens=settings.max_new_tokens)
         bf16 = audit_outputs(bench.target, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
         print(fp32.line(f"{prompts.title}, fp32"))
