@@ -120,7 +120,7 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "trainer.lambda_ratio": RATE,
     "trainer.head": OneOf(("auto", "full", "chunked", "pruned")),
     "trainer.accuracy_every": COUNT,
-    "trainer.features": OneOf(("online", "memory")),
+    "trainer.features": OneOf(("online", "memory", "disk")),
     "trainer.log_every": COUNT,
     "trainer.save_every": COUNT,
     "trainer.save_minutes": Number(0, above=True),

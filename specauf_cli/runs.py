@@ -2,6 +2,7 @@
 
 runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder)
 runs/trajectories/<target>/   what the target alone emits, shared by every drafter
+runs/features/<hash>/         target features of the training data (trainer.features=disk)
 runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, drafter/, finished.json, records/
 runs/aside/                   runs that ``specauf train --force`` moved out of the way
 runs/tables/                  what ``specauf table`` printed

@@ -41,6 +41,7 @@ from specauf_cli.schema import Corpus, Example, InputError, Trajectory
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training import pretrain, ranks
+from specauf_cli.training.features import Features
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Bench:
     train: Corpus
     heldout: Corpus
     _examples: tuple[list[Example], dict[str, int]] | None = None
-    _features: training.Features | None = None
+    _features: Features | None = None
 
     def examples(self) -> tuple[list[Example], dict[str, int]]:
         """Training examples and the counts of what they came from."""
@@ -60,10 +61,12 @@ class Bench:
             self._examples = encode(self.target.chat, self.train, max_length=self.config.trainer.max_length)
         return self._examples
 
-    def features(self) -> training.Features:
+    def features(self) -> Features:
         """The source of target features for training batches."""
         if self._features is None:
-            self._features = training.Features(self.target, self.examples()[0], self.config.trainer)
+            self._features = Features(
+                self.target, self.examples()[0], self.config.trainer, Path(self.config.runs) / "features"
+            )
         return self._features
 
     def serves(self, config: Config) -> bool:

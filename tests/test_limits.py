@@ -39,7 +39,7 @@ WRONG = [
     ("trainer.lambda_start=1.5", "must be at most 1"),
     ("trainer.lambda_ratio=0", "must be above 0"),
     ("trainer.anchors=0", "trainer.anchors=0 must be at least 1"),
-    ("trainer.features=disk", "'disk' is none of online, memory"),
+    ("trainer.features=cache", "'cache' is none of online, memory, disk"),
     ("trainer.precision=fp16", "'fp16' is none of fp32, bf16"),
     ("trainer.normalize=blokc", "Did you mean 'block'?"),
     ("trainer.head=prune", "Did you mean 'pruned'?"),

@@ -20,6 +20,7 @@ from specauf_cli.objectives.loss import BranchLoss, branch_losses
 from specauf_cli.schema import Example, InputError
 from specauf_cli.settings import Config, TrainerConfig
 from specauf_cli.training import ranks
+from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Job, Outcome, Running, run
 from specauf_cli.training.tracking import OFF, sink
 
@@ -54,62 +55,6 @@ class Order:
             shuffle = torch.randperm(len(batches), generator=generator).tolist()
             self._epoch, self._batches = epoch, [batches[i] for i in shuffle]
         return self._batches[position]
-
-
-class Features:
-    """Target features of training batches: computed for each batch (``online``) or for everything first (``memory``).
-
-    Batches depend on the seed and not on the objective, so drafters trained one after another with one seed read the same
-    features: what was computed online is kept, up to ``KEEP`` bytes, and a later drafter gets the very same tensors. Under
-    bf16 autocast they are rounded to bf16 at once, which the drafter's first product would do anyway.
-    """
-
-    KEEP = 1_500_000_000
-
-    def __init__(self, target: Target, examples: Sequence[Example], trainer: TrainerConfig) -> None:
-        self.target, self.trainer = target, trainer
-        self.kept: dict[tuple[tuple[int, ...], int], Tensor] = {}
-        self.bytes, self.seed = 0, -1
-        self.last: tuple[tuple[tuple[int, ...], int], Tensor] = ((), 0), torch.empty(0)
-        self.store: list[Tensor] | None = None
-        if trainer.features == "memory":
-            self.store = [torch.empty(0)] * len(examples)
-            order = sorted(range(len(examples)), key=lambda i: (len(examples[i].tokens), i))
-            for begin in range(0, len(order), 64):
-                index = order[begin : begin + 64]
-                batch = collate(examples, index, target.chat.pad_id)
-                for i, row in zip(index, self._compute(batch.tokens).to(torch.bfloat16), strict=True):
-                    self.store[i] = row[: len(examples[i].tokens)].clone()
-
-    def begin(self, seed: int) -> None:
-        """A drafter with this seed is about to train; what was kept for another seed would never be asked for again."""
-        if seed != self.seed:
-            self.kept, self.bytes, self.seed = {}, 0, seed
-
-    def of(self, batch: Batch) -> Tensor:
-        """Features of a batch, ``[B, T, F]``; zero where padded when they come from ``memory``."""
-        if self.store is not None:
-            width = batch.tokens.shape[1]
-            padded = [
-                torch.nn.functional.pad(self.store[i], (0, 0, 0, width - len(self.store[i]))) for i in batch.index
-            ]
-            return torch.stack(padded).to(self.target.device)
-        key = (batch.index, batch.tokens.shape[1])
-        if key == self.last[0]:  # drafters that are trained together ask one after the other
-            return self.last[1]
-        if key not in self.kept:
-            found = self._compute(batch.tokens)
-            self.last = key, found
-            if self.bytes + found.nbytes > self.KEEP:
-                return found
-            self.kept[key], self.bytes = found, self.bytes + found.nbytes
-        return self.kept[key]
-
-    def _compute(self, tokens: Tensor) -> Tensor:
-        low = self.trainer.precision == "bf16"
-        with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
-            found = self.target.features(tokens.to(self.target.device))
-        return found.to(torch.bfloat16) if low else found
 
 
 def total_steps(trainer: TrainerConfig, examples: int) -> int:
@@ -148,6 +93,8 @@ class Step:
         batch = collate(self.examples, self.order.batch(step), self.target.chat.pad_id)
         generator = torch.Generator().manual_seed((self.config.seed << 32) + step + 1)
         anchors, real = sample_anchors(valid_anchors(batch.supervised), trainer.anchors, generator)
+        if step + 1 < self.steps:
+            self.features.ahead(self.order.batch(step + 1))
         shares, parts = self.shares(step), list[dict[str, BranchLoss]]()
         gradients: dict[str, list[Tensor]] = {}
         micros = range(0, len(batch.index), trainer.micro_batch)

@@ -15,7 +15,7 @@ from specauf_cli.data.chat import encode
 from specauf_cli.models.target import Target
 from specauf_cli.schema import Corpus, Example
 from specauf_cli.settings import Config
-from specauf_cli.training import drafter as training
+from specauf_cli.training.features import Features
 from trained import train_one
 
 
@@ -35,7 +35,7 @@ def config() -> Config:
 
 
 def train(wanted: Config, target: Target, examples: Sequence[Example], folder: Path) -> None:
-    features = training.Features(target, examples, wanted.trainer)
+    features = Features(target, examples, wanted.trainer, Path())
     train_one(wanted, target, examples, features, folder, "x")
 
 
