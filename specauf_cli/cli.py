@@ -73,7 +73,8 @@ def evaluate(
     every_checkpoint: Annotated[
         bool,
         typer.Option(
-            "--every-checkpoint", help="Measure the drafters kept along the way too (trainer.snapshot_every)."
+            "--every-checkpoint",
+            help="Measure the drafters kept along the way too (trainer.snapshot_every, and the best of trainer.eval_every).",
         ),
     ] = False,
 ) -> None:

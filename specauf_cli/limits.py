@@ -124,6 +124,7 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "trainer.log_every": COUNT,
     "trainer.save_every": COUNT,
     "trainer.save_minutes": Number(0, above=True),
+    "trainer.keep": COUNT,
     "trainer.eval_every": COUNT,
     "trainer.eval_prompts": COUNT,
     "trainer.snapshot_every": COUNT,

@@ -24,7 +24,9 @@ def snapshots(folder: Path) -> list[int]:
     """Steps of which a run kept the drafter. Errors: InputError when it kept none."""
     found = sorted(int(p.name[5:]) for p in (folder / "snapshots").glob("step-*") if p.name[5:].isdecimal())
     if not found:
-        raise InputError(f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS")
+        raise InputError(
+            f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS or trainer.eval_every=STEPS"
+        )
     return found
 
 

@@ -1,5 +1,6 @@
 """Training one drafter: batches, anchors, blocks, credit, loss."""
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import BranchLoss, branch_losses
+from specauf_cli.records import read_log
 from specauf_cli.schema import Example, InputError
 from specauf_cli.settings import Config, TrainerConfig
 from specauf_cli.training import ranks
@@ -242,12 +244,26 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
 
+    def kept(done: int) -> Path:
+        return task.folder / "snapshots" / f"step-{done:06d}"
+
+    def asked_for(done: int) -> bool:
+        return trainer.snapshot_every is not None and done % trainer.snapshot_every == 0
+
     def snapshot(done: int) -> None:
-        if ranks.FIRST and trainer.snapshot_every is not None and done % trainer.snapshot_every == 0:
-            checkpoint.save(drafter, target, task.folder / "snapshots" / f"step-{done:06d}", run=task.identity)
+        if ranks.FIRST and asked_for(done):
+            checkpoint.save(drafter, target, kept(done), run=task.identity)
 
     def measure(done: int) -> dict[str, float]:
-        return task.probe(drafter) if trainer.eval_every is not None and done % trainer.eval_every == 0 else {}
+        if trainer.eval_every is None or done % trainer.eval_every:
+            return {}
+        found = task.probe(drafter)
+        best = max((x for x in read_log(task.folder / "log.jsonl") if "tau" in x), key=lambda x: x["tau"], default=None)
+        if best is None or found["tau"] > best["tau"]:  # the drafter with the best tau so far is kept too, and only it
+            checkpoint.save(drafter, target, kept(done), run=task.identity)
+            if best is not None and not asked_for(int(best["step"])):
+                shutil.rmtree(kept(int(best["step"])), ignore_errors=True)
+        return found
 
     step = Step(config, target, drafter, examples, features)
     if trainer.head == "auto":
@@ -257,6 +273,6 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
         name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=task.folder, module=drafter,
         step=step, summary=summary, identity=task.identity, steps=total_steps(trainer, len(examples)), lr=trainer.lr,
         betas=trainer.betas, weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip,
-        log_every=trainer.log_every, save_every=trainer.save_every, save_minutes=trainer.save_minutes, measure=measure,
-        snapshot=snapshot, sink=log, shared=True,
+        log_every=trainer.log_every, save_every=trainer.save_every, save_minutes=trainer.save_minutes, keep=trainer.keep,
+        measure=measure, snapshot=snapshot, sink=log, shared=True,
     )  # fmt: skip

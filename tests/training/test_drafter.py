@@ -314,3 +314,22 @@ def test_snapshots_are_drafters_of_their_step(target: Target, examples: list[Exa
     ]
     assert weights[0] == weights[1] == weights[2] != weights[3]
     assert checkpoint.load(half, target, cfg.backbone).slots == 15
+
+
+def test_the_best_drafter_measured_on_the_way_is_kept(target: Target, examples: list[Example], tmp_path: Path) -> None:
+    cfg = config("auf", "trainer.eval_every=4", "trainer.snapshot_every=10", "trainer.keep=3", "trainer.save_every=5")
+    taus = iter([1.5, 2.5, 2.0, 2.5, 1.0])
+    weights: dict[int, list[torch.Tensor]] = {}
+
+    def probe(drafter: Any) -> dict[str, float]:
+        weights[4 * (len(weights) + 1)] = [p.detach().clone() for p in drafter.parameters()]
+        return {"tau": next(taus)}
+
+    task = training.Task(cfg, tmp_path, "x", probe)
+    training.train(target, examples, Features(target, examples, cfg.trainer, Path()), [task])
+    assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == ["step-000008", "step-000010", "step-000020"]
+    best = checkpoint.load(tmp_path / "snapshots" / "step-000008", target, cfg.backbone, run="x")
+    assert all(torch.equal(a, b) for a, b in zip(best.parameters(), weights[8], strict=True)), (
+        "ties go to the earlier one"
+    )
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
