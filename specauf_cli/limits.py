@@ -88,7 +88,7 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "backbone.name": Name(),
     "backbone.layers": Number(1, 1000),
     "backbone.init_std": RATE,
-    "backbone.attention": OneOf(("auto", "dense", "split")),
+    "backbone.attention": OneOf(("auto", "dense", "split", "flex")),
     "objective.name": Name(),
     "objective.final_reads": OneOf(("base", "final")),
     "objective.*.gamma": Number(0, above=True),

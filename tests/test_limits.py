@@ -27,7 +27,7 @@ WRONG = [
     ("target.pretrain.vocab_size=3", "must be at least 300"),
     ("backbone.init_std=0", "backbone.init_std=0 must be above 0"),
     ("backbone.block_size=1", "is too small"),
-    ("backbone.attention=flash", "is none of auto, dense, split"),
+    ("backbone.attention=flash", "is none of auto, dense, split, flex"),
     ("backbone.layers=0", "must be at least 1"),
     ("+objective.final_reads=last", "is none of base, final"),
     ("trainer.lr=0", "trainer.lr=0 must be above 0"),

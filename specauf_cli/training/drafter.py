@@ -86,6 +86,10 @@ class Step:
                 f"multiple of {ranks.WORLD} x trainer.micro_batch={config.trainer.micro_batch}"
             )
         logits = config.trainer.micro_batch * config.trainer.anchors * drafter.slots * target.chat.vocab
+        with torch.autocast(target.device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16"):
+            self.attention = drafter.attention(self.parameters[0], config.trainer.anchors)
+        if self.attention == "flex" and target.device.type == "cpu":
+            raise InputError("backbone.attention=flex trains on a GPU only; use auto, split or dense")
         self.head = heads.choose(config.trainer.head, config.objective, len(drafter.branches), logits)
         features.begin(config.seed)
 
@@ -266,8 +270,7 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
         return found
 
     step = Step(config, target, drafter, examples, features)
-    if trainer.head == "auto":
-        print(f"{task.identity}: head {step.head}", file=sys.stderr)
+    print(f"{task.identity}: head {step.head}, attention {step.attention}", file=sys.stderr)
     log = stack.enter_context(sink(config.tracking if ranks.FIRST else OFF, task.folder, config.resolved))
     return Job(
         name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=task.folder, module=drafter,

@@ -333,3 +333,8 @@ def test_the_best_drafter_measured_on_the_way_is_kept(target: Target, examples: 
         "ties go to the earlier one"
     )
     assert len(list((tmp_path / "checkpoints").iterdir())) == 3
+
+
+def test_flex_attention_does_not_train_on_a_cpu(target: Target, examples: list[Example]) -> None:
+    with pytest.raises(InputError, match="flex trains on a GPU only"):
+        step_of(config("auf", "backbone.attention=flex"), target, examples)
