@@ -29,7 +29,7 @@ from specauf_cli import limits
 from specauf_cli.schema import BlockStats, InputError, nearest
 from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig, typed
 
-MACHINE = ("runs", "device", "threads", "tracking", "data_root", "benchmark_root", "experiment")
+MACHINE = ("runs", "device", "threads", "workers", "tracking", "data_root", "benchmark_root", "experiment")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
 
 
@@ -118,12 +118,15 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
         try:
             overrides = list(HydraConfig.get().overrides.task)
             multirun = HydraConfig.get().mode is RunMode.MULTIRUN
+            elsewhere = multirun and "BasicLauncher" not in HydraConfig.get().launcher._target_
         except OmegaConfBaseException as error:  # an interpolation that leads nowhere
             stopped.append(InputError(f"configuration: {str(error).splitlines()[0]}"))
             raise SystemExit(2) from error
         try:
             task(_resolved(raw, overrides), overrides)
         except InputError as error:
+            if elsewhere:  # in a process of its own: Hydra brings the error back
+                raise
             if not multirun:
                 stopped.append(error)
                 raise SystemExit(2) from error
@@ -176,7 +179,7 @@ OPTIONS = (*WITH_VALUE, "--multirun", "-m", "--help", "-h", "--hydra-help", "--r
 
 def _check_options(arguments: Sequence[str]) -> None:
     """InputError, in one line, for an option that Hydra would answer with its own help."""
-    valid = ("--force", "--together", *OPTIONS)
+    valid = ("--force", "--together", "--eval", *OPTIONS)
     for before, word in pairwise(["", *arguments]):
         if before in ("--cfg", "-c") and word not in ("job", "hydra", "all"):
             raise InputError(f"--cfg {word!r} is none of job, hydra, all")
@@ -342,6 +345,8 @@ def _is_simple_sweep(override: str) -> bool:
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line for a Hydra or OmegaConf error, with the nearest valid key where a key is unknown."""
     text = str(error)
+    if "hydra/launcher/submitit" in text:
+        return "this launcher needs the extra `cluster`: pip install 'specauf[cluster]'"
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if match:
         known = groups()

@@ -65,6 +65,7 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "seed": SEED,
     "runs": Given(),
     "threads": Number(1, 1024),
+    "workers": Number(1, 1024),
     "target.name": Name(),
     "target.path": Given(),
     "target.pretrain.vocab_size": Number(300, 2**20),  # 256 bytes, the special tokens and a few merges
@@ -147,7 +148,8 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
 def check(config: Config) -> None:
     """Errors: InputError naming the first setting of ``config`` that cannot work, and what would."""
     for key, value in _leaves(
-        {"runs": config.runs, "threads": config.threads, "tracking": asdict(config.tracking)} | config.resolved
+        {"runs": config.runs, "threads": config.threads, "workers": config.workers, "tracking": asdict(config.tracking)}
+        | config.resolved
     ):
         rule = RULES.get(key) or RULES.get(re.sub(r"\.\w+\.", ".*.", key, count=1))
         reason = rule.wrong(value) if rule is not None and value is not None else ""

@@ -237,6 +237,7 @@ class Config:
     runs: str
     device: str
     threads: int | None
+    workers: int
     benchmark_root: str | None
     resolved: dict[str, Any]
 

@@ -14,6 +14,7 @@ LEVELS = [
     {"tools"},
     {"arguments"},
     {"study"},
+    {"workers"},
     {"experiment"},
     {"compose", "workbench"},
     {"training", "evaluation", "reporting"},
