@@ -14,7 +14,7 @@ LEVELS = [
     {"tools"},
     {"arguments"},
     {"study"},
-    {"experiment"},
+    {"experiment", "exchange"},
     {"compose", "workbench"},
     {"training", "evaluation", "reporting"},
     {"models"},
