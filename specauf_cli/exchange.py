@@ -95,13 +95,13 @@ def card(
         f"adopted from {imported['source']}" if imported else f"trained by SpecAUF with {chosen['objective']['title']}"
     )
     loader = "public DFlash and Domino loaders (SGLang, SpecForge)" if layout == "hf" else "vLLM and speculators"
-    sizes = f"{config['num_hidden_layers']} layers, block size {config['block_size']}, {dtype}"
+    sizes = f"draft layers {config['num_hidden_layers']}, block size {config['block_size']}, {dtype}"
     lines = [
         "---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v is not None), "---", "",
         f"# {backbone['title']} drafter for {target['title']}", "",
         f"A block drafter for speculative decoding, {origin}; {sizes}. For {loader}. It has neither embedding nor head of "
         "its own: both are the target's.", "",
-        "## Measured", "", *_measured(records),
+        "## Measured", "", *_measured(records, rounded=dtype != "fp32"),
         "## How it was made", "",
         f"- target: {target['title']}, {hub or 'trained by SpecAUF on the same data'}, weights {own.get('target_fingerprint')}",
         f"- tapped layers: {', '.join(map(str, special['target_layer_ids']))} (decoder layers counted from 0, the feature is the layer's "
@@ -116,13 +116,16 @@ def card(
     return "\n".join(lines)
 
 
-def _measured(records: Sequence[RunRecord]) -> list[str]:
-    """tau per benchmark and temperature of every set of evaluation settings; or that there is none."""
+def _measured(records: Sequence[RunRecord], *, rounded: bool) -> list[str]:
+    """tau per benchmark and temperature of every set of evaluation settings; or that there is none.
+
+    ``rounded``: what is exported has fewer bits than what was measured.
+    """
     if not records:
         return ["Not measured.", ""]
     lines = [
         "tau: completion tokens / verification rounds of a request, then the mean over requests (what serving engines report); "
-        "± half of the 95 % interval over prompts.",
+        "± half of the 95 % interval over prompts." + (" Measured before the weights were rounded." if rounded else ""),
         "",
     ]
     for record in records:

@@ -169,6 +169,8 @@ def train_together(bench: Bench, cells: Sequence[tuple[Config, Sequence[str]]], 
                 raise InputError(
                     "trainer.steps=0 must be at least 1; drafters from elsewhere come in by specauf import"
                 )
+            if start is not None:
+                checkpoint.load(start[0], bench.target, config.backbone)  # one that does not fit is found out here
             _announce(bench, config, overrides, folder, init)
             tasks.append(training.Task(config, folder, name, _probe(bench, config), start[0] if start else None))
         if tasks:
