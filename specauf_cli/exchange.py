@@ -83,7 +83,9 @@ def card(
     """The model card, with the front matter that the Hugging Face hub reads."""
     chosen, special, own = about["config"], config["dflash_config"], config.get("specauf", {})
     target, data, backbone = chosen["target"], chosen["data"], chosen["backbone"]
-    hub = target["path"] if target["path"] and not Path(target["path"]).is_dir() else None
+    path = target["path"]
+    hub = path if path and formats.HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
+    where = hub or ("a local folder" if path else "trained by SpecAUF on the same data")
     front = {
         "base_model": hub,
         "datasets": [data["hub_id"]] if data["source"] == "hub" and data.get("hub_id") else None,
@@ -103,7 +105,7 @@ def card(
         "its own: both are the target's.", "",
         "## Measured", "", *_measured(records, rounded=dtype != "fp32"),
         "## How it was made", "",
-        f"- target: {target['title']}, {hub or 'trained by SpecAUF on the same data'}, weights {own.get('target_fingerprint')}",
+        f"- target: {target['title']}, {where}, weights {own.get('target_fingerprint')}",
         f"- tapped layers: {', '.join(map(str, special['target_layer_ids']))} (decoder layers counted from 0, the feature is the layer's "
         f"output); mask token id {special['mask_token_id']}",
         f"- data: {about['data']['name']}" + "".join(f", {v} {k}" for k, v in about["data"].items() if k == "examples"),

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from commands import specauf
-from specauf_cli import records
+from specauf_cli import exchange, records
 from specauf_cli.models import formats
 from specauf_cli.schema import InputError
 
@@ -67,6 +67,22 @@ def test_the_model_card_has_what_was_measured_and_how_it_was_made(out: tuple[Pat
     for said in (run, about["command"], "tiny Qwen3", "AUF", records.file_sha256(folder / "out/hf/model.safetensors")):
         assert said in text
     assert str(folder) not in card
+
+
+@pytest.mark.parametrize(
+    ("path", "base", "said"),
+    [("Qwen/Qwen3-8B", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B"), ("/home/me/x", None, "a local folder")],
+)
+def test_the_model_card_names_a_target_of_the_hub_and_no_folder(
+    out: tuple[Path, str], path: str, base: str | None, said: str
+) -> None:
+    folder, run = out
+    about, config = (json.loads((folder / "runs" / run / n).read_text()) for n in ("run.json", "drafter/config.json"))
+    about["config"]["target"]["path"] = path
+    card = exchange.card(about, config, [], layout="hf", dtype="fp32")
+    assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == base
+    assert f"- target: tiny Qwen3, {said}, weights" in card
+    assert "/home/me" not in card
 
 
 def test_a_run_that_was_not_measured_says_so(out: tuple[Path, str], tmp_path: Path) -> None:

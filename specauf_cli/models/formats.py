@@ -24,6 +24,7 @@ from specauf_cli.records import atomic, file_sha256, read_json, write_json
 from specauf_cli.schema import InputError, nearest
 from specauf_cli.settings import BackboneConfig
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LAYOUTS = ("hf", "vllm")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIZES = (
@@ -93,7 +94,7 @@ def locate(source: str, revision: str | None = None) -> Located:
         if revision is not None:
             raise InputError(f"--revision {revision}: {source} is a local folder; a revision is one of the hub's")
         return Located(folder)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
+    if not HUB_ID.fullmatch(source):
         raise InputError(f"{source!r} is neither a folder nor a hub id; give a folder with config.json, or ORG/NAME")
     from huggingface_hub import snapshot_download
 
@@ -150,7 +151,8 @@ def _read_public(folder: Path, config: dict[str, Any]) -> Checkpoint:
             f"{path}: dflash_config.shift_label must be {'true for Domino' if domino else 'false for DFlash'}"
         )
     known = {"mask_token_id", "target_layer_ids", "block_size", "projector_type", "shift_label", *KNOBS}
-    knobs = {k: _whole(special[k] if k in special else config[k], k, path) for k in KNOBS} if domino else {}
+    knobs = {"pure_draft_prefix_len": 0} | config | special  # an absent prefix is none, as in SpecForge
+    knobs = {k: _whole(knobs[k], k, path) for k in KNOBS} if domino else {}
     layers = config.get("num_target_layers")
     return Checkpoint(
         folder=folder, layout="hf", backbone="domino" if domino else "dflash",

@@ -66,6 +66,14 @@ def sequence() -> Tensor:
     return torch.randint(4, 300, (32,), generator=torch.Generator().manual_seed(0))
 
 
+def final_logits(drafter: DFlash, target: Target, tokens: Tensor, anchor: int) -> Tensor:
+    """Logits ``[K, V]`` of the branch that drafts, for one block of ``tokens`` ``[1, T]``, with gold tokens before each slot."""
+    anchors = torch.tensor([[anchor]])
+    hidden = drafter.hidden(target, drafter.context(target.features(tokens)), tokens.gather(1, anchors), anchors)
+    previous = previous_tokens(tokens, anchors, drafter.slots)
+    return drafter.logits(target, hidden.flatten(0, 1), previous.flatten(0, 1))[drafter.branches[-1]][0]
+
+
 @pytest.mark.parametrize(("name", "layout"), [("dflash", "hf"), ("domino", "hf"), ("dflash", "vllm")])
 def test_a_round_trip_is_bit_exact(exported: Any, of: Any, target: Target, name: str, layout: str) -> None:
     folder, original = exported(name, layout)
@@ -124,13 +132,20 @@ def test_an_independent_reader_sees_the_same_logits(exported: Any, target: Targe
     folder, drafter = exported(name)
     tokens = sequence()
     for anchor in (1, 9, 20):
-        anchors = torch.tensor([[anchor]])
-        hidden = drafter.hidden(target, drafter.context(target.features(tokens[None])), tokens[None, [anchor]], anchors)
-        previous = previous_tokens(tokens[None], anchors, drafter.slots)
-        ours = drafter.logits(target, hidden.flatten(0, 1), previous.flatten(0, 1))[drafter.branches[-1]][0]
+        ours = final_logits(drafter, target, tokens[None], anchor)
         theirs = block_logits(folder, target.model, tokens, anchor)
         assert ours.shape == theirs.shape
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_the_independent_reader_tells_one_layer_from_the_next(exported: Any, target: Target) -> None:
+    folder, drafter = exported()
+    edit(folder, lambda c: c["dflash_config"].update(target_layer_ids=[1, 2, 3]))
+    ours, theirs = (
+        final_logits(drafter, target, sequence()[None], 9),
+        block_logits(folder, target.model, sequence(), 9),
+    )
+    assert not torch.allclose(ours, theirs, rtol=1e-2)
 
 
 @pytest.mark.parametrize("layout", formats.LAYOUTS)
@@ -163,6 +178,27 @@ def test_the_speculators_package_sees_the_same_logits(
         ours = drafter.logits(target, hidden[0], tokens[:0])["base"]
     theirs = logits.view(3, 8, -1)[:, 1:]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+
+
+@BACKBONES
+def test_the_specforge_package_sees_the_same_logits(exported: Any, target: Target, name: str) -> None:
+    """Its wheel pins torch, so it is no extra: pip install --no-deps specforge, and what it then asks for."""
+    specforge = pytest.importorskip("specforge.modeling.draft", exc_type=ImportError)
+    folder, drafter = exported(name)
+    kind = specforge.DominoDraftModel if name == "domino" else specforge.DFlashDraftModel
+    peer = kind.from_pretrained(folder, attn_implementation="eager").eval()
+    tokens, anchor, embed, head = sequence()[None], 9, target.model.get_input_embeddings(), target.model.lm_head
+    with torch.no_grad():
+        states = target.model(tokens, output_hidden_states=True).hidden_states
+        features = specforge.extract_context_feature(states, peer.target_layer_ids)[:, :anchor]
+        block = torch.full((1, 8), peer.mask_token_id)
+        block[0, 0] = tokens[0, anchor]
+        places = torch.arange(anchor + 8)[None]
+        out = peer(position_ids=places, noise_embedding=embed(block), target_hidden=features)[:, drafter.first :]
+        gold = embed(tokens[:, anchor : anchor + drafter.slots])[:, None]
+        theirs = peer.apply_logits_head(head(out)[:, None], prev_token_embeddings=gold, hidden_states=out[:, None])[0]
+        ours = final_logits(drafter, target, tokens, anchor)
+    torch.testing.assert_close(ours, theirs[0], rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
 
 
 def test_the_speculators_layout_names_hidden_states_and_its_target(exported: Any) -> None:
@@ -311,6 +347,12 @@ def test_a_scaled_rotary_embedding_of_the_target_is_written(target: Target, of: 
     drafter = checkpoint.create(target, of("dflash"))
     drafter.config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}
     assert checkpoint.public_config(drafter, target)["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+
+
+def test_sizes_of_the_correction_may_stand_at_the_top(exported: Any) -> None:
+    folder, _ = exported("domino")
+    edit(folder, lambda c: (c["dflash_config"].pop("emb_dim"), c["dflash_config"].pop("pure_draft_prefix_len")))
+    assert formats.read(folder).knobs == {"gru_hidden_dim": 6, "emb_dim": 5, "pure_draft_prefix_len": 0}
 
 
 def test_keys_that_mean_nothing_here_are_named(exported: Any) -> None:
