@@ -29,7 +29,7 @@ from specauf_cli import limits
 from specauf_cli.schema import BlockStats, InputError, nearest
 from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig, typed
 
-MACHINE = ("runs", "device", "threads", "workers", "tracking", "data_root", "benchmark_root", "experiment")
+MACHINE = ("runs", "device", "threads", "workers", "tracking", "data_root", "benchmark_root", "experiment", "init")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
 
 
@@ -75,7 +75,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         Singleton.set_state(outer)
 
 
-PATHS = ("runs", "data_root", "benchmark_root", "data.path", "target.path")
+PATHS = ("runs", "data_root", "benchmark_root", "data.path", "target.path", "init")
 """Keys that hold a file's or folder's name, which is taken as it is typed."""
 
 

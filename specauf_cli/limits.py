@@ -103,7 +103,7 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "benchmark.*.source": OneOf(("offline", "hub")),
     "benchmark.*.limit": COUNT,
     "benchmark.*.seed": SEED,
-    "trainer.steps": COUNT,
+    "trainer.steps": Number(0),
     "trainer.epochs": COUNT,
     "trainer.batch_size": SIZE,
     "trainer.micro_batch": SIZE,
@@ -156,6 +156,8 @@ def check(config: Config) -> None:
         if reason:
             raise InputError(f"{key}={value!r} {reason}")
     check_backbone(config.backbone)
+    if config.trainer.steps == 0 and config.init is None:  # a drafter from elsewhere was trained for no step here
+        raise InputError("trainer.steps=0 must be at least 1")
     _trainer(config.trainer)
     _evaluation(config)
     if config.target.path is None and config.target.pretrain is not None:

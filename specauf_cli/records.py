@@ -39,17 +39,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run_id(config: Config, *, target: str, data: str) -> str:
+def run_id(config: Config, *, target: str, data: str, init: str | None = None) -> str:
     """Names plus a short hash of everything that determines the trained weights; evaluation settings do not enter.
 
-    ``target`` and ``data`` are the fingerprints of the target's weights and of the training data's content.
+    ``target`` and ``data`` are the fingerprints of the target's weights and of the training data's content, ``init`` that of the
+    weights it starts from (None: random ones, which the seed determines).
     """
     identity = {
         k: config.resolved[k] for k in ("backbone", "objective", "trainer", "data", "target", "profile", "seed")
     }
     identity["profile"] = config.profile.name
     parts = (config.backbone.name, config.objective.name, config.target.name, config.profile.name, f"s{config.seed}")
-    return "-".join([*parts, digest([identity, target, data], 8)])
+    return "-".join([*parts, digest([identity, target, data, *([init] if init else [])], 8)])
 
 
 @contextmanager
@@ -334,8 +335,9 @@ def command_line(overrides: Mapping[str, str] | Sequence[str]) -> str:
     private = {"data_root": "DIR", "benchmark_root": "DIR", "data.path": "PATH", "runs": "RUNS"}
     words = []
     for word in overrides:
-        key, equals, _ = word.partition("=")
-        words.append(f"{key}={private[key]}" if equals and key in private else word)
+        key, equals, value = word.partition("=")
+        hidden = private.get(key, "RUN" if key == "init" and "/" in value else None)
+        words.append(f"{key}={hidden}" if equals and hidden else word)
     return " ".join(["specauf", *words])
 
 

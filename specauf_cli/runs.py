@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from specauf_cli.records import RunRecord, digest, load_record, read_json, read_log, settings_of
+from specauf_cli.records import RunRecord, digest, file_sha256, load_record, read_json, read_log, settings_of
 from specauf_cli.schema import InputError, nearest
 
 FINISHED, FAILED, ABOUT = "finished.json", "failed.json", "run.json"
@@ -123,6 +123,19 @@ def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool =
             result_of(folder)
         found.append(folder)
     return found
+
+
+def initial(runs: Path, name: str | None) -> tuple[Path, str] | None:
+    """Where the drafter of the run that training starts from lies, and the hash of its weights; None for random weights.
+
+    Errors: InputError for an unknown or unfinished run.
+    """
+    if name is None:
+        return None
+    if not name.strip():
+        raise InputError("init= is empty; it names a finished run to start from, or null for random weights")
+    (folder,) = find(runs, [name], every=False)
+    return folder / "drafter", file_sha256(folder / "drafter" / "model.safetensors")
 
 
 def _is_whole(folder: Path) -> bool:

@@ -222,7 +222,11 @@ class ProfileConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One resolved configuration. ``resolved`` is the same as plain nested values, machine settings left out."""
+    """One resolved configuration. ``resolved`` is the same as plain nested values, machine settings left out.
+
+    ``init``: the run whose drafter training starts from (None: random weights); what counts for a run's identity is the hash of its
+    weights, not its name.
+    """
 
     target: TargetConfig
     backbone: BackboneConfig
@@ -238,6 +242,7 @@ class Config:
     device: str
     threads: int | None
     workers: int
+    init: str | None
     benchmark_root: str | None
     resolved: dict[str, Any]
 

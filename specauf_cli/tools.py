@@ -1,5 +1,59 @@
 """Commands around a training: what is checked and estimated before it, where its drafter goes after it."""
 
+import sys
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from specauf_cli.arguments import OVERRIDES, Overrides, overrides_of, runs_folder_only
+from specauf_cli.schema import InputError, nearest
+
 app = typer.Typer()
+
+
+@app.command(context_settings=OVERRIDES)
+def export(
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
+    overrides: Overrides = None,
+    run: Annotated[str | None, typer.Option(help="Run id or folder. Default: the latest finished run.")] = None,
+    layout: Annotated[
+        str, typer.Option("--format", help="hf (SGLang, SpecForge and other public loaders) or vllm (speculators).")
+    ] = "hf",
+    dtype: Annotated[
+        str, typer.Option(help="fp32, bit for bit what was trained, or bf16, as public ones are.")
+    ] = "fp32",
+    verifier: Annotated[
+        str | None,
+        typer.Option(help="Hub id or folder of the target that --format vllm names. Default: the run's own."),
+    ] = None,
+) -> None:
+    """Write a finished drafter with its model card for public loaders: config.json, model.safetensors, README.md."""
+    for option, value, valid in (("--format", layout, ("hf", "vllm")), ("--dtype", dtype, ("fp32", "bf16"))):
+        if value not in valid:
+            raise InputError(f"{option} {value!r} is none of {', '.join(valid)}.{nearest(value, valid)}")
+    if verifier is not None and layout != "vllm":
+        raise InputError(f"--verifier {verifier}: only --format vllm names its target; leave it out")
+    from specauf_cli import exchange, runs
+
+    local = Path(runs_folder_only(overrides_of(overrides)))
+    (folder,) = runs.find(local, [run] if run else [], every=False)
+    print(exchange.export(folder, out.expanduser(), layout=layout, dtype=dtype, verifier=verifier))
+
+
+@app.command("import", context_settings=OVERRIDES)
+def import_(
+    source: Annotated[str, typer.Argument(metavar="PATH_OR_HUB_ID", help="A folder with config.json, or ORG/NAME.")],
+    overrides: Overrides = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository.")] = None,
+) -> None:
+    """Take a public DFlash or Domino checkpoint in as a finished run: measure it with eval, go on training it with init=RUN."""
+    if "=" in source and not Path(source).exists():
+        raise InputError(f"{source!r} is no checkpoint; specauf import PATH_OR_HUB_ID [KEY=VALUE]...")
+    words = overrides_of(overrides)
+    from specauf_cli import exchange
+
+    folder = exchange.adopt(source, words, revision=revision)
+    print(f"measure it: specauf eval --run {folder.name}", file=sys.stderr)
+    print(f"fine-tune it: {exchange.fine_tune_command(folder)}", file=sys.stderr)
+    print(folder)

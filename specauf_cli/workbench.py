@@ -36,7 +36,7 @@ from specauf_cli.records import (
     save_record,
     write_json,
 )
-from specauf_cli.runs import ABOUT, FAILED, FINISHED, about_of, result_of
+from specauf_cli.runs import ABOUT, FAILED, FINISHED, about_of, initial, result_of
 from specauf_cli.schema import Corpus, Example, InputError, Trajectory
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
@@ -152,7 +152,9 @@ def train_together(bench: Bench, cells: Sequence[tuple[Config, Sequence[str]]], 
     tasks: list[training.Task] = []
     with ExitStack() as stack:
         for config, overrides in cells:
-            name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
+            start = initial(Path(config.runs), config.init)
+            init = start[1] if start else None
+            name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256, init=init)
             folder = Path(config.runs) / name
             folders.append(folder)
             if force and folder.is_dir() and ranks.FIRST:
@@ -166,8 +168,14 @@ def train_together(bench: Bench, cells: Sequence[tuple[Config, Sequence[str]]], 
                 continue
             if ranks.FIRST:
                 stack.enter_context(lock(folder, f"run {name}"))
-            _announce(bench, config, overrides, folder)
-            tasks.append(training.Task(config, folder, name, _probe(bench, config)))
+            if config.trainer.steps == 0:
+                raise InputError(
+                    "trainer.steps=0 must be at least 1; drafters from elsewhere come in by specauf import"
+                )
+            if start is not None:
+                checkpoint.load(start[0], bench.target, config.backbone)  # one that does not fit is found out here
+            _announce(bench, config, overrides, folder, init)
+            tasks.append(training.Task(config, folder, name, _probe(bench, config), start[0] if start else None))
         if tasks:
             _finish(bench, tasks)
         ranks.wait()
@@ -182,7 +190,7 @@ def _move_aside(folder: Path) -> Path:
     return folder.rename(goal)
 
 
-def _announce(bench: Bench, config: Config, overrides: Sequence[str], folder: Path) -> None:
+def _announce(bench: Bench, config: Config, overrides: Sequence[str], folder: Path, init: str | None) -> None:
     """Writes what a run is about to be, and says it."""
     _, counts = bench.examples()
     about = {
@@ -190,7 +198,7 @@ def _announce(bench: Bench, config: Config, overrides: Sequence[str], folder: Pa
         "overrides": list(overrides),
         "command": command_line(["train", *overrides]),
         "config": config.resolved,
-        "inputs": {"data": bench.train.sha256, "heldout": bench.heldout.sha256, "target": bench.target.fingerprint},
+        "inputs": inputs_of(bench, init),
         "data": {"name": bench.train.name, **counts},
         "code": code_state(),
         "started": now(),
@@ -202,6 +210,12 @@ def _announce(bench: Bench, config: Config, overrides: Sequence[str], folder: Pa
         f"{folder.name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens",
         file=sys.stderr,
     )
+
+
+def inputs_of(bench: Bench, init: str | None) -> dict[str, str]:
+    """Content hashes of what a run is made from; ``init`` is that of the weights it starts from, where they are given."""
+    found = {"data": bench.train.sha256, "heldout": bench.heldout.sha256, "target": bench.target.fingerprint}
+    return found | ({"init": init} if init else {})
 
 
 def _finish(bench: Bench, tasks: Sequence[training.Task]) -> None:
@@ -263,7 +277,8 @@ def measure(
         "benchmark": config.resolved["benchmark"],
     }
     check_same_training(config, folder)
-    expected = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256)
+    init = about["inputs"].get("init")
+    expected = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256, init=init)
     if expected != folder.name:
         raise InputError(
             f"run {folder.name} was trained on other data or for another target: the same settings now name {expected}"
@@ -282,7 +297,8 @@ def measure(
         inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
         target={"title": config.target.title, **pretrain.describe(str(bench.target.config.path))},
         training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
-        | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": _curve(folder)},
+        | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": _curve(folder)}
+        | ({"imported": about["imported"]} if "imported" in about else {}),
         heldout={},
         benchmarks=(),
         cost={},
@@ -334,6 +350,8 @@ CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length"
 def _curve(folder: Path) -> dict[str, list[float]]:
     """The columns of ``log.jsonl`` that figures and claims are made of, rounded, one list per column."""
     lines = read_log(folder / "log.jsonl")
+    if not lines and result_of(folder)["last"]["step"] == 0:  # it was trained elsewhere
+        return {}
     if not lines or lines[-1]["step"] != result_of(folder)["last"]["step"]:
         raise InputError(f"{folder / 'log.jsonl'} is damaged; move {folder} aside and train again")
     names = ["step", *CURVE, "base_loss", "final_loss", *(f"base_{n}" for n in CURVE[1:])]

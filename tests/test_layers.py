@@ -15,7 +15,7 @@ LEVELS = [
     {"arguments"},
     {"study"},
     {"workers"},
-    {"experiment"},
+    {"experiment", "exchange"},
     {"compose", "workbench"},
     {"training", "evaluation", "reporting"},
     {"models"},

@@ -1,6 +1,7 @@
 """Drafters on disk, in the public Hugging Face layout: ``config.json`` and ``model.safetensors``."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,24 @@ def public_config(drafter: DFlash, target: Target) -> dict[str, Any]:
         "sliding_window": None,
         "max_position_embeddings": sizes.max_position_embeddings,
         "rope_theta": sizes.rope_parameters["rope_theta"],
+        "rope_scaling": _rope_scaling(sizes.rope_parameters),
         "rms_norm_eps": sizes.rms_norm_eps,
         "vocab_size": sizes.vocab_size,
         "tie_word_embeddings": False,
         "attention_bias": False,
         "dtype": "float32",
-        "specauf": {"target": target.config.name, "target_fingerprint": target.fingerprint},
+        "specauf": {
+            "target": target.config.name,
+            "target_fingerprint": target.fingerprint,
+            "target_architectures": [type(target.model).__name__],
+        },
     }
+
+
+def _rope_scaling(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What public loaders need beyond ``rope_theta`` where the target's rotary embedding is scaled (Llama 3, YaRN)."""
+    scaling = {k: v for k, v in parameters.items() if k != "rope_theta"}
+    return None if scaling.get("rope_type", "default") == "default" else scaling
 
 
 def load(folder: Path, target: Target, backbone: BackboneConfig, *, run: str | None = None) -> DFlash:

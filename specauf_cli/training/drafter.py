@@ -220,13 +220,15 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
 class Task:
     """One drafter to train into ``folder`` under the name ``identity``.
 
-    ``probe`` measures it every ``trainer.eval_every`` steps; what it finds is in the log.
+    ``probe`` measures it every ``trainer.eval_every`` steps; what it finds is in the log. ``start``: the folder of the drafter whose
+    weights it begins with (None: random ones, by the seed).
     """
 
     config: Config
     folder: Path
     identity: str
     probe: Callable[[DFlash], dict[str, float]] = lambda _: {}
+    start: Path | None = None
 
 
 def train(target: Target, examples: Sequence[Example], features: Features, tasks: Sequence[Task]) -> list[Running]:
@@ -247,6 +249,8 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
     config, trainer = task.config, task.config.trainer
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
+    if task.start is not None:
+        drafter.load_state_dict(checkpoint.load(task.start, target, config.backbone).state_dict())
 
     def kept(done: int) -> Path:
         return task.folder / "snapshots" / f"step-{done:06d}"

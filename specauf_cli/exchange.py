@@ -1,0 +1,261 @@
+"""Drafters out and in: export a run for public loaders, with its model card; adopt a checkpoint from elsewhere as a run."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specauf_cli import compose, runs, workbench
+from specauf_cli.evaluation.statistics import interval, sample
+from specauf_cli.models import checkpoint, formats
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.records import (
+    RunRecord,
+    code_state,
+    command_line,
+    environment,
+    file_sha256,
+    now,
+    read_json,
+    run_id,
+    write_json,
+)
+from specauf_cli.schema import InputError
+from specauf_cli.settings import Config
+
+FIXED = ("backbone", "objective", "init", "trainer.steps", "trainer.epochs", "target.taps")
+"""Settings that a checkpoint from elsewhere decides itself."""
+
+
+def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | None = None) -> Path:
+    """Writes the drafter of a finished run and its model card to ``out``, all or nothing; returns ``out``.
+
+    ``verifier`` (hub id or folder) is what the ``vllm`` layout names as target; by default what the run was trained with.
+    Errors: InputError when ``out`` holds something already, or for what ``formats.write`` refuses.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"--out {out} exists and is not an empty folder; nothing is overwritten, name another one")
+    about, measured = runs.about_of(folder), sorted((folder / "records").glob("*.json"))
+    runs.result_of(folder)
+    records = runs.all_measured(folder) if measured else []
+    name, architectures = _verifier(folder, about, verifier)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    try:
+        formats.write(
+            folder / "drafter", partial, layout=layout, dtype=dtype, verifier=name, architectures=architectures
+        )
+        text = card(about, read_json(folder / "drafter" / "config.json"), records, layout=layout, dtype=dtype)
+        (partial / "README.md").write_text(text, "utf-8")
+        partial.chmod(0o755)
+        os.replace(partial, out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _verifier(folder: Path, about: dict[str, Any], given: str | None) -> tuple[str | None, list[str]]:
+    """What a server loads as the target of a run, and its classes: ``given``, the target's own id, or the one trained here."""
+    own = read_json(folder / "drafter" / "config.json").get("specauf", {})
+    name = given or about["config"]["target"]["path"]
+    for marker in [] if name else sorted((folder.parent / "targets").glob("*/specauf.json")):
+        if read_json(marker).get("fingerprint") == own.get("target_fingerprint"):
+            name = str(marker.parent)
+    local = Path(str(name)) / "config.json"
+    found = own.get("target_architectures") or (read_json(local).get("architectures") if local.is_file() else None)
+    return name, list(found or [])
+
+
+def card(
+    about: dict[str, Any], config: dict[str, Any], records: Sequence[RunRecord], *, layout: str, dtype: str
+) -> str:
+    """The model card, with the front matter that the Hugging Face hub reads."""
+    chosen, special, own = about["config"], config["dflash_config"], config.get("specauf", {})
+    target, data, backbone = chosen["target"], chosen["data"], chosen["backbone"]
+    path = target["path"]
+    hub = path if path and formats.HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
+    where = hub or ("a local folder" if path else "trained by SpecAUF on the same data")
+    front = {
+        "base_model": hub,
+        "datasets": [data["hub_id"]] if data["source"] == "hub" and data.get("hub_id") else None,
+        "pipeline_tag": "text-generation",
+        "tags": ["speculative-decoding", "draft-model", backbone["name"], "specauf"],
+    }
+    imported = about.get("imported")
+    origin = (
+        f"adopted from {imported['source']}" if imported else f"trained by SpecAUF with {chosen['objective']['title']}"
+    )
+    loader = "public DFlash and Domino loaders (SGLang, SpecForge)" if layout == "hf" else "vLLM and speculators"
+    sizes = f"draft layers {config['num_hidden_layers']}, block size {config['block_size']}, {dtype}"
+    lines = [
+        "---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v is not None), "---", "",
+        f"# {backbone['title']} drafter for {target['title']}", "",
+        f"A block drafter for speculative decoding, {origin}; {sizes}. For {loader}. It has neither embedding nor head of "
+        "its own: both are the target's.", "",
+        "## Measured", "", *_measured(records, rounded=dtype != "fp32"),
+        "## How it was made", "",
+        f"- target: {target['title']}, {where}, weights {own.get('target_fingerprint')}",
+        f"- tapped layers: {', '.join(map(str, special['target_layer_ids']))} (decoder layers counted from 0, the feature is the layer's "
+        f"output); mask token id {special['mask_token_id']}",
+        f"- data: {about['data']['name']}" + "".join(f", {v} {k}" for k, v in about["data"].items() if k == "examples"),
+        f"- command: `{about['command']}`",
+        f"- run: {about['run']}, seed {chosen['seed']}",
+        f"- weights before export: sha256 {own.get('weights')}",
+        f"- code: specauf {about['code'].get('version')}, commit {about['code']['commit']}"
+        + (" with uncommitted changes" if about["code"]["dirty"] else ""), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _measured(records: Sequence[RunRecord], *, rounded: bool) -> list[str]:
+    """tau per benchmark and temperature of every set of evaluation settings; or that there is none.
+
+    ``rounded``: what is exported has fewer bits than what was measured.
+    """
+    if not records:
+        return ["Not measured.", ""]
+    lines = [
+        "tau: completion tokens / verification rounds of a request, then the mean over requests (what serving engines report); "
+        "± half of the 95 % interval over prompts." + (" Measured before the weights were rounded." if rounded else ""),
+        "",
+    ]
+    for record in records:
+        settings = record.config["evaluation"]
+        lines += [
+            f"Precision {settings['precision']}, at most {settings['max_new_tokens']} new tokens, greedy drafts of "
+            f"{record.config['backbone']['proposals']}, seed {settings['seed']}, {record.written}:",
+            "",
+            "| benchmark | T | prompts | tau |",
+            "|---|--:|--:|--:|",
+        ]
+        for b in record.benchmarks:
+            found = interval(sample({record.seed: b.traces}, "engine"), b.benchmark)
+            lines.append(
+                f"| {b.title} | {b.temperature:g} | {b.prompts} | {found.value:.3f} ± {found.half_width:.3f} |"
+            )
+        lines.append("")
+    return lines
+
+
+def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> Path:
+    """A public DFlash or Domino checkpoint as a finished run of no training step; returns its folder.
+
+    ``words`` choose target, data and profile, with which it is then measured. The run's name covers the hash of its weights.
+    Errors: InputError when it cannot be read, is not for this target, or ``words`` set what the checkpoint decides.
+    """
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~")
+        if any(key == f or key.startswith(f"{f}.") for f in FIXED):
+            raise InputError(f"{word!r}: the checkpoint decides this; give target, data, profile and the like")
+    compose.compose(words)  # a typing error is found before anything is fetched
+    place = formats.locate(source, revision)
+    found = formats.read(place.folder)
+    for key in found.ignored:
+        print(f"specauf: {place.folder / 'config.json'}: {key} means nothing here and is left out", file=sys.stderr)
+    overrides = [
+        *words, *found.overrides, "objective=full_ce", "objective.name=imported", "objective.title=imported",
+        "trainer.steps=0", "trainer.epochs=null", f"init={source}",
+    ]  # fmt: skip
+    config = compose.compose(overrides)
+    bench = workbench.open_bench(config)
+    drafter, copies = formats.drafter(found, bench.target, config.backbone)
+    if copies:
+        print(f"specauf: {', '.join(copies)}: the target's own, bit for bit, so left out", file=sys.stderr)
+    try:
+        Path(config.runs).mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".import.", dir=config.runs))
+    except OSError as error:
+        raise InputError(f"cannot write {config.runs}: {error.strerror or error}") from error
+    try:
+        return _place(partial, place, found, bench, config, overrides, drafter, ["import", _public(place), *words])
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _place(
+    partial: Path,
+    place: formats.Located,
+    found: formats.Checkpoint,
+    bench: workbench.Bench,
+    config: Config,
+    overrides: Sequence[str],
+    drafter: DFlash,
+    command: Sequence[str],
+) -> Path:
+    """Writes the run under ``partial`` and moves it to its name when it is whole."""
+    made = partial / "run"
+    checkpoint.save(drafter, bench.target, made / "drafter", run="")
+    weights = file_sha256(made / "drafter" / "model.safetensors")
+    name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256, init=weights)
+    folder = Path(config.runs) / name
+    if (folder / runs.FINISHED).exists():
+        runs.result_of(folder)
+        print(f"{name}: imported already", file=sys.stderr)
+        os.utime(folder / runs.FINISHED)
+        return folder
+    checkpoint.save(drafter, bench.target, made / "drafter", run=name)
+    imported = {
+        "source": _public(place),
+        "commit": place.commit,
+        "layout": found.layout,
+        "config_sha256": file_sha256(found.folder / "config.json"),
+        "verifier": found.verifier if found.verifier and not Path(found.verifier).is_absolute() else None,
+    }
+    about = {
+        "run": name,
+        "overrides": list(overrides),
+        "command": command_line(command),
+        "config": config.resolved,
+        "inputs": workbench.inputs_of(bench, weights),
+        "data": {"name": "unknown, trained elsewhere"},
+        "code": code_state(),
+        "started": now(),
+        "imported": imported,
+    }
+    result = {
+        "last": {"step": 0},
+        "seconds": 0.0,
+        "peak_memory_mib": 0.0,
+        "environment": environment(str(bench.target.device), torch.get_num_threads()),
+        "finished": now(),
+    }
+    write_json(made / runs.FINISHED, result)
+    write_json(made / runs.ABOUT, about)
+    try:
+        os.replace(made, folder)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}; move it aside") from error
+    depth = bench.target.model.config.num_hidden_layers
+    taps = ", ".join(map(str, found.taps))
+    print(
+        f"{name}: {found.backbone}, block size {found.block_size}, {found.layers} layers; taps layers {taps} of 0..{depth - 1} "
+        "(decoder layers counted from 0, the feature is the layer's output)",
+        file=sys.stderr,
+    )
+    return folder
+
+
+def fine_tune_command(folder: Path) -> str:
+    """How training goes on from an adopted run, as another command line."""
+    own = [
+        o
+        for o in runs.about_of(folder)["overrides"]
+        if o.split("=")[0].split(".")[0] not in ("objective", "trainer", "init")
+    ]
+    return " ".join(["specauf train", f"init={folder.name}", *own, "objective=auf"])
+
+
+def _public(place: formats.Located) -> str:
+    """Where a checkpoint came from, without anything that names this machine."""
+    return place.repository or place.folder.resolve().name
