@@ -79,6 +79,7 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     InputError for a server of another target, drafter or kind, or one that stops answering (what it answered is kept).
     """
     from specauf_cli.evaluation import server
+    from specauf_cli.evaluation.answers import Answers
     from specauf_cli.evaluation.backends import VLLM, SGLang
     from specauf_cli.evaluation.client import Client
     from specauf_cli.evaluation.evaluate import load_benchmarks
@@ -106,8 +107,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
         "flags": {k: v for k, v in served.flags.items() if isinstance(v, dict) or k.startswith("speculative_") or k in LASTING},
         "run": folder.name if folder else None,
         "template": digest(chat.tokenizer.chat_template, 16), "vocabulary": chat.vocab, "stop": sorted(chat.stop_ids),
-        # A vLLM server need not name its drafter; then its address is all that tells two apart.
-        "url": client.url if served.drafter is None else None,
+        # A vLLM server need not name its drafter; then its address is all that tells two apart, unless the user names it.
+        "drafter": served.drafter or options.served_drafter or client.url,
     }  # fmt: skip
     name = f"{options.backend}-{folder.name if folder else target.name}-{digest(identity, 8)}"
     place = Path(config.runs) / "servers" / name
@@ -122,7 +123,7 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
             file=sys.stderr,
         )
     with lock(place, f"server record {name}"):
-        answers = server.Answers(place / "answers.jsonl")
+        answers = Answers(place / "answers.jsonl")
         try:
             if answers.found:
                 torn = f", {answers.torn} torn lines left out" if answers.torn else ""
@@ -307,7 +308,7 @@ def _check_drafter(served: "Served", folder: Path | None, options: Options) -> N
             f"{options.base_url} drafts with {served.drafter}, not {options.served_drafter!r} as --served-drafter says"
         )
     if served.drafter is None:
-        print(f"note: {options.base_url} does not say which drafter it uses; that it is the right one is not checked", file=sys.stderr)  # fmt: skip
+        print(f"note: {options.base_url} does not say which drafter it uses, so that is not checked; --served-drafter NAME keeps its answers apart from another's", file=sys.stderr)  # fmt: skip
     elif folder is not None and options.served_drafter is None:
         places = [folder / "export" / FORMATS[options.backend], folder / "drafter"]
         if not any(_same_model(served.drafter, str(p)) for p in places):

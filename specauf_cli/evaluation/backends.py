@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from specauf_cli.evaluation.client import Client, Refused
 from specauf_cli.schema import InputError
@@ -66,25 +66,6 @@ class Counters:
     per_slot: tuple[int, ...]
     finished: int
     running: int
-
-
-class Backend(Protocol):
-    """An engine. ``counts`` is ``request`` or, where only the server's own counters know, ``counters``."""
-
-    name: str
-    counts: str
-
-    def served(self) -> Served:
-        """Asks the server who it is. Errors: InputError for another kind of server, or one without a drafter."""
-        ...
-
-    def probe(self, prompt: Sequence[int]) -> None:
-        """Finds out how this server counts, with a request of a few tokens. Errors: InputError when it does not count."""
-        ...
-
-    def ask(self, prompt: Sequence[int], *, temperature: float, seed: int, max_new_tokens: int) -> Answer:
-        """One request. Errors: InputError for an answer that cannot be true, or that lacks what must be there."""
-        ...
 
 
 class SGLang:
@@ -321,6 +302,11 @@ class VLLM:
 
     def _wrong(self, what: str) -> InputError:
         return InputError(f"{self.client.url}: an answer of /v1/completions {what}")
+
+
+Backend = SGLang | VLLM
+"""``counts`` is ``request``, or ``counters`` where only the server's running totals know. ``served`` asks it who it is, ``probe``
+how it counts, ``ask`` is one request; each raises InputError for what cannot be true or is not there."""
 
 
 def tokenized(client: Client, model: str, text: str) -> tuple[int, ...] | None:
