@@ -4,6 +4,7 @@ runs/targets/<id>/            a target trained here (an ordinary Hugging Face fo
 runs/trajectories/<target>/   what the target alone emits, shared by every drafter
 runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, drafter/, finished.json, records/
 runs/aside/                   runs that ``specauf train --force`` moved out of the way
+runs/servers/<id>/            what a running server answered and counted (``serving``)
 runs/tables/                  what ``specauf table`` printed
 """
 

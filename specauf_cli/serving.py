@@ -113,6 +113,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     name = f"{options.backend}-{folder.name if folder else target.name}-{digest(identity, 8)}"
     place = Path(config.runs) / "servers" / name
     words = ["eval", "--backend", options.backend, "--base-url", "URL", *(["--run", folder.name] if folder else [])]
+    words += ["--served-model", options.served_model] if options.served_model else []
+    words += ["--served-drafter", options.served_drafter] if options.served_drafter else []
     chosen = {"evaluation": config.resolved["evaluation"], "benchmark": config.resolved["benchmark"]}
     results = []
     print(f"{name}: {served.name}, {_who(served)}, asked {options.concurrency} at a time", file=sys.stderr)
@@ -169,48 +171,53 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
 
     Errors: InputError for an engine that cannot serve this drafter, naming why.
     """
-    from specauf_cli import compose
     from specauf_cli import runs as all_runs
 
     _check_backend(backend)
-    local = Path(runs_folder_only(extra))
-    (folder,) = all_runs.find(local, [run] if run else [], every=False)
-    about = all_runs.about_of(folder)
-    config = compose.compose([*about["overrides"], f"runs={folder.parent}"])
-    backbone, target = config.backbone, _located(config, folder)
-    assert target.path is not None
-    if backend == "vllm" and "final" in backbone.drafter.branches:
+    (folder,) = all_runs.find(Path(runs_folder_only(extra)), [run] if run else [], every=False)
+    config = all_runs.about_of(folder)["config"]  # as it was trained, whatever the yaml files say today
+    target, backbone = config["target"], config["backbone"]
+    try:
+        block, wanted, kind = (
+            backbone["block_size"],
+            backbone["proposals"],
+            backbone["model"]["_target_"].rpartition(".")[2],
+        )
+        model, trust = target["path"] or _trained_target(folder), target["trust_remote_code"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / all_runs.ABOUT} is damaged; move {folder} aside and train again") from error
+    if kind not in ("DFlash", "Domino"):
+        raise InputError(f"run {folder.name}: neither engine serves a {kind} drafter, only DFlash and Domino")
+    if backend == "vllm" and kind == "Domino":
         raise InputError(
-            f"run {folder.name}: vLLM serves no {backbone.title} drafter yet (vLLM#46707 is open); use --backend sglang"
+            f"run {folder.name}: vLLM serves no Domino drafter yet (vLLM#46707 is open); use --backend sglang"
         )
     path = Path(drafter) if drafter else folder / "export" / FORMATS[backend]
     if drafter and not path.is_dir():
         raise InputError(f"--drafter {drafter}: there is no such folder; `specauf export` writes one")
     # The engines draft at most a block without its anchor, whatever slots the drafter was trained with.
-    proposals = min(backbone.proposals, backbone.block_size - 1)
-    if proposals < backbone.proposals:
-        print(
-            f"note: {backend} drafts {proposals} tokens a round, evaluation here {backbone.proposals}", file=sys.stderr
-        )
+    proposals = min(wanted, block - 1)
+    if proposals < wanted:
+        print(f"note: {backend} drafts {proposals} tokens a round, evaluation here {wanted}", file=sys.stderr)
     lines = []
     if not path.is_dir():
         words = ["specauf", "export", "--run", folder.name, "--format", FORMATS[backend], "--out", str(path)]
         lines.append(words + ([f"runs={folder.parent}"] if str(folder.parent) != "runs" else []))
     commit = _fingerprint(folder)
-    revision = commit if len(commit) == 40 and not Path(target.path).is_dir() else target.revision
+    revision = commit if len(commit) == 40 and not Path(model).is_dir() else target["revision"]
     shared = ["--revision", revision] if revision else []
-    shared += ["--trust-remote-code"] if target.trust_remote_code else []
+    shared += ["--trust-remote-code"] if trust else []
     if backend == "sglang":
-        words = ["python", "-m", "sglang.launch_server", "--model-path", target.path, *shared]
+        words = ["python", "-m", "sglang.launch_server", "--model-path", model, *shared]
         words += ["--speculative-algorithm", "DFLASH", "--speculative-draft-model-path", str(path)]
         words += ["--speculative-num-draft-tokens", str(proposals + 1)]  # SGLang counts the anchor
-        if "final" in backbone.drafter.branches:  # all of the vocabulary, as here; SGLang's default is 2048 candidates
+        if kind == "Domino":  # all of the vocabulary, as here; SGLang's default is 2048 candidates
             words += ["--speculative-domino-candidate-pool-size", "0"]
         lines.append([*words, "--host", "127.0.0.1", "--port", "30000"])
         url = "http://127.0.0.1:30000"
     else:
         spec = {"method": "dflash", "model": str(path), "num_speculative_tokens": proposals}
-        words = ["vllm", "serve", target.path, *shared, "--speculative-config", json.dumps(spec, separators=(",", ":"))]
+        words = ["vllm", "serve", model, *shared, "--speculative-config", json.dumps(spec, separators=(",", ":"))]
         lines.append([*words, "--host", "127.0.0.1", "--port", "8000"])
         url = "http://127.0.0.1:8000"
         print(
@@ -246,19 +253,23 @@ def _settings(names: Sequence[str], benchmarks: str, extra: Sequence[str]) -> "t
 
 
 def _located(config: "Config", folder: Path | None) -> TargetConfig:
-    """The target with its path: of one trained here the folder whose weights ``folder`` was trained for."""
-    from specauf_cli.training.pretrain import describe
-
+    """The target with its path. Errors: InputError when it is not on this machine."""
     if config.target.path is not None:
         return config.target
     if folder is None:
         raise InputError(f"target {config.target.name} is trained here; name the run whose target is served: --run RUN")
-    fingerprint = _fingerprint(folder)
-    places = sorted((Path(config.runs) / "targets").glob("*/specauf.json"))
-    for place in (p.parent for p in places):
+    return replace(config.target, path=_trained_target(folder))
+
+
+def _trained_target(folder: Path) -> str:
+    """The folder of the target trained here whose weights the run ``folder`` was trained for."""
+    from specauf_cli.training.pretrain import describe
+
+    fingerprint, targets = _fingerprint(folder), folder.parent / "targets"
+    for place in sorted(p.parent for p in targets.glob("*/specauf.json")):
         if describe(str(place)).get("fingerprint") == fingerprint:
-            return replace(config.target, path=str(place))
-    raise InputError(f"the target of run {folder.name} is not under {Path(config.runs) / 'targets'}/ any more")
+            return str(place)
+    raise InputError(f"the target of run {folder.name} is not under {targets}/ any more")
 
 
 def _fingerprint(folder: Path | None) -> str:

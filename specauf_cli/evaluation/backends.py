@@ -279,7 +279,7 @@ class VLLM:
         slots: dict[int, float] = {}
         for line in self.client.text("/metrics").splitlines():
             found = re.fullmatch(r"vllm:(\w+?)(?:_total)?(?:\{(.*)\})?\s+([-+0-9.eE]+|NaN)(?:\s+\d+)?", line.strip())
-            if found is None:
+            if found is None or found[3] == "NaN":
                 continue
             name, labels, value = found[1], found[2] or "", float(found[3])
             if name == "spec_decode_num_accepted_tokens_per_pos":

@@ -83,6 +83,8 @@ class Client:
                 return read(raw)
             except urllib.error.HTTPError as error:
                 said = _said(error)
+                if error.code in (401, 403):
+                    said += " (SPECAUF_API_KEY is to hold the server's key)"
                 if error.code < 500 and error.code not in BUSY:
                     raise Refused(f"{self.url}{path} refused with {error.code}: {said}", error.code) from error
                 if error.code in ABSENT:

@@ -149,22 +149,20 @@ def _ask_missing(asking: Asking, requests: Sequence[Request], temperature: float
         return found, time.perf_counter() - clock
 
     with track(name, len(requests), start=len(requests) - len(missing)) as show:
-        known = len(requests) - len(missing)
-
-        def finished(request: Request, found: tuple[Answer, float]) -> None:
-            nonlocal known
-            asking.answers.add(request.key, *found)
-            known += 1
-            rows = [asking.answers.found[r.key][0] for r in requests if r.key in asking.answers.found]
-            show(known, f"tau {value:.2f}" if (value := running(asking.backend.name, rows)) is not None else "")
-
+        done, top, bottom = len(requests) - len(missing), 0.0, 0.0  # tau of what is asked now
         if asking.backend.counts == "request":
             for request, found in _pool(asking.client, missing, ask, asking.concurrency):
-                finished(request, found)
+                asking.answers.add(request.key, *found)
+                a, b = terms(asking.backend.name, found[0])
+                done, top, bottom = done + 1, top + a, bottom + b
+                show(done, f"tau {top / bottom:.2f}" if bottom else "")
             return requests
         assert isinstance(asking.backend, VLLM)
         for begin in range(0, len(missing), asking.concurrency):
-            _wave(asking, asking.backend, missing[begin : begin + asking.concurrency], ask, finished)
+            wave = missing[begin : begin + asking.concurrency]
+            drafts, _, accepted, _ = _wave(asking, asking.backend, wave, ask)
+            done, top, bottom = done + len(wave), top + drafts + accepted, bottom + drafts
+            show(done, f"tau {top / bottom:.2f}" if bottom else "")
     return requests
 
 
@@ -173,9 +171,8 @@ def _wave(
     backend: VLLM,
     requests: Sequence[Request],
     ask: Callable[[Request], tuple[Answer, float]],
-    finished: Callable[[Request, tuple[Answer, float]], None],
-) -> None:
-    """Asks ``requests`` at once between two readings of an idle server's counters."""
+) -> list[Any]:
+    """Asks ``requests`` at once between two readings of an idle server's counters; keeps and returns what they counted."""
     for _ in range(WAVES):
         before, failures = _idle(backend), asking.client.failures
         found = list(_pool(asking.client, requests, ask, asking.concurrency))
@@ -196,9 +193,9 @@ def _wave(
                 f"{len(requests)} answers of {emitted} tokens, which cannot be"
             )
         for request, answer in found:
-            finished(request, answer)
+            asking.answers.add(request.key, *answer)
         asking.answers.close_wave([r.key for r in requests], counts)
-        return
+        return counts
     raise InputError(
         f"{asking.client.url}: {WAVES} tries of the same {len(requests)} requests were each disturbed by a timeout, an error or a restart, "
         "so its counters say nothing of them; raise --timeout or lower --concurrency"
@@ -215,7 +212,7 @@ def _idle(backend: VLLM, finished: int | None = None) -> Counters:
         if not now.running and not late:
             return now
         if time.monotonic() > limit:
-            if now.running and finished is None:
+            if now.running:
                 raise InputError(
                     f"{backend.client.url} works on {now.running} requests of others; its counters cannot tell them from ours: wait until it "
                     "is alone, or start it with --per-request-spec-decode-metrics"
@@ -285,13 +282,6 @@ def terms(definition: str, row: Answer) -> tuple[float, float]:
     if definition == "sglang":
         return row.completion / row.rounds, 1.0
     return float(row.rounds + (row.accepted or 0)), float(row.rounds)
-
-
-def running(definition: str, rows: Sequence[Answer]) -> float | None:
-    """tau of the answers so far, None while none has counts of its own."""
-    pairs = [terms(definition, a) for a in rows]
-    total = sum(b for _, b in pairs)
-    return sum(a for a, _ in pairs) / total if total else None
 
 
 def tau_terms(definition: str, measured: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
