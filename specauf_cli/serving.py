@@ -115,7 +115,10 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     words = ["eval", "--backend", options.backend, "--base-url", "URL", *(["--run", folder.name] if folder else [])]
     words += ["--served-model", options.served_model] if options.served_model else []
     words += ["--served-drafter", options.served_drafter] if options.served_drafter else []
-    chosen = {"evaluation": config.resolved["evaluation"], "benchmark": config.resolved["benchmark"]}
+    asked = {
+        k: config.resolved["evaluation"][k] for k in ("drafts", "prompts", "temperatures", "seed", "max_new_tokens")
+    }
+    chosen = {"evaluation": asked, "benchmark": config.resolved["benchmark"]}
     results = []
     print(f"{name}: {served.name}, {_who(served)}, asked {options.concurrency} at a time", file=sys.stderr)
     if backend.counts == "counters":
@@ -346,7 +349,7 @@ def _check_tokenizer(client: Any, served: "Served", chat: "Chat", text: str) -> 
         raise InputError(f"{client.url} serves a model of {rows} tokens, the target's tokenizer has {chat.vocab}")
     theirs, ours = tokenized(client, served.name, text), tuple(chat.tokens([text])[0])
     if theirs is None:
-        return "not checked: the server has no /tokenize"
+        return "not checked: it gives no /tokenize"
     if theirs != ours:
         at = next(
             (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))

@@ -490,7 +490,7 @@ def test_ctrl_c_keeps_what_was_answered(folder: Path, known: Known, sglang: SGLa
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "evaluation.drafts=sampled", "target=tiny"], "only greedy drafts"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "target=tiny"], "is trained here; name the run"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1"], "no finished run here"),
-        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--retries", "0", "target.path=model"], "tried 1 times"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--retries", "0", "target.path=model"], "Connection refused; tried 1 times"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "target.path=nowhere"], "'nowhere' cannot be loaded"),
     ],
 )  # fmt: skip

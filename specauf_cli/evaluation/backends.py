@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from specauf_cli.evaluation.client import Client, Refused
+from specauf_cli.evaluation.client import Client, Refused, Unanswered
 from specauf_cli.schema import InputError
 
 BACKENDS = ("sglang", "vllm")
@@ -129,7 +129,9 @@ class SGLang:
         kind = reason.get("type") if isinstance(reason, dict) else reason
         if kind == "abort":
             raise self._wrong(f"was aborted: {str(reason)[:200]}")
-        if completion < 1 or completion > max_new_tokens:
+        if completion < 1 or completion > max_new_tokens + (
+            self._proposals or 0
+        ):  # some versions do not cut the last round
             raise self._wrong(f"has completion_tokens={completion}, asked were 1..{max_new_tokens}")
         tokens = _ids(raw.get("output_ids"))
         if "spec_verify_ct" not in meta and completion > 1:
@@ -313,7 +315,7 @@ def tokenized(client: Client, model: str, text: str) -> tuple[int, ...] | None:
     """``text`` as the server's own tokenizer cuts it, None where it has no /tokenize."""
     try:
         raw = client.post("/tokenize", {"model": model, "prompt": text, "add_special_tokens": False})
-    except Refused:
+    except (Refused, Unanswered):
         return None
     return _ids(raw.get("tokens")) if isinstance(raw, dict) else None
 

@@ -90,11 +90,10 @@ class Client:
                 if error.code in ABSENT:
                     raise Refused(f"{self.url}{path} is not there ({error.code})", error.code) from error
                 reason = f"{error.code}: {said}"
-            except TimeoutError:
-                reason = f"no answer in {self.timeout:g} s (--timeout)"
+            except TimeoutError as error:
+                reason = _why(error, self.timeout)
             except urllib.error.URLError as error:
-                cause = error.reason
-                reason = f"no answer in {self.timeout:g} s (--timeout)" if isinstance(cause, TimeoutError) else str(cause)  # fmt: skip
+                reason = _why(error.reason, self.timeout)
             except (OSError, http.client.HTTPException) as error:
                 reason = f"the connection broke ({type(error).__name__})"
             except ValueError:
@@ -122,6 +121,12 @@ def _is_here(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _why(cause: object, timeout: float) -> str:
+    if isinstance(cause, TimeoutError):
+        return f"no answer in {timeout:g} s (--timeout)"
+    return str(getattr(cause, "strerror", None) or cause)
 
 
 def _said(error: urllib.error.HTTPError) -> str:
