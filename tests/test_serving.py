@@ -558,6 +558,28 @@ def test_serve_command(folder: Path, make_run: Callable[..., str], tmp_path: Pat
     assert "Did you mean 'vllm'?" in specauf(folder, "serve-command", "--backend", "vlm", check=False).stderr
 
 
+def test_the_target_trained_here_is_found(folder: Path, chat: Chat, make_run: Callable[..., str]) -> None:
+    name = make_run("target.path=null")
+    missing = specauf(folder, "serve-command", check=False)
+    assert f"the target of run {name} is not under runs/targets/ any more" in missing.stderr
+    for place, fingerprint in (("tiny-a", "e" * 40), ("tiny-b", "f" * 40)):
+        chat.save(folder / "runs" / "targets" / place)
+        marker = {"fingerprint": fingerprint, "files": {}, "parameters": 1, "vocabulary": 1, "train": {}, "last": {}}
+        (folder / "runs" / "targets" / place / "specauf.json").write_text(json.dumps(marker))
+    words = shlex.split(specauf(folder, "serve-command").stdout.splitlines()[-1])
+    assert words[words.index("--model-path") + 1] == "runs/targets/tiny-b"
+    assert "--revision" not in words
+    asked = ["eval", "--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--retries", "0"]
+    assert "Connection refused" in specauf(folder, *asked, check=False).stderr
+
+
+def test_serve_command_of_a_hub_target_names_the_commit(folder: Path, make_run: Callable[..., str]) -> None:
+    make_run("target.path=Qwen/Qwen3-8B", "target.revision=main")
+    words = shlex.split(specauf(folder, "serve-command").stdout.splitlines()[-1])
+    assert words[words.index("--model-path") + 1] == "Qwen/Qwen3-8B"
+    assert words[words.index("--revision") + 1] == "f" * 40
+
+
 def test_serve_command_of_domino(folder: Path, make_run: Callable[..., str]) -> None:
     name = make_run("backbone=domino", "objective=b_auf", "backbone.proposals=16")
     done = specauf(folder, "serve-command")
