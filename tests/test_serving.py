@@ -482,6 +482,7 @@ def test_ctrl_c_keeps_what_was_answered(folder: Path, known: Known, sglang: SGLa
     [
         (["--backend", "sglang"], "--base-url URL: a server needs both"),
         (["--base-url", "http://127.0.0.1:1"], "--backend sglang|vllm"),
+        (["--served-model", "m"], "--base-url URL: a server needs both"),
         (["--backend", "sglnag", "--base-url", "http://127.0.0.1:1"], "Did you mean 'sglang'?"),
         (["--backend", "sglang", "--base-url", "127.0.0.1:30000"], "give http://HOST:PORT"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--concurrency", "0"], "valid: 1..1024"),
