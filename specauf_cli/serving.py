@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specauf_cli.arguments import configs, runs_folder, runs_folder_only, with_benchmarks
-from specauf_cli.records import code_state, command_line, digest, environment, lock, now, read_json, write_json
+from specauf_cli.records import (
+    code_state,
+    command_line,
+    digest,
+    environment,
+    file_sha256,
+    lock,
+    now,
+    read_json,
+    write_json,
+)
 from specauf_cli.schema import InputError, nearest
 from specauf_cli.settings import TargetConfig
 
@@ -108,7 +118,7 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
         "run": folder.name if folder else None,
         "template": digest(chat.tokenizer.chat_template, 16), "vocabulary": chat.vocab, "stop": sorted(chat.stop_ids),
         # A vLLM server need not name its drafter; then its address is all that tells two apart, unless the user names it.
-        "drafter": served.drafter or options.served_drafter or client.url,
+        "drafter": [served.drafter or options.served_drafter or client.url, _weights(served.drafter)],
     }  # fmt: skip
     name = f"{options.backend}-{folder.name if folder else target.name}-{digest(identity, 8)}"
     place = Path(config.runs) / "servers" / name
@@ -155,7 +165,7 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
             # Of the machine that asked. What answered is under "server".
             "environment": environment("cpu", 1), "server": {**asdict(served), "tokenizer": tokenizer},
             "inputs": {
-                "template": identity["template"], "target": _fingerprint(folder),
+                "template": identity["template"], "target": _fingerprint(folder), "drafter": _weights(served.drafter),
                 **{f"prompts of {p.name}": p.sha256 for p in prompts},
             },
             "columns": server.COLUMNS, "benchmarks": [asdict(r) for r in results],
@@ -165,7 +175,7 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
         path = place / f"{digest(chosen, 8)}.json"
         if not _same(path, record):
             write_json(path, record)
-    print("\n".join(summary.of_server(record if not path.is_file() else read_json(path))))
+    print("\n".join(summary.of_server(read_json(path))))
     print(f"  record: {path}")
 
 
@@ -325,11 +335,18 @@ def _check_drafter(served: "Served", folder: Path | None, options: Options) -> N
         print(f"note: {options.base_url} does not say which drafter it uses, so that is not checked; --served-drafter NAME keeps its answers apart from another's", file=sys.stderr)  # fmt: skip
     elif folder is not None and options.served_drafter is None:
         places = [folder / "export" / FORMATS[options.backend], folder / "drafter"]
-        if not any(_same_model(served.drafter, str(p)) for p in places):
+        own = [w for w in (_weights(str(p)) for p in places) if w]
+        if not any(_same_model(served.drafter, str(p)) for p in places) and _weights(served.drafter) not in own:
             raise InputError(
                 f"{options.base_url} drafts with {served.drafter}, expected was {places[0]}; if that is the drafter of run "
                 f"{folder.name}: --served-drafter {served.drafter}; to measure it by itself: target=..."
             )
+
+
+def _weights(path: str | None) -> str | None:
+    """Hash of a drafter's weights, where its folder is on this machine: a path may hold another drafter tomorrow."""
+    file = Path(path or "") / "model.safetensors"
+    return file_sha256(file) if path and file.is_file() else None
 
 
 def _same_model(served: str, expected: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -442,6 +443,16 @@ def test_another_drafter_is_another_record(folder: Path, sglang: SGLang) -> None
     assert len(list(folder.glob("runs/servers/*/*.json"))) == 2
 
 
+def test_another_drafter_at_the_same_path_is_another_record(folder: Path, sglang: SGLang) -> None:
+    sglang.drafter = "export"
+    (folder / "export").mkdir()
+    for weights in ("one", "two"):
+        (folder / "export" / "model.safetensors").write_text(weights)
+        ask(folder, sglang)
+    found = [json.loads(p.read_text()) for p in folder.glob("runs/servers/*/*.json")]
+    assert len({r["inputs"]["drafter"] for r in found}) == len(found) == 2
+
+
 def test_ctrl_c_keeps_what_was_answered(folder: Path, known: Known, sglang: SGLang) -> None:
     sglang.fault = lambda number, answer: ("slow", 0.05 if number < 4 else 30.0, answer)
     with running(sglang) as url:
@@ -535,7 +546,10 @@ def test_a_run_expects_its_own_drafter(folder: Path, sglang: SGLang, make_run: C
         sglang.drafter = f"runs/{name}/export/hf"
         right = specauf(folder, "eval", *words, "--base-url", f"{url}/v1/")
         assert name in right.stdout
-    assert record(folder)["run"] == name
+        assert record(folder)["run"] == name
+        sglang.drafter = "copy"  # by another name, but the run's own weights
+        shutil.copytree(folder / "runs" / name / "drafter", folder / "copy")
+        specauf(folder, "eval", *words, "--base-url", url)
 
 
 def test_serve_command(folder: Path, make_run: Callable[..., str], tmp_path: Path) -> None:
