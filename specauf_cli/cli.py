@@ -86,8 +86,23 @@ def evaluate(
             help="Measure the drafters kept along the way too (trainer.snapshot_every, and the best of trainer.eval_every).",
         ),
     ] = False,
+    backend: Annotated[str | None, typer.Option(help="sglang or vllm: ask a running server, which counts.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="The server, e.g. http://127.0.0.1:30000")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once, of a server.")] = 8,
+    timeout: Annotated[float, typer.Option(help="Seconds a server may take for one request.")] = 600.0,
+    retries: Annotated[int, typer.Option(help="Further tries of a request that a server fails to answer.")] = 5,
+    served_model: Annotated[str | None, typer.Option(help="The name by which the server knows the target.")] = None,
+    served_drafter: Annotated[str | None, typer.Option(help="The name by which the server knows the drafter.")] = None,
 ) -> None:
-    """Measure finished drafters: tau per benchmark and block-mask accuracy."""
+    """Measure finished drafters: tau per benchmark and block-mask accuracy; with --backend, by a running server."""
+    if any(word is not None for word in (backend, base_url, served_model, served_drafter)):
+        from specauf_cli import serving
+
+        here = {"--all-runs": all_runs, "--mode": mode, "--all-starts": all_starts, "--cross-check": cross_check is not None,
+                "--definition": definition != "engine", "--every-checkpoint": every_checkpoint}  # fmt: skip
+        options = serving.options(backend, base_url, concurrency, timeout, retries, served_model, served_drafter, here)
+        serving.evaluate(options, run or [], benchmarks, overrides_of(overrides))
+        return
     from specauf_cli import runs, workbench
     from specauf_cli.evaluation import metrics
     from specauf_cli.reporting import summary

@@ -57,3 +57,19 @@ def import_(
     print(f"measure it: specauf eval --run {folder.name}", file=sys.stderr)
     print(f"fine-tune it: {exchange.fine_tune_command(folder)}", file=sys.stderr)
     print(folder)
+
+
+@app.command("serve-command", context_settings=OVERRIDES)
+def serve_command(
+    overrides: Overrides = None,
+    run: Annotated[str | None, typer.Option(help="Run id or folder. Default: the latest finished run.")] = None,
+    backend: Annotated[str, typer.Option(help="sglang or vllm.")] = "sglang",
+    drafter: Annotated[
+        str | None,
+        typer.Option(help="Folder of the exported drafter. Default: runs/RUN/export/hf (vllm: export/vllm)."),
+    ] = None,
+) -> None:
+    """Print the command that serves a run's drafter with SGLang or vLLM, for `specauf eval --backend`."""
+    from specauf_cli import serving
+
+    serving.serve_command(backend, run, drafter, overrides_of(overrides))

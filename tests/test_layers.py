@@ -12,6 +12,7 @@ LEVELS = [
     {"__main__"},
     {"cli"},
     {"tools"},
+    {"serving"},
     {"arguments"},
     {"study"},
     {"workers"},

@@ -77,7 +77,7 @@ def sample(runs: Mapping[int, Sequence[Trace]], definition: str = "engine") -> S
 
     Errors: InputError for an unknown definition, no run, or a run without a round.
     """
-    return _table({seed: metrics.terms(traces, definition) for seed, traces in runs.items()})
+    return from_terms({seed: metrics.terms(traces, definition) for seed, traces in runs.items()})
 
 
 def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int) -> Sample:
@@ -97,7 +97,7 @@ def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int) -> Sample:
                 x + sum(a >= k for a in trace.accepted),
                 y + sum(a >= k - 1 for a in trace.accepted),
             )
-    return _table(found)
+    return from_terms(found)
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ def equivalent(interval: Interval, margin: float) -> bool:
     return -margin <= interval.low and interval.high <= margin
 
 
-def _table(found: Mapping[int, Mapping[str, tuple[float, float]]]) -> Sample:
-    """Terms per seed and prompt as arrays, seeds and prompts sorted."""
+def from_terms(found: Mapping[int, Mapping[str, tuple[float, float]]]) -> Sample:
+    """Terms per seed and prompt as arrays, seeds and prompts sorted. Errors: InputError when there is no run."""
     if not found:
         raise InputError("no run to compute statistics of")
     seeds, prompts = sorted(found), sorted({p for pairs in found.values() for p in pairs})

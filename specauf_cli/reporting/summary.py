@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from specauf_cli.evaluation import metrics
+from specauf_cli.evaluation import metrics, server
 from specauf_cli.evaluation.statistics import (
     Interval,
     Sample,
     average,
     average_difference,
     difference,
+    from_terms,
     interval,
     sample,
 )
@@ -43,6 +44,40 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
         else f"  audit: {same} of {asked} live outputs equal the target's own token for token, {rounds} have the recorded rounds"
     )
     return text
+
+
+def of_server(record: Mapping[str, Any]) -> list[str]:
+    """tau as a server counted it, per benchmark and temperature; intervals over prompts where requests have counts of their own."""
+    served, own = record["server"], all(server.by_prompt(b) for b in record["benchmarks"])
+    version = f"{record['backend']} {served['version'] or ''}".rstrip()
+    text = [f"\n{record['id']}  ({served['name']}, drafter {served['drafter'] or 'unnamed'}, {version})"]
+    text.append(f"  tau ({record['definition_text']})")
+    for temperature in sorted({b["temperature"] for b in record["benchmarks"]}):
+        samples: dict[str, Sample] = {}
+        for b in (b for b in record["benchmarks"] if b["temperature"] == temperature):
+            name, found = b["benchmark"], server.tau_terms(record["definition"], b)
+            label = f"  {b['title']:<28} T={temperature:g}  "
+            if not found:
+                text.append(f"{label}no request had a round ({len(b['requests'])} requests)")
+                continue
+            samples[name] = from_terms({0: found})
+            left = "".join(f", {n} skipped: {reason}" for reason, n in b["skipped"].items())
+            counts = f"({b['prompts']} prompts, {len(b['requests'])} requests{left})"
+            shown = _pm(interval(samples[name], name)) if own else f"tau {samples[name].tau:6.3f}"
+            rounds = server.histogram(b)
+            share = f"  {_share(rounds)}" if rounds else ""
+            text.append(f"{label}{shown}  {counts}{share}")
+        if samples:
+            mean = _pm(average(samples)) if own else f"tau {sum(s.tau for s in samples.values()) / len(samples):6.3f}"
+            text.append(f"  {'average':<28} T={temperature:g}  {mean}")
+    if not own:
+        text.append("  no interval: the server's counters add up all prompts (--concurrency 1 counts them one by one)")
+    text.append(f"  tokenizer of the server: {served['tokenizer']}")
+    return text
+
+
+def _share(histogram: Sequence[int]) -> str:
+    return f"{100 * histogram[0] / max(1, sum(histogram)):.0f} % of rounds accept nothing"
 
 
 def of_state(
