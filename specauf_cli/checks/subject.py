@@ -153,7 +153,8 @@ class Subject:
         conversations = self.data()[0].conversations
         long = [c for c in conversations if sum(m.role == "assistant" for m in c.messages) > 1][: SAMPLE // 4]
         names = {c.id for c in long}
-        return (*(c for c in conversations[:SAMPLE] if c.id not in names), *long)[-SAMPLE:]
+        others = [c for c in conversations[: 2 * SAMPLE] if c.id not in names]
+        return (*others[: SAMPLE - len(long)], *long)
 
     def examples(self) -> list[Example]:
         """The sampled conversations as a training encodes them."""

@@ -170,7 +170,7 @@ def overlap(subject: Subject) -> Finding:
 
     Loading the data excludes them already; this is a second opinion, with another normalisation: the same text up to case,
     Unicode form and white space fails, the same letters and digits is a warning. Of the offline corpus first turns count: its
-    follow-ups ("And in capital letters?") come from a short list and mean nothing without them.
+    follow-ups ("Write them in capitals.") come from a short list and mean nothing without them.
     """
     train, heldout = subject.data()
     only_first = subject.config.data.source == "offline"
