@@ -7,7 +7,7 @@ import functools
 import json
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,18 +56,27 @@ def prompts() -> list[tuple[PromptSet, PromptSet]]:
 
 
 @functools.cache
-def configuration(*overrides: str) -> Config:
-    return compose.compose(["profile=smoke", *BLOCK, *overrides])
+def configuration(backbone: str) -> Config:
+    return compose.compose(["profile=smoke", *BLOCK, f"backbone={backbone}"])
+
+
+def changed(config: Config, settings: dict[str, Any]) -> Config:
+    """``config`` with settings such as ``backbone.attention`` replaced, without composing anew."""
+    for key, value in settings.items():
+        group, _, name = key.partition(".")
+        value = replace(getattr(config, group), **{name: value}) if name else value
+        config = replace(config, **{group: value})
+    return config
 
 
 @pytest.fixture
 def healthy(
     target: Target, data: tuple[Corpus, Corpus], prompts: list[tuple[PromptSet, PromptSet]], tmp_path: Path
 ) -> Break:
-    """A subject with parts replaced: ``target``, ``data`` (training conversations), ``drafter``, and with overrides."""
+    """A subject with some settings, and some parts (``target``, ``data``, ``prompts``), replaced."""
 
-    def make(*overrides: str, folder: Path | None = None, **parts: Any) -> Subject:
-        config = replace(configuration(*overrides), runs=str(tmp_path))
+    def make(backbone: str = "dflash", /, folder: Path | None = None, settings: Any = None, **parts: Any) -> Subject:
+        config = changed(configuration(backbone), {"runs": str(tmp_path), **(settings or {})})
         parts = {"target": copy.copy(target), "data": data, "prompts": prompts, **parts}
         return Subject(config, folder, parts=parts)
 
@@ -109,7 +118,7 @@ def with_template(target: Target, template: str) -> Target:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_healthy_subject_passes_every_check(healthy: Break, name: str) -> None:
-    said = found(healthy(f"backbone={name}"))
+    said = found(healthy(name))
     assert list(said) == list(doctor.CHECKS)
     assert {n: f.found for n, f in said.items() if f.verdict != "ok"} == {}
     assert "<|im_start|>user\\n" in said["first prompt"].shown[0]
@@ -136,7 +145,7 @@ def shifted_view(by: int) -> Callable[..., Tensor]:
 def test_a_leak_of_one_position(healthy: Break, monkeypatch: Patch, name: str, attention: str) -> None:
     monkeypatch.setattr(BlockAttention, "forward", shifted_view(1))
     only(
-        healthy(f"backbone={name}", f"backbone.attention={attention}"),
+        healthy(name, settings={"backbone.attention": attention}),
         "leak",
         "anchor + 0 reaches the block, 1 do",
         "fix",
@@ -155,7 +164,7 @@ def test_a_branch_that_reads_the_token_it_is_to_predict(healthy: Break, monkeypa
         return real(self, target, hidden, previous.roll(-1, dims=1))
 
     monkeypatch.setattr(Domino, "logits", logits)
-    assert "reads the token that slot" in wrong(healthy("backbone=domino"))["leak"]
+    assert "reads the token that slot" in wrong(healthy("domino"))["leak"]
 
 
 def test_a_target_that_sees_ahead(healthy: Break, target: Target, monkeypatch: Patch) -> None:
@@ -170,7 +179,7 @@ def test_labels_shifted_by_one(healthy: Break, monkeypatch: Patch, name: str) ->
     shifted = lambda tokens, *rest: real(tokens.roll(-1, dims=1), *rest)  # noqa: E731
     monkeypatch.setattr(blocks, "labels_and_mask", shifted)
     only(
-        healthy(f"backbone={name}"),
+        healthy(name),
         "labels",
         "the label of slot 0 is not the token at anchor + 1, it is the token at anchor + 2",
     )
@@ -190,7 +199,7 @@ def test_a_mask_that_goes_on_behind_the_turn(healthy: Break, monkeypatch: Patch)
 def test_a_replay_that_compares_other_tokens_than_the_labels(healthy: Break, monkeypatch: Patch, name: str) -> None:
     real = replay.accepted_prefix
     monkeypatch.setattr(replay, "accepted_prefix", lambda a, b: real(a, b.roll(1, dims=-1)))
-    only(healthy(f"backbone={name}"), "labels", "proposals accepted")
+    only(healthy(name), "labels", "proposals accepted")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("dflash", DFlash), ("domino", Domino)])
@@ -199,9 +208,7 @@ def test_drafts_from_another_slot_than_the_trained_one(
 ) -> None:
     real = kind.draft
     monkeypatch.setattr(kind, "draft", lambda self, *rest: real(self, *rest).roll(1, dims=-1))
-    only(
-        healthy(f"backbone={name}", "backbone.init_std=0.3"), "labels", "drafts another token than its training logits"
-    )
+    only(healthy(name, settings={"backbone.init_std": 0.3}), "labels", "drafts another token than its training logits")
 
 
 # --- the target ---
@@ -422,7 +429,7 @@ def test_follow_ups_count_for_real_data_only(healthy: Break, data: tuple[Corpus,
     )
     train = planted(data[0], "Write them in capitals.")
     assert wrong(healthy(data=(train, data[1]), prompts=[(one, one)])) == {}
-    of = healthy("data=jsonl", "data.path=.", data=(train, data[1]), prompts=[(one, one)])
+    of = healthy(settings={"data.source": "jsonl", "data.path": "."}, data=(train, data[1]), prompts=[(one, one)])
     assert "1 of 1 prompts of talk" in wrong(of)["overlap"]
 
 
@@ -434,13 +441,13 @@ def make_run(healthy: Break, target: Target, tmp_path: Path) -> Callable[..., Su
     """A subject whose drafter lies in a run's folder, after ``change`` of its configuration."""
 
     def make(name: str = "dflash", change: Callable[[dict[str, Any]], object] = lambda _: None) -> Subject:
-        drafter = healthy(f"backbone={name}").drafter()
+        drafter = healthy(name).drafter()
         folder = tmp_path / "run"
         checkpoint.save(drafter, target, folder / "drafter", run="run")
         stored = read_json(folder / "drafter" / "config.json")
         change(stored)
         write_json(folder / "drafter" / "config.json", stored)
-        return healthy(f"backbone={name}", folder=folder)
+        return healthy(name, folder=folder)
 
     return make
 
@@ -490,7 +497,7 @@ def test_a_save_that_loses_a_bit(healthy: Break, monkeypatch: Patch, name: str) 
         real(worse, *rest, **more)
 
     monkeypatch.setattr(checkpoint, "save", lossy)
-    only(healthy(f"backbone={name}"), "round trip", "checkpoint: fc.weight comes back changed")
+    only(healthy(name), "round trip", "checkpoint: fc.weight comes back changed")
 
 
 def test_another_way_to_write_a_drafter_is_checked_too(healthy: Break, monkeypatch: Patch) -> None:
@@ -513,7 +520,7 @@ def test_a_full_disk(healthy: Break, monkeypatch: Patch) -> None:
 
 def test_a_disk_too_small_for_the_snapshots(healthy: Break, monkeypatch: Patch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    said = only(healthy("trainer.snapshot_every=1", "trainer.steps=2000"), "room", "most of it: snapshots")
+    said = only(healthy(settings={"trainer.snapshot_every": 1, "trainer.steps": 2000}), "room", "most of it: snapshots")
     assert said.startswith(WARN)
 
 
@@ -540,16 +547,19 @@ def test_estimated_sizes_are_those_of_the_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("settings", "words"),
     [
-        (["target.taps=[0,3]"], "taps the last layer"),
-        (["data=jsonl", "data.path=/nowhere"], "data.path=/nowhere: there is no such file"),
-        (["benchmark_root=/nowhere"], "benchmark_root=/nowhere: there is no such"),
-        (["target.path=/nowhere"], "target.path=/nowhere: there is no such"),
+        ({"target.taps": (0, 3)}, "taps the last layer"),
+        ({"data.source": "jsonl", "data.path": "/nowhere"}, "data.path=/nowhere: there is no such file"),
+        ({"data.source": "jsonl"}, "names no file"),
+        ({"benchmark_root": "/nowhere"}, "benchmark_root=/nowhere: there is no such"),
+        ({"target.path": "/nowhere"}, "target.path=/nowhere: there is no such"),
+        ({"trainer.max_length": 4096}, "beyond the target's 1024 positions"),
+        ({"target.pretrain": None}, "neither a path nor a recipe"),
     ],
 )
-def test_settings_that_lead_nowhere(healthy: Break, overrides: Sequence[str], words: str) -> None:
-    said = wrong(healthy(*overrides))
+def test_settings_that_lead_nowhere(healthy: Break, settings: dict[str, Any], words: str) -> None:
+    said = wrong(healthy(settings=settings))
     assert words in said["settings"]
     assert "fix: " in said["settings"]
 

@@ -214,7 +214,7 @@ def belongs(subject: Subject) -> Finding:
         )
     if subject.refused and theirs.get("dflash_config.target_layer_ids") == list(target.taps):
         return Finding(FAIL, subject.refused, "restore the run's files, or train it again")
-    return Finding(OK, f"{len(ours) - len(free) + 2} settings fit the target, {size}")
+    return Finding(OK, f"{len(ours.keys() - set(free))} settings fit the target, {size}")
 
 
 def _flat(values: object) -> dict[str, object]:

@@ -128,7 +128,7 @@ def mask_row(subject: Subject) -> Finding:
     table, chat = target.model.get_input_embeddings().weight, target.chat
     norms = table[: min(chat.vocab, len(table))].float().norm(dim=1)
     own, usual = float(table[chat.mask_id].float().norm()), float(norms.median())
-    name = f"{chat.tokenizer.convert_ids_to_tokens(chat.mask_id)!r} (id {chat.mask_id})"
+    name = f"mask token {target.config.mask_token!r} (id {chat.mask_id})"
     other = "another target.mask_token: one with a trained or initialised row"
     if not own or own != own or own == float("inf"):
         return Finding(FAIL, f"the embedding row of {name} has norm {own:g}", other)
