@@ -93,6 +93,16 @@ def open_bench(config: Config) -> Bench:
     ):
         raise InputError(f"target.path={config.target.path}: there is no such folder")
     device = use_machine(config)
+    train, heldout = load_data(config)
+    located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
+    return Bench(config, targets.load(located, device=device), train, heldout)
+
+
+def load_data(config: Config) -> tuple[Corpus, Corpus]:
+    """Training and held-out conversations, without the prompts of the benchmarks chosen.
+
+    Errors: InputError for data that cannot be used, or that do not fill one batch.
+    """
     exclude = []
     if config.data.source != "offline":  # the offline corpus is disjoint from its own prompts by construction
         root = Path(config.benchmark_root) if config.benchmark_root else None
@@ -103,8 +113,7 @@ def open_bench(config: Config) -> Bench:
             f"{len(train.conversations)} training conversations are fewer than trainer.batch_size={config.trainer.batch_size}; "
             "lower it or give more data"
         )
-    located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
-    return Bench(config, targets.load(located, device=device), train, heldout)
+    return train, heldout
 
 
 def use_machine(config: Config) -> str:
