@@ -1,6 +1,5 @@
 """A target with its data, and what is done on it: train a drafter, measure it, audit it."""
 
-import ctypes
 import os
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from specauf_cli import machine
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
 from specauf_cli.evaluation import metrics
@@ -92,7 +92,7 @@ def open_bench(config: Config) -> Bench:
         and not Path(config.target.path).is_dir()
     ):
         raise InputError(f"target.path={config.target.path}: there is no such folder")
-    device = use_machine(config)
+    device = machine.use(config)
     train, heldout = load_data(config)
     located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
     return Bench(config, targets.load(located, device=device), train, heldout)
@@ -114,35 +114,6 @@ def load_data(config: Config) -> tuple[Corpus, Corpus]:
             "lower it or give more data"
         )
     return train, heldout
-
-
-def use_machine(config: Config) -> str:
-    """Sets thread count and allocator, returns the device to use. Errors: InputError for a device that is not there."""
-    _keep_freed_memory()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    if config.device == "auto":
-        return ranks.join("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        reason = "" if torch.device(config.device).type in ("cpu", "cuda") else "it is neither"
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-    if reason:
-        raise InputError(f"device={config.device!r} cannot be used here: {reason}; valid: auto, cpu, cuda, cuda:N")
-    return ranks.join(config.device)
-
-
-def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks instead of returning them: a step frees and takes the same large tensors again.
-
-    Elsewhere (musl, macOS) there is no mallopt and nothing happens. One arena and no mmap (large blocks
-    come from the heap, where they are kept), no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):
-            mallopt(option, value)
 
 
 def train(bench: Bench, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:

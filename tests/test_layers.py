@@ -19,6 +19,7 @@ LEVELS = [
     {"experiment", "exchange"},
     {"checks"},
     {"compose", "workbench"},
+    {"machine"},
     {"training", "evaluation", "reporting"},
     {"models"},
     {"data"},

@@ -15,7 +15,8 @@ from specauf_cli.objectives import head as heads
 from specauf_cli.records import read_json
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Config
-from specauf_cli.training.drafter import Features, total_steps
+from specauf_cli.training.drafter import total_steps
+from specauf_cli.training.features import Features
 
 GIB = 2**30
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from specauf_cli import workbench
+from specauf_cli import machine, workbench
 from specauf_cli.data import benchmarks
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.models import checkpoint
@@ -112,7 +112,7 @@ class Subject:
 
     def _target(self) -> Target:
         config = self.config
-        device = workbench.use_machine(config)
+        device = machine.use(config)
         if config.target.path is not None or config.target.pretrain is None:
             nowhere, none = Path(config.runs), Corpus("", ())
             return targets.load(pretrain.ensure(config.target, none, nowhere, data="", device=device), device=device)
