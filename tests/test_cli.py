@@ -179,7 +179,7 @@ def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str
         (["table", "--publish", "profile=smoke", "runs=elsewhere"], "--publish"),
         (["render"], "no results/records here"),
         (["trian"], "Did you mean 'train'?"),
-        (["train", "--foo"], "no option '--foo'; valid: --force, --together, --cfg"),
+        (["train", "--foo"], "no option '--foo'; valid: --force, --together, --eval, --cfg"),
         (["train", "--cfg", "jbo"], "none of job, hydra, all"),
         (["train", "--cfg"], "--cfg needs a value"),
         (["train", "objective=auf,decay"], "add -m to run each"),
