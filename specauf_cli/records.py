@@ -20,6 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from specauf_cli.identity import is_local
 from specauf_cli.schema import InputError, Trace
 from specauf_cli.settings import Config
 
@@ -329,8 +330,9 @@ def command_line(overrides: Mapping[str, str] | Sequence[str]) -> str:
     private = {"data_root": "DIR", "benchmark_root": "DIR", "data.path": "PATH", "runs": "RUNS"}
     words = []
     for word in overrides:
-        key, equals, _ = word.partition("=")
-        words.append(f"{key}={private[key]}" if equals and key in private else word)
+        key, equals, value = word.partition("=")
+        local = key in ("target.path", "target.name") and is_local(value.strip("'\""))
+        words.append(f"{key}={private.get(key, 'DIR')}" if equals and (key in private or local) else word)
     return " ".join(["specauf", *words])
 
 

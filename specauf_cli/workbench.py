@@ -1,6 +1,5 @@
 """A target with its data, and what is done on it: train a drafter, measure it, audit it."""
 
-import ctypes
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from specauf_cli.evaluation import metrics, trajectories
 from specauf_cli.evaluation.audit import audit as audit_outputs
 from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks
 from specauf_cli.evaluation.replay import replay
+from specauf_cli.machine import use_machine
 from specauf_cli.models import checkpoint
 from specauf_cli.models import target as targets
 from specauf_cli.models.dflash import DFlash
@@ -52,6 +52,7 @@ class Bench:
     train: Corpus
     heldout: Corpus
     _examples: tuple[list[Example], dict[str, int]] | None = None
+    _other: Target | None = None
     _features: training.Features | None = None
 
     def examples(self) -> tuple[list[Example], dict[str, int]]:
@@ -66,6 +67,15 @@ class Bench:
             self._features = training.Features(self.target, self.examples()[0], self.config.trainer)
         return self._features
 
+    def at(self, precision: str) -> Target:
+        """The target with weights in ``precision``: its own, else it is loaded once more and kept."""
+        dtype = targets.DTYPES[precision]
+        if self.target.model.dtype == dtype:
+            return self.target
+        if self._other is None:
+            self._other = targets.load(self.target.config, device=str(self.target.device), dtype=dtype)
+        return self._other
+
     def serves(self, config: Config) -> bool:
         """True when ``config`` asks for the same target, data and feature settings."""
         mine, other = self.config, config
@@ -76,13 +86,13 @@ class Bench:
         return same and all(getattr(mine.trainer, k) == getattr(other.trainer, k) for k in keys)
 
 
-def open_bench(config: Config) -> Bench:
+def open_bench(config: Config, *, precision: str | None = None) -> Bench:
     """Loads the data, and the target (training it first where it is one of ours and missing).
 
-    Every setting that can be judged without them is checked first: nobody waits minutes for a typing error.
+    ``precision`` of the target's weights; None: its own, in which it trains drafters. Every setting that can be judged without them is checked first: nobody waits minutes for a typing error.
     """
     if config.target.path is None and config.target.pretrain is not None:
-        targets.check_taps(config.target.taps, config.target.pretrain.layers)
+        targets.taps_of(config.target.taps, config.target.pretrain.layers)
     elif (
         config.target.path is not None
         and Path(config.target.path).is_absolute()
@@ -101,36 +111,14 @@ def open_bench(config: Config) -> Bench:
             "lower it or give more data"
         )
     located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
-    return Bench(config, targets.load(located, device=device), train, heldout)
-
-
-def use_machine(config: Config) -> str:
-    """Sets thread count and allocator, returns the device to use. Errors: InputError for a device that is not there."""
-    _keep_freed_memory()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    if config.device == "auto":
-        return ranks.join("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        reason = "" if torch.device(config.device).type in ("cpu", "cuda") else "it is neither"
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-    if reason:
-        raise InputError(f"device={config.device!r} cannot be used here: {reason}; valid: auto, cpu, cuda, cuda:N")
-    return ranks.join(config.device)
-
-
-def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks instead of returning them: a step frees and takes the same large tensors again.
-
-    Elsewhere (musl, macOS) there is no mallopt and nothing happens. One arena and no mmap (large blocks
-    come from the heap, where they are kept), no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):
-            mallopt(option, value)
+    dtype = targets.DTYPES[precision or located.dtype]
+    target = targets.load(located, device=device, dtype=dtype)
+    if config.trainer.max_length > target.context_length:
+        raise InputError(
+            f"trainer.max_length={config.trainer.max_length} is longer than the context of target {config.target.name}, "
+            f"{target.context_length} tokens; lower it"
+        )
+    return Bench(config, target, train, heldout)
 
 
 def train(bench: Bench, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:
@@ -281,7 +269,10 @@ def measure(
         code=code_state(),
         environment=environment(str(bench.target.device), torch.get_num_threads()),
         inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
-        target={"title": config.target.title, **pretrain.describe(str(bench.target.config.path))},
+        target={
+            "title": config.target.title,
+            **(pretrain.describe(str(bench.target.config.path)) or bench.target.describe()),
+        },
         training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
         | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": _curve(folder)},
         heldout={},
@@ -299,12 +290,9 @@ def measure(
             raise InputError(f"{existing} was measured with other {', '.join(other)}; move it aside to measure again")
         print(f"{folder.name}: measured already", file=sys.stderr)
         return found
-    target, dtype = bench.target, torch.float32
-    if config.evaluation.precision == "bf16":  # the bench's own target also trains, so it stays as it is
-        dtype = torch.bfloat16
-        target = targets.load(bench.target.config, device=str(bench.target.device), dtype=dtype)
+    target = bench.at(config.evaluation.precision)
     weights = folder / "drafter" if step is None else place
-    drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(dtype)
+    drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(target.model.dtype)
     print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
     results, blocks, seconds = evaluate(config, target, drafter, bench.heldout, prompts, _cache(bench))
     record = replace(
@@ -358,17 +346,17 @@ def audit(bench: Bench, config: Config, folder: Path) -> int:
     """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs differ."""
     settings = config.evaluation
     print(f"{folder.name}: T = 0, decoded live")
-    drafter = checkpoint.load(folder / "drafter", bench.target, config.backbone, run=folder.name)
-    low = targets.load(bench.target.config, device=str(bench.target.device), dtype=torch.bfloat16)
+    exact, low = bench.at("fp32"), bench.at("bf16")
+    drafter = checkpoint.load(folder / "drafter", exact, config.backbone, run=folder.name)
     low_drafter = checkpoint.load(folder / "drafter", low, config.backbone, run=folder.name).to(torch.bfloat16)
     broken = 0
     for prompts in load_benchmarks(config):
         made = trajectories.get(
-            bench.target, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
+            exact, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
             tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=_cache(bench),
         ).trajectories  # fmt: skip
-        fp32 = audit_outputs(bench.target, bench.target, drafter, made, max_new_tokens=settings.max_new_tokens)
-        bf16 = audit_outputs(bench.target, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
+        fp32 = audit_outputs(exact, exact, drafter, made, max_new_tokens=settings.max_new_tokens)
+        bf16 = audit_outputs(exact, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
         print(fp32.line(f"{prompts.title}, fp32"))
         print(bf16.line(f"{prompts.title}, bf16"))
         broken += fp32.requests - fp32.identical

@@ -109,7 +109,7 @@ class Features:
         low = self.trainer.precision == "bf16"
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
             found = self.target.features(tokens.to(self.target.device))
-        return found.to(torch.bfloat16) if low else found
+        return found.to(torch.bfloat16 if low else torch.float32)
 
 
 def total_steps(trainer: TrainerConfig, examples: int) -> int:

@@ -1,0 +1,39 @@
+"""The machine a command runs on: its device, its threads, its allocator."""
+
+import ctypes
+import sys
+
+import torch
+
+from specauf_cli.schema import InputError
+from specauf_cli.settings import Config
+from specauf_cli.training import ranks
+
+
+def use_machine(config: Config) -> str:
+    """Sets thread count and allocator, returns the device to use. Errors: InputError for a device that is not there."""
+    _keep_freed_memory()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.device == "auto":
+        return ranks.join("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        reason = "" if torch.device(config.device).type in ("cpu", "cuda") else "it is neither"
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+    if reason:
+        raise InputError(f"device={config.device!r} cannot be used here: {reason}; valid: auto, cpu, cuda, cuda:N")
+    return ranks.join(config.device)
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks instead of returning them: a step frees and takes the same large tensors again.
+
+    Elsewhere (musl, macOS) there is no mallopt and nothing happens. One arena and no mmap (large blocks
+    come from the heap, where they are kept), no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):
+            mallopt(option, value)
