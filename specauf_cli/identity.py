@@ -29,7 +29,9 @@ def named(target: Mapping[str, Any]) -> dict[str, Any]:
         )
     if path is None and (target.get("pretrain") is None or "/" in str(name)):
         path = name
-    pretrain = target.get("pretrain") if path is None else None  # what is loaded is not trained here, whatever a profile says
+    pretrain = (
+        target.get("pretrain") if path is None else None
+    )  # what is loaded is not trained here, whatever a profile says
     short = str(path if name is None else name).rstrip("/").rsplit("/", 1)[-1]
     if name is None or "/" in str(name):
         name = re.sub(r"[^A-Za-z0-9._+-]", "-", short).lstrip("._+-") or "target"

@@ -44,7 +44,10 @@ def publish(folder: Path, chat: Chat, kind: str, *, tied: bool, padding: int = 0
     model = model_kind(config_kind(**settings | more)).to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="30KB")
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=chat.tokenizer.backend_tokenizer, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
+        tokenizer_object=chat.tokenizer.backend_tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = QWEN3_STYLE if kind == "qwen3" else LLAMA3_STYLE
     tokenizer.save_pretrained(folder)

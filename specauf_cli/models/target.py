@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config, Qwen3ForCausalLM
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, cached_file, logging
+from transformers.utils.hub import extract_commit_hash
 
 from specauf_cli.data.chat import Chat, free_tokens
 from specauf_cli.identity import is_local
@@ -315,10 +317,13 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
     if config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise InputError("target.attention='flash_attention_2' needs the package flash-attn; use target.attention=sdpa")
     try:
-        chat = Chat.load(config)
+        # The commit that a branch stands for, once: tokenizer, template and weights all come from it.
+        commit = extract_commit_hash(cached_file(config.path, CONFIG_NAME, revision=config.revision), None)
+        pinned = commit or config.revision
+        chat = Chat.load(replace(config, revision=pinned))
         model = AutoModelForCausalLM.from_pretrained(
             config.path,
-            revision=config.revision,
+            revision=pinned,
             dtype=dtype or DTYPES[config.dtype],
             attn_implementation=None if config.attention == "auto" else config.attention,
             use_safetensors=True,
@@ -336,7 +341,6 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
             f"target.device_map={config.device_map!r} leaves parts of target {config.name} on {', '.join(away)}: the GPUs are too small "
             "for it, and every step would wait for that; choose a smaller target"
         )
-    commit = getattr(model.config, "_commit_hash", None)
     if commit is None and Path(config.path).is_dir():
         commit = content_fingerprint(Path(config.path))
     target = Target(
