@@ -22,6 +22,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.plan import SUPPORT, Lengths, Plan
 from specauf_cli.schema import Corpus, Example, InputError
 from specauf_cli.settings import Config, DataConfig, SizesConfig
+from specauf_cli.training import pretrain
 from specauf_cli.training.drafter import Features, Order, Step
 
 TOO_LONG = 20.0
@@ -30,12 +31,16 @@ TOO_LONG = 20.0
 
 @dataclass(frozen=True)
 class Material:
-    """What there is to time with. ``examples`` is empty where the data are not at hand; ``chat`` may be a stand-in."""
+    """What there is to time with. ``examples`` is empty and ``chat`` None where data or tokenizer are not at hand.
+
+    ``untrained``: the target is one that is trained here, and has not been yet.
+    """
 
     lengths: Lengths
     sizes: SizesConfig
     chat: Chat | None
     examples: Sequence[Example]
+    untrained: bool = False
 
 
 def material(config: Config) -> Material:
@@ -47,16 +52,21 @@ def material(config: Config) -> Material:
     corpus, _ = conversations.load(data)
     if target.path is not None and not is_local(target.path):
         return Material(_by_characters(corpus, config), known, None, [])
-    if target.path is not None:
-        chat = Chat.load(target)
-    else:  # trained here: its tokenizer takes seconds
-        assert target.pretrain is not None
+    untrained = False
+    if target.path is None and target.pretrain is not None:
+        folder = pretrain.place(target, Path(config.runs), data=corpus.sha256)
+        untrained = not (folder / pretrain.MARKER).is_file()
+        target = replace(target, path=str(folder))
+    if untrained and target.pretrain is not None:  # its tokenizer takes seconds
         chat = Chat.build((m.content for c in corpus.conversations for m in c.messages), target.pretrain.vocab_size)
+    else:
+        chat = Chat.load(target)
+    if target.pretrain is not None:
         known = replace(known, vocab_size=chat.vocab)
     examples, _ = encode(chat, corpus, max_length=config.trainer.max_length)
     found = [len(e.tokens) for e in examples]
     lengths = Lengths(len(found), statistics.fmean(found), max(found), "counted")
-    return Material(lengths, known, chat, examples)
+    return Material(lengths, known, chat, examples, untrained)
 
 
 def _known(data: DataConfig, config: Config) -> Lengths:
@@ -180,9 +190,7 @@ def _examples(made: Plan) -> list[Example]:
 def pretraining_seconds(config: Config, found: Material, device: str) -> float:
     """Seconds until the small target is trained, from three of its steps; 0 where none is trained here or it is there already."""
     recipe = config.target.pretrain
-    if config.target.path is not None or recipe is None or found.chat is None:
-        return 0.0
-    if any(Path(config.runs, "targets").glob(f"{config.target.name}-*/specauf.json")):
+    if not found.untrained or recipe is None or found.chat is None:
         return 0.0
     model = targets.create(recipe, found.chat).to(device)
     if device == "cpu":

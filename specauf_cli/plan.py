@@ -86,8 +86,8 @@ def plan(config: Config, sizes: SizesConfig, lengths: Lengths) -> Plan:
         config, sizes, lengths, steps, head, drafter, all_sizes.target_parameters(sizes),
         _work(config, sizes, lengths, taps) | {"head": modes[head][0]}, modes,
     )  # fmt: skip
-    made.memory.update(_memory(made, len(taps), branches))
     made.disk.update(_disk(made, len(taps)))
+    made.memory.update(_memory(made, len(taps), branches))
     return made
 
 
@@ -133,7 +133,8 @@ def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: i
         inner, gru = knobs["emb_dim"], knobs["gru_hidden_dim"]
         forward = 2 * inner * (sizes.hidden_size + gru + sizes.vocab_size) + 6 * gru * (sizes.hidden_size + gru)
         work += rows * 3 * forward + (rows * (one + forward) if mode == "chunked" else 0)
-    logits = branches * at_once * sizes.vocab_size if mode == "full" else heads.AT_ONCE / 4
+    every = branches * at_once * sizes.vocab_size
+    logits = every if mode == "full" else min(every, heads.AT_ONCE / 4)
     kept = 0 if mode == "full" else at_once * sizes.hidden_size * 4
     return work, logits * (low + 4 + 4) + kept
 
@@ -156,8 +157,9 @@ def _memory(made: Plan, taps: int, branches: int) -> dict[str, float]:
     else:
         a_row += sizes.heads * (width + backbone.block_size) * (4 + 3 * low)  # scores and weights
     a_batch = trainer.micro_batch * width * taps * layer * low
-    every = made.lengths.examples * made.lengths.mean * taps * layer * 2
-    kept = every if trainer.features == "memory" else min(Features.KEEP, every * low / 2)
+    every = made.disk["all features"]
+    read = min(1.0, made.steps * trainer.batch_size / made.lengths.examples)
+    kept = every if trainer.features == "memory" else min(Features.KEEP, every * read * low / 2)
     return {
         "target": made.target * (2.0 if config.target.dtype == "bf16" else 4.0),
         "drafter, gradients, optimiser": count * (16.0 + (4.0 * branches if scattered else 0) + (2 if low == 2 else 0)),
@@ -263,5 +265,5 @@ def duration(hours: float) -> str:
     if hours * 60 < 2:
         return f"{hours * 3600:.0f} s"
     return (
-        f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
+        f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
     )

@@ -33,8 +33,8 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
         raise InputError(
             f"target {config.name!r} names neither a path (hub id or folder) nor how to train it (target.pretrain)"
         )
-    name = f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
-    folder = runs / "targets" / name
+    folder = place(config, runs, data=data)
+    name = folder.name
     if not (folder / MARKER).is_file() and ranks.FIRST:
         with lock(folder.with_name(folder.name + ".training"), f"target {name}"):
             train(config, corpus, folder, data=data, device=device)
@@ -45,6 +45,12 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
             "to train it again, with its drafters"
         )
     return replace(config, path=str(folder))
+
+
+def place(config: TargetConfig, runs: Path, *, data: str) -> Path:
+    """Where the target that ``config.pretrain`` describes lies once it is trained on ``data``; whole when it holds ``MARKER``."""
+    assert config.pretrain is not None
+    return runs / "targets" / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
 
 
 def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, device: str) -> None:
