@@ -9,6 +9,8 @@ PROFILE ?= laptop
 SEEDS   ?= 0
 # Anything else for the table: ARGS="data_root=DIR trainer.steps=500"
 ARGS    ?=
+# A launcher for the cells of the table: slurm, local (conf/hydra/launcher); none: on this machine, workers=N side by side
+LAUNCHER ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup table figures report test check lint render publish wheel clean
@@ -16,7 +18,7 @@ ARGS    ?=
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo "  PROFILE=laptop|smoke|cpu_real|...   SEEDS=0,1,2   ARGS='hydra overrides'"
+	@echo "  PROFILE=laptop|smoke|cpu_real|...   SEEDS=0,1,2   LAUNCHER=slurm|local   ARGS='hydra overrides'"
 
 setup: $(STAMP) ## create .venv and install the pinned versions
 
@@ -28,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 table: $(STAMP) ## train and evaluate what is missing, then print every table of experiments/ (the main job)
-	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) profile=$(PROFILE) $(ARGS)
+	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) profile=$(PROFILE) $(ARGS)
 
 figures: $(STAMP) ## draw the figures of the last table into runs/figures/
 	@$(BIN)/specauf figures profile=$(PROFILE) $(ARGS)
@@ -37,7 +39,7 @@ report: $(STAMP) ## write the report of the last table to runs/reports/ (one HTM
 	@$(BIN)/specauf report profile=$(PROFILE) $(ARGS)
 
 publish: $(STAMP) ## the same, then copy the records into results/ and render there (clean tree only)
-	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) --publish profile=$(PROFILE) $(ARGS)
+	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) --publish profile=$(PROFILE) $(ARGS)
 
 render: $(STAMP) ## re-render everything under results/ from the committed records
 	@$(BIN)/specauf render

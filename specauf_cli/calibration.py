@@ -23,7 +23,8 @@ from specauf_cli.plan import SUPPORT, Lengths, Plan
 from specauf_cli.schema import Corpus, Example, InputError
 from specauf_cli.settings import Config, DataConfig, SizesConfig
 from specauf_cli.training import pretrain
-from specauf_cli.training.drafter import Features, Order, Step
+from specauf_cli.training.drafter import Order, Step
+from specauf_cli.training.features import Features
 
 TOO_LONG = 20.0
 """Seconds of one step beyond which no step is tried: the estimate then comes from the speed of a matrix product."""
@@ -119,7 +120,7 @@ def seconds_per_step(made: Plan, found: Material, device: str, *, batches: int =
     target, examples = _target(made, found, device), found.examples or _examples(made)
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
-    features = Features(target, examples, trainer)
+    features = Features(target, examples, trainer, Path(config.runs))  # online: nothing is written
     features.KEEP = 0  # a batch that is asked for twice is computed twice
     step = Step(config, target, drafter, examples, features)
     optimizer = torch.optim.AdamW(drafter.parameters(), lr=1e-6, fused=True)

@@ -36,20 +36,29 @@ def train(context: typer.Context) -> None:
     """Train one drafter; -m sweeps, --help lists the groups, --force trains a finished one again (the old one is kept).
 
     --together trains all drafters of a sweep at once, from one pass over data and target: each ends as it would alone.
+    --eval measures each when it is trained, with its benchmarks.
     """
     from specauf_cli import compose
 
-    words = [w for w in context.args if w not in ("--force", "--together")]
-    force = "--force" in context.args
-    if "--together" in context.args:
-        _train_together(compose.sweep(words), force=force)
+    own = {"--force", "--together", "--eval"} & set(context.args)
+    words = [w for w in context.args if w not in own]
+    if "--together" in own:
+        if "--eval" in own:
+            raise InputError("--together trains only; measure with specauf eval --all-runs, or leave --together out")
+        _train_together(compose.sweep(words), force="--force" in own)
         return
 
     def job(config: "Config", overrides: list[str]) -> None:
         from specauf_cli import workbench
+        from specauf_cli.reporting import summary
+        from specauf_cli.workers import Worker
 
-        folder = workbench.train(workbench.open_bench(config), config, overrides, force=force)
-        print(folder)
+        if "--eval" not in own:
+            print(workbench.train(workbench.open_bench(config), config, overrides, force="--force" in own))
+            return
+        record, path = Worker().fill(config, overrides, force="--force" in own)
+        print("\n".join(summary.of_record(record, "engine")))
+        print(f"  record: {path}")
 
     compose.run_hydra(job, words)
 
@@ -73,7 +82,8 @@ def evaluate(
     every_checkpoint: Annotated[
         bool,
         typer.Option(
-            "--every-checkpoint", help="Measure the drafters kept along the way too (trainer.snapshot_every)."
+            "--every-checkpoint",
+            help="Measure the drafters kept along the way too (trainer.snapshot_every, and the best of trainer.eval_every).",
         ),
     ] = False,
 ) -> None:
@@ -170,8 +180,14 @@ def table(
     publish: Annotated[
         bool, typer.Option("--publish", help="Copy the records into results/ and render there (clean tree only).")
     ] = False,
+    launcher: Annotated[
+        str | None, typer.Option(help="A launcher of Hydra for the cells: submitit_slurm, submitit_local.")
+    ] = None,
 ) -> None:
-    """Train and evaluate whatever an experiment lacks, then print its table and write it to runs/tables/."""
+    """Train and evaluate whatever an experiment lacks, then print its table and write it to runs/tables/.
+
+    workers=N trains N cells side by side; --launcher hands them to a cluster.
+    """
     from specauf_cli import study
 
     names = [w for w in words or [] if "=" not in w]
@@ -181,7 +197,9 @@ def table(
             raise InputError(
                 f"{word!r}: a table chooses its own {key}; its rows are in the yaml, seeds are given by --seeds"
             )
-    study.run(names, overrides_of([w for w in words or [] if "=" in w]), _seeds(seeds), publish=publish)
+    study.run(
+        names, overrides_of([w for w in words or [] if "=" in w]), _seeds(seeds), publish=publish, launcher=launcher
+    )
 
 
 @app.command("ls", context_settings=OVERRIDES)
@@ -244,6 +262,14 @@ def target(overrides: Overrides = None) -> None:
     from specauf_cli import compose, workbench
 
     print(workbench.open_bench(compose.compose(overrides_of(overrides))).target.config.path)
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """What a table's worker processes run: cells come on stdin, answers go to stdout."""
+    from specauf_cli import workers
+
+    workers.serve()
 
 
 @app.command()

@@ -114,12 +114,15 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
         try:
             overrides = list(HydraConfig.get().overrides.task)
             multirun = HydraConfig.get().mode is RunMode.MULTIRUN
+            elsewhere = multirun and "BasicLauncher" not in HydraConfig.get().launcher._target_
         except OmegaConfBaseException as error:  # an interpolation that leads nowhere
             stopped.append(InputError(f"configuration: {str(error).splitlines()[0]}"))
             raise SystemExit(2) from error
         try:
             task(_resolved(raw, overrides), overrides)
         except InputError as error:
+            if elsewhere:  # in a process of its own: Hydra brings the error back
+                raise
             if not multirun:
                 stopped.append(error)
                 raise SystemExit(2) from error
@@ -172,13 +175,12 @@ OPTIONS = (*WITH_VALUE, "--multirun", "-m", "--help", "-h", "--hydra-help", "--r
 
 def _check_options(arguments: Sequence[str]) -> None:
     """InputError, in one line, for an option that Hydra would answer with its own help."""
+    valid = ("--force", "--together", "--eval", *OPTIONS)
     for before, word in pairwise(["", *arguments]):
         if before in ("--cfg", "-c") and word not in ("job", "hydra", "all"):
             raise InputError(f"--cfg {word!r} is none of job, hydra, all")
         if word.startswith("-") and before not in WITH_VALUE and word.split("=")[0] not in OPTIONS:
-            raise InputError(
-                f"no option {word!r}; valid: {', '.join(('--force', '--together', *OPTIONS))}.{nearest(word, ('--force', '--together', *OPTIONS))}"
-            )
+            raise InputError(f"no option {word!r}; valid: {', '.join(valid)}.{nearest(word, valid)}")
     if arguments and arguments[-1] in WITH_VALUE:
         raise InputError(
             f"{arguments[-1]} needs a value{': job, hydra or all' if arguments[-1] in WITH_VALUE[:2] else ''}"
@@ -250,9 +252,7 @@ def build(raw: DictConfig) -> Config:
     values.pop("experiment", None)
     values.pop("data_root", None)
     values.pop("recipe", None)  # what a profile gives by backbone, resolved in its trainer settings
-    domino = values.pop(
-        "domino", {}
-    )  # sizes that a profile gives to conf/backbone/domino.yaml, where they are resolved
+    domino = values.pop("domino", {})  # a profile's sizes for conf/backbone/domino.yaml, where they are resolved
     for key in domino if isinstance(domino, dict) else [domino]:
         if key not in ("gru_hidden_dim", "emb_dim"):
             raise InputError(f"unknown setting domino.{key}; valid: domino.gru_hidden_dim, domino.emb_dim")
@@ -341,6 +341,8 @@ def _is_simple_sweep(override: str) -> bool:
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line for a Hydra or OmegaConf error, with the nearest valid key where a key is unknown."""
     text = str(error)
+    if "hydra/launcher/submitit" in text:
+        return "this launcher needs the extra `cluster`: pip install 'specauf[cluster]'"
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if match:
         known = groups()

@@ -7,7 +7,7 @@ from typing import Any
 
 from specauf_cli.schema import InputError
 
-MACHINE = ("runs", "device", "threads", "tracking", "data_root", "benchmark_root", "experiment")
+MACHINE = ("runs", "device", "threads", "workers", "tracking", "data_root", "benchmark_root", "experiment")
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
 
 UNSAID = {

@@ -65,6 +65,7 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "seed": SEED,
     "runs": Given(),
     "threads": Number(1, 1024),
+    "workers": Number(1, 1024),
     "target.name": Name(),
     "target.path": Given(),
     "target.dtype": PRECISION,
@@ -98,7 +99,7 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "backbone.name": Name(),
     "backbone.layers": Number(1, 1000),
     "backbone.init_std": RATE,
-    "backbone.attention": OneOf(("auto", "dense", "split")),
+    "backbone.attention": OneOf(("auto", "dense", "split", "flex")),
     "objective.name": Name(),
     "objective.final_reads": OneOf(("base", "final")),
     "objective.*.gamma": Number(0, above=True),
@@ -132,10 +133,11 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "trainer.lambda_ratio": RATE,
     "trainer.head": OneOf(("auto", "full", "chunked", "pruned")),
     "trainer.accuracy_every": COUNT,
-    "trainer.features": OneOf(("online", "memory")),
+    "trainer.features": OneOf(("online", "memory", "disk")),
     "trainer.log_every": COUNT,
     "trainer.save_every": COUNT,
     "trainer.save_minutes": Number(0, above=True),
+    "trainer.keep": COUNT,
     "trainer.eval_every": COUNT,
     "trainer.eval_prompts": COUNT,
     "trainer.snapshot_every": COUNT,
@@ -157,7 +159,7 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
 
 def check(config: Config) -> None:
     """Errors: InputError naming the first setting of ``config`` that cannot work, and what would."""
-    machine = {"runs": config.runs, "threads": config.threads, "tracking": asdict(config.tracking)}
+    machine = {k: getattr(config, k) for k in ("runs", "threads", "workers")} | {"tracking": asdict(config.tracking)}
     for key, value in _leaves(machine | config.resolved | {g: asdict(getattr(config, g)) for g in ("target", "data")}):
         rule = RULES.get(key) or RULES.get(re.sub(r"\.\w+\.", ".*.", key, count=1))
         reason = rule.wrong(value) if rule is not None and value is not None else ""

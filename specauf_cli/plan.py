@@ -14,8 +14,7 @@ from specauf_cli.models.target import taps_of
 from specauf_cli.objectives import head as heads
 from specauf_cli.schema import InputError, nearest
 from specauf_cli.settings import Config, SizesConfig
-from specauf_cli.training import state
-from specauf_cli.training.drafter import Features
+from specauf_cli.training.features import Features
 
 GPUS: dict[str, tuple[float, float]] = {
     "b200": (2250e12, 180e9),  # NVIDIA DGX B200 data sheet: 4.5 PFLOP/s with sparsity, half of it dense; 180 GB
@@ -64,9 +63,9 @@ class Plan:
         return sum(self.work.values())
 
 
-def plan(config: Config, sizes: SizesConfig, lengths: Lengths) -> Plan:
+def plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool = False) -> Plan:
     """Counts everything for a training of ``config``. Errors: InputError for settings that cannot work."""
-    trainer = config.trainer
+    trainer, attention = config.trainer, _attention(config, on_gpu)
     taps = taps_of(config.target.taps, sizes.layers)
     if lengths.examples < trainer.batch_size:
         raise InputError(f"{lengths.examples} examples are fewer than trainer.batch_size={trainer.batch_size}")
@@ -84,10 +83,10 @@ def plan(config: Config, sizes: SizesConfig, lengths: Lengths) -> Plan:
             continue  # a credit that reaches behind the first miss cannot be pruned
     made = Plan(
         config, sizes, lengths, steps, head, drafter, all_sizes.target_parameters(sizes),
-        _work(config, sizes, lengths, taps) | {"head": modes[head][0]}, modes,
+        _work(config, sizes, lengths, taps, attention) | {"head": modes[head][0]}, modes,
     )  # fmt: skip
     made.disk.update(_disk(made, len(taps)))
-    made.memory.update(_memory(made, len(taps), branches))
+    made.memory.update(_memory(made, len(taps), branches, attention))
     return made
 
 
@@ -96,7 +95,9 @@ def _width(lengths: Lengths) -> float:
     return lengths.mean + BUCKET / 2
 
 
-def _work(config: Config, sizes: SizesConfig, lengths: Lengths, taps: Sequence[int]) -> dict[str, float]:
+def _work(
+    config: Config, sizes: SizesConfig, lengths: Lengths, taps: Sequence[int], attention: str
+) -> dict[str, float]:
     """Operations of one step in front of the head."""
     trainer, backbone, width = config.trainer, config.backbone, _width(lengths)
     tokens, layer = trainer.batch_size * width, all_sizes.layer_parameters(sizes)
@@ -106,16 +107,18 @@ def _work(config: Config, sizes: SizesConfig, lengths: Lengths, taps: Sequence[i
     features = depth * tokens * (2 * layer + 2 * across * width)  # causal: half of the scores
     if trainer.labels == "target":
         features += 2 * tokens * hidden * sizes.vocab_size + tokens * (taps[-1] + 1) * 2 * layer
-    seen = width + (trainer.anchors if _is_dense(config) else 1) * backbone.block_size
+    seen = width + (trainer.anchors if attention == "dense" else 1) * backbone.block_size
     context = 4 * tokens * len(taps) * hidden**2  # no gradient leaves fc
     context += 3 * backbone.layers * tokens * 4 * hidden * sizes.kv_heads * sizes.head_dim
     blocks = 3 * backbone.layers * rows * (2 * layer + 4 * across * seen)
     return {"target features": features, "drafter": context + blocks}
 
 
-def _is_dense(config: Config) -> bool:
+def _attention(config: Config, on_gpu: bool) -> str:
+    """Which attention a training takes (``DFlash`` decides the same way)."""
     asked = config.backbone.attention
-    return asked == "dense" or (asked == "auto" and config.trainer.precision == "fp32")
+    low = config.trainer.precision == "bf16"
+    return asked if asked != "auto" else "flex" if on_gpu else "split" if low else "dense"
 
 
 def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: int) -> tuple[float, float]:
@@ -139,7 +142,7 @@ def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: i
     return work, logits * (low + 4 + 4) + kept
 
 
-def _memory(made: Plan, taps: int, branches: int) -> dict[str, float]:
+def _memory(made: Plan, taps: int, branches: int, attention: str) -> dict[str, float]:
     """Bytes on the device of one process while it trains."""
     config, sizes = made.config, made.sizes
     trainer, backbone = config.trainer, config.backbone
@@ -152,14 +155,14 @@ def _memory(made: Plan, taps: int, branches: int) -> dict[str, float]:
     )  # gradients of each branch are kept apart until the last micro-batch
     a_row = layer * (24 + 4 * low) + across * (12 + 3 * low) + sizes.kv_heads * sizes.head_dim * 2 * (10 + low)
     a_row += 4 * inner * low
-    if _is_dense(config):
+    if attention == "dense":
         a_row += (width + trainer.anchors * backbone.block_size) * (1 + low)  # the mask
-    else:
+    elif attention == "split":
         a_row += sizes.heads * (width + backbone.block_size) * (4 + 3 * low)  # scores and weights
     a_batch = trainer.micro_batch * width * taps * layer * low
     every = made.disk["all features"]
     read = min(1.0, made.steps * trainer.batch_size / made.lengths.examples)
-    kept = every if trainer.features == "memory" else min(Features.KEEP, every * read * low / 2)
+    kept = min(Features.KEEP, every * read) if trainer.features == "online" else 0.0  # memory: the machine's own
     return {
         "target": made.target * (2.0 if config.target.dtype == "bf16" else 4.0),
         "drafter, gradients, optimiser": count * (16.0 + (4.0 * branches if scattered else 0) + (2 if low == 2 else 0)),
@@ -174,13 +177,16 @@ def _disk(made: Plan, taps: int) -> dict[str, float]:
     trainer, count = made.config.trainer, sum(made.drafter.values())
     snapshots = made.steps // trainer.snapshot_every if trainer.snapshot_every else 0
     settings, chosen = made.config.evaluation, made.config.benchmark.values()
+    every = made.lengths.examples * made.lengths.mean * taps * made.sizes.hidden_size
+    every *= 2.0 if trainer.precision == "bf16" else 4.0
     prompts = sum(min(b.limit, settings.prompts or b.limit) for b in chosen)
     return {
-        "checkpoints": (state.KEEP + 1) * 12.0 * count,
+        "checkpoints": (trainer.keep + 1) * 12.0 * count,
         "drafter": 4.0 * count,
         "snapshots": 4.0 * count * snapshots,
         "trajectories": 4.0 * prompts * settings.max_new_tokens * len(settings.temperatures) * 2,
-        "all features": made.lengths.examples * made.lengths.mean * taps * made.sizes.hidden_size * 2,
+        "features": every * (trainer.features == "disk"),
+        "all features": every,
     }
 
 
@@ -234,7 +240,7 @@ def lines(made: Plan) -> list[str]:
         *found,
         f"  memory       {size(sum(made.memory.values()))} on each device ({', '.join(f'{k} {size(v)}' for k, v in made.memory.items())})",
         f"  disk         {size(sum(written.values()))} ({', '.join(f'{k} {size(v)}' for k, v in written.items())}); features are "
-        f"{'kept in memory' if trainer.features == 'memory' else 'not stored'}: all of them would be {size(made.disk['all features'])}",
+        f"{'not stored' if trainer.features == 'online' else f'kept in {trainer.features}'}: all of them are {size(made.disk['all features'])}",
     ]
 
 

@@ -79,10 +79,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def lock(folder: Path, what: str) -> Iterator[None]:
+def lock(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Holds ``folder`` for one process; the system lets go of it when the process ends, however it ends.
 
-    Errors: InputError, naming the process and its host, while another one holds it.
+    Errors: InputError, naming the process and its host, while another one holds it; ``wait``: waits for that one instead.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,12 @@ def lock(folder: Path, what: str) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise InputError(f"{what} is in use by {holder}; wait for it, or stop it, and run this again") from error
+            if not wait:
+                raise InputError(
+                    f"{what} is in use by {holder}; wait for it, or stop it, and run this again"
+                ) from error
+            print(f"{what} is in use by {holder}; waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()

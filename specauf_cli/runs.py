@@ -2,6 +2,7 @@
 
 runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder)
 runs/trajectories/<target>/   what the target alone emits, shared by every drafter
+runs/features/<hash>/         target features of the training data (trainer.features=disk)
 runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, drafter/, finished.json, records/
 runs/aside/                   runs that ``specauf train --force`` moved out of the way
 runs/tables/                  what ``specauf table`` printed
@@ -23,7 +24,9 @@ def snapshots(folder: Path) -> list[int]:
     """Steps of which a run kept the drafter. Errors: InputError when it kept none."""
     found = sorted(int(p.name[5:]) for p in (folder / "snapshots").glob("step-*") if p.name[5:].isdecimal())
     if not found:
-        raise InputError(f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS")
+        raise InputError(
+            f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS or trainer.eval_every=STEPS"
+        )
     return found
 
 

@@ -126,8 +126,9 @@ class TrainerConfig:
     ``micro_batch`` sequences go through the drafter at a time; ``normalize`` is ``batch``, ``block`` or ``valid``;
     ``labels`` is ``data`` (the conversation's token) or ``target`` (the target's argmax). With two branches the loss is
     lambda x base + (1 - lambda) x final; lambda falls linearly from ``lambda_start`` to 0 over ``lambda_ratio`` of the steps.
-    Checkpoints are written every ``save_every`` steps and every ``save_minutes`` minutes. Every ``eval_every`` steps tau is
-    measured at T = 0 on ``eval_prompts`` prompts of each benchmark (None: never). Every ``snapshot_every`` steps the drafter itself is kept, to be measured later (None: only at the end).
+    Checkpoints are written every ``save_every`` steps and every ``save_minutes`` minutes; the last ``keep`` stay. Every
+    ``eval_every`` steps tau is measured at T = 0 on ``eval_prompts`` prompts of each benchmark (None: never), and the drafter with
+    the best one stays. Every ``snapshot_every`` steps the drafter itself is kept, to be measured later (None: only at the end).
     """
 
     steps: int | None
@@ -152,6 +153,7 @@ class TrainerConfig:
     log_every: int
     save_every: int
     save_minutes: float
+    keep: int
     eval_every: int | None
     eval_prompts: int
     snapshot_every: int | None
@@ -271,6 +273,7 @@ class Config:
     runs: str
     device: str
     threads: int | None
+    workers: int
     benchmark_root: str | None
     resolved: dict[str, Any]
 

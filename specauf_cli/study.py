@@ -3,11 +3,11 @@
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from specauf_cli import compose, workbench
-from specauf_cli.evaluation.metrics import check_definition
 from specauf_cli.experiment import load as load_experiment
 from specauf_cli.experiment import objective_yaml
 from specauf_cli.experiment import shipped as shipped_experiments
@@ -20,12 +20,15 @@ from specauf_cli.runs import about_of
 from specauf_cli.runs import snapshots as snapshots_of
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Experiment, Variants
+from specauf_cli.workers import Cell, outcomes
 
 RESULTS = Path("results")
 CHECKOUT = compose.folder("conf").parent
 
 
-def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *, publish: bool) -> None:
+def run(
+    names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *, publish: bool, launcher: str | None = None
+) -> None:
     """Trains and measures every missing cell of the experiments, then prints and writes their tables.
 
     A cell that fails leaves the others running; the next call tries it again. Errors: InputError naming the failed cells and
@@ -34,35 +37,38 @@ def run(names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *,
     if publish:
         _require_clean()
     chosen = [load_experiment(n) for n in (names or shipped_experiments())]
-    experiments = [e for e in chosen if isinstance(e, Experiment)]
-    for experiment in experiments:
-        check_definition(experiment.definition)
+    experiments = {e.name: e for e in chosen if isinstance(e, Experiment)}
     config = compose.compose(overrides)
     local, profile = Path(config.runs), config.profile.name
     for page in chosen:
         if isinstance(page, Variants):
             _print(local / "tables" / f"{page.name}.md", _variants(page))
-    bench: workbench.Bench | None = None
-    made: dict[str, list[RunRecord]] = {e.name: [] for e in experiments}
+    cells = [
+        Cell(e.name, e.backbone, row.objective, seed, tuple(overrides))
+        for seed in seeds
+        for e in experiments.values()
+        for row in e.rows
+    ]
+    for cell in cells if seeds else []:
+        if cell.seed == seeds[0]:
+            compose.compose(cell.words)  # what is wrong with a cell is said before the first one is trained
+    made: dict[str, list[RunRecord]] = {name: [] for name in experiments}
+    missing = Counter(c.experiment for c in cells)
     failed: list[str] = []
-    for seed in seeds:
-        for experiment in experiments:
-            for row in experiment.rows:
-                cell = [*overrides, f"backbone={experiment.backbone}", f"objective={row.objective}", f"seed={seed}"]
-                config = compose.compose(cell)
-                if bench is None or not bench.serves(config):
-                    bench = workbench.open_bench(config)
-                try:
-                    folder = workbench.train(bench, config, cell)
-                    made[experiment.name].append(workbench.measure(bench, config, folder, ["eval", *cell]))
-                except InputError as error:
-                    failed.append(f"{experiment.name}, {row.objective}, seed {seed}: {error}")
-                    print(f"specauf: {failed[-1]}; the other cells go on", file=sys.stderr)
-            if seed == seeds[-1] and made[experiment.name]:  # shown as soon as it is whole, the others may take a while
-                path = local / "tables" / f"{profile}-{experiment.name}.md"
-                _write(path.with_suffix(".csv"), tables.to_csv(experiment, made[experiment.name]))
-                _print(path, tables.markdown(experiment, made[experiment.name]))
-                _remember(local / "tables" / f"{profile}.json", experiment.name, made[experiment.name])
+    for cell, found in outcomes(cells, config, launcher):
+        missing[cell.experiment] -= 1
+        if isinstance(found, str):
+            failed.append(f"{cell.experiment}, {cell.objective}, seed {cell.seed}: {found}")
+            print(f"specauf: {failed[-1]}; the other cells go on", file=sys.stderr)
+        else:
+            made[cell.experiment].append(found)
+        records = made[cell.experiment]
+        if not missing[cell.experiment] and records:  # shown as soon as it is whole, the others may take a while
+            records.sort(key=lambda r: [(c.seed, c.objective) for c in cells].index((r.seed, r.objective)))
+            path = local / "tables" / f"{profile}-{cell.experiment}.md"
+            _write(path.with_suffix(".csv"), tables.to_csv(experiments[cell.experiment], records))
+            _print(path, tables.markdown(experiments[cell.experiment], records))
+            _remember(local / "tables" / f"{profile}.json", cell.experiment, records)
     if failed:
         raise InputError(f"{len(failed)} cells failed, the same command tries them again: {' | '.join(failed)}")
     if publish:

@@ -27,7 +27,8 @@ def plan(
 
     config = compose.compose(overrides_of(overrides))
     found = calibration.material(config)
-    made = plans.plan(config, found.sizes, found.lengths)
+    device = "cuda" if gpu is not None else use_machine(config)
+    made = plans.plan(config, found.sizes, found.lengths, on_gpu=device.startswith("cuda"))
     if gpu is not None:
         hours, (top, room) = plans.hours_on(made, gpu, devices, utilisation), plans.gpu(gpu)
         print("\n".join(plans.lines(made)))
@@ -42,7 +43,6 @@ def plan(
             )
         return
     print("\n".join(plans.lines(made)))
-    device = use_machine(config)
     speed = calibration.peak(device, config.trainer.precision)
     if made.per_step / speed < calibration.TOO_LONG and calibration.fits(made, device):
         seconds = calibration.seconds_per_step(made, found, device)

@@ -13,9 +13,9 @@ import torch
 
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
-from specauf_cli.evaluation import metrics, trajectories
+from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.audit import audit as audit_outputs
-from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks
+from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks, own_answers
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.machine import use_machine
 from specauf_cli.models import checkpoint
@@ -41,6 +41,7 @@ from specauf_cli.schema import Corpus, Example, InputError, Trajectory
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training import pretrain, ranks
+from specauf_cli.training.features import Features
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Bench:
     heldout: Corpus
     _examples: tuple[list[Example], dict[str, int]] | None = None
     _other: Target | None = None
-    _features: training.Features | None = None
+    _features: Features | None = None
 
     def examples(self) -> tuple[list[Example], dict[str, int]]:
         """Training examples and the counts of what they came from."""
@@ -61,10 +62,12 @@ class Bench:
             self._examples = encode(self.target.chat, self.train, max_length=self.config.trainer.max_length)
         return self._examples
 
-    def features(self) -> training.Features:
+    def features(self) -> Features:
         """The source of target features for training batches."""
         if self._features is None:
-            self._features = training.Features(self.target, self.examples()[0], self.config.trainer)
+            self._features = Features(
+                self.target, self.examples()[0], self.config.trainer, Path(self.config.runs) / "features"
+            )
         return self._features
 
     def at(self, precision: str) -> Target:
@@ -223,11 +226,7 @@ def _probe(bench: Bench, config: Config) -> Callable[[DFlash], dict[str, float]]
 
     def probe(drafter: DFlash) -> dict[str, float]:
         for prompts in load_benchmarks(replace(config, evaluation=few)) if not made else []:
-            found = trajectories.get(
-                bench.target, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-                tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=_cache(bench),
-            )  # fmt: skip
-            made.append(list(found.trajectories))
+            made.append(list(own_answers(config, bench.target, prompts, 0.0, _cache(bench)).trajectories))
         taus = [metrics.tau(replay(bench.target, drafter, m, batch_size=settings.batch_size)) for m in made]
         return {"tau": sum(taus) / len(taus)}
 
@@ -351,10 +350,7 @@ def audit(bench: Bench, config: Config, folder: Path) -> int:
     low_drafter = checkpoint.load(folder / "drafter", low, config.backbone, run=folder.name).to(torch.bfloat16)
     broken = 0
     for prompts in load_benchmarks(config):
-        made = trajectories.get(
-            exact, prompts, temperature=0.0, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-            tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=_cache(bench),
-        ).trajectories  # fmt: skip
+        made = own_answers(config, exact, prompts, 0.0, _cache(bench)).trajectories
         fp32 = audit_outputs(exact, exact, drafter, made, max_new_tokens=settings.max_new_tokens)
         bf16 = audit_outputs(exact, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
         print(fp32.line(f"{prompts.title}, fp32"))

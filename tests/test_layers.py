@@ -15,6 +15,7 @@ LEVELS = [
     {"arguments"},
     {"study", "calibration"},
     {"plan"},
+    {"workers"},
     {"experiment"},
     {"compose", "workbench"},
     {"machine"},

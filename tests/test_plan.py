@@ -24,7 +24,7 @@ SHAREGPT = Lengths(68_000, 1300, 3072, "stated")
 
 def planned(*overrides: str, lengths: Lengths = SHAREGPT) -> Plan:
     config = compose(overrides)
-    return plan.plan(config, sizes.of(config.target), lengths)
+    return plan.plan(config, sizes.of(config.target), lengths, on_gpu=True)
 
 
 @pytest.mark.parametrize("backbone", ["dflash", "domino"])
@@ -86,7 +86,7 @@ def test_what_takes_more_is_counted_as_more() -> None:
         "target.dtype=fp32",
     ):
         assert sum(planned("profile=single_gpu", more).memory.values()) > sum(base.memory.values()), more
-    assert planned("profile=single_gpu", "trainer.features=memory").memory["features"] > 1e12
+    assert planned("profile=single_gpu", "trainer.features=disk").disk["features"] > 1e12
     assert planned("profile=single_gpu", "trainer.snapshot_every=1000").disk["snapshots"] == 12 * base.disk["drafter"]
     assert sum(base.memory.values()) < 80e9  # what the profile promises
 

@@ -156,7 +156,9 @@ def cells(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(study, "CHECKOUT", here)
     monkeypatch.setattr(workbench, "open_bench", open_bench)
     monkeypatch.setattr(
-        workbench, "train", lambda _bench, config, _cell: Path(config.runs) / f"run-{config.objective.name}"
+        workbench,
+        "train",
+        lambda _bench, config, _cell, force=False: Path(config.runs) / f"run-{config.objective.name}",
     )
     monkeypatch.setattr(workbench, "measure", measure)
     return state

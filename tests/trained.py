@@ -7,6 +7,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.schema import Example
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
+from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Running
 
 
@@ -14,7 +15,7 @@ def train_one(
     config: Config,
     target: Target,
     examples: Sequence[Example],
-    features: training.Features,
+    features: Features,
     folder: Path,
     identity: str = "x",
 ) -> Running:

@@ -33,11 +33,22 @@ def load_benchmarks(config: Config) -> list[PromptSet]:
     return [benchmarks.load(b, root=root) for b in chosen]
 
 
+def own_answers(
+    config: Config, target: Target, prompts: PromptSet, temperature: float, cache: Path
+) -> trajectories.Generated:
+    """The target's trajectories of one benchmark, with a tail as long as a round of ``config.backbone`` may reach."""
+    settings = config.evaluation
+    return trajectories.get(
+        target, prompts, temperature=temperature, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
+        tail=config.backbone.block_size + 1, batch_size=settings.batch_size, cache=cache, show=_say,
+    )  # fmt: skip
+
+
 def evaluate(
     config: Config, target: Target, drafter: DFlash, heldout: Corpus, prompts: Sequence[PromptSet], cache: Path
 ) -> tuple[tuple[BenchmarkResult, ...], dict[str, Any], dict[str, float]]:
     """Results per benchmark and temperature, block-mask sums on held-out conversations, and seconds by part."""
-    settings, say = config.evaluation, _say
+    settings = config.evaluation
     clock = time.perf_counter()
     blocks = metrics.heldout_blocks(
         target, drafter, heldout, max_length=config.trainer.max_length, anchors=settings.heldout_anchors,
@@ -56,10 +67,7 @@ def evaluate(
         )
         for prompt_set in prompts:
             clock = time.perf_counter()
-            made = trajectories.get(
-                target, prompt_set, temperature=temperature, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-                tail=drafter.backbone.block_size + 1, batch_size=settings.batch_size, cache=cache, show=say,
-            )  # fmt: skip
+            made = own_answers(config, target, prompt_set, temperature, cache)
             seconds["trajectories"] += time.perf_counter() - clock
             clock = time.perf_counter()
             starts: dict[str, list[int]] = {}
@@ -89,7 +97,7 @@ def evaluate(
                 )
             )  # fmt: skip
             identical = f"{audit['identical']} of {audit['requests']} live outputs equal the target's own"
-            say(f"{prompt_set.title:>28}  T={temperature:g}  tau {metrics.tau(traces):.3f}  audit: {identical}")
+            _say(f"{prompt_set.title:>28}  T={temperature:g}  tau {metrics.tau(traces):.3f}  audit: {identical}")
     return tuple(results), blocks, {k: round(v, 2) for k, v in seconds.items()}
 
 

@@ -5,12 +5,14 @@ features with the same k_proj and v_proj as the block and lets every block atten
 anchor ; itself]. Tensor names are those of the public checkpoints.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import (
     Qwen3Attention,
@@ -51,13 +53,14 @@ class Context(NamedTuple):
 class View(NamedTuple):
     """Where the blocks of one pass lie: rotary positions of their slots, and which context each may see.
 
-    ``visible[b, a, t]``: block a sees context position t. Blocks never see each other. ``dense``: one attention call with
-    a mask over everything (the reference), else context and block apart.
+    ``visible[b, a, t]``: block a sees context position t. Blocks never see each other. ``attention``: ``dense`` (one call
+    with a mask over everything, the reference), ``split`` (context and block apart) or ``flex``, which reads ``mask``.
     """
 
     rotary: tuple[Tensor, Tensor]
     visible: Bool[Tensor, "B A T"]
-    dense: bool
+    attention: str
+    mask: BlockMask | None
 
 
 class BlockAttention(Qwen3Attention):  # type: ignore[misc]
@@ -82,9 +85,13 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         q, k = apply_rotary_pos_emb(q, k, *view.rotary)
         kind = q.device.type  # one cast here instead of one in front of every product
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else q.dtype
-        attend = self._dense if view.dense else self._split
         ck, cv = context
-        out = attend(q.to(dtype), ck.to(dtype), cv.to(dtype), k.to(dtype), v.to(dtype), view.visible)
+        q, ck, cv, k, v = (x.to(dtype) for x in (q, ck, cv, k, v))
+        if view.mask is not None:
+            out = self._flex(q, torch.cat([ck, k], dim=2), torch.cat([cv, v], dim=2), view.mask)
+        else:
+            attend = self._dense if view.attention == "dense" else self._split
+            out = attend(q, ck, cv, k, v, view.visible)
         projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, rows, -1))
         return projected
 
@@ -123,6 +130,28 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         from_context = weights[..., :length].reshape(*by_head, length) @ cv
         from_block = weights[..., length:] @ v.reshape(*by_block, dim)
         return (from_context + from_block.reshape(*by_head, dim)).view(batch, heads, rows, dim)
+
+    def _flex(self, q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Float[Tensor, "B H AW Dh"]:
+        """``flex_attention`` over [context ; all blocks]: tiles that no query may see are never computed. Compiled on a GPU."""
+        attend = _compiled_flex() if q.is_cuda else flex_attention
+        return attend(q, k, v, block_mask=mask, scale=self.scaling, enable_gqa=True)  # type: ignore[no-any-return]
+
+
+@cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)
+
+
+def block_mask(anchors: Int[Tensor, "B A"], length: int, width: int) -> BlockMask:
+    """Which of [``length`` context positions ; A blocks of ``width`` slots] each slot sees, for ``flex_attention``."""
+    batch, blocks = anchors.shape
+
+    def sees(b: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        block = query // width
+        return torch.where(key < length, key < anchors[b, block], (key - length) // width == block)
+
+    rows = blocks * width
+    return create_block_mask(sees, batch, None, rows, length + rows, device=anchors.device)
 
 
 class DraftLayer(nn.Module):
@@ -209,19 +238,26 @@ class DFlash(nn.Module):
         positions = (anchors[:, :, None] + torch.arange(width, device=anchors.device)).flatten(1)
         rotary = self.rotary(hidden, positions)
         visible = torch.arange(context.length, device=anchors.device) < anchors[:, :, None]
-        view = View(rotary, visible, self._dense(hidden, blocks))
+        attention = self.attention(hidden, blocks)
+        mask = block_mask(anchors, context.length, width) if attention == "flex" else None
+        view = View(rotary, visible, attention, mask)
         for layer, key, value in zip(self.layers, context.keys, context.values, strict=True):
             hidden = layer(hidden, (key, value), view)
         hidden = self.norm(hidden)
         return hidden.view(batch, blocks, width, -1)[:, :, self.first :]
 
-    def _dense(self, hidden: Tensor, blocks: int) -> bool:
-        """Which attention to use. ``auto``: dense for many blocks in fp32, where it is the faster one; split below fp32, and
-        for one block a sequence (drafting), where dense would copy the whole context for each."""
+    def attention(self, hidden: Tensor, blocks: int) -> str:
+        """Which attention to use for ``blocks`` blocks a sequence; ``auto`` looks at the device and the precision.
+
+        Many blocks: flex on a GPU; else dense in fp32, where it is the faster one, and split below. One block a sequence
+        (drafting): split, for dense would copy the whole context for each.
+        """
         if self.backbone.attention != "auto":
-            return self.backbone.attention == "dense"
+            return self.backbone.attention
+        if blocks == 1:
+            return "split"
         low = hidden.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(hidden.device.type)
-        return blocks > 1 and not low
+        return "flex" if hidden.is_cuda else "split" if low else "dense"
 
     def logits(
         self, target: Target, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]

@@ -1,5 +1,6 @@
 """Training one drafter: batches, anchors, blocks, credit, loss."""
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,9 +18,11 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import BranchLoss, branch_losses
+from specauf_cli.records import read_log
 from specauf_cli.schema import Example, InputError
 from specauf_cli.settings import Config, TrainerConfig
 from specauf_cli.training import ranks
+from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Job, Outcome, Running, run
 from specauf_cli.training.tracking import OFF, sink
 
@@ -56,62 +59,6 @@ class Order:
         return self._batches[position]
 
 
-class Features:
-    """Target features of training batches: computed for each batch (``online``) or for everything first (``memory``).
-
-    Batches depend on the seed and not on the objective, so drafters trained one after another with one seed read the same
-    features: what was computed online is kept, up to ``KEEP`` bytes, and a later drafter gets the very same tensors. Under
-    bf16 autocast they are rounded to bf16 at once, which the drafter's first product would do anyway.
-    """
-
-    KEEP = 1_500_000_000
-
-    def __init__(self, target: Target, examples: Sequence[Example], trainer: TrainerConfig) -> None:
-        self.target, self.trainer = target, trainer
-        self.kept: dict[tuple[tuple[int, ...], int], Tensor] = {}
-        self.bytes, self.seed = 0, -1
-        self.last: tuple[tuple[tuple[int, ...], int], Tensor] = ((), 0), torch.empty(0)
-        self.store: list[Tensor] | None = None
-        if trainer.features == "memory":
-            self.store = [torch.empty(0)] * len(examples)
-            order = sorted(range(len(examples)), key=lambda i: (len(examples[i].tokens), i))
-            for begin in range(0, len(order), 64):
-                index = order[begin : begin + 64]
-                batch = collate(examples, index, target.chat.pad_id)
-                for i, row in zip(index, self._compute(batch.tokens).to(torch.bfloat16), strict=True):
-                    self.store[i] = row[: len(examples[i].tokens)].clone()
-
-    def begin(self, seed: int) -> None:
-        """A drafter with this seed is about to train; what was kept for another seed would never be asked for again."""
-        if seed != self.seed:
-            self.kept, self.bytes, self.seed = {}, 0, seed
-
-    def of(self, batch: Batch) -> Tensor:
-        """Features of a batch, ``[B, T, F]``; zero where padded when they come from ``memory``."""
-        if self.store is not None:
-            width = batch.tokens.shape[1]
-            padded = [
-                torch.nn.functional.pad(self.store[i], (0, 0, 0, width - len(self.store[i]))) for i in batch.index
-            ]
-            return torch.stack(padded).to(self.target.device)
-        key = (batch.index, batch.tokens.shape[1])
-        if key == self.last[0]:  # drafters that are trained together ask one after the other
-            return self.last[1]
-        if key not in self.kept:
-            found = self._compute(batch.tokens)
-            self.last = key, found
-            if self.bytes + found.nbytes > self.KEEP:
-                return found
-            self.kept[key], self.bytes = found, self.bytes + found.nbytes
-        return self.kept[key]
-
-    def _compute(self, tokens: Tensor) -> Tensor:
-        low = self.trainer.precision == "bf16"
-        with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
-            found = self.target.features(tokens.to(self.target.device))
-        return found.to(torch.bfloat16 if low else torch.float32)
-
-
 def total_steps(trainer: TrainerConfig, examples: int) -> int:
     """Optimiser steps of a run: ``steps``, or so many passes over the examples."""
     return trainer.steps if trainer.steps is not None else (trainer.epochs or 0) * (examples // trainer.batch_size)
@@ -139,6 +86,10 @@ class Step:
                 f"multiple of {ranks.WORLD} x trainer.micro_batch={config.trainer.micro_batch}"
             )
         logits = config.trainer.micro_batch * config.trainer.anchors * drafter.slots * target.chat.vocab
+        with torch.autocast(target.device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16"):
+            self.attention = drafter.attention(self.parameters[0], config.trainer.anchors)
+        if self.attention == "flex" and target.device.type == "cpu":
+            raise InputError("backbone.attention=flex trains on a GPU only; use auto, split or dense")
         self.head = heads.choose(config.trainer.head, config.objective, len(drafter.branches), logits)
         features.begin(config.seed)
 
@@ -148,6 +99,8 @@ class Step:
         batch = collate(self.examples, self.order.batch(step), self.target.chat.pad_id)
         generator = torch.Generator().manual_seed((self.config.seed << 32) + step + 1)
         anchors, real = sample_anchors(valid_anchors(batch.supervised), trainer.anchors, generator)
+        if step + 1 < self.steps:
+            self.features.ahead(self.order.batch(step + 1))
         shares, parts = self.shares(step), list[dict[str, BranchLoss]]()
         gradients: dict[str, list[Tensor]] = {}
         micros = range(0, len(batch.index), trainer.micro_batch)
@@ -295,21 +248,34 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
 
+    def kept(done: int) -> Path:
+        return task.folder / "snapshots" / f"step-{done:06d}"
+
+    def asked_for(done: int) -> bool:
+        return trainer.snapshot_every is not None and done % trainer.snapshot_every == 0
+
     def snapshot(done: int) -> None:
-        if ranks.FIRST and trainer.snapshot_every is not None and done % trainer.snapshot_every == 0:
-            checkpoint.save(drafter, target, task.folder / "snapshots" / f"step-{done:06d}", run=task.identity)
+        if ranks.FIRST and asked_for(done):
+            checkpoint.save(drafter, target, kept(done), run=task.identity)
 
     def measure(done: int) -> dict[str, float]:
-        return task.probe(drafter) if trainer.eval_every is not None and done % trainer.eval_every == 0 else {}
+        if trainer.eval_every is None or done % trainer.eval_every:
+            return {}
+        found = task.probe(drafter)
+        best = max((x for x in read_log(task.folder / "log.jsonl") if "tau" in x), key=lambda x: x["tau"], default=None)
+        if best is None or found["tau"] > best["tau"]:  # the drafter with the best tau so far is kept too, and only it
+            checkpoint.save(drafter, target, kept(done), run=task.identity)
+            if best is not None and not asked_for(int(best["step"])):
+                shutil.rmtree(kept(int(best["step"])), ignore_errors=True)
+        return found
 
     step = Step(config, target, drafter, examples, features)
-    if trainer.head == "auto":
-        print(f"{task.identity}: head {step.head}", file=sys.stderr)
+    print(f"{task.identity}: head {step.head}, attention {step.attention}", file=sys.stderr)
     log = stack.enter_context(sink(config.tracking if ranks.FIRST else OFF, task.folder, config.resolved))
     return Job(
         name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=task.folder, module=drafter,
         step=step, summary=summary, identity=task.identity, steps=total_steps(trainer, len(examples)), lr=trainer.lr,
         betas=trainer.betas, weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip,
-        log_every=trainer.log_every, save_every=trainer.save_every, save_minutes=trainer.save_minutes, measure=measure,
-        snapshot=snapshot, sink=log, shared=True,
+        log_every=trainer.log_every, save_every=trainer.save_every, save_minutes=trainer.save_minutes, keep=trainer.keep,
+        measure=measure, snapshot=snapshot, sink=log, shared=True,
     )  # fmt: skip

@@ -45,7 +45,7 @@ class Job:
 
     ``identity`` names what is being trained; a checkpoint with another identity is refused. ``summary`` turns the
     window's sums into the named means of a log line. ``snapshot(done)`` is called after every step, before it is saved;
-    ``measure(done)`` adds to a line of the log. A checkpoint is written every ``save_every`` steps and ``save_minutes`` minutes.
+    ``measure(done)`` adds to a line of the log. A checkpoint is written every ``save_every`` steps and ``save_minutes`` minutes; the last ``keep`` stay.
     ``sink(line)`` gets every line of the log. ``shared``: every rank runs the same job, and the first one writes.
     """
 
@@ -64,6 +64,7 @@ class Job:
     log_every: int
     save_every: int
     save_minutes: float = math.inf
+    keep: int = 2
     measure: Callable[[int], dict[str, float]] = lambda _: {}
     snapshot: Callable[[int], None] = lambda _: None
     sink: Sink = lambda _: None
@@ -157,7 +158,7 @@ class Running:
         if self.writes:
             self.saved = time.monotonic()
             extra = {"identity": self.job.identity, "window": self.window, "seconds": self.seconds}
-            state.save(self.checkpoints, self.job.module, self.optimizer, self.done, extra)
+            state.save(self.checkpoints, self.job.module, self.optimizer, self.done, extra, keep=self.job.keep)
 
 
 def run(jobs: Sequence[Job]) -> list[Running]:

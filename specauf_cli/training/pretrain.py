@@ -36,8 +36,9 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
     folder = place(config, runs, data=data)
     name = folder.name
     if not (folder / MARKER).is_file() and ranks.FIRST:
-        with lock(folder.with_name(folder.name + ".training"), f"target {name}"):
-            train(config, corpus, folder, data=data, device=device)
+        with lock(folder.with_name(folder.name + ".training"), f"target {name}", wait=True):
+            if not (folder / MARKER).is_file():  # another process may have trained it meanwhile
+                train(config, corpus, folder, data=data, device=device)
     ranks.wait()
     if describe(str(folder), whole=True)["files"] != _files(folder):
         raise InputError(

@@ -18,11 +18,17 @@ from torch import Tensor, nn
 from specauf_cli.records import digest, file_sha256
 from specauf_cli.schema import InputError
 
-KEEP = 2
 
-
-def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, extra: dict[str, Any]) -> Path:
-    """Writes ``folder/step-NNNNNN`` atomically (all or nothing) and keeps the last two. ``extra`` is JSON.
+def save(
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    extra: dict[str, Any],
+    *,
+    keep: int = 2,
+) -> Path:
+    """Writes ``folder/step-NNNNNN`` atomically (all or nothing) and keeps the last ``keep``. ``extra`` is JSON.
 
     Errors: InputError when it cannot be written; earlier checkpoints stay untouched.
     """
@@ -50,7 +56,7 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step
         raise InputError(
             f"cannot save checkpoint {final}: {getattr(error, 'strerror', None) or error}; {kept}"
         ) from error
-    for old in _all(folder)[:-KEEP]:
+    for old in _all(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 

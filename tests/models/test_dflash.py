@@ -81,7 +81,8 @@ def by_definition(drafter: DFlash, target: Target, features: Tensor, anchor_toke
     return normed(x, "norm")[1:]
 
 
-@both_attentions
+@pytest.mark.parametrize("attention", ["dense", "split", "flex"])
+@torch.no_grad()
 def test_a_block_is_what_its_definition_says(
     target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor, attention: str
 ) -> None:
@@ -161,6 +162,42 @@ def test_a_block_is_the_same_alone_and_among_others(
     for block in range(anchors.shape[1]):
         alone = hidden(drafter, target, features, tokens, anchors[:, block : block + 1])
         assert torch.allclose(alone[:, 0], together[:, block], atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_flex_attention_equals_dense_attention(
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor
+) -> None:
+    results = []
+    for attention in ("dense", "flex"):
+        drafter, features = make_drafter(attention=attention).cuda(), target.features(tokens).cuda().requires_grad_()
+        embedded = Embedded(target.embed)
+        context = drafter.context(features)
+        found = drafter.hidden(embedded, context, tokens.gather(1, anchors).cuda(), anchors.cuda())  # type: ignore[arg-type]
+        (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).cuda()).sum().backward()
+        assert features.grad is not None
+        results.append([found.detach(), features.grad, *(p.grad for p in drafter.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1])
+    for dense, flex in zip(*results, strict=True):
+        assert (dense - flex).abs().max() <= 1e-4 * dense.abs().max()
+
+
+class Embedded:
+    """The one thing of a target on the CPU that a drafter on a GPU needs to draft blocks."""
+
+    def __init__(self, embed: Callable[[Tensor], Tensor]) -> None:
+        self._embed = embed
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self._embed(tokens.cpu()).cuda()
+
+
+def test_attention_by_itself_is_chosen_by_device_and_precision(make_drafter: MakeDrafter) -> None:
+    drafter, hidden = make_drafter(attention="auto"), torch.zeros(1)
+    assert [drafter.attention(hidden, n) for n in (1, 8)] == ["split", "dense"]
+    assert drafter.attention(hidden.bfloat16(), 8) == "split"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert drafter.attention(hidden, 8) == "split"
 
 
 def test_split_attention_equals_dense_attention(

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.schema import Corpus, Example, InputError
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
+from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Interrupted
 from trained import train_one
 
@@ -42,12 +42,12 @@ def examples(target: Target, small_corpus: Corpus) -> list[Example]:
 def step_of(config: Config, target: Target, examples: Sequence[Example]) -> tuple[training.Step, Any]:
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
-    features = training.Features(target, examples, config.trainer)
+    features = Features(target, examples, config.trainer, Path())
     return training.Step(config, target, drafter, examples, features), drafter
 
 
 def losses(config: Config, target: Target, examples: Sequence[Example], folder: Path) -> list[float]:
-    features = training.Features(target, examples, config.trainer)
+    features = Features(target, examples, config.trainer, Path())
     train_one(config, target, examples, features, folder, "golden")
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -166,7 +166,7 @@ def test_interrupted_drafter_resumes_bit_for_bit(
     backbone_name: str, target: Target, examples: list[Example], tmp_path: Path
 ) -> None:
     cfg = config("auf", f"backbone={backbone_name}", "trainer.micro_batch=4", "trainer.save_every=6")
-    features = training.Features(target, examples, cfg.trainer)
+    features = Features(target, examples, cfg.trainer, Path())
     train_one(cfg, target, examples, features, tmp_path / "whole", "x")
     calls = 0
     real = features.of
@@ -226,25 +226,13 @@ def test_every_example_is_seen_once_per_epoch_in_batches_of_like_length(examples
     )
 
 
-def test_features_from_memory_are_those_computed_online_within_bf16(target: Target, examples: list[Example]) -> None:
-    cfg = config("auf")
-    batch = training.collate(examples, [3, 1, 2], target.chat.pad_id)
-    online = training.Features(target, examples, cfg.trainer).of(batch)
-    memory = training.Features(target, examples, replace(cfg.trainer, features="memory")).of(batch)
-    for row, i in enumerate(batch.index):
-        n = len(examples[i].tokens)
-        assert torch.allclose(
-            online[row, :n], memory[row, :n].float(), rtol=1e-2, atol=1e-2 * float(online.abs().max())
-        )
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_features_kept_for_the_next_drafter_change_nothing(
     precision: str, target: Target, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Table cells share one source of features; a single run has its own: the weights must be the same, bit for bit."""
     cfg = config("auf", f"trainer.precision={precision}", "trainer.steps=6")
-    alone, shared = (training.Features(target, examples, cfg.trainer) for _ in range(2))
+    alone, shared = (Features(target, examples, cfg.trainer, Path()) for _ in range(2))
     train_one(cfg, target, examples, alone, tmp_path / "alone", "x")
     train_one(config("decay", f"trainer.precision={precision}"), target, examples, shared, tmp_path / "first", "y")
     computed = len(shared.kept)
@@ -254,7 +242,7 @@ def test_features_kept_for_the_next_drafter_change_nothing(
     weights = [(tmp_path / d / "drafter/model.safetensors").read_bytes() for d in ("alone", "second")]
     assert weights[0] == weights[1]
     monkeypatch.setattr(training.Features, "KEEP", shared.bytes // 2)
-    tight = training.Features(target, examples, cfg.trainer)
+    tight = Features(target, examples, cfg.trainer, Path())
     train_one(cfg, target, examples, tight, tmp_path / "tight", "x")
     assert 0 < len(tight.kept) < computed
     assert (tmp_path / "tight/drafter/model.safetensors").read_bytes() == weights[0]
@@ -283,7 +271,7 @@ def test_drafters_trained_together_end_as_they_would_alone(
 
     monkeypatch.setattr(target, "features", counting)
     monkeypatch.setattr(training.Features, "KEEP", 0)
-    features = training.Features(target, examples, cells[0].trainer)
+    features = Features(target, examples, cells[0].trainer, Path())
     tasks = [training.Task(cfg, tmp_path / f"together-{i}", "golden") for i, cfg in enumerate(cells[:3])]
     ended = training.train(target, examples, features, tasks)
     assert passes == 20, "one pass of the target for all of them"
@@ -306,7 +294,7 @@ def test_one_that_fails_leaves_the_others_running(target: Target, examples: list
     tasks = [
         training.Task(config("auf", *lr), tmp_path / str(i), "x") for i, lr in enumerate([["trainer.lr=1e30"], []])
     ]
-    ended = training.train(target, examples, training.Features(target, examples, tasks[0].config.trainer), tasks)
+    ended = training.train(target, examples, Features(target, examples, tasks[0].config.trainer, Path()), tasks)
     assert "stopped before updating" in str(ended[0].failure)
     assert ended[1].failure is None
     assert not (tmp_path / "0/drafter").exists()
@@ -326,3 +314,27 @@ def test_snapshots_are_drafters_of_their_step(target: Target, examples: list[Exa
     ]
     assert weights[0] == weights[1] == weights[2] != weights[3]
     assert checkpoint.load(half, target, cfg.backbone).slots == 15
+
+
+def test_the_best_drafter_measured_on_the_way_is_kept(target: Target, examples: list[Example], tmp_path: Path) -> None:
+    cfg = config("auf", "trainer.eval_every=4", "trainer.snapshot_every=10", "trainer.keep=3", "trainer.save_every=5")
+    taus = iter([1.5, 2.5, 2.0, 2.5, 1.0])
+    weights: dict[int, list[torch.Tensor]] = {}
+
+    def probe(drafter: Any) -> dict[str, float]:
+        weights[4 * (len(weights) + 1)] = [p.detach().clone() for p in drafter.parameters()]
+        return {"tau": next(taus)}
+
+    task = training.Task(cfg, tmp_path, "x", probe)
+    training.train(target, examples, Features(target, examples, cfg.trainer, Path()), [task])
+    assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == ["step-000008", "step-000010", "step-000020"]
+    best = checkpoint.load(tmp_path / "snapshots" / "step-000008", target, cfg.backbone, run="x")
+    assert all(torch.equal(a, b) for a, b in zip(best.parameters(), weights[8], strict=True)), (
+        "ties go to the earlier one"
+    )
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
+
+
+def test_flex_attention_does_not_train_on_a_cpu(target: Target, examples: list[Example]) -> None:
+    with pytest.raises(InputError, match="flex trains on a GPU only"):
+        step_of(config("auf", "backbone.attention=flex"), target, examples)

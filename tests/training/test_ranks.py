@@ -18,6 +18,7 @@ from specauf_cli.schema import Corpus, Example, InputError
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training import ranks
+from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Interrupted
 from trained import train_one
 
@@ -41,7 +42,7 @@ def config(*overrides: str) -> Config:
 
 
 def train(wanted: Config, target: Target, examples: Sequence[Example], folder: Path) -> None:
-    features = training.Features(target, examples, wanted.trainer)
+    features = Features(target, examples, wanted.trainer, Path())
     train_one(wanted, target, examples, features, folder, "x")
 
 

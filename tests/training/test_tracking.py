@@ -12,7 +12,7 @@ from specauf_cli.data.chat import encode
 from specauf_cli.models.target import Target
 from specauf_cli.schema import Corpus
 from specauf_cli.settings import TrackingConfig
-from specauf_cli.training import drafter as training
+from specauf_cli.training.features import Features
 from specauf_cli.training.tracking import sink
 from trained import train_one
 
@@ -20,7 +20,7 @@ from trained import train_one
 def trained(target: Target, corpus: Corpus, folder: Path, *overrides: str) -> list[dict[str, float]]:
     config = compose.compose(["profile=smoke", "trainer.steps=6", "trainer.log_every=2", *overrides])
     examples = encode(target.chat, corpus, max_length=256)[0]
-    features = training.Features(target, examples, config.trainer)
+    features = Features(target, examples, config.trainer, Path())
     train_one(config, target, examples, features, folder, folder.name)
     lines = [json.loads(x) for x in (folder / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]

@@ -1,0 +1,193 @@
+"""The cells of a study, a drafter each: trained and measured in this process, in several, or by one of Hydra's launchers."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+
+from specauf_cli import compose, workbench
+from specauf_cli.records import RunRecord, load_record, read_json, write_json
+from specauf_cli.schema import InputError
+from specauf_cli.settings import Config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One drafter of a table: its place there, and ``settings`` that all cells share."""
+
+    experiment: str
+    backbone: str
+    objective: str
+    seed: int
+    settings: tuple[str, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """The overrides that name it."""
+        return [*self.settings, f"backbone={self.backbone}", f"objective={self.objective}", f"seed={self.seed}"]
+
+
+class Worker:
+    """Trains and measures one cell after another; cells that share target and data share the loaded ones."""
+
+    def __init__(self) -> None:
+        self.bench: workbench.Bench | None = None
+
+    def fill(self, config: Config, overrides: Sequence[str], *, force: bool = False) -> tuple[RunRecord, Path]:
+        """The record of a cell and its file, made where they are missing. Errors: InputError."""
+        if self.bench is None or not self.bench.serves(config):
+            self.bench = workbench.open_bench(config)
+        folder = workbench.train(self.bench, config, overrides, force=force)
+        record = workbench.measure(self.bench, config, folder, ["eval", *overrides])
+        return record, folder / "records" / f"{record.id}.json"
+
+
+def outcomes(cells: Sequence[Cell], config: Config, launcher: str | None) -> Iterator[tuple[Cell, RunRecord | str]]:
+    """Fills every cell; yields it with its record, or with the reason why there is none, as soon as that is known.
+
+    In ``config.workers`` processes, or by ``hydra/launcher=launcher``.
+    """
+    if launcher is not None:
+        yield from _launched(cells, Path(config.runs), launcher)
+    elif min(config.workers, len(cells), os.cpu_count() or 1) > 1:
+        yield from _side_by_side(cells, min(config.workers, len(cells), os.cpu_count() or 1))
+    else:
+        worker = Worker()
+        for cell in cells:
+            try:
+                yield cell, worker.fill(compose.compose(cell.words), cell.words)[0]
+            except InputError as error:
+                yield cell, str(error)
+
+
+def serve() -> None:
+    """What a worker process does: reads the overrides of a cell from every line of stdin, answers on stdout, until it ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    worker = Worker()
+    for line in sys.stdin:
+        overrides = json.loads(line)
+        try:
+            answer = {"record": str(worker.fill(compose.compose(overrides), overrides)[1])}
+        except InputError as error:
+            answer = {"failed": str(error)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _side_by_side(cells: Sequence[Cell], count: int) -> Iterator[tuple[Cell, RunRecord | str]]:
+    """Fills the cells in ``count`` processes that share the cores; each asks for the next cell when it has done one.
+
+    One thread a process does more than two threads in one: the tensors of a small drafter keep few cores busy.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    with _process(["target", *cells[0].words]) as first:  # all cores, and once: the workers find it
+        if first.wait():
+            raise InputError("the target could not be made, its reason is above")
+    waiting, done = SimpleQueue[Cell](), SimpleQueue[tuple[Cell, RunRecord | str]]()
+    for cell in cells:
+        waiting.put(cell)
+
+    def keep_busy(stack: ExitStack) -> None:
+        process: subprocess.Popen[str] | None = None
+        while not waiting.empty():
+            if process is None or process.poll() is not None:
+                process = stack.enter_context(_process(["worker"], OMP_NUM_THREADS=threads))
+            cell = waiting.get()
+            done.put((cell, _ask(process, cell)))
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+
+    with ExitStack() as stack:
+        try:
+            for _ in range(count):
+                Thread(target=keep_busy, args=[stack], daemon=True).start()
+            for _ in cells:
+                yield done.get()
+        finally:
+            while not waiting.empty():  # left early: no worker begins another cell
+                waiting.get()
+
+
+def _ask(process: "subprocess.Popen[str]", cell: Cell) -> RunRecord | str:
+    """Has a worker process fill a cell."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        print(json.dumps(cell.words), file=process.stdin, flush=True)
+        answer = json.loads(process.stdout.readline())
+        return load_record(Path(answer["record"])) if "record" in answer else str(answer["failed"])
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            return str(error)
+        code = process.wait()
+        return f"its process ended {f'by signal {-code}' if code < 0 else f'with code {code}'}"
+
+
+@contextmanager
+def _process(words: Sequence[str], **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """``specauf`` with these words in a process of its own, which is asked to stop (and saves) when the block is left early.
+
+    In a session of its own, so that a Ctrl-C reaches it once, by way of this process; its stderr is passed on line by line.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "specauf_cli", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True, env={**os.environ, **environment},
+    )  # fmt: skip
+
+    def pass_on() -> None:
+        for line in process.stderr or ():
+            print(line, end="", file=sys.stderr, flush=True)
+
+    reader = Thread(target=pass_on, daemon=True)
+    reader.start()
+    try:
+        yield process
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        for stream in (process.stdin, process.stdout):
+            if stream is not None and process.poll() is None:
+                stream.close()
+        process.wait()
+        reader.join()
+
+
+def job(config: Config, overrides: list[str]) -> None:
+    """A cell as a job of a sweep: fills it and leaves in ``runs/cells/`` what came of it."""
+    place = _place(Path(config.runs), config.backbone.name, config.objective.name, config.seed)
+    try:
+        write_json(place, {"record": str(Worker().fill(config, overrides)[1])})
+    except InputError as error:
+        write_json(place, {"failed": str(error)})
+        raise
+
+
+def _launched(cells: Sequence[Cell], runs: Path, launcher: str) -> Iterator[tuple[Cell, RunRecord | str]]:
+    """Hands the cells to a launcher as one sweep for every backbone, and reads what its jobs left behind."""
+    for backbone in dict.fromkeys(c.backbone for c in cells):
+        some = [c for c in cells if c.backbone == backbone]
+        places = {c: _place(runs, c.backbone, c.objective, c.seed) for c in some}
+        for place in places.values():
+            place.unlink(missing_ok=True)
+        objectives = ",".join(dict.fromkeys(c.objective for c in some))
+        seeds = ",".join(dict.fromkeys(str(c.seed) for c in some))
+        sweep = [*some[0].settings, f"backbone={backbone}", f"objective={objectives}", f"seed={seeds}"]
+        print(f"{len(some)} cells on {backbone} go to the launcher {launcher}; logs: {runs}/.submitit", file=sys.stderr)
+        reason = f"its job left no result; see {runs}/.submitit"
+        try:
+            compose.run_hydra(job, ["-m", f"hydra/launcher={launcher}", *sweep])
+        except InputError as error:
+            reason = str(error)
+        for cell, place in places.items():
+            found = read_json(place) if place.is_file() else {"failed": reason}
+            yield cell, load_record(Path(found["record"])) if "record" in found else str(found["failed"])
+
+
+def _place(runs: Path, backbone: str, objective: str, seed: int) -> Path:
+    return runs / "cells" / f"{backbone}-{objective}-s{seed}.json"

@@ -1,0 +1,179 @@
+"""Cells of a table in several processes and by a launcher: each once, failures named, stopping saves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from commands import specauf
+from specauf_cli import compose, runs, workers
+from specauf_cli.records import load_record, save_record
+from specauf_cli.schema import InputError
+from specauf_cli.workers import Cell, outcomes
+from synthetic import constant
+
+CELLS = [Cell("t", "dflash", objective, seed, ("profile=smoke",)) for seed in (0, 1) for objective in ("auf", "decay")]
+STUB = """
+import json, os, sys, time
+for line in sys.stdin:
+    words = json.loads(line)
+    with open("asked", "a") as file: file.write(json.dumps([os.getpid(), words]) + "\\n")
+    print("working on", words[-2], file=sys.stderr, flush=True)
+    time.sleep(0.2)
+    if "objective=decay" in words and "seed=0" in words: print(json.dumps({"failed": "no such thing"}), flush=True)
+    elif "objective=decay" in words: os.kill(os.getpid(), 9)
+    else: print(json.dumps({"record": os.environ["RECORD"]}), flush=True)
+"""
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Worker processes that answer at once: AUF has a record, decay fails with seed 0 and dies with seed 1."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    made = constant("auf", {"gsm8k": "GSM8K"}, 1)
+    monkeypatch.setenv("RECORD", str(save_record(made, tmp_path)))
+    started: list[list[str]] = []
+    real = subprocess.Popen
+
+    def popen(words: list[str], **more: object) -> subprocess.Popen[str]:
+        started.append(words[3:])
+        code = STUB if words[3] == "worker" else ""
+        return real([sys.executable, "-c", code], **more)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(workers.subprocess, "Popen", popen)
+    return started
+
+
+def test_every_cell_is_filled_once_and_failures_are_named(
+    stub: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = dict(outcomes(CELLS, compose.compose(["profile=smoke", "workers=2"]), None))
+    auf, decay = [c for c in CELLS if c.objective == "auf"], [c for c in CELLS if c.objective == "decay"]
+    assert [getattr(found[c], "objective", None) for c in auf] == ["auf", "auf"]
+    assert [found[c] for c in decay] == ["no such thing", "its process ended by signal 9"]
+    asked = [json.loads(line) for line in Path("asked").read_text().splitlines()]
+    assert sorted(words for _, words in asked) == sorted(c.words for c in CELLS)
+    assert len({pid for pid, _ in asked}) >= 2
+    assert stub[0] == ["target", *CELLS[0].words], "the target first, and alone"
+    assert "working on objective=auf" in capsys.readouterr().err
+
+
+def test_a_target_that_cannot_be_made_stops_the_table(stub: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(InputError, match="the target could not be made"):
+        list(outcomes(CELLS, compose.compose(["profile=smoke", "workers=2"]), None))
+
+
+def test_leaving_early_stops_the_workers(stub: list[list[str]]) -> None:
+    filling = outcomes([*CELLS] * 5, compose.compose(["profile=smoke", "workers=2"]), None)
+    next(filling)
+    filling.close()
+    count = len(Path("asked").read_text().splitlines())
+    time.sleep(0.5)
+    assert len(Path("asked").read_text().splitlines()) == count < 20
+
+
+def test_one_worker_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.subprocess, "Popen", lambda *_, **__: pytest.fail("a process"))
+    monkeypatch.setattr(workers.Worker, "fill", lambda *_, **__: (constant("auf", {"gsm8k": ""}, 1), Path()))
+    assert len(list(outcomes(CELLS, compose.compose(["profile=smoke", "workers=1"]), None))) == 4
+
+
+def test_a_sweep_runs_in_processes_of_the_local_launcher(table: tuple[Path, str]) -> None:
+    """Two drafters, each trained and measured in its own process; one of the cells fails, and is named."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    folder, _ = table
+    few = ["profile=smoke", "trainer.steps=6", "evaluation.prompts=1", "benchmark=offline_algebra"]
+    done = specauf(
+        folder, "train", "--eval", "-m", *few, "objective=auf,decay", "seed=5", "hydra/launcher=local", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    made = [f for f in (folder / "runs").glob("dflash-*-s5-*") if (f / "finished.json").is_file()]
+    assert sorted(f.name.split("-")[1] for f in made) == ["auf", "decay"]
+    records = [r for f in made for r in runs.measured(f)]
+    assert [len(r.benchmarks) for r in records] == [2, 2]
+    logs = sorted((folder / "runs/.submitit").rglob("*_log.out"))
+    assert len(logs) == 2, "a process each"
+
+
+def test_cells_of_a_launcher_leave_their_outcome_behind(
+    table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same through Hydra's own launcher, which runs the jobs here: what ``make table LAUNCHER=...`` reads afterwards."""
+    folder, _ = table
+    monkeypatch.chdir(folder)
+    settings = ("profile=smoke", "trainer.steps=6", "evaluation.prompts=1", "benchmark=offline_algebra")
+    cells = [Cell("t", "dflash", o, 0, settings) for o in ("auf", "decay")]
+    real = workers.Worker.fill
+
+    def fill(self: workers.Worker, config: workers.Config, overrides: Sequence[str]) -> object:
+        if config.objective.name == "decay":
+            raise InputError("the disk is full")
+        return real(self, config, overrides)
+
+    monkeypatch.setattr(workers.Worker, "fill", fill)
+    found = dict(outcomes(cells, compose.compose(settings), "basic"))
+    assert getattr(found[cells[0]], "objective", None) == "auf"
+    assert found[cells[1]] == "the disk is full"
+    place = Path("runs/cells/dflash-auf-s0.json")
+    assert load_record(Path(json.loads(place.read_text())["record"])).objective == "auf"
+
+
+def test_a_stopped_table_tells_its_workers_to_save(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    words = [
+        sys.executable, "-m", "specauf_cli", "table", "table2", "profile=smoke", "workers=2", "trainer.steps=5000",
+        "trainer.log_every=5",
+    ]  # fmt: skip
+
+    def logs() -> set[Path]:
+        return set(folder.glob("runs/dflash-*/log.jsonl"))
+
+    before = logs()
+    with running(words, folder) as process:
+        seen: list[str] = []
+        reader = threading.Thread(target=lambda: seen.extend(process.stderr or ()), daemon=True)
+        reader.start()
+        end = time.monotonic() + 120
+        while time.monotonic() < end and sum(p.stat().st_size > 0 for p in logs() - before) < 2:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        reader.join(10)
+    stopped = [f.parent for f in folder.glob("runs/dflash-*/checkpoints")]
+    assert len(stopped) == 2, seen
+    assert all(list((f / "checkpoints").glob("step-*")) for f in stopped), "what the workers had done is saved"
+    assert _alive(folder) == []
+
+
+def _alive(folder: Path) -> list[str]:
+    """Worker processes that still run in ``folder``."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(process / "cwd") == str(folder) and b"worker" in (process / "cmdline").read_bytes():
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+@contextmanager
+def running(words: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
