@@ -122,7 +122,7 @@ def evaluate(
         try:
             as_trained, config = configs(folder, extra, benchmarks)
             if bench is None or not bench.serves(as_trained):
-                bench = workbench.open_bench(as_trained)
+                bench = workbench.open_bench(as_trained, precision=config.evaluation.precision)
             for step in runs.snapshots(folder) if every_checkpoint else []:
                 early = workbench.measure(bench, config, folder, [*words, "--every-checkpoint"], step=step)
                 print(f"  step {step:>6}  {summary.averages(early, definition)}")
@@ -176,7 +176,7 @@ def audit(
     broken = 0
     for folder in runs.find(Path(runs_folder(extra)), run or [], every=False):
         as_trained, config = configs(folder, extra, benchmarks)
-        broken += workbench.audit(workbench.open_bench(as_trained), config, folder)
+        broken += workbench.audit(workbench.open_bench(as_trained, precision="fp32"), config, folder)
     if broken:
         raise InputError(f"{broken} fp32 outputs differ from the target's own: this decoding is not lossless")
     print("lossless: every fp32 output is the target's own, token for token")

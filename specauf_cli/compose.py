@@ -25,13 +25,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specauf_cli import limits
+from specauf_cli import identity, limits
 from specauf_cli.schema import BlockStats, InputError, nearest
 from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig, typed
-
-MACHINE = ("runs", "device", "threads", "workers", "tracking", "data_root", "benchmark_root", "experiment", "init")
-"""Keys that say where and how to run, not what: they never enter a run's identity or a record."""
-
 
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 """Options of Hydra whose next word is theirs and no override."""
@@ -255,6 +251,7 @@ def build(raw: DictConfig) -> Config:
         )
     values.pop("experiment", None)
     values.pop("data_root", None)
+    values.pop("recipe", None)  # what a profile gives by backbone, resolved in its trainer settings
     domino = values.pop("domino", {})  # a profile's sizes for conf/backbone/domino.yaml, where they are resolved
     for key in domino if isinstance(domino, dict) else [domino]:
         if key not in ("gru_hidden_dim", "emb_dim"):
@@ -270,9 +267,8 @@ def build(raw: DictConfig) -> Config:
     backbone["model"] = _partial(raw.backbone.model, "backbone.model")
     if not all(hasattr(getattr(backbone["model"], "func", backbone["model"]), a) for a in ("first", "branches")):
         raise InputError("backbone.model._target_ is no drafter's class, see conf/backbone/dflash.yaml")
-    resolved = {k: v for k, v in values.items() if k not in MACHINE}
-    resolved["data"] = {k: v for k, v in values["data"].items() if k != "path"}
-    plain = {**values, "objective": objective, "backbone": backbone, "resolved": resolved}
+    values["target"] = identity.named(values["target"])
+    plain = {**values, "objective": objective, "backbone": backbone, "resolved": identity.resolved(values)}
     config = typing.cast(Config, typed(Config, plain, ""))
     check_fit(config.objective, config.backbone)
     limits.check(config)

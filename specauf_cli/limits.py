@@ -68,6 +68,16 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "workers": Number(1, 1024),
     "target.name": Name(),
     "target.path": Given(),
+    "target.dtype": PRECISION,
+    "target.attention": OneOf(("auto", "sdpa", "flash_attention_2", "eager")),
+    "target.device_map": OneOf(("auto", "balanced", "balanced_low_0", "sequential")),
+    "target.sizes.hidden_size": SIZE,
+    "target.sizes.intermediate_size": SIZE,
+    "target.sizes.layers": Number(2, 1000),
+    "target.sizes.heads": SIZE,
+    "target.sizes.kv_heads": SIZE,
+    "target.sizes.head_dim": Number(2, 2**20),
+    "target.sizes.vocab_size": SIZE,
     "target.pretrain.vocab_size": Number(300, 2**20),  # 256 bytes, the special tokens and a few merges
     "target.pretrain.hidden_size": SIZE,
     "target.pretrain.layers": Number(2, 1000),  # one to tap and the last one, which is never tapped
@@ -98,6 +108,8 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "data.limit": COUNT,
     "data.heldout": COUNT,
     "data.seed": SEED,
+    "data.known.examples": COUNT,
+    "data.known.tokens": COUNT,
     "benchmark.*.name": Name(),
     "benchmark.*.column": Name(),
     "benchmark.*.source": OneOf(("offline", "hub")),
@@ -147,10 +159,8 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
 
 def check(config: Config) -> None:
     """Errors: InputError naming the first setting of ``config`` that cannot work, and what would."""
-    for key, value in _leaves(
-        {"runs": config.runs, "threads": config.threads, "workers": config.workers, "tracking": asdict(config.tracking)}
-        | config.resolved
-    ):
+    machine = {k: getattr(config, k) for k in ("runs", "threads", "workers")} | {"tracking": asdict(config.tracking)}
+    for key, value in _leaves(machine | config.resolved | {g: asdict(getattr(config, g)) for g in ("target", "data")}):
         rule = RULES.get(key) or RULES.get(re.sub(r"\.\w+\.", ".*.", key, count=1))
         reason = rule.wrong(value) if rule is not None and value is not None else ""
         if reason:

@@ -1,4 +1,4 @@
-"""This machine: threads, memory, device."""
+"""The machine a command runs on: its device, its threads, its allocator."""
 
 import ctypes
 import sys
@@ -10,7 +10,7 @@ from specauf_cli.settings import Config
 from specauf_cli.training import ranks
 
 
-def use(config: Config) -> str:
+def use_machine(config: Config) -> str:
     """Sets thread count and allocator, returns the device to use. Errors: InputError for a device that is not there."""
     _keep_freed_memory()
     if config.threads is not None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from specauf_cli.identity import is_local
 from specauf_cli.schema import InputError, Trace
 from specauf_cli.settings import Config
 
@@ -336,7 +337,10 @@ def command_line(overrides: Mapping[str, str] | Sequence[str]) -> str:
     words = []
     for word in overrides:
         key, equals, value = word.partition("=")
-        hidden = private.get(key, "RUN" if key == "init" and "/" in value else None)
+        bare = value.strip("'\"")
+        hidden = private.get(key)
+        if (key == "init" and "/" in value) or (key in ("target.path", "target.name") and is_local(bare)):
+            hidden = "RUN" if key == "init" else "DIR"
         words.append(f"{key}={hidden}" if equals and hidden else word)
     return " ".join(["specauf", *words])
 

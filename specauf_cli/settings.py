@@ -40,17 +40,44 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
+class SizesConfig:
+    """Sizes of a target as its public ``config.json`` has them, so that ``specauf plan`` can count without it.
+
+    ``vocab_size`` counts rows of the embedding (padding included); ``tied``: the head is the embedding. The target that is
+    loaded must have them.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    tied: bool
+
+
+@dataclass(frozen=True)
 class TargetConfig:
-    """``conf/target``: ``path`` is a hub id or folder (None: trained here as ``pretrain`` says), ``taps`` decoder layers from 0."""
+    """``conf/target``: ``path`` is a hub id or folder (None: trained here as ``pretrain`` says).
+
+    ``taps`` are decoder layers from 0, or how many of them the public rule chooses. ``mask_token`` is a token, an id, or None: a
+    free row of the embedding. ``dtype`` (``fp32``, ``bf16``) is that of the frozen weights; ``attention`` and ``device_map`` say
+    how this machine runs them.
+    """
 
     name: str
     title: str
     path: str | None
     revision: str | None
-    taps: tuple[int, ...]
-    mask_token: str | int
+    taps: tuple[int, ...] | int
+    mask_token: str | int | None
     trust_remote_code: bool
     pretrain: PretrainConfig | None
+    dtype: str = "fp32"
+    attention: str = "auto"
+    device_map: str | None = None
+    sizes: SizesConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -156,12 +183,20 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class KnownData:
+    """What is known of a corpus before it is read: ``examples`` and their mean length in ``tokens``."""
+
+    examples: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """``conf/data``: where the training conversations come from.
 
     ``source`` is ``offline`` (the procedural corpus), ``jsonl`` (``path``: a file or folder) or ``hub`` (``hub_id``).
     ``limit`` keeps the first n training conversations of a seeded permutation (None: all); ``heldout`` conversations
-    are set aside by prompt for block-mask accuracy.
+    are set aside by prompt for block-mask accuracy. ``known`` is what ``specauf plan`` counts with where the data are not at hand.
     """
 
     name: str
@@ -173,6 +208,7 @@ class DataConfig:
     limit: int | None
     heldout: int
     seed: int
+    known: KnownData | None = None
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from specauf_cli import machine
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
 from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.audit import audit as audit_outputs
 from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks, own_answers
 from specauf_cli.evaluation.replay import replay
+from specauf_cli.machine import use_machine
 from specauf_cli.models import checkpoint
 from specauf_cli.models import target as targets
 from specauf_cli.models.dflash import DFlash
@@ -53,6 +53,7 @@ class Bench:
     train: Corpus
     heldout: Corpus
     _examples: tuple[list[Example], dict[str, int]] | None = None
+    _other: Target | None = None
     _features: Features | None = None
 
     def examples(self) -> tuple[list[Example], dict[str, int]]:
@@ -69,6 +70,15 @@ class Bench:
             )
         return self._features
 
+    def at(self, precision: str) -> Target:
+        """The target with weights in ``precision``: its own, else it is loaded once more and kept."""
+        dtype = targets.DTYPES[precision]
+        if self.target.model.dtype == dtype:
+            return self.target
+        if self._other is None:
+            self._other = targets.load(self.target.config, device=str(self.target.device), dtype=dtype)
+        return self._other
+
     def serves(self, config: Config) -> bool:
         """True when ``config`` asks for the same target, data and feature settings."""
         mine, other = self.config, config
@@ -79,23 +89,30 @@ class Bench:
         return same and all(getattr(mine.trainer, k) == getattr(other.trainer, k) for k in keys)
 
 
-def open_bench(config: Config) -> Bench:
+def open_bench(config: Config, *, precision: str | None = None) -> Bench:
     """Loads the data, and the target (training it first where it is one of ours and missing).
 
-    Every setting that can be judged without them is checked first: nobody waits minutes for a typing error.
+    ``precision`` of the target's weights; None: its own, in which it trains drafters. Every setting that can be judged
+    without them is checked first: nobody waits minutes for a typing error.
     """
     if config.target.path is None and config.target.pretrain is not None:
-        targets.check_taps(config.target.taps, config.target.pretrain.layers)
+        targets.taps_of(config.target.taps, config.target.pretrain.layers)
     elif (
         config.target.path is not None
         and Path(config.target.path).is_absolute()
         and not Path(config.target.path).is_dir()
     ):
         raise InputError(f"target.path={config.target.path}: there is no such folder")
-    device = machine.use(config)
+    device = use_machine(config)
     train, heldout = load_data(config)
     located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
-    return Bench(config, targets.load(located, device=device), train, heldout)
+    target = targets.load(located, device=device, dtype=targets.DTYPES[precision or located.dtype])
+    if config.trainer.max_length > target.context_length:
+        raise InputError(
+            f"trainer.max_length={config.trainer.max_length} is longer than the context of target {config.target.name}, "
+            f"{target.context_length} tokens; lower it"
+        )
+    return Bench(config, target, train, heldout)
 
 
 def load_data(config: Config) -> tuple[Corpus, Corpus]:
@@ -275,7 +292,10 @@ def measure(
         code=code_state(),
         environment=environment(str(bench.target.device), torch.get_num_threads()),
         inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
-        target={"title": config.target.title, **pretrain.describe(str(bench.target.config.path))},
+        target={
+            "title": config.target.title,
+            **(pretrain.describe(str(bench.target.config.path)) or bench.target.describe()),
+        },
         training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
         | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": _curve(folder)}
         | ({"imported": about["imported"]} if "imported" in about else {}),
@@ -294,12 +314,9 @@ def measure(
             raise InputError(f"{existing} was measured with other {', '.join(other)}; move it aside to measure again")
         print(f"{folder.name}: measured already", file=sys.stderr)
         return found
-    target, dtype = bench.target, torch.float32
-    if config.evaluation.precision == "bf16":  # the bench's own target also trains, so it stays as it is
-        dtype = torch.bfloat16
-        target = targets.load(bench.target.config, device=str(bench.target.device), dtype=dtype)
+    target = bench.at(config.evaluation.precision)
     weights = folder / "drafter" if step is None else place
-    drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(dtype)
+    drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(target.model.dtype)
     print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
     results, blocks, seconds = evaluate(config, target, drafter, bench.heldout, prompts, _cache(bench))
     record = replace(
@@ -355,14 +372,14 @@ def audit(bench: Bench, config: Config, folder: Path) -> int:
     """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs differ."""
     settings = config.evaluation
     print(f"{folder.name}: T = 0, decoded live")
-    drafter = checkpoint.load(folder / "drafter", bench.target, config.backbone, run=folder.name)
-    low = targets.load(bench.target.config, device=str(bench.target.device), dtype=torch.bfloat16)
+    exact, low = bench.at("fp32"), bench.at("bf16")
+    drafter = checkpoint.load(folder / "drafter", exact, config.backbone, run=folder.name)
     low_drafter = checkpoint.load(folder / "drafter", low, config.backbone, run=folder.name).to(torch.bfloat16)
     broken = 0
     for prompts in load_benchmarks(config):
-        made = own_answers(config, bench.target, prompts, 0.0, _cache(bench)).trajectories
-        fp32 = audit_outputs(bench.target, bench.target, drafter, made, max_new_tokens=settings.max_new_tokens)
-        bf16 = audit_outputs(bench.target, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
+        made = own_answers(config, exact, prompts, 0.0, _cache(bench)).trajectories
+        fp32 = audit_outputs(exact, exact, drafter, made, max_new_tokens=settings.max_new_tokens)
+        bf16 = audit_outputs(exact, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
         print(fp32.line(f"{prompts.title}, fp32"))
         print(bf16.line(f"{prompts.title}, bf16"))
         broken += fp32.requests - fp32.identical

@@ -16,6 +16,7 @@ REAL = ["data_root=DIR"]
 def test_every_yaml_composes(choice: tuple[str, str]) -> None:
     group, name = choice
     extra = ["data.path=FILE"] if choice == ("data", "jsonl") else []
+    extra += ["target.name=hf"] if name == "hf" else []
     extra += ["backbone=domino"] if group == "objective" and name[1:2] == "_" else []
     config = compose.compose([f"{group}={name}", *REAL, *extra])
     if group in ("target", "backbone", "objective", "data", "profile"):
@@ -130,7 +131,7 @@ def test_credits_are_bound_with_their_knobs() -> None:
         (["trainer.lr=high"], ["trainer.lr='high'"]),
         (["objective"], ["'objective' is not an override"]),
         (["objective.base.gamma=3"], ["gamma", "objective.base"]),
-        (["target.taps=3"], ["target.taps"]),
+        (["target.taps=many"], ["target.taps='many'", "int"]),
         (["data=jsonl"], ["data.path"]),
         (["=5"], ["not an override"]),
     ],

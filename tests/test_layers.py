@@ -14,7 +14,8 @@ LEVELS = [
     {"tools"},
     {"serving"},
     {"arguments"},
-    {"study", "doctor"},
+    {"study", "doctor", "calibration"},
+    {"plan"},
     {"workers"},
     {"experiment", "exchange"},
     {"checks"},
@@ -26,7 +27,7 @@ LEVELS = [
     {"objectives"},
     {"runs"},
     {"limits", "records", "progress"},
-    {"settings"},
+    {"settings", "identity"},
     {"schema", "__init__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

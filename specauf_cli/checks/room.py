@@ -47,7 +47,9 @@ class Sizes:
 
     def drafter(self, config: Config) -> int:
         """Parameters of a drafter: its layers, ``fc``, and Domino's correction."""
-        found = config.backbone.layers * self.layer + len(config.target.taps) * self.hidden**2
+        found = (
+            config.backbone.layers * self.layer + len(targets.taps_of(config.target.taps, self.layers)) * self.hidden**2
+        )
         knobs = getattr(config.backbone.model, "keywords", {})
         state, rank = int(knobs.get("gru_hidden_dim", 0)), int(knobs.get("emb_dim", 0))
         return found + 3 * state * (self.hidden + state) + rank * (self.hidden + state + self.vocab)
@@ -108,7 +110,7 @@ def needs(config: Config, sizes: Sizes, conversations: int | None) -> tuple[dict
     slots = config.backbone.block_size - config.backbone.drafter.first
     logits = blocks * slots * sizes.vocab
     head = heads.choose(trainer.head, config.objective, len(config.backbone.drafter.branches), logits)
-    width = len(config.target.taps) * sizes.hidden * (2 if low else 4)
+    width = len(targets.taps_of(config.target.taps, sizes.layers)) * sizes.hidden * (2 if low else 4)
     rows = blocks * config.backbone.block_size
     per_row = 16 * sizes.hidden + 6 * sizes.inner + 2 * sizes.heads * (trainer.max_length + config.backbone.block_size)
     memory = {
@@ -198,7 +200,7 @@ def settings(subject: Subject) -> Finding:
         return Finding(FAIL, f"data={config.data.name} names no file", "data.path=FILE_OR_FOLDER")
     if sizes is not None:
         try:
-            targets.check_taps(config.target.taps, sizes.layers)
+            targets.taps_of(config.target.taps, sizes.layers)
         except InputError as error:
             return Finding(FAIL, reason_of(error), "choose taps by round(1 + i (L-4)/(n-1)), i = 0 .. n-1")
         if trainer.max_length > sizes.positions:

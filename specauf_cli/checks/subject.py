@@ -112,12 +112,12 @@ class Subject:
 
     def _target(self) -> Target:
         config = self.config
-        device = machine.use(config)
+        device = machine.use_machine(config)
         if config.target.path is not None or config.target.pretrain is None:
             nowhere, none = Path(config.runs), Corpus("", ())
             return targets.load(pretrain.ensure(config.target, none, nowhere, data="", device=device), device=device)
         train, _ = self.data()
-        targets.check_taps(config.target.taps, config.target.pretrain.layers)
+        targets.taps_of(config.target.taps, config.target.pretrain.layers)
         place = pretrain.place(config.target, Path(config.runs), data=train.sha256)
         if (place / pretrain.MARKER).is_file():
             located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)

@@ -6,6 +6,7 @@ of that turn. Templates may render a finished last turn differently from a gener
 and turns share one sequence only where their tokens really are a prefix of each other.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,21 +25,35 @@ CHATML = (
 )
 
 
+DATE = "26 Jul 2024"
+"""Llama 3's templates write a date into every prompt; theirs where none is given, and never that of the day."""
+
+
 class Chat:
     """A tokenizer with its chat template, thinking off, and the special tokens the drafter needs."""
 
-    def __init__(self, tokenizer: Any, mask_token: str | int, stop_ids: Iterable[int] = ()) -> None:
-        """``stop_ids``: further tokens that end a turn, besides the tokenizer's EOS."""
+    def __init__(self, tokenizer: Any, mask_token: str | int | None, stop_ids: Iterable[int] = ()) -> None:
+        """``stop_ids``: further tokens that end a turn, besides the tokenizer's EOS.
+
+        Without ``mask_token`` it is the tokenizer's own; where there is none, ``mask_id`` is -1 until the target, which knows
+        its embedding, chooses a free row.
+        """
         if tokenizer.chat_template is None:
             raise InputError(
                 f"tokenizer {tokenizer.name_or_path!r} has no chat template; choose an instruction-tuned target"
             )
         self.tokenizer = tokenizer
         self.vocab = len(tokenizer)
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"tokenizer {tokenizer.name_or_path!r} names no end-of-sequence token, so no answer would end"
+            )
         self.eos_id = int(tokenizer.eos_token_id)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         self.stop_ids = frozenset({self.eos_id, *stop_ids})
-        if isinstance(mask_token, int):
+        if mask_token is None:
+            self.mask_id = -1 if tokenizer.mask_token_id is None else int(tokenizer.mask_token_id)
+        elif isinstance(mask_token, int):
             self.mask_id = mask_token
         else:
             known = tokenizer.get_vocab()
@@ -97,7 +112,7 @@ class Chat:
         """The template's text for ``messages``; ``generation`` adds the opening of the assistant's turn."""
         rows = [{"role": m.role, "content": m.content} for m in messages]
         text: str = self.tokenizer.apply_chat_template(
-            rows, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+            rows, tokenize=False, add_generation_prompt=generation, enable_thinking=False, date_string=DATE
         )
         return text
 
@@ -135,6 +150,12 @@ class Chat:
                 )
             turns.append((prompt, whole[len(prompt) :]))
         return turns
+
+
+def free_tokens(tokenizer: Any) -> list[int]:
+    """Ids of special tokens that are kept for later by their own name (reserved, unused, extra): no text holds them."""
+    special = tokenizer.get_added_vocab()
+    return sorted(i for token, i in special.items() if re.search(r"reserved|unused|extra_\d|placeholder", token))
 
 
 def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example], dict[str, int]]:

@@ -213,6 +213,8 @@ class DFlash(nn.Module):
 
     def context(self, features: Float[Tensor, "B T F"], start: int = 0) -> Context:
         """Context keys and values of target features at absolute positions ``start`` .. ``start`` + T - 1."""
+        if not torch.is_autocast_enabled(features.device.type):  # autocast would cast them in front of the product
+            features = features.to(self.fc.weight.dtype)
         fused = self.hidden_norm(self.fc(features))
         positions = torch.arange(start, start + features.shape[1], device=features.device)[None]
         rotary = self.rotary(fused, positions)
@@ -231,7 +233,8 @@ class DFlash(nn.Module):
         width = self.backbone.block_size
         tokens = anchor_tokens.new_full((batch, blocks, width), self.mask_id)
         tokens[:, :, 0] = anchor_tokens
-        hidden: Tensor = target.embed(tokens.flatten(1))
+        # The residual stream has the drafter's own precision, whatever the target's: fp32 in training.
+        hidden: Tensor = target.embed(tokens.flatten(1)).to(self.norm.weight.dtype)
         positions = (anchors[:, :, None] + torch.arange(width, device=anchors.device)).flatten(1)
         rotary = self.rotary(hidden, positions)
         visible = torch.arange(context.length, device=anchors.device) < anchors[:, :, None]

@@ -1,18 +1,24 @@
 """The frozen target: a Hugging Face causal LM that gives features, embeddings, logits and verification passes."""
 
 import hashlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config, Qwen3ForCausalLM
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, cached_file, logging
+from transformers.utils.hub import extract_commit_hash
 
-from specauf_cli.data.chat import Chat
+from specauf_cli.data.chat import Chat, free_tokens
+from specauf_cli.identity import is_local
+from specauf_cli.models import sizes
 from specauf_cli.records import digest, read_json
 from specauf_cli.schema import InputError
 from specauf_cli.settings import BackboneConfig, PretrainConfig, TargetConfig
@@ -31,13 +37,21 @@ class Target:
     def __init__(self, model: Any, chat: Chat, config: TargetConfig, fingerprint: str) -> None:
         """``fingerprint`` names the weights: a commit hash or a content hash; it ties drafters to their target."""
         check_cache(model.config)
+        check_structure(model)
+        if config.sizes is not None:
+            sizes.check(config, sizes.of_model(model.config))
         self.model: Any = model.eval().requires_grad_(False)
         self.chat, self.config, self.fingerprint = chat, config, fingerprint
-        self.taps = check_taps(config.taps, model.config.num_hidden_layers)
+        self.taps = taps_of(config.taps, model.config.num_hidden_layers)
         self.hidden_size: int = model.config.hidden_size
         self.context_length: int = model.config.max_position_embeddings
-        self._head: nn.Linear = model.get_output_embeddings()
         self._embedding: nn.Embedding = model.get_input_embeddings()
+        # A drafter uses the head in every step: where the target lies on several devices, a copy lies beside the embedding.
+        head = model.get_output_embeddings()
+        self._weight: Tensor = head.weight.to(self.device)
+        self._bias: Tensor | None = None if head.bias is None else head.bias.to(self.device)
+        if chat.mask_id < 0:
+            chat.mask_id = free_row(chat, self._embedding.weight)
         if not 0 <= chat.mask_id < self._embedding.num_embeddings:
             raise InputError(
                 f"mask token {config.mask_token!r} has id {chat.mask_id}, outside the {self._embedding.num_embeddings} "
@@ -48,6 +62,20 @@ class Target:
                 f"the embedding row of mask token {config.mask_token!r} (id {chat.mask_id}) of target {config.name} is all "
                 "zero; choose a token with a trained or initialised row (target.mask_token=...)"
             )
+
+    def describe(self) -> dict[str, Any]:
+        """What a record says of a target that was not trained here; the fingerprint of one from the hub is its commit."""
+        hub = {} if is_local(str(self.config.path)) else {"path": self.config.path, "revision": self.config.revision}
+        return {
+            **hub,
+            "fingerprint": self.fingerprint,
+            "type": self.model.config.model_type,
+            "taps": list(self.taps),
+            "mask id": self.chat.mask_id,
+            "attention": self.model.config._attn_implementation,
+            "device map": self.config.device_map,
+            "thinking": False,
+        }
 
     @property
     def device(self) -> torch.device:
@@ -60,14 +88,16 @@ class Target:
 
     def head(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """The frozen output head, cut to the tokenizer's length: padded vocabulary rows are never drafted nor emitted."""
-        return self._head(hidden)[..., : self.chat.vocab]  # type: ignore[no-any-return]
+        if self._weight.dtype != torch.float32:  # a drafter in fp32 on a target in bf16
+            hidden = hidden.to(self._weight.dtype)
+        return F.linear(hidden.to(self.device), self._weight, self._bias)[..., : self.chat.vocab]
 
     @torch.no_grad()
     def features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
         """Tapped hidden states of right-padded sequences, F = taps * D. Padding is causal, so it changes nothing before it."""
         with self._tapped(stop_after_last=True) as tapped, suppress(_AllTapped):
             self.model.model(input_ids=tokens, use_cache=False)
-        return torch.cat(tapped, dim=-1)
+        return torch.cat([x.to(self.device) for x in tapped], dim=-1)
 
     @torch.no_grad()
     def greedy_labels(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
@@ -95,7 +125,7 @@ class Target:
                 position_ids=position_ids,
             )
         hidden = out.last_hidden_state[:, -1:] if last_only else out.last_hidden_state
-        return self.head(hidden), torch.cat(tapped, dim=-1)
+        return self.head(hidden), torch.cat([x.to(self.device) for x in tapped], dim=-1)
 
     def new_cache(self) -> DynamicCache:
         """An empty KV cache that can be cropped after a rejected draft."""
@@ -131,20 +161,36 @@ class Target:
     def draft_config(self, backbone: BackboneConfig) -> Qwen3Config:
         """Sizes of a draft layer: the target's own, as the public DFlash recipe does, with ``backbone.layers`` layers."""
         source = self.model.config
-        head_dim = getattr(source, "head_dim", None) or source.hidden_size // source.num_attention_heads
-        return Qwen3Config(
-            vocab_size=source.vocab_size,
-            hidden_size=source.hidden_size,
-            intermediate_size=source.intermediate_size,
-            num_hidden_layers=backbone.layers,
-            num_attention_heads=source.num_attention_heads,
-            num_key_value_heads=source.num_key_value_heads,
-            head_dim=head_dim,
+        return sizes.draft_layer(
+            sizes.of_model(source),
+            backbone,
             rms_norm_eps=source.rms_norm_eps,
             max_position_embeddings=source.max_position_embeddings,
-            rope_parameters=dict(source.rope_parameters),
-            tie_word_embeddings=False,
+            rope_parameters={k: v for k, v in source.rope_parameters.items() if k != "partial_rotary_factor"},
         )
+
+
+def taps_of(taps: tuple[int, ...] | int, layers: int) -> tuple[int, ...]:
+    """``target.taps`` as layers of a target with ``layers`` layers: a list as it is, a number by the public rule."""
+    return check_taps(spread(layers, taps) if isinstance(taps, int) else taps, layers)
+
+
+def spread(layers: int, count: int) -> tuple[int, ...]:
+    """``count`` layers by the public rule round(1 + i (L-4)/(n-1)); the middle one for n = 1 (z-lab/dflash, SpecForge).
+
+    36 layers and 5 taps: 1, 9, 17, 25, 33. Errors: InputError where the rule names a layer twice.
+    """
+    if count < 1:
+        raise InputError(f"target.taps={count} must be at least 1, or a list of layers")
+    if count == 1:
+        return (layers // 2,)
+    found = tuple(round(1 + i * (layers - 4) / (count - 1)) for i in range(count))
+    if len(set(found)) < count or min(found) < 0:
+        raise InputError(
+            f"target.taps={count}: the rule round(1 + i (L-4)/(n-1)) finds no {count} different layers in a target with "
+            f"{layers} layers; give fewer, or a list of them: target.taps=[0,1]"
+        )
+    return found
 
 
 def check_taps(taps: tuple[int, ...], layers: int) -> tuple[int, ...]:
@@ -183,6 +229,52 @@ def check_cache(config: Any) -> None:
         )
 
 
+def check_structure(model: Any) -> None:
+    """InputError for a model whose parts are not where a drafter needs them: decoder layers to tap, RoPE and RMS norms.
+
+    A draft layer is a Qwen3 layer with the target's own sizes and rotary frequencies.
+    """
+    kind, config = model.config.model_type, model.config
+    needs = ("intermediate_size", "num_attention_heads", "rms_norm_eps", "rope_parameters", "max_position_embeddings")
+    missing = [n for n in needs if getattr(config, n, None) is None]
+    missing += (
+        [] if isinstance(getattr(getattr(model, "model", None), "layers", None), nn.ModuleList) else ["model.layers"]
+    )
+    if missing:
+        raise InputError(
+            f"target of type {kind!r} has no {', '.join(missing)}; a drafter takes the sizes of its layers from there, so choose "
+            "a target built like Qwen, Llama or Mistral"
+        )
+
+
+@torch.no_grad()
+def check_head(target: Target) -> None:
+    """InputError for a model that changes its logits behind the head (scaling, soft-capping): a drafter shares the head alone."""
+    tokens = torch.tensor([[target.chat.eos_id, target.chat.pad_id]], device=target.device)
+    theirs = target.model(input_ids=tokens, use_cache=False).logits[..., : target.chat.vocab].to(target.device)
+    ours, _ = target.forward(tokens, target.new_cache())
+    if not torch.allclose(ours.float(), theirs.float(), rtol=0.02, atol=0.02 * float(theirs.float().abs().max())):
+        raise InputError(
+            f"target of type {target.model.config.model_type!r} changes its logits behind the head (scaling or soft-capping), which "
+            "a drafter that shares the head would not; choose another target"
+        )
+
+
+def free_row(chat: Chat, weight: Float[Tensor, "V D"]) -> int:
+    """An embedding row for the mask token: the first of the padding behind the vocabulary, else a reserved token; not all zero.
+
+    A row is not added: serving engines load the target as it was published. Errors: InputError when there is none.
+    """
+    rows: list[int] = [*range(chat.vocab, len(weight)), *free_tokens(chat.tokenizer)]
+    for row in rows:
+        if row < len(weight) and bool(weight[row].any()):
+            return row
+    raise InputError(
+        f"tokenizer {chat.tokenizer.name_or_path!r} has no mask token, no reserved token, and the embedding no row to spare; name a "
+        "token that no text holds, or its id: target.mask_token=TOKEN"
+    )
+
+
 def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:
     """A Qwen3 causal LM with random weights (seeded), embeddings tied, sized for ``chat``'s vocabulary."""
     torch.manual_seed(config.seed)
@@ -208,30 +300,54 @@ def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:
 logging.disable_progress_bar()
 
 
-def load(config: TargetConfig, *, device: str, dtype: torch.dtype = torch.float32) -> Target:
-    """The target at ``config.path`` (hub id or folder), frozen. Only safetensors weights are read.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-    Errors: InputError when nothing can be loaded from there.
+
+def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None) -> Target:
+    """The target at ``config.path`` (hub id or folder), frozen, in ``dtype`` (None: its own, ``target.dtype``).
+
+    Only safetensors weights are read. Errors: InputError when nothing can be loaded from there, or nothing that can work.
     """
     assert config.path is not None, "a target that is trained here has been given its folder by the caller"
+    spread_out = {} if config.device_map is None else {"device_map": config.device_map}
+    if spread_out and importlib.util.find_spec("accelerate") is None:
+        raise InputError(
+            f"target.device_map={config.device_map!r} needs the package accelerate: pip install accelerate; or leave it null"
+        )
+    if config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise InputError("target.attention='flash_attention_2' needs the package flash-attn; use target.attention=sdpa")
     try:
-        chat = Chat.load(config)
+        # The commit that a branch stands for, once: tokenizer, template and weights all come from it.
+        commit = extract_commit_hash(cached_file(config.path, CONFIG_NAME, revision=config.revision), None)
+        pinned = commit or config.revision
+        chat = Chat.load(replace(config, revision=pinned))
         model = AutoModelForCausalLM.from_pretrained(
             config.path,
-            revision=config.revision,
-            dtype=dtype,
+            revision=pinned,
+            dtype=dtype or DTYPES[config.dtype],
+            attn_implementation=None if config.attention == "auto" else config.attention,
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
+            **spread_out,
         )
     except InputError:
         raise
     except Exception as error:  # whatever a foreign folder makes transformers raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"target {config.path!r} cannot be loaded: {reason}") from error
-    commit = getattr(model.config, "_commit_hash", None)
+    away = sorted({str(x) for x in getattr(model, "hf_device_map", {}).values()} & {"cpu", "disk", "meta"})
+    if spread_out and away and device != "cpu":
+        raise InputError(
+            f"target.device_map={config.device_map!r} leaves parts of target {config.name} on {', '.join(away)}: the GPUs are too small "
+            "for it, and every step would wait for that; choose a smaller target"
+        )
     if commit is None and Path(config.path).is_dir():
         commit = content_fingerprint(Path(config.path))
-    return Target(model.to(device), chat, config, commit or f"{config.path}@{config.revision}")
+    target = Target(
+        model if spread_out else model.to(device), chat, config, commit or f"{config.path}@{config.revision}"
+    )
+    check_head(target)
+    return target
 
 
 def content_fingerprint(folder: Path) -> str:
@@ -246,7 +362,14 @@ def content_fingerprint(folder: Path) -> str:
         )
     if (folder / "chat_template.jinja").is_file():
         total.update((folder / "chat_template.jinja").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("tokenizer.json")):
+    vocabulary = [
+        p for n in ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model") if (p := folder / n).is_file()
+    ]
+    vocabulary = vocabulary[:1] if (folder / "tokenizer.json").is_file() else vocabulary  # the whole of it
+    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    if isinstance(settings, dict) and settings.get("chat_template"):
+        total.update(digest(settings["chat_template"]).encode())
+    for path in [*sorted(folder.glob("*.safetensors")), *vocabulary]:
         with open(path, "rb") as file:
             while block := file.read(1 << 24):
                 total.update(block)

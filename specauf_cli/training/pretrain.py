@@ -49,7 +49,7 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
 
 
 def place(config: TargetConfig, runs: Path, *, data: str) -> Path:
-    """The folder of the target that ``config.pretrain`` makes from data with the fingerprint ``data``, there or not yet."""
+    """Where the target that ``config.pretrain`` describes lies once it is trained on ``data``; whole when it holds ``MARKER``."""
     assert config.pretrain is not None
     return runs / "targets" / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
 

@@ -1,0 +1,89 @@
+"""What `specauf plan` estimates against what a training takes.
+
+    python benchmarks/plan.py        some four minutes on 2 cores; writes benchmarks/plan.json
+
+Every cell, in a process of its own: the seconds of a step as the plan measures them on random weights, then a real training of
+laptop sizes (its target trained for a few steps only: a step takes as long). The ratio is planned / measured seconds; the goal is
+0.7 to 1.3. Memory: planned, and by how much the peak of the process grew.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from specauf_cli.compose import compose
+from specauf_cli.records import code_state, environment, now, peak_memory_mib, write_json
+
+CELLS = {
+    "DFlash AUF": ["objective=auf"],
+    "DFlash decay": ["objective=decay"],
+    "DFlash decay, fp32": ["objective=decay", "trainer.precision=fp32"],
+    "DFlash AUF, five layers": ["objective=auf", "backbone.layers=5"],
+    "Domino B-AUF": ["objective=b_auf", "backbone=domino"],
+    "DFlash AUF, accumulated": ["objective=auf", "trainer.micro_batch=4"],
+}
+
+
+def cell(overrides: list[str], steps: int) -> dict[str, float]:
+    """Planned and measured seconds of a step, planned and measured memory (MiB)."""
+    import torch
+
+    from specauf_cli import calibration, plan, runs, workbench
+    from specauf_cli.machine import use_machine
+
+    with tempfile.TemporaryDirectory() as folder:
+        small = [f"runs={folder}", "target.pretrain.steps=5", f"trainer.steps={steps}", "trainer.snapshot_every=null"]
+        config = compose([*overrides, *small])
+        device = use_machine(config)
+        bench = workbench.open_bench(config)
+        bench.examples()
+        found = calibration.material(config)
+        made = plan.plan(config, found.sizes, found.lengths)
+        planned = calibration.seconds_per_step(made, found, device)
+        before = peak_memory_mib()
+        taken = runs.result_of(workbench.train(bench, config, overrides))
+        grown = taken["peak_memory_mib"] - before
+        again = calibration.seconds_per_step(made, found, device)
+    measured = taken["seconds"] / steps
+    return {
+        "planned": round(planned, 4),
+        "planned again, afterwards": round(again, 4),
+        "measured": round(measured, 4),
+        "ratio": round(planned / measured, 2),
+        "planned memory": round(sum(made.memory.values()) / 2**20, 1),
+        "peak grew by": round(grown, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--out", default="benchmarks/plan.json")
+    parser.add_argument("--cell", help="one cell, in this process")
+    options = parser.parse_args()
+    if options.cell:
+        print(json.dumps(cell(CELLS[options.cell], options.steps)))
+        return
+    rows = {}
+    for name in CELLS:
+        words = [sys.executable, __file__, "--steps", str(options.steps), "--cell", name]
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        rows[name] = json.loads(done.stdout.splitlines()[-1])
+        print(name, rows[name], flush=True)
+    result = {
+        "command": f"python benchmarks/plan.py --steps {options.steps}",
+        "date": now(),
+        "goal": "planned / measured seconds of a step within 0.7 .. 1.3",
+        "rows": rows,
+        "environment": environment("cpu", next(iter(rows.values()))["threads"]),
+        "code": code_state(),
+    }
+    write_json(Path(options.out), result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""How large a target and its drafter are, known without their weights."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
+
+from specauf_cli.schema import InputError
+from specauf_cli.settings import BackboneConfig, SizesConfig, TargetConfig
+
+
+def of_model(config: Any) -> SizesConfig:
+    """The sizes in a Hugging Face configuration."""
+    return SizesConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        vocab_size=config.vocab_size,
+        tied=bool(config.tie_word_embeddings),
+    )
+
+
+def of(target: TargetConfig) -> SizesConfig:
+    """The sizes of a target before it is loaded: from its yaml, its recipe, or its ``config.json`` (a folder, or the hub).
+
+    Errors: InputError when none of them can be read.
+    """
+    if target.path is None and target.pretrain is not None:
+        p = target.pretrain
+        return SizesConfig(
+            p.hidden_size, p.intermediate_size, p.layers, p.heads, p.kv_heads, p.head_dim, p.vocab_size, tied=True
+        )
+    if target.sizes is not None:
+        return target.sizes
+    try:
+        found = AutoConfig.from_pretrained(
+            target.path, revision=target.revision, trust_remote_code=target.trust_remote_code
+        )
+        return of_model(found)
+    except Exception as error:  # whatever a foreign folder makes transformers raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the sizes of target {target.path!r} cannot be read: {reason}") from error
+
+
+def check(target: TargetConfig, real: SizesConfig) -> None:
+    """Errors: InputError where the sizes that the yaml of ``target`` states are not those of the model that was loaded."""
+    assert target.sizes is not None
+    ours, theirs = asdict(target.sizes), asdict(real)
+    other = [f"{k} is {theirs[k]}, not {ours[k]}" for k in ours if ours[k] != theirs[k]]
+    if other:
+        raise InputError(
+            f"target {target.path!r} has other sizes than target={target.name} states: {'; '.join(other)}; for another model use "
+            "target=hf target.path=DIR"
+        )
+
+
+def layer_parameters(sizes: SizesConfig) -> int:
+    """Weights of one decoder layer's matrices: attention and gated MLP (norms and biases, a few thousand, left out)."""
+    attention = 2 * sizes.hidden_size * sizes.head_dim * (sizes.heads + sizes.kv_heads)
+    return attention + 3 * sizes.hidden_size * sizes.intermediate_size
+
+
+def target_parameters(sizes: SizesConfig) -> int:
+    """Weights of a target: its layers, its embedding and, where it is not tied, its head."""
+    return sizes.layers * layer_parameters(sizes) + (2 - sizes.tied) * sizes.vocab_size * sizes.hidden_size
+
+
+def draft_layer(sizes: SizesConfig, backbone: BackboneConfig, **more: Any) -> Qwen3Config:
+    """Sizes of a draft layer: the target's own, as the public DFlash recipe does, with ``backbone.layers`` layers."""
+    return Qwen3Config(
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.hidden_size,
+        intermediate_size=sizes.intermediate_size,
+        num_hidden_layers=backbone.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        tie_word_embeddings=False,
+        **more,
+    )
+
+
+def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) -> dict[str, int]:
+    """Trainable weights of the drafter by its parts (``fc``, ``layers``, ...): counted on the module itself, without memory."""
+    with torch.device("meta"):
+        drafter = backbone.model(draft_layer(sizes, backbone), backbone, taps, 0)
+    found: dict[str, int] = {}
+    for name, parameter in drafter.named_parameters():
+        part = name.split(".")[0]
+        found[part] = found.get(part, 0) + parameter.numel()
+    return found
+
+
+def random_target(sizes: SizesConfig, context: int, *, dtype: torch.dtype, device: str) -> nn.Module:
+    """A Qwen3 causal LM of these sizes with random weights: as fast as the real one, good for nothing else."""
+    config = Qwen3Config(
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.hidden_size,
+        intermediate_size=sizes.intermediate_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        max_position_embeddings=context,
+        tie_word_embeddings=sizes.tied,
+    )
+    with torch.device(device):
+        made: nn.Module = Qwen3ForCausalLM(config).to(dtype)
+    return made

@@ -1,0 +1,353 @@
+"""Targets as they are published: sharded files, tied or not, padded vocabularies; which layers are tapped; what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from commands import specauf
+from hub import KINDS, publish
+from specauf_cli.compose import compose
+from specauf_cli.data.chat import CHATML, Chat
+from specauf_cli.identity import is_local
+from specauf_cli.models import sizes
+from specauf_cli.models import target as targets
+from specauf_cli.models.target import spread, taps_of
+from specauf_cli.records import command_line, run_id
+from specauf_cli.schema import Conversation, InputError, Message
+from specauf_cli.settings import TargetConfig
+
+SHIPPED = ("qwen3_0_6b", "qwen3_1_7b", "qwen3_4b", "qwen3_8b", "llama3_1_8b")
+
+
+def hub_config(folder: Path, **changes: Any) -> TargetConfig:
+    found = compose(["target=hf", f"target.path={folder}", "target.taps=3"]).target
+    return replace(found, dtype="fp32", **changes)
+
+
+# --- the rule ---
+
+
+@pytest.mark.parametrize(
+    ("layers", "count", "expected"),
+    [
+        (36, 5, (1, 9, 17, 25, 33)),
+        (28, 5, (1, 7, 13, 19, 25)),
+        (32, 5, (1, 8, 15, 22, 29)),
+        (36, 1, (18,)),
+        (6, 3, (1, 2, 3)),
+    ],
+)
+def test_the_public_rule(layers: int, count: int, expected: tuple[int, ...]) -> None:
+    assert spread(layers, count) == taps_of(count, layers) == expected
+    assert taps_of(expected, layers) == expected
+
+
+@pytest.mark.parametrize(("layers", "count"), [(4, 3), (8, 6), (36, 0), (36, 40)])
+def test_a_rule_that_finds_too_few_layers_is_refused(layers: int, count: int) -> None:
+    with pytest.raises(InputError, match=rf"target\.taps={count}\b"):
+        taps_of(count, layers)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_targets_follow_the_rule_and_say_how_large_they_are(name: str) -> None:
+    target = compose([f"target={name}"]).target
+    assert target.sizes is not None
+    assert target.taps == spread(target.sizes.layers, 5)
+    published = {"qwen3_0_6b": 0.596, "qwen3_1_7b": 1.72, "qwen3_4b": 4.02, "qwen3_8b": 8.19, "llama3_1_8b": 8.03}
+    assert sizes.target_parameters(target.sizes) / 1e9 == pytest.approx(published[name], rel=0.005)
+    assert target.dtype == "bf16"
+    assert not target.trust_remote_code
+
+
+# --- names and identity ---
+
+
+def test_a_model_of_the_hub_by_its_name() -> None:
+    found = compose(["target=hf", "target.name=ORG/Some.Model-7B"])
+    assert (found.target.name, found.target.path, found.target.title) == (
+        "Some.Model-7B", "ORG/Some.Model-7B", "Some.Model-7B",
+    )  # fmt: skip
+    assert compose(["target=hf", "target.path=ORG/Some.Model-7B"]).target == found.target
+    assert compose(["target=hf", "target.name=ORG/Some.Model-7B", "profile=smoke"]).target == found.target
+    with pytest.raises(InputError, match=r"target=hf needs .*target\.name=ORG/NAME.*target\.path=DIR"):
+        compose(["target=hf"])
+
+
+def test_how_a_machine_runs_a_target_is_not_its_identity(tmp_path: Path) -> None:
+    def name(*more: str) -> str:
+        return run_id(compose(["target=qwen3_4b", *more]), target="t", data="d")
+
+    assert name() == name("target.attention=eager") == name("target.device_map=auto")
+    assert name() != name("target.dtype=fp32")
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    assert name(f"target.path={here}") == name(f"target.path={there}")
+    assert str(tmp_path) not in repr(compose([f"target.path={here}"]).resolved)
+    assert str(tmp_path) not in command_line(["train", f"target.path={here}"])
+    assert command_line(["train", "target.name=ORG/NAME"]) == "specauf train target.name=ORG/NAME"
+    assert not is_local("")
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_ids_of_targets_trained_here_stay(name: str) -> None:
+    """Settings that came later are not in what their runs are named by."""
+    kept = {"name", "title", "path", "revision", "taps", "mask_token", "trust_remote_code", "pretrain"}
+    assert set(compose([f"target={name}"]).resolved["target"]) == kept
+
+
+@pytest.mark.parametrize(("backbone", "anchors", "batch"), [("dflash", 512, 32), ("domino", 256, 16)])
+def test_large_profiles_compose_without_network(backbone: str, anchors: int, batch: int) -> None:
+    one_branch, two = (
+        ["decay", "full_ce", "auf", "auf_decay"],
+        ["b_auf_decay", "s_auf", "s_auf_decay", "f_auf", "f_auf_decay"],
+    )
+    cells = [("paper", o) for o in (one_branch if backbone == "dflash" else ["decay", "full_ce", "auf", *two])]
+    for profile, objective in [*cells, ("single_gpu", "auf_decay")]:
+        found = compose([f"profile={profile}", f"backbone={backbone}", f"objective={objective}"])
+        trainer = found.trainer
+        assert (trainer.anchors, trainer.batch_size, trainer.epochs, trainer.lr) == (anchors, batch, 6, 6e-4)
+        assert (found.backbone.block_size, found.backbone.layers, trainer.max_length) == (16, 5, 3072)
+        assert found.target.name == {"paper": "qwen3_8b", "single_gpu": "qwen3_4b"}[profile]
+        assert (trainer.precision, found.target.dtype, found.evaluation.precision) == ("bf16", "bf16", "bf16")
+
+
+# --- loading ---
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize(("tied", "padding"), [(True, 0), (False, 8), (True, 8)])
+def test_a_published_folder_loads(tmp_path: Path, chat: Chat, kind: str, tied: bool, padding: int) -> None:
+    folder = publish(tmp_path / "model", chat, kind, tied=tied, padding=padding)
+    assert (folder / "model.safetensors.index.json").is_file()
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    mask = None if padding else "<|mask|>"
+    found = targets.load(hub_config(folder, mask_token=mask), device="cpu")
+    assert found.taps == (1, 2, 3)
+    assert found.chat.mask_id == (chat.vocab if padding else chat.mask_id)
+    tokens = torch.randint(4, chat.vocab, (2, 9))
+    with torch.no_grad():
+        out = found.model(input_ids=tokens, output_hidden_states=True)
+    torch.testing.assert_close(
+        found.features(tokens), torch.cat([out.hidden_states[i + 1] for i in found.taps], dim=-1)
+    )
+    logits, _ = found.forward(tokens, found.new_cache())
+    torch.testing.assert_close(logits, out.logits[..., : chat.vocab])
+    assert sizes.of(found.config) == sizes.of_model(found.model.config)
+    exact = sizes.target_parameters(sizes.of_model(found.model.config))
+    assert exact == pytest.approx(sum(p.numel() for p in found.model.parameters()), rel=0.02)
+    about = found.describe()
+    assert (about["type"], about["taps"], about["fingerprint"]) == (kind, [1, 2, 3], found.fingerprint)
+    assert str(tmp_path) not in json.dumps(about)
+
+
+def test_a_hub_snapshot_is_named_by_its_commit(tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--org--tiny"
+    publish(repository / "snapshots" / commit, chat, "qwen3", tied=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    import huggingface_hub.constants
+    import transformers.utils.hub
+
+    for module, name in ((huggingface_hub.constants, "HF_HUB_CACHE"), (transformers.utils.hub, "HF_HUB_CACHE")):
+        monkeypatch.setattr(module, name, str(tmp_path), raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    config = replace(compose(["target=hf", "target.name=org/tiny", "target.taps=3"]).target, mask_token="<|mask|>")
+    found = targets.load(config, device="cpu")
+    assert found.fingerprint == commit
+    assert found.model.dtype == torch.bfloat16
+    assert found.describe()["path"] == "org/tiny"
+
+
+def test_a_free_row_is_a_reserved_token_where_nothing_is_padded(tmp_path: Path, chat: Chat) -> None:
+    folder = publish(tmp_path / "model", chat, "llama", tied=False, padding=1)
+    with pytest.raises(InputError, match="no mask token, no reserved token"):
+        targets.load(hub_config(publish(tmp_path / "full", chat, "llama", tied=False)), device="cpu")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|reserved_special_token_0|>"]})
+    tokenizer.save_pretrained(folder)
+    assert targets.load(hub_config(folder), device="cpu").chat.mask_id == chat.vocab
+
+
+def test_rows_of_zeros_are_passed_over_and_refused(tmp_path: Path, chat: Chat) -> None:
+    folder = publish(tmp_path / "model", chat, "qwen3", tied=True, padding=4)
+    found = targets.load(hub_config(folder), device="cpu")
+    with torch.no_grad():
+        found.model.get_input_embeddings().weight[chat.vocab : chat.vocab + 2] = 0
+    assert targets.free_row(found.chat, found.model.get_input_embeddings().weight) == chat.vocab + 2
+    found.model.save_pretrained(folder)
+    with pytest.raises(InputError, match="is all zero"):
+        targets.load(hub_config(folder, mask_token=chat.vocab), device="cpu")
+
+
+def test_fingerprints_cover_templates_and_vocabularies_of_either_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    seen = set()
+    for name, text in (
+        ("vocab.json", "{}"), ("merges.txt", "a b"), ("merges.txt", "b a"),
+        ("tokenizer_config.json", '{"chat_template": "x"}'), ("tokenizer_config.json", '{"chat_template": "y"}'),
+    ):  # fmt: skip
+        (folder / name).write_text(text)
+        seen.add(targets.content_fingerprint(folder))
+    assert len(seen) == 5
+
+
+# --- refusals ---
+
+
+def test_other_sizes_than_stated_are_refused(tmp_path: Path, chat: Chat) -> None:
+    folder = publish(tmp_path / "model", chat, "qwen3", tied=True)
+    stated = compose(["target=qwen3_0_6b"]).target.sizes
+    with pytest.raises(InputError, match=r"has other sizes than target=model states: hidden_size is 32, not 1024"):
+        targets.load(hub_config(folder, mask_token="<|mask|>", sizes=stated), device="cpu")
+
+
+def test_pickled_weights_are_refused(tmp_path: Path, chat: Chat) -> None:
+    folder = publish(tmp_path / "model", chat, "qwen3", tied=True)
+    model = KINDS["qwen3"][1].from_pretrained(folder)
+    for path in folder.glob("model*"):
+        path.unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
+
+
+def test_code_of_a_repository_is_not_run_unless_asked(tmp_path: Path, chat: Chat) -> None:
+    folder = publish(tmp_path / "model", chat, "qwen3", tied=True)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_models_built_otherwise_are_refused_with_what_they_lack(tmp_path: Path, chat: Chat) -> None:
+    folder = publish(tmp_path / "model", chat, "qwen3", tied=True)
+    for path in [*folder.glob("model*"), folder / "config.json"]:
+        path.unlink()
+    GPT2LMHeadModel(GPT2Config(vocab_size=chat.vocab, n_embd=16, n_layer=2, n_head=2)).save_pretrained(folder)
+    with pytest.raises(InputError, match=r"'gpt2' has no intermediate_size.*model\.layers"):
+        targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
+
+
+def test_logits_changed_behind_the_head_are_refused(
+    tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = publish(tmp_path / "model", chat, "llama", tied=True)
+    kind = KINDS["llama"][1]
+    plain = kind.forward
+
+    def scaled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = plain(self, *args, **kwargs)
+        out.logits = out.logits * 0.25
+        return out
+
+    monkeypatch.setattr(kind, "forward", scaled)
+    with pytest.raises(InputError, match="'llama' changes its logits behind the head"):
+        targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"device_map='auto' needs the package accelerate"):
+        targets.load(hub_config(tmp_path, device_map="auto"), device="cpu")
+    with pytest.raises(InputError, match="needs the package flash-attn"):
+        targets.load(hub_config(tmp_path, attention="flash_attention_2"), device="cpu")
+    for word, says in (("attention=flash", "sdpa"), ("device_map=cuda", "balanced"), ("dtype=fp8", "bf16")):
+        with pytest.raises(InputError, match=f"is none of .*{says}"):
+            compose([f"target.{word}"])
+
+
+# --- rendering ---
+
+
+def test_the_empty_think_block_is_in_every_supervised_prefix(tmp_path: Path, chat: Chat) -> None:
+    loaded = Chat.load(hub_config(publish(tmp_path / "model", chat, "qwen3", tied=True), mask_token="<|mask|>"))
+    turns = [("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"), ("assistant", "See you.")]
+    conversation = Conversation("c", tuple(Message(*t) for t in turns))
+    for (prompt, answer), at in zip(loaded.answers(conversation), (1, 3), strict=True):
+        assert prompt == loaded.render(conversation.messages[:at], generation=True)
+        assert prompt.count("<think>") == 1
+        assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+        assert answer == f"{conversation.messages[at].content}<|im_end|>\n"
+
+
+def test_a_date_in_the_prompt_is_not_that_of_the_day(tmp_path: Path, chat: Chat) -> None:
+    loaded = Chat.load(hub_config(publish(tmp_path / "model", chat, "llama", tied=True), mask_token="<|mask|>"))
+    assert "Today: 26 Jul 2024<" in loaded.render([Message("user", "Hi")], generation=True)
+
+
+def test_the_real_qwen_tokenizer_on_a_padded_vocabulary(tmp_path: Path) -> None:
+    source = Path(os.environ.get("SPECAUF_DATA", "/nonexistent")) / "qwen2.5-tokenizer"
+    if not source.is_dir():
+        pytest.skip("SPECAUF_DATA names no folder with qwen2.5-tokenizer")
+    config_kind, model_kind = KINDS["qwen3"]
+    rows = 151_936  # as published, for 151,665 entries
+    folder = tmp_path / "model"
+    model_kind(
+        config_kind(
+            vocab_size=rows, hidden_size=16, intermediate_size=16, num_hidden_layers=5, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8, tie_word_embeddings=True,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    for path in source.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML, **settings}))
+    found = targets.load(replace(hub_config(folder), taps=2), device="cpu")
+    assert found.chat.vocab == 151_665
+    assert found.chat.mask_id == 151_665  # the first row that no token uses
+    tokens = torch.tensor([found.chat.prompt([Message("user", "2 + 2 = ?")])])
+    assert found.head(found.model.model(tokens).last_hidden_state).shape[-1] == 151_665
+    assert found.features(tokens).shape[-1] == 32
+
+
+# --- train and measure ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "backbone", "settings"),
+    [
+        ("qwen3", "dflash", ["target.dtype=bf16", "trainer.precision=fp32", "trainer.eval_every=4", "trainer.eval_prompts=1"]),
+        ("llama", "domino", ["target.dtype=bf16", "trainer.micro_batch=4", "evaluation.precision=bf16"]),
+        ("qwen3", "dflash", ["target.dtype=fp32", "trainer.labels=target", "evaluation.precision=bf16"]),
+    ],
+)  # fmt: skip
+def test_a_published_target_is_trained_on_and_measured(
+    tmp_path: Path, chat: Chat, kind: str, backbone: str, settings: list[str]
+) -> None:
+    publish(tmp_path / "model", chat, kind, tied=False, padding=8)
+    common = [
+        "profile=smoke",
+        "trainer.precision=bf16",
+        "target=hf",
+        "target.path=model",
+        "target.taps=3",
+        f"backbone={backbone}",
+        *settings,
+    ]
+    small = ["data.limit=40", "data.heldout=6", "trainer.steps=4", "benchmark=offline_algebra"]
+    specauf(tmp_path, "train", *common, *small)
+    printed = specauf(tmp_path, "eval", "evaluation.prompts=1", "evaluation.temperatures=[0.0]").stdout
+    (path,) = tmp_path.glob("runs/*/records/*.json")
+    record = json.loads(path.read_text())
+    assert "tau" in printed
+    assert record["config"]["target"]["path"] == "DIR"
+    assert record["inputs"]["target"] == record["target"]["fingerprint"]
+    assert record["target"]["taps"] == [1, 2, 3]
+    audits = [b["audit"] for b in record["benchmarks"]]
+    if "evaluation.precision=bf16" not in settings:
+        assert all(a["identical"] == a["requests"] == a["same_rounds"] for a in audits)
