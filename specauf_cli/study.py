@@ -20,6 +20,7 @@ from specauf_cli.runs import about_of
 from specauf_cli.runs import snapshots as snapshots_of
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Experiment, Variants
+from specauf_cli.training import ranks
 from specauf_cli.workers import Cell, outcomes
 
 RESULTS = Path("results")
@@ -34,6 +35,8 @@ def run(
     A cell that fails leaves the others running; the next call tries it again. Errors: InputError naming the failed cells and
     their reasons, at the end; before anything is trained, when ``publish`` is asked for on a tree with uncommitted changes.
     """
+    if ranks.WORLD > 1:
+        raise InputError("torchrun shares one training or evaluation; a table has workers=N and --launcher instead")
     if publish:
         _require_clean()
     chosen = [load_experiment(n) for n in (names or shipped_experiments())]
