@@ -14,6 +14,7 @@ from specauf_cli.experiment import shipped as shipped_experiments
 from specauf_cli.records import RunRecord, atomic, code_state, load_record, read_json, write_json
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting import tables
+from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.measured import select
 from specauf_cli.reporting.report import html
 from specauf_cli.runs import about_of
@@ -178,6 +179,8 @@ def render() -> None:
     if not (RESULTS / "records").is_dir():
         raise InputError("no results/records here; run this in a checkout of the project")
     quoted: dict[str, str] = {}
+    judged: dict[str, list[Verdict]] = {}
+    pages: dict[str, dict[str, str]] = {}
     shipped = {name: load_experiment(name) for name in shipped_experiments()}
     for name, experiment in shipped.items():
         if isinstance(experiment, Variants):
@@ -191,7 +194,10 @@ def render() -> None:
             page = RESULTS / profile.name / f"{name}.md"
             _write(page, tables.markdown(experiment, records, links=f"../records/{profile.name}"))
             _write(page.with_suffix(".csv"), tables.to_csv(experiment, records))
-            quoted[f"{profile.name}/{name}"] = _quote(experiment, records, profile.name)
+            quoted[f"table {profile.name}/{name}"] = _quote(experiment, records, profile.name)
+            found = verdicts(select(experiment, records), experiment.definition)
+            judged.setdefault(profile.name, []).extend(found)
+            pages.setdefault(profile.name, {}).update({v.claim: f"results/{profile.name}/{name}.md" for v in found})
             print(page)
         if not any(select(e, records).records for e in _tau_experiments()):
             continue
@@ -203,11 +209,12 @@ def render() -> None:
         _write(RESULTS / profile.name / "report.html", text)
         print(RESULTS / profile.name / "figures.md")
         print(RESULTS / profile.name / "report.html")
+    quoted["claims"] = "\n".join([*matrix(judged, pages), ""])
     readme = Path("README.md")
     if readme.is_file():
         text = readme.read_text("utf-8")
         for key, block in quoted.items():
-            pattern = rf"(<!-- table {re.escape(key)} -->\n).*?(<!-- end -->)"
+            pattern = rf"(<!-- {re.escape(key)} -->\n).*?(<!-- end -->)"
             text = re.sub(pattern, lambda m, block=block: m[1] + block + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
         if text != readme.read_text("utf-8"):
             _write(readme, text)
