@@ -11,7 +11,15 @@ from commands import ROOT, specauf
 README = re.findall(r"^(specauf [^#\n]+?)\s*(?:#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 
-ELSEWHERE = ("DIR", "FILE", "RUN", "URL", "--help", "train profile=single_gpu")  # places of the reader's, and a GPU
+ELSEWHERE = (
+    "DIR",
+    "FILE",
+    "RUN",
+    "URL",
+    "PATH",
+    "--help",
+    "train profile=single_gpu",
+)  # places of the reader's, and a GPU
 
 
 @pytest.mark.parametrize("command", [c for c in README if not any(x in c for x in ELSEWHERE)])

@@ -100,6 +100,7 @@ class Running:
         if self.done:
             print(f"{job.name}: continues after step {self.done} of {job.steps}", file=sys.stderr)
         self.line = (read_log(self.log) or [{}])[-1]
+        self.sums: list[Mapping[str, Tensor]] = []
         self.tokens, self.reading, self.saved = 0, 0.0, time.monotonic()
         self.speed = 0
         self.failure: InputError | None = None
@@ -118,7 +119,9 @@ class Running:
         self.optimizer.zero_grad(set_to_none=True)
         outcome = job.step(self.done)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, job.clip)
-        loss, grad_norm = outcome.loss.item(), norm.item()
+        loss, grad_norm = torch.stack(
+            [outcome.loss.double(), norm.double()]
+        ).tolist()  # the only wait for a GPU in a step
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             last = state.latest(self.checkpoints)
             raise InputError(
@@ -130,9 +133,9 @@ class Running:
         self.optimizer.step()
         self.done += 1
         self.tokens += outcome.tokens
-        sums = {k: float(v) for k, v in outcome.sums.items()}
-        sums |= {"steps": 1.0, "loss": loss, "grad_norm": grad_norm, "clipped": float(grad_norm > job.clip)}
-        for key, value in sums.items():
+        self.sums.append(outcome.sums)
+        seen = {"steps": 1.0, "loss": loss, "grad_norm": grad_norm, "clipped": float(grad_norm > job.clip)}
+        for key, value in seen.items():
             self.window[key] = self.window.get(key, 0.0) + value
         took = time.perf_counter() - begin
         self.seconds, self.reading = self.seconds + took, self.reading + took
@@ -143,7 +146,19 @@ class Running:
         if self.done % job.save_every == 0 or late or self.done == job.steps:
             self.save()
 
+    def _gather(self) -> None:
+        """Adds the sums of the steps since the last line or checkpoint to the window, in one transfer from the device."""
+        if not self.sums:
+            return
+        keys = list(self.sums[0])
+        rows = torch.stack([torch.stack([s[k].double() for k in keys]) for s in self.sums]).tolist()
+        for row in rows:
+            for key, value in zip(keys, row, strict=True):
+                self.window[key] = self.window.get(key, 0.0) + value
+        self.sums = []
+
     def _write_line(self) -> None:
+        self._gather()
         self.line = _summarise(self.job, self.done, self.window)
         self.speed = round(self.tokens / self.reading)
         if self.writes:
@@ -155,6 +170,7 @@ class Running:
 
     def save(self) -> None:
         """Writes a checkpoint of everything done so far."""
+        self._gather()
         if self.writes:
             self.saved = time.monotonic()
             extra = {"identity": self.job.identity, "window": self.window, "seconds": self.seconds}
