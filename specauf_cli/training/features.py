@@ -53,7 +53,7 @@ class Features:
             self.store = Memory(self._rows(range(len(examples))), len(examples))
         else:
             tokens = hashlib.sha256(torch.tensor([t for e in examples for t in e.tokens]).numpy().tobytes()).hexdigest()
-            name = digest([target.fingerprint, list(target.taps), str(self.dtype), tokens], 16)
+            name = digest([target.fingerprint, str(target.model.dtype), list(target.taps), str(self.dtype), tokens], 16)
             self.store = Disk(self, folder / name, size)
 
     @property
