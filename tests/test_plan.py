@@ -71,7 +71,7 @@ def test_heads_are_told_apart() -> None:
     assert set(auf.heads) == {"full", "chunked", "pruned"}
     assert set(decay.heads) == set(domino.heads) == {"full", "chunked"}
     assert auf.heads["pruned"][0] < 0.35 * auf.heads["full"][0]
-    assert auf.heads["chunked"][1] < 0.1 * auf.heads["full"][1]
+    assert auf.heads["chunked"][1] < 0.2 * auf.heads["full"][1]
 
 
 def test_what_takes_more_is_counted_as_more() -> None:

@@ -57,6 +57,7 @@ def folder(tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(client, "FIRST_DELAY", 0.01)
     monkeypatch.setattr(server, "SETTLE", 0.3)
     chat.save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)  # what lies there is a folder and no model of the hub
     return tmp_path
 
 

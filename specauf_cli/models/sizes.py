@@ -25,10 +25,10 @@ def of_model(config: Any) -> SizesConfig:
     )
 
 
-def of(target: TargetConfig) -> SizesConfig:
+def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
     """The sizes of a target before it is loaded: from its yaml, its recipe, or its ``config.json`` (a folder, or the hub).
 
-    Errors: InputError when none of them can be read.
+    ``local``: of the hub, only what is on this machine already. Errors: InputError when none of them can be read.
     """
     if target.path is None and target.pretrain is not None:
         p = target.pretrain
@@ -39,7 +39,10 @@ def of(target: TargetConfig) -> SizesConfig:
         return target.sizes
     try:
         found = AutoConfig.from_pretrained(
-            target.path, revision=target.revision, trust_remote_code=target.trust_remote_code
+            target.path,
+            revision=target.revision,
+            trust_remote_code=target.trust_remote_code,
+            local_files_only=local,
         )
         return of_model(found)
     except Exception as error:  # whatever a foreign folder makes transformers raise
