@@ -76,7 +76,9 @@ def plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool =
     if lengths.examples < trainer.batch_size:
         raise InputError(f"{lengths.examples} examples are fewer than trainer.batch_size={trainer.batch_size}")
     steps = total_steps(trainer, lengths.examples)
-    features = lengths.examples * lengths.mean * len(taps) * sizes.hidden_size * (2 if trainer.precision == "bf16" else 4)
+    features = (
+        lengths.examples * lengths.mean * len(taps) * sizes.hidden_size * (2 if trainer.precision == "bf16" else 4)
+    )
     drafter = all_sizes.drafter_parameters(sizes, config.backbone, len(taps))
     branches = len(config.backbone.drafter.branches)
     slots = config.backbone.block_size - config.backbone.drafter.first
@@ -148,9 +150,7 @@ def _attention(config: Config, on_gpu: bool) -> str:
     return asked if asked != "auto" else "flex" if on_gpu else "split" if low else "dense"
 
 
-def _head(
-    config: Config, sizes: SizesConfig, mode: str, branches: int, slots: int, device: str
-) -> tuple[float, float]:
+def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: int, device: str) -> tuple[float, float]:
     """Operations of one step in head and loss, and bytes of logits and of what is kept for the backward pass."""
     trainer, one = config.trainer, 2 * sizes.hidden_size * sizes.vocab_size
     blocks = trainer.batch_size * trainer.anchors
@@ -179,7 +179,9 @@ def _memory(made: Plan, taps: int, branches: int, attention: str, device: str) -
     count, layer = sum(made.drafter.values()), sizes.hidden_size
     across, inner = sizes.heads * sizes.head_dim, sizes.intermediate_size
     width, rows = made.lengths.longest, trainer.micro_batch * trainer.anchors * backbone.block_size
-    scattered = trainer.batch_size > trainer.micro_batch  # gradients of each branch stay apart until the last micro-batch
+    scattered = (
+        trainer.batch_size > trainer.micro_batch
+    )  # gradients of each branch stay apart until the last micro-batch
     a_row = layer * (24 + 4 * low) + across * (12 + 3 * low) + sizes.kv_heads * sizes.head_dim * 2 * (10 + low)
     a_row += 4 * inner * low
     if attention == "dense":

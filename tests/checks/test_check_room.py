@@ -60,7 +60,9 @@ def test_room_is_what_is_planned(healthy: Break) -> None:
 
 def test_a_target_of_the_hub_is_counted_without_network(healthy: Break) -> None:
     stated, unknown = (
-        Subject(replace(healthy().config, target=compose.compose(words).target), dry=True, parts={"data": healthy().data()})
+        Subject(
+            replace(healthy().config, target=compose.compose(words).target), dry=True, parts={"data": healthy().data()}
+        )
         for words in (["target=qwen3_0_6b"], ["target=hf", "target.name=ORG/NAME"])
     )
     said = found(stated)

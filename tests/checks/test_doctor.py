@@ -13,8 +13,10 @@ import pytest
 
 from commands import specauf
 from findings import BACKBONES, Break, Patch, found, only, weights_of
+from hub import publish
 from specauf_cli import compose, doctor
 from specauf_cli.checks.subject import FAIL, OUT, WARN, Finding, Subject
+from specauf_cli.data.chat import Chat
 from specauf_cli.models import target as targets
 from specauf_cli.models.target import Target
 
@@ -77,6 +79,25 @@ def test_a_trained_run_is_checked_with_its_own_target(table: tuple[Path, str]) -
     assert f"{len(doctor.CHECKS)} checks: {len(doctor.CHECKS)} ok" in printed
     assert "settings fit the target" in printed
     assert "fingerprint" in printed
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_published_target_in_either_precision(tmp_path: Path, chat: Chat, name: str, dtype: str) -> None:
+    """Taps are a number and the mask token is a free row; untied and padded, as the large ones are."""
+    publish(tmp_path / "model", chat, "qwen3" if name == "dflash" else "llama", tied=False, padding=8)
+    words = [
+        "target=hf",
+        "target.path=model",
+        "target.taps=3",
+        f"target.dtype={dtype}",
+        "data.limit=60",
+        "data.heldout=6",
+    ]
+    done = specauf(tmp_path, "doctor", "profile=smoke", f"backbone={name}", f"trainer.precision={dtype}", *words)
+    assert f"{len(doctor.CHECKS)} checks: {len(doctor.CHECKS)} ok" in done.stdout
+    assert f"{'float32' if dtype == 'fp32' else 'bfloat16'}, fingerprint" in done.stdout
+    assert "taps 1, 2, 3 of 6 layers" in done.stdout
 
 
 def test_dry_run_needs_no_network_and_names_what_it_leaves_out(tmp_path: Path, monkeypatch: Patch) -> None:
