@@ -18,6 +18,8 @@ from specauf_cli import exchange, records
 from specauf_cli.models import formats
 from specauf_cli.schema import InputError
 
+pytestmark = pytest.mark.usefixtures("composed_once")
+
 
 @pytest.fixture(scope="module")
 def out(table: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
