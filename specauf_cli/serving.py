@@ -26,7 +26,7 @@ from specauf_cli.records import (
     read_json,
     write_json,
 )
-from specauf_cli.schema import InputError, nearest
+from specauf_cli.schema import InputError, first_line, nearest
 from specauf_cli.settings import TargetConfig
 
 if TYPE_CHECKING:
@@ -293,8 +293,7 @@ def _chat(target: TargetConfig) -> "Chat":
     except InputError:
         raise
     except Exception as error:  # whatever a foreign folder makes transformers raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"the tokenizer of target {target.path!r} cannot be loaded: {reason}") from error
+        raise InputError(f"the tokenizer of target {target.path!r} cannot be loaded: {first_line(error)}") from error
 
 
 def _rendered(chat: "Chat", turn: str) -> str:

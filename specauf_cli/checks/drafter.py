@@ -14,7 +14,7 @@ from specauf_cli.models import blocks, checkpoint, formats
 from specauf_cli.models.dflash import Context, DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import read_json
-from specauf_cli.schema import Example, Trajectory
+from specauf_cli.schema import Example, InputError, Trajectory
 
 MASKED = "let a block see only context positions strictly before its anchor"
 
@@ -255,8 +255,11 @@ def round_trip(subject: Subject) -> Finding:
         return of.draft(target, of.context(context), tokens.gather(1, anchors), anchors)
 
     for name, trip in ROUND_TRIPS.items():
-        with tempfile.TemporaryDirectory(prefix="specauf-doctor-") as place:
-            back = trip(drafter, target, Path(place)).to(target.model.dtype)
+        try:
+            with tempfile.TemporaryDirectory(prefix="specauf-doctor-") as place:
+                back = trip(drafter, target, Path(place)).to(target.model.dtype)
+        except InputError as error:
+            return Finding(FAIL, f"{name}: what was written is refused: {error}")
         before, after = drafter.state_dict(), back.state_dict()
         names = sorted(set(before) ^ set(after)) or [
             n for n, x in before.items() if x.shape != after[n].shape or not torch.equal(x, after[n])

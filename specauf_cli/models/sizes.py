@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
-from specauf_cli.schema import InputError
+from specauf_cli.schema import InputError, first_line
 from specauf_cli.settings import BackboneConfig, SizesConfig, TargetConfig
 
 
@@ -46,8 +46,7 @@ def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
         )
         return of_model(found)
     except Exception as error:  # whatever a foreign folder makes transformers raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the sizes of target {target.path!r} cannot be read: {reason}") from error
+        raise InputError(f"the sizes of target {target.path!r} cannot be read: {first_line(error)}") from error
 
 
 def check(target: TargetConfig, real: SizesConfig) -> None:
