@@ -4,7 +4,6 @@ The target is built with random weights of its real sizes: a step takes as long 
 is (the rows that a pruned head computes) is corrected by counting.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,12 +15,13 @@ import torch
 from specauf_cli.data import conversations, offline
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.identity import is_local
+from specauf_cli.machine import free_memory
 from specauf_cli.models import checkpoint, sizes
 from specauf_cli.models import target as targets
 from specauf_cli.models.target import Target
-from specauf_cli.plan import SUPPORT, Lengths, Plan
-from specauf_cli.schema import Corpus, Example, InputError
-from specauf_cli.settings import Config, DataConfig, SizesConfig
+from specauf_cli.plan import SUPPORT, Lengths, Plan, estimated
+from specauf_cli.schema import Example
+from specauf_cli.settings import Config, SizesConfig
 from specauf_cli.training import pretrain
 from specauf_cli.training.drafter import Order, Step
 from specauf_cli.training.features import Features
@@ -49,10 +49,10 @@ def material(config: Config) -> Material:
     data, target = config.data, config.target
     known = sizes.of(target)
     if data.source == "hub":
-        return Material(_known(data, config), known, None, [])
+        return Material(estimated(config, None), known, None, [])
     corpus, _ = conversations.load(data)
     if target.path is not None and not is_local(target.path):
-        return Material(_by_characters(corpus, config), known, None, [])
+        return Material(estimated(config, corpus), known, None, [])
     untrained = False
     if target.path is None and target.pretrain is not None:
         folder = pretrain.place(target, Path(config.runs), data=corpus.sha256)
@@ -70,25 +70,6 @@ def material(config: Config) -> Material:
     return Material(lengths, known, chat, examples, untrained)
 
 
-def _known(data: DataConfig, config: Config) -> Lengths:
-    """What the data set's yaml states. Errors: InputError where it states nothing."""
-    if data.known is None:
-        raise InputError(
-            f"data={data.name} is on the hub and its yaml does not say how large it is; give data.known.examples and "
-            "data.known.tokens (their mean length), or a local copy: data=jsonl data.path=FILE_OR_FOLDER"
-        )
-    examples = min(data.known.examples, data.limit or data.known.examples)
-    longest = config.trainer.max_length
-    return Lengths(examples, min(data.known.tokens, longest), longest, f"as conf/data/{data.name}.yaml states")
-
-
-def _by_characters(corpus: Corpus, config: Config) -> Lengths:
-    """Lengths where the tokenizer is not at hand: four characters a token, as English has."""
-    longest = config.trainer.max_length
-    counted = [min(longest, sum(len(m.content) for m in c.messages) // 4) for c in corpus.conversations]
-    return Lengths(len(counted), statistics.fmean(counted), longest, "four characters a token assumed")
-
-
 def peak(device: str, precision: str) -> float:
     """Operations a second of a large matrix product here: the best of a few."""
     n = 8192 if device.startswith("cuda") else 1024
@@ -102,12 +83,8 @@ def peak(device: str, precision: str) -> float:
 
 
 def fits(made: Plan, device: str) -> bool:
-    """True when a training of these sizes finds room in half of this machine's memory."""
-    if device.startswith("cuda"):
-        room = float(torch.cuda.get_device_properties(device).total_memory)
-    else:
-        room = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return sum(made.memory.values()) < room / 2
+    """True when a training of these sizes finds room in half of the memory that is free here."""
+    return sum(made.memory.values()) < free_memory(device) / 2
 
 
 def seconds_per_step(made: Plan, found: Material, device: str, *, batches: int = 6) -> float:

@@ -229,9 +229,11 @@ def list_runs(overrides: Overrides = None) -> None:
         raise InputError(f"no run under {local}/ yet; specauf train objective=auf backbone=dflash")
     for run in found:
         known = runs.measured(local / run.name) if run.state == "finished" else []
-        detail = summary.averages(known[-1], "engine") if known else "not measured"
+        done = "  ".join(
+            [*filter(None, [run.origin]), summary.averages(known[-1], "engine") if known else "not measured"]
+        )
         print(
-            f"{run.name}  {detail if run.state == 'finished' else f'{run.state} at step {run.step}  {run.reason}'}".rstrip()
+            f"{run.name}  {done if run.state == 'finished' else f'{run.state} at step {run.step}  {run.reason}'}".rstrip()
         )
 
 
@@ -250,7 +252,7 @@ def show(
     local = Path(runs_folder_only([w for w in words or [] if "=" in w]))
     for folder in runs.find(local, names, every=False, finished_only=False):
         run = runs.state(folder)
-        print("\n".join(summary.of_state(run.name, run.state, run.step, run.about, run.log, run.reason)))
+        print("\n".join(summary.of_state(run.name, run.state, run.step, run.about, run.log, run.reason, run.origin)))
         known = runs.measured(folder)
         print("\n".join(summary.of_record(known[-1], definition)) if known else "  not measured yet")
 

@@ -28,6 +28,7 @@ from specauf_cli.records import (
 )
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Config
+from specauf_cli.training import pretrain
 
 FIXED = ("backbone", "objective", "init", "trainer.steps", "trainer.epochs", "target.taps")
 """Settings that a checkpoint from elsewhere decides itself."""
@@ -44,7 +45,7 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
     about, measured = runs.about_of(folder), sorted((folder / "records").glob("*.json"))
     runs.result_of(folder)
     records = runs.all_measured(folder) if measured else []
-    name, architectures = _verifier(folder, about, verifier)
+    name, architectures = _verifier(folder, verifier) if layout == "vllm" else (None, [])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -65,14 +66,22 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
     return out
 
 
-def _verifier(folder: Path, about: dict[str, Any], given: str | None) -> tuple[str | None, list[str]]:
-    """What a server loads as the target of a run, and its classes: ``given``, the target's own id, or the one trained here."""
-    own = read_json(folder / "drafter" / "config.json").get("specauf", {})
-    name = given or about["config"]["target"]["path"]
-    for marker in [] if name else sorted((folder.parent / "targets").glob("*/specauf.json")):
-        if read_json(marker).get("fingerprint") == own.get("target_fingerprint"):
-            name = str(marker.parent)
-    local = Path(str(name)) / "config.json"
+def target_path(folder: Path) -> str:
+    """Hub id or folder of the target that a run was trained for. Errors: InputError when it was trained here and is gone."""
+    about = runs.about_of(folder)
+    if about["config"]["target"].get("path") is not None:  # a folder is named by the run's own words alone
+        return str(compose.compose(about["overrides"]).target.path)
+    targets = folder.parent / "targets"
+    for place in sorted(p.parent for p in targets.glob(f"*/{pretrain.MARKER}")):
+        if pretrain.describe(str(place)).get("fingerprint") == about["inputs"].get("target"):
+            return str(place)
+    raise InputError(f"the target of run {folder.name} is not under {targets}/ any more")
+
+
+def _verifier(folder: Path, given: str | None) -> tuple[str, list[str]]:
+    """What vLLM loads as the target of a run, and its classes: ``given``, or what the run was trained for."""
+    own, name = read_json(folder / "drafter" / "config.json").get("specauf", {}), given or target_path(folder)
+    local = Path(name) / "config.json"
     found = own.get("target_architectures") or (read_json(local).get("architectures") if local.is_file() else None)
     return name, list(found or [])
 

@@ -1,7 +1,9 @@
-"""The machine a command runs on: its device, its threads, its allocator."""
+"""The machine a command runs on: its device, its threads, its memory."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -25,6 +27,17 @@ def use_machine(config: Config) -> str:
     if reason:
         raise InputError(f"device={config.device!r} cannot be used here: {reason}; valid: auto, cpu, cuda, cuda:N")
     return ranks.join(config.device)
+
+
+def free_memory(device: str) -> int:
+    """Bytes of memory that are free on the device; all of the machine's where the system does not say."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    info = Path("/proc/meminfo")
+    for line in info.read_text("utf-8").splitlines() if info.is_file() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _keep_freed_memory() -> None:

@@ -5,6 +5,7 @@ forward pass for trainable parts, once for frozen ones. Norms, softmax and the o
 bandwidth, not products, and hide in the utilisation.
 """
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,8 +13,9 @@ from specauf_cli.models import sizes as all_sizes
 from specauf_cli.models.blocks import BUCKET
 from specauf_cli.models.target import taps_of
 from specauf_cli.objectives import head as heads
-from specauf_cli.schema import InputError, nearest
+from specauf_cli.schema import Corpus, InputError, nearest
 from specauf_cli.settings import Config, SizesConfig
+from specauf_cli.training.drafter import total_steps
 from specauf_cli.training.features import Features
 
 GPUS: dict[str, tuple[float, float]] = {
@@ -43,7 +45,10 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is counted. Work in operations a step, memory and disk in bytes by part, ``device`` memory for one process."""
+    """What is counted. Work in operations a step; in bytes by part, memory on one process's device and disk under ``runs/``.
+
+    ``features``: bytes that the features of all examples would take, stored or not.
+    """
 
     config: Config
     sizes: SizesConfig
@@ -54,6 +59,7 @@ class Plan:
     target: int
     work: dict[str, float]
     heads: dict[str, tuple[float, float]]
+    features: float
     memory: dict[str, float] = field(default_factory=dict)
     disk: dict[str, float] = field(default_factory=dict)
 
@@ -65,29 +71,52 @@ class Plan:
 
 def plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool = False) -> Plan:
     """Counts everything for a training of ``config``. Errors: InputError for settings that cannot work."""
-    trainer, attention = config.trainer, _attention(config, on_gpu)
+    trainer, attention, device = config.trainer, _attention(config, on_gpu), "cuda" if on_gpu else "cpu"
     taps = taps_of(config.target.taps, sizes.layers)
     if lengths.examples < trainer.batch_size:
         raise InputError(f"{lengths.examples} examples are fewer than trainer.batch_size={trainer.batch_size}")
-    steps = trainer.steps or (trainer.epochs or 0) * (lengths.examples // trainer.batch_size)
+    steps = total_steps(trainer, lengths.examples)
+    features = (
+        lengths.examples * lengths.mean * len(taps) * sizes.hidden_size * (2 if trainer.precision == "bf16" else 4)
+    )
     drafter = all_sizes.drafter_parameters(sizes, config.backbone, len(taps))
     branches = len(config.backbone.drafter.branches)
     slots = config.backbone.block_size - config.backbone.drafter.first
     logits = trainer.micro_batch * trainer.anchors * slots * sizes.vocab_size
-    head = heads.choose(trainer.head, config.objective, branches, logits)
+    head = heads.choose(trainer.head, config.objective, branches, logits, device)
     modes = {}
     for mode in ("full", "chunked", "pruned"):
         try:
-            modes[heads.choose(mode, config.objective, branches, logits)] = _head(config, sizes, mode, branches, slots)
+            chosen = heads.choose(mode, config.objective, branches, logits, device)
+            modes[chosen] = _head(config, sizes, mode, branches, slots, device)
         except InputError:
             continue  # a credit that reaches behind the first miss cannot be pruned
     made = Plan(
         config, sizes, lengths, steps, head, drafter, all_sizes.target_parameters(sizes),
         _work(config, sizes, lengths, taps, attention) | {"head": modes[head][0]}, modes,
+        features,
     )  # fmt: skip
-    made.disk.update(_disk(made, len(taps)))
-    made.memory.update(_memory(made, len(taps), branches, attention))
+    made.disk.update(_disk(made))
+    made.memory.update(_memory(made, len(taps), branches, attention, device))
     return made
+
+
+def estimated(config: Config, corpus: Corpus | None) -> Lengths:
+    """Lengths where the tokenizer is not at hand: four characters a token, as English has; without ``corpus``, as its yaml states.
+
+    Errors: InputError where it states nothing.
+    """
+    data, longest = config.data, config.trainer.max_length
+    if corpus is not None:
+        counted = [min(longest, sum(len(m.content) for m in c.messages) // 4) for c in corpus.conversations]
+        return Lengths(len(counted), statistics.fmean(counted), longest, "four characters a token assumed")
+    if data.known is None:
+        raise InputError(
+            f"data={data.name} is on the hub and its yaml does not say how large it is; give data.known.examples and "
+            "data.known.tokens (their mean length), or a local copy: data=jsonl data.path=FILE_OR_FOLDER"
+        )
+    examples = min(data.known.examples, data.limit or data.known.examples)
+    return Lengths(examples, min(data.known.tokens, longest), longest, f"as conf/data/{data.name}.yaml states")
 
 
 def _width(lengths: Lengths) -> float:
@@ -121,7 +150,7 @@ def _attention(config: Config, on_gpu: bool) -> str:
     return asked if asked != "auto" else "flex" if on_gpu else "split" if low else "dense"
 
 
-def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: int) -> tuple[float, float]:
+def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: int, device: str) -> tuple[float, float]:
     """Operations of one step in head and loss, and bytes of logits and of what is kept for the backward pass."""
     trainer, one = config.trainer, 2 * sizes.hidden_size * sizes.vocab_size
     blocks = trainer.batch_size * trainer.anchors
@@ -137,12 +166,12 @@ def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: i
         forward = 2 * inner * (sizes.hidden_size + gru + sizes.vocab_size) + 6 * gru * (sizes.hidden_size + gru)
         work += rows * 3 * forward + (rows * (one + forward) if mode == "chunked" else 0)
     every = branches * at_once * sizes.vocab_size
-    logits = every if mode == "full" else min(every, heads.AT_ONCE / 4)
+    logits = every if mode == "full" else min(every, heads.AT_ONCE[device] / 4)
     kept = 0 if mode == "full" else at_once * sizes.hidden_size * 4
     return work, logits * (low + 4 + 4) + kept
 
 
-def _memory(made: Plan, taps: int, branches: int, attention: str) -> dict[str, float]:
+def _memory(made: Plan, taps: int, branches: int, attention: str, device: str) -> dict[str, float]:
     """Bytes on the device of one process while it trains."""
     config, sizes = made.config, made.sizes
     trainer, backbone = config.trainer, config.backbone
@@ -152,7 +181,7 @@ def _memory(made: Plan, taps: int, branches: int, attention: str) -> dict[str, f
     width, rows = made.lengths.longest, trainer.micro_batch * trainer.anchors * backbone.block_size
     scattered = (
         trainer.batch_size > trainer.micro_batch
-    )  # gradients of each branch are kept apart until the last micro-batch
+    )  # gradients of each branch stay apart until the last micro-batch
     a_row = layer * (24 + 4 * low) + across * (12 + 3 * low) + sizes.kv_heads * sizes.head_dim * 2 * (10 + low)
     a_row += 4 * inner * low
     if attention == "dense":
@@ -160,9 +189,10 @@ def _memory(made: Plan, taps: int, branches: int, attention: str) -> dict[str, f
     elif attention == "split":
         a_row += sizes.heads * (width + backbone.block_size) * (4 + 3 * low)  # scores and weights
     a_batch = trainer.micro_batch * width * taps * layer * low
-    every = made.disk["all features"]
     read = min(1.0, made.steps * trainer.batch_size / made.lengths.examples)
-    kept = min(Features.KEEP, every * read) if trainer.features == "online" else 0.0  # memory: the machine's own
+    kept = min(Features.KEEP, made.features * read) if trainer.features == "online" else 0.0
+    if trainer.features == "memory" and device == "cpu":  # a GPU's are kept in the machine's own memory
+        kept = made.features
     return {
         "target": made.target * (2.0 if config.target.dtype == "bf16" else 4.0),
         "drafter, gradients, optimiser": count * (16.0 + (4.0 * branches if scattered else 0) + (2 if low == 2 else 0)),
@@ -172,21 +202,18 @@ def _memory(made: Plan, taps: int, branches: int, attention: str) -> dict[str, f
     }
 
 
-def _disk(made: Plan, taps: int) -> dict[str, float]:
-    """Bytes under ``runs/``, and what all features would take."""
+def _disk(made: Plan) -> dict[str, float]:
+    """Bytes under ``runs/``."""
     trainer, count = made.config.trainer, sum(made.drafter.values())
     snapshots = made.steps // trainer.snapshot_every if trainer.snapshot_every else 0
     settings, chosen = made.config.evaluation, made.config.benchmark.values()
-    every = made.lengths.examples * made.lengths.mean * taps * made.sizes.hidden_size
-    every *= 2.0 if trainer.precision == "bf16" else 4.0
     prompts = sum(min(b.limit, settings.prompts or b.limit) for b in chosen)
     return {
         "checkpoints": (trainer.keep + 1) * 12.0 * count,
         "drafter": 4.0 * count,
         "snapshots": 4.0 * count * snapshots,
         "trajectories": 4.0 * prompts * settings.max_new_tokens * len(settings.temperatures) * 2,
-        "features": every * (trainer.features == "disk"),
-        "all features": every,
+        "features": made.features * (trainer.features == "disk"),
     }
 
 
@@ -235,12 +262,11 @@ def lines(made: Plan) -> list[str]:
         chosen = ", this run's" if mode == made.head else ""
         assumed = f", {SUPPORT:g} rows a block assumed" if mode == "pruned" else ""
         found.append(f"  head {mode:<8}{number(work)}FLOP a step, {size(memory)} of logits{chosen}{assumed}")
-    written = {k: v for k, v in made.disk.items() if k != "all features" and v}
     return [
         *found,
-        f"  memory       {size(sum(made.memory.values()))} on each device ({', '.join(f'{k} {size(v)}' for k, v in made.memory.items())})",
-        f"  disk         {size(sum(written.values()))} ({', '.join(f'{k} {size(v)}' for k, v in written.items())}); features are "
-        f"{'not stored' if trainer.features == 'online' else f'kept in {trainer.features}'}: all of them are {size(made.disk['all features'])}",
+        f"  memory       {size(sum(made.memory.values()))} on each device ({listed(made.memory)})",
+        f"  disk         {size(sum(made.disk.values()))} ({listed(made.disk)}); features are "
+        f"{'not stored' if trainer.features == 'online' else f'kept in {trainer.features}'}: all of them are {size(made.features)}",
     ]
 
 
@@ -248,6 +274,11 @@ def share(parts: dict[str, float]) -> str:
     """``parts`` in per cent of their sum."""
     total = sum(parts.values())
     return ", ".join(f"{k} {v / total:.0%}" for k, v in parts.items())
+
+
+def listed(parts: dict[str, float]) -> str:
+    """Every part that takes any bytes, with them."""
+    return ", ".join(f"{k} {size(v)}" for k, v in parts.items() if v)
 
 
 def number(value: float) -> str:

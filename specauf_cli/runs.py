@@ -59,6 +59,12 @@ class State:
     log: list[dict[str, float]]
     reason: str = ""
 
+    @property
+    def origin(self) -> str:
+        """Where a drafter that was not trained here came from; empty for one that was."""
+        imported = self.about.get("imported")
+        return f"imported from {imported.get('source')}" if isinstance(imported, dict) else ""
+
 
 def states(runs: Path) -> list[State]:
     """Every run under ``runs``, by name; one whose files cannot be trusted is ``damaged``."""

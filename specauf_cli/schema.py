@@ -26,6 +26,11 @@ class InputError(ValueError):
     """Something the user gave is wrong. Its text is the one line the user reads: what, where, what is valid."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library says in an error, in one line; the kind of error where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """``' Did you mean X?'`` for the valid name closest to ``word``, or ``''`` when none is close."""
     close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)

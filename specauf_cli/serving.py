@@ -26,7 +26,7 @@ from specauf_cli.records import (
     read_json,
     write_json,
 )
-from specauf_cli.schema import InputError, nearest
+from specauf_cli.schema import InputError, first_line, nearest
 from specauf_cli.settings import TargetConfig
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
 
     Errors: InputError for an engine that cannot serve this drafter, naming why.
     """
+    from specauf_cli import exchange
     from specauf_cli import runs as all_runs
 
     _check_backend(backend)
@@ -196,7 +197,7 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
             backbone["proposals"],
             backbone["model"]["_target_"].rpartition(".")[2],
         )
-        model, trust = target["path"] or _trained_target(folder), target["trust_remote_code"]
+        trust = target["trust_remote_code"]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / all_runs.ABOUT} is damaged; move {folder} aside and train again") from error
     if kind not in ("DFlash", "Domino"):
@@ -205,6 +206,7 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
         raise InputError(
             f"run {folder.name}: vLLM serves no Domino drafter yet (vLLM#46707 is open); use --backend sglang"
         )
+    model = exchange.target_path(folder)
     path = Path(drafter) if drafter else folder / "export" / FORMATS[backend]
     if drafter and not path.is_dir():
         raise InputError(f"--drafter {drafter}: there is no such folder; `specauf export` writes one")
@@ -267,22 +269,13 @@ def _settings(names: Sequence[str], benchmarks: str, extra: Sequence[str]) -> "t
 
 def _located(config: "Config", folder: Path | None) -> TargetConfig:
     """The target with its path. Errors: InputError when it is not on this machine."""
+    from specauf_cli import exchange
+
     if config.target.path is not None:
         return config.target
     if folder is None:
         raise InputError(f"target {config.target.name} is trained here; name the run whose target is served: --run RUN")
-    return replace(config.target, path=_trained_target(folder))
-
-
-def _trained_target(folder: Path) -> str:
-    """The folder of the target trained here whose weights the run ``folder`` was trained for."""
-    from specauf_cli.training.pretrain import describe
-
-    fingerprint, targets = _fingerprint(folder), folder.parent / "targets"
-    for place in sorted(p.parent for p in targets.glob("*/specauf.json")):
-        if describe(str(place)).get("fingerprint") == fingerprint:
-            return str(place)
-    raise InputError(f"the target of run {folder.name} is not under {targets}/ any more")
+    return replace(config.target, path=exchange.target_path(folder))
 
 
 def _fingerprint(folder: Path | None) -> str:
@@ -300,8 +293,7 @@ def _chat(target: TargetConfig) -> "Chat":
     except InputError:
         raise
     except Exception as error:  # whatever a foreign folder makes transformers raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"the tokenizer of target {target.path!r} cannot be loaded: {reason}") from error
+        raise InputError(f"the tokenizer of target {target.path!r} cannot be loaded: {first_line(error)}") from error
 
 
 def _rendered(chat: "Chat", turn: str) -> str:

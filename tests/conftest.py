@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ install_import_hook(
 import torch  # noqa: E402
 
 from commands import specauf  # noqa: E402
+from specauf_cli import compose  # noqa: E402
 from specauf_cli.data import offline  # noqa: E402
 from specauf_cli.data.chat import MASK, Chat  # noqa: E402
 from specauf_cli.models import checkpoint  # noqa: E402
@@ -101,6 +103,15 @@ def make_drafter(target: Target, backbone: BackboneConfig) -> MakeDrafter:
         return drafter.eval()
 
     return make
+
+
+@pytest.fixture
+def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra takes longer than all the rest of most commands, and many commands of a test file have the same settings."""
+    monkeypatch.setattr(compose, "compose", lambda overrides: _composed(tuple(overrides)))
+
+
+_composed = functools.cache(compose.compose)
 
 
 @pytest.fixture(scope="session")

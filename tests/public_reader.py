@@ -6,6 +6,7 @@ It knows ``config.json`` and ``model.safetensors`` and the target's own transfor
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,22 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+def frequencies(config: dict[str, Any]) -> Tensor:
+    """Turns per position, from ``rope_theta`` and ``rope_scaling``: none, or Llama 3's, which slows what turns slowly."""
+    half, scaling = config["head_dim"] // 2, config["rope_scaling"]
+    plain = config["rope_theta"] ** (-torch.arange(half).float() / half)
+    if scaling is None:
+        return plain
+    assert scaling["rope_type"] == "llama3"
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * plain / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return kept * plain + (1 - kept) * plain / scaling["factor"]
+
+
+def rotate(x: Tensor, positions: Tensor, per_position: Tensor) -> Tensor:
     """Rotary embedding of ``[heads, T, D]`` at ``positions``, halves turned against each other."""
-    half = x.shape[-1] // 2
-    angles = positions[:, None].float() * theta ** (-torch.arange(half).float() / half)
+    half, angles = x.shape[-1] // 2, positions[:, None].float() * per_position
     first, second = x[..., :half], x[..., half:]
     return torch.cat(
         [first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()], dim=-1
@@ -54,7 +67,7 @@ def block_logits(folder: Path, model: Any, tokens: Tensor, anchor: int) -> Tenso
         seen = torch.cat([context, x])
         q = norm(project("q", x, heads), part["self_attn.q_norm.weight"], eps)
         k = norm(project("k", seen, shared), part["self_attn.k_norm.weight"], eps)
-        q, k = rotate(q, places[anchor:], config["rope_theta"]), rotate(k, places, config["rope_theta"])
+        q, k = rotate(q, places[anchor:], frequencies(config)), rotate(k, places, frequencies(config))
         k, v = (y.repeat_interleave(heads // shared, dim=0) for y in (k, project("v", seen, shared)))
         mixed = (q @ k.transpose(1, 2) / dim**0.5).softmax(-1) @ v
         hidden = hidden + mixed.transpose(0, 1).reshape(size, -1) @ part["self_attn.o_proj.weight"].T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from commands import specauf
 from specauf_cli import exchange, records
 from specauf_cli.models import formats
 from specauf_cli.schema import InputError
+
+pytestmark = pytest.mark.usefixtures("composed_once")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +140,37 @@ def test_an_imported_run_is_measured_like_the_one_it_came_from(out: tuple[Path, 
     assert (record["objective"], record["training"]["data"]["name"]) == ("imported", "unknown, trained elsewhere")
     assert record["training"]["imported"]["source"] == "hf"
     assert str(folder) not in json.dumps(record)
-    assert "imported, seed 0" in specauf(folder, "show", imported.name).stdout
+    shown = specauf(folder, "show", imported.name).stdout
+    assert "imported, seed 0" in shown
+    assert "finished, imported from hf" in shown
+
+
+def test_imported_runs_are_listed_measured_or_not(out: tuple[Path, str], imported: Path, tmp_path: Path) -> None:
+    folder, run = out
+    listed = specauf(folder, "ls").stdout.splitlines()
+    (line,) = (x for x in listed if x.startswith(imported.name))
+    assert line.startswith(f"{imported.name}  imported from hf  ")
+    assert "imported" not in next(x for x in listed if x.startswith(run))
+    shutil.copytree(imported, tmp_path / "runs" / imported.name)
+    shutil.rmtree(tmp_path / "runs" / imported.name / "records", ignore_errors=True)
+    assert specauf(tmp_path, "ls").stdout == f"{imported.name}  imported from hf  not measured\n"
+
+
+@pytest.mark.parametrize("backend", ["sglang", "vllm"])
+def test_the_export_that_serve_command_prints_is_one_that_works(out: tuple[Path, str], backend: str) -> None:
+    folder, run = out
+    export, serve = specauf(folder, "serve-command", "--run", run, "--backend", backend).stdout.splitlines()
+    words = shlex.split(export)
+    assert words[:2] == ["specauf", "export"]
+    written = folder / specauf(folder, *words[1:]).stdout.strip()
+    assert (written / "model.safetensors").is_file()
+    again = specauf(folder, "serve-command", "--run", run, "--backend", backend).stdout
+    assert again == f"{serve}\n", "what is there is not exported again"
+    assert str(written.relative_to(folder)) in serve
+    away = specauf(
+        written, "serve-command", "--run", run, f"runs={folder / 'runs'}", "--drafter", ".", "--backend", backend
+    )
+    assert str(folder / "runs" / "targets") in away.stdout
 
 
 def test_the_name_of_an_imported_run_covers_its_weights(out: tuple[Path, str], imported: Path, tmp_path: Path) -> None:

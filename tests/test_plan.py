@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from commands import specauf
+from findings import changed
 from hub import publish
 from specauf_cli import calibration, plan
-from specauf_cli.compose import compose
+from specauf_cli.compose import compose as compose_anew
 from specauf_cli.data.chat import Chat
 from specauf_cli.models import checkpoint, sizes
 from specauf_cli.models import target as targets
@@ -19,17 +22,19 @@ from specauf_cli.models.target import Target
 from specauf_cli.plan import Lengths, Plan
 from specauf_cli.schema import InputError
 
+compose = functools.cache(compose_anew)
 SHAREGPT = Lengths(68_000, 1300, 3072, "stated")
 
 
-def planned(*overrides: str, lengths: Lengths = SHAREGPT) -> Plan:
-    config = compose(overrides)
+def planned(*overrides: str, lengths: Lengths = SHAREGPT, settings: dict[str, Any] | None = None) -> Plan:
+    """The plan on a GPU. ``settings`` are replaced behind composing, which takes longer than all the rest."""
+    config = changed(compose(overrides), settings or {})
     return plan.plan(config, sizes.of(config.target), lengths, on_gpu=True)
 
 
 @pytest.mark.parametrize("backbone", ["dflash", "domino"])
 def test_parameters_are_those_of_the_module(chat: Chat, backbone: str) -> None:
-    config = compose(["profile=smoke", f"backbone={backbone}", "target.taps=[0,1]"])
+    config = compose(("profile=smoke", f"backbone={backbone}", "target.taps=[0,1]"))
     assert config.target.pretrain is not None
     target = Target(targets.create(config.target.pretrain, chat), chat, config.target, "x")
     known = replace(sizes.of(config.target), vocab_size=chat.vocab)
@@ -71,23 +76,22 @@ def test_heads_are_told_apart() -> None:
     assert set(auf.heads) == {"full", "chunked", "pruned"}
     assert set(decay.heads) == set(domino.heads) == {"full", "chunked"}
     assert auf.heads["pruned"][0] < 0.35 * auf.heads["full"][0]
-    assert auf.heads["chunked"][1] < 0.1 * auf.heads["full"][1]
+    assert auf.heads["chunked"][1] < 0.2 * auf.heads["full"][1]
 
 
 def test_what_takes_more_is_counted_as_more() -> None:
-    base = planned("profile=single_gpu")
-    for more in ("trainer.anchors=1024", "target=qwen3_8b", "backbone.layers=6", "trainer.batch_size=64"):
-        assert planned("profile=single_gpu", more).per_step > base.per_step, more
-    for more in (
-        "trainer.micro_batch=4",
-        "target=qwen3_8b",
-        "trainer.precision=fp32",
-        "backbone.attention=split",
-        "target.dtype=fp32",
-    ):
-        assert sum(planned("profile=single_gpu", more).memory.values()) > sum(base.memory.values()), more
-    assert planned("profile=single_gpu", "trainer.features=disk").disk["features"] > 1e12
-    assert planned("profile=single_gpu", "trainer.snapshot_every=1000").disk["snapshots"] == 12 * base.disk["drafter"]
+    base, larger = planned("profile=single_gpu"), planned("profile=single_gpu", "target=qwen3_8b")
+
+    def but(key: str, value: Any) -> Plan:
+        return planned("profile=single_gpu", settings={key: value})
+
+    more = [but("trainer.anchors", 1024), but("backbone.layers", 6), but("trainer.batch_size", 64), larger]
+    assert all(p.per_step > base.per_step for p in more)
+    more = [but("trainer.micro_batch", 4), but("trainer.precision", "fp32"), but("backbone.attention", "split")]
+    more += [but("target.dtype", "fp32"), larger]
+    assert all(sum(p.memory.values()) > sum(base.memory.values()) for p in more)
+    assert but("trainer.features", "disk").disk["features"] > 1e12
+    assert but("trainer.snapshot_every", 1000).disk["snapshots"] == 12 * base.disk["drafter"]
     assert sum(base.memory.values()) < 80e9  # what the profile promises
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,8 @@ SETTINGS = ["profile=smoke", "evaluation.prompts=4", f"evaluation.max_new_tokens
 CHOSEN = "offline_algebra,offline_chat"
 DRAFTER = "/models/drafter"
 Known = dict[float, dict[str, list[Trajectory]]]
+
+pytestmark = pytest.mark.usefixtures("composed_once")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,7 @@ def folder(tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(client, "FIRST_DELAY", 0.01)
     monkeypatch.setattr(server, "SETTLE", 0.3)
     chat.save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)  # what lies there is a folder and no model of the hub
     return tmp_path
 
 
@@ -604,15 +606,6 @@ def test_serve_command_of_domino(folder: Path, make_run: Callable[..., str]) -> 
     assert "note: sglang drafts 15 tokens a round, evaluation here 16" in done.stderr
     refused = specauf(folder, "serve-command", "--backend", "vllm", check=False)
     assert f"run {name}: vLLM serves no Domino drafter yet (vLLM#46707" in refused.stderr
-
-
-@pytest.fixture(autouse=True)
-def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra takes longer than all the rest of a command here, and most commands have the same settings."""
-    monkeypatch.setattr(compose, "compose", lambda overrides: composed(tuple(overrides)))
-
-
-composed = lru_cache(compose.compose)
 
 
 @pytest.fixture(autouse=True)

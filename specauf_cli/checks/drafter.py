@@ -10,11 +10,11 @@ from torch import Tensor
 
 from specauf_cli.checks.subject import FAIL, OK, Finding, Subject, close
 from specauf_cli.evaluation.replay import replay
-from specauf_cli.models import blocks, checkpoint
+from specauf_cli.models import blocks, checkpoint, formats
 from specauf_cli.models.dflash import Context, DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import read_json
-from specauf_cli.schema import Example, Trajectory
+from specauf_cli.schema import Example, InputError, Trajectory
 
 MASKED = "let a block see only context positions strictly before its anchor"
 
@@ -225,28 +225,41 @@ def _flat(values: object) -> dict[str, object]:
     return found
 
 
-ROUND_TRIPS: dict[str, Callable[[DFlash, Target, Path], DFlash]] = {}
-"""Ways to write a drafter and read it back, by name, beyond this package's own files."""
+def _own_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
+    checkpoint.save(drafter, target, folder, run="round trip")
+    return checkpoint.load(folder, target, drafter.backbone, run="round trip")
+
+
+def _public_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
+    checkpoint.save(drafter, target, folder / "drafter", run="round trip")
+    formats.write(folder / "drafter", folder / "export", layout="hf", dtype="fp32")
+    found, _ = formats.drafter(formats.read(folder / "export"), target, drafter.backbone)
+    return found
+
+
+ROUND_TRIPS: dict[str, Callable[[DFlash, Target, Path], DFlash]] = {
+    "checkpoint": _own_files,
+    "export and import": _public_files,
+}
+"""Ways to write a drafter and read it back."""
 
 
 @torch.no_grad()
 def round_trip(subject: Subject) -> Finding:
     """Saved and loaded again, every weight is the same bit for bit and every draft the same token."""
     target, drafter, tokens = subject.target(), subject.drafter(), subject.tokens()
-
-    def own(drafter: DFlash, target: Target, folder: Path) -> DFlash:
-        checkpoint.save(drafter, target, folder, run="round trip")
-        return checkpoint.load(folder, target, drafter.backbone, run="round trip")
-
     anchors = torch.tensor([[max(1, tokens.shape[1] // 2)]], device=tokens.device)
     context = target.features(tokens)
 
     def draft(of: DFlash) -> Tensor:
         return of.draft(target, of.context(context), tokens.gather(1, anchors), anchors)
 
-    for name, trip in {"checkpoint": own, **ROUND_TRIPS}.items():
-        with tempfile.TemporaryDirectory(prefix="specauf-doctor-") as place:
-            back = trip(drafter, target, Path(place) / "drafter").to(target.model.dtype)
+    for name, trip in ROUND_TRIPS.items():
+        try:
+            with tempfile.TemporaryDirectory(prefix="specauf-doctor-") as place:
+                back = trip(drafter, target, Path(place)).to(target.model.dtype)
+        except InputError as error:
+            return Finding(FAIL, f"{name}: what was written is refused: {error}")
         before, after = drafter.state_dict(), back.state_dict()
         names = sorted(set(before) ^ set(after)) or [
             n for n, x in before.items() if x.shape != after[n].shape or not torch.equal(x, after[n])
@@ -259,5 +272,6 @@ def round_trip(subject: Subject) -> Finding:
             return Finding(
                 FAIL, f"{name}: the same weights draft other tokens", "restore every knob of the drafter too"
             )
-    ways = ", ".join(("checkpoint", *ROUND_TRIPS))
-    return Finding(OK, f"{len(drafter.state_dict())} tensors come back bit for bit, drafts are equal ({ways})")
+    return Finding(
+        OK, f"{len(drafter.state_dict())} tensors come back bit for bit, drafts are equal ({', '.join(ROUND_TRIPS)})"
+    )

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from jaxtyping import Int
 from torch import Tensor
 
 from specauf_cli import machine, workbench
+from specauf_cli import plan as plans
 from specauf_cli.data import benchmarks
 from specauf_cli.data.chat import Chat, encode
-from specauf_cli.models import checkpoint
+from specauf_cli.identity import is_local
+from specauf_cli.models import checkpoint, sizes
 from specauf_cli.models import target as targets
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
@@ -103,6 +106,25 @@ class Subject:
         if config.benchmark_root is None:
             found += [f"benchmark {b.name}" for b in config.benchmark.values() if b.source == "hub"]
         return found
+
+    def fetches_target(self) -> bool:
+        """True for a target of the hub of which this machine has nothing yet."""
+        chosen = self.config.target
+        if chosen.path is None or is_local(chosen.path):
+            return False
+        try:
+            found = try_to_load_from_cache(chosen.path, "config.json", revision=chosen.revision)
+        except ValueError:  # not the shape of a hub id: opening it says so
+            return False
+        return not isinstance(found, str)
+
+    def plan(self) -> plans.Plan:
+        """What a training of these settings takes. Its lengths are estimated: the target and its tokenizer stay closed."""
+        config, stated = self.config, self.config.data.source == "hub" and self.config.data.known is not None
+        known = self._part("sizes", lambda: sizes.of(config.target, local=self.dry))
+        lengths = plans.estimated(config, None if stated else self.data()[0])
+        on_gpu = machine.use_machine(config).startswith("cuda")
+        return self._part("plan", lambda: plans.plan(config, known, lengths, on_gpu=on_gpu))
 
     def target(self) -> Target:
         """The target on its device; where it would have to be trained first, one of its size with random weights."""

@@ -89,12 +89,13 @@ def head(subject: Subject) -> Finding:
     hidden = hidden.to(rows.device, rows.dtype)
     previous = torch.zeros(1, drafter.slots, dtype=torch.long, device=target.device)
     expected = target.model.get_output_embeddings()(hidden)[..., : target.chat.vocab]
+    expected = expected.to(target.device)
     if not torch.equal(target.head(hidden), expected) or not torch.equal(
         drafter.logits(target, hidden, previous)["base"], expected
     ):
         return Finding(FAIL, "the base branch drafts through another head than the target's", "use Target.head")
     tied = bool(getattr(target.model.config.get_text_config(decoder=True), "tie_word_embeddings", False))
-    shared = rows.data_ptr() == table.data_ptr() or torch.equal(rows, table)
+    shared = rows.data_ptr() == table.data_ptr() or torch.equal(rows.to(table.device), table)
     if tied and not shared:
         return Finding(
             FAIL, "the target says tie_word_embeddings, but head and embedding differ: the head may be random",
@@ -126,9 +127,9 @@ def mask_row(subject: Subject) -> Finding:
     """The embedding row of the mask token is not zero, finite, and as long as others (sglang#27924: a zero row)."""
     target = subject.target()
     table, chat = target.model.get_input_embeddings().weight, target.chat
-    norms = table[: min(chat.vocab, len(table))].float().norm(dim=1)
+    norms = table[: chat.vocab].norm(dim=1, dtype=torch.float32)
     own, usual = float(table[chat.mask_id].float().norm()), float(norms.median())
-    name = f"mask token {target.config.mask_token!r} (id {chat.mask_id})"
+    name = f"mask token {target.config.mask_token or 'of no text'!r} (id {chat.mask_id})"
     other = "another target.mask_token: one with a trained or initialised row"
     if not own or own != own or own == float("inf"):
         return Finding(FAIL, f"the embedding row of {name} has norm {own:g}", other)

@@ -21,7 +21,7 @@ from specauf_cli.models import checkpoint
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target, check_taps
 from specauf_cli.records import atomic, file_sha256, read_json, write_json
-from specauf_cli.schema import InputError, nearest
+from specauf_cli.schema import InputError, first_line, nearest
 from specauf_cli.settings import BackboneConfig
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -106,9 +106,8 @@ def locate(source: str, revision: str | None = None) -> Located:
             ignore_patterns=["*/*"],
         )
     except Exception as error:  # whatever the network and the hub answer
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{source}{f' at {revision}' if revision else ''} cannot be fetched from the hub: {reason}"
+            f"{source}{f' at {revision}' if revision else ''} cannot be fetched from the hub: {first_line(error)}"
         ) from error
     return Located(Path(found), source, Path(found).name)  # the hub's cache names a snapshot by its commit
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
-from specauf_cli.schema import InputError
+from specauf_cli.schema import InputError, first_line
 from specauf_cli.settings import BackboneConfig, SizesConfig, TargetConfig
 
 
@@ -25,10 +25,10 @@ def of_model(config: Any) -> SizesConfig:
     )
 
 
-def of(target: TargetConfig) -> SizesConfig:
+def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
     """The sizes of a target before it is loaded: from its yaml, its recipe, or its ``config.json`` (a folder, or the hub).
 
-    Errors: InputError when none of them can be read.
+    ``local``: of the hub, only what is on this machine already. Errors: InputError when none of them can be read.
     """
     if target.path is None and target.pretrain is not None:
         p = target.pretrain
@@ -39,12 +39,14 @@ def of(target: TargetConfig) -> SizesConfig:
         return target.sizes
     try:
         found = AutoConfig.from_pretrained(
-            target.path, revision=target.revision, trust_remote_code=target.trust_remote_code
+            target.path,
+            revision=target.revision,
+            trust_remote_code=target.trust_remote_code,
+            local_files_only=local,
         )
         return of_model(found)
     except Exception as error:  # whatever a foreign folder makes transformers raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the sizes of target {target.path!r} cannot be read: {reason}") from error
+        raise InputError(f"the sizes of target {target.path!r} cannot be read: {first_line(error)}") from error
 
 
 def check(target: TargetConfig, real: SizesConfig) -> None:

@@ -20,7 +20,7 @@ from specauf_cli.data.chat import Chat, free_tokens
 from specauf_cli.identity import is_local
 from specauf_cli.models import sizes
 from specauf_cli.records import digest, read_json
-from specauf_cli.schema import InputError
+from specauf_cli.schema import InputError, first_line
 from specauf_cli.settings import BackboneConfig, PretrainConfig, TargetConfig
 
 
@@ -333,8 +333,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
     except InputError:
         raise
     except Exception as error:  # whatever a foreign folder makes transformers raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"target {config.path!r} cannot be loaded: {reason}") from error
+        raise InputError(f"target {config.path!r} cannot be loaded: {first_line(error)}") from error
     away = sorted({str(x) for x in getattr(model, "hf_device_map", {}).values()} & {"cpu", "disk", "meta"})
     if spread_out and away and device != "cpu":
         raise InputError(

@@ -81,7 +81,13 @@ def _share(histogram: Sequence[int]) -> str:
 
 
 def of_state(
-    name: str, state: str, step: int, about: Mapping[str, Any], log: Sequence[Mapping[str, float]], reason: str
+    name: str,
+    state: str,
+    step: int,
+    about: Mapping[str, Any],
+    log: Sequence[Mapping[str, float]],
+    reason: str,
+    origin: str = "",
 ) -> list[str]:
     """A run on disk: what was chosen, how far it got, and the loss as a line of bars."""
     config = about["config"]
@@ -90,10 +96,9 @@ def of_state(
         "data": about["data"]["name"], "profile": config["profile"]["name"], "seed": config["seed"],
     }  # fmt: skip
     trainer, steps = config["trainer"], config["trainer"]["steps"]
-    text = [
-        name,
-        f"  {state}{f' at step {step}' + (f' of {steps}' if steps else '') if state != 'finished' else f', {step} steps'}",
-    ]
+    done = origin or f"{step} steps"
+    so_far = f", {done}" if state == "finished" else f" at step {step}" + (f" of {steps}" if steps else "")
+    text = [name, f"  {state}{so_far}"]
     text += [f"  because: {reason}"] if reason else []
     text.append("  " + ", ".join(f"{k} {v}" for k, v in chosen.items()))
     kept = ("batch_size", "anchors", "max_length", "lr", "precision", "normalize", "labels")

@@ -90,7 +90,9 @@ class Step:
             self.attention = drafter.attention(self.parameters[0], config.trainer.anchors)
         if self.attention == "flex" and target.device.type == "cpu":
             raise InputError("backbone.attention=flex trains on a GPU only; use auto, split or dense")
-        self.head = heads.choose(config.trainer.head, config.objective, len(drafter.branches), logits)
+        self.head = heads.choose(
+            config.trainer.head, config.objective, len(drafter.branches), logits, target.device.type
+        )
         features.begin(config.seed)
 
     def __call__(self, step: int) -> Outcome:

@@ -46,9 +46,15 @@ def test_the_last_layer_tapped(healthy: Break, target: Target) -> None:
     assert "the last of 4" in wrong(healthy(target=broken))["layers"]
 
 
+def with_other_head(target: Target) -> Target:
+    """The target as it would be loaded with a head of its own."""
+    model = copy.deepcopy(target.model)
+    model.lm_head.weight = nn.Parameter(torch.randn(model.lm_head.weight.shape))
+    return Target(model, target.chat, target.config, target.fingerprint)
+
+
 def test_a_head_that_is_not_tied_although_the_target_says_so(healthy: Break, target: Target) -> None:
-    broken = weights_of(target)
-    broken._head.weight = nn.Parameter(torch.randn(broken._head.weight.shape), requires_grad=False)
+    broken = with_other_head(target)
     only(healthy(target=broken), "head", "says tie_word_embeddings")
 
 
@@ -59,9 +65,8 @@ def test_a_head_that_would_be_trained(healthy: Break, target: Target) -> None:
 
 
 def test_a_head_that_no_file_holds(healthy: Break, target: Target, tmp_path: Path) -> None:
-    broken = weights_of(target)
+    broken = with_other_head(target)
     broken.model.config.tie_word_embeddings = False
-    broken._head.weight = nn.Parameter(torch.randn(broken._head.weight.shape), requires_grad=False)
     broken.config = replace(target.config, path=str(tmp_path / "target"))
     broken.model.save_pretrained(tmp_path / "target")
     assert wrong(healthy(target=broken)) == {}
@@ -78,7 +83,9 @@ def test_a_drafter_with_an_embedding_of_its_own(healthy: Break, monkeypatch: Pat
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
 
     monkeypatch.setattr(DFlash, "__init__", init)
-    only(healthy(), "head", "embed_tokens.weight of its own")
+    said = wrong(healthy())
+    assert set(said) == {"head", "round trip"}, "it is exported with it, and that is refused"
+    assert "embed_tokens.weight of its own" in said["head"]
 
 
 @pytest.mark.parametrize(("factor", "word"), [(0.0, "norm 0;"), (100.0, "the median row"), (0.01, "the median row")])

@@ -13,9 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import Qwen3Config
 
+from hub import publish
 from public_reader import block_logits
+from specauf_cli.compose import compose
+from specauf_cli.data.chat import MASK, Chat
 from specauf_cli.models import checkpoint, formats
+from specauf_cli.models import target as targets
 from specauf_cli.models.blocks import previous_tokens
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.domino import Domino
@@ -136,6 +141,42 @@ def test_an_independent_reader_sees_the_same_logits(exported: Any, target: Targe
         theirs = block_logits(folder, target.model, tokens, anchor)
         assert ours.shape == theirs.shape
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+
+
+@BACKBONES
+def test_the_scaled_rotary_embedding_of_a_llama_target_is_what_readers_find(
+    of: Any, chat: Chat, tmp_path: Path, name: str
+) -> None:
+    """Llama 3.1's, with factors small enough that a few dozen positions tell them from none."""
+    scaling = {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    }  # fmt: skip
+    rope = scaling | {"rope_theta": 5e5}
+    place = publish(tmp_path / "target", chat, "llama", tied=False, rope_parameters=rope)
+    config = replace(
+        compose(["target=hf", f"target.path={place}", "target.taps=3"]).target, dtype="fp32", mask_token=MASK
+    )
+    target = targets.load(config, device="cpu")
+    drafter = checkpoint.create(target, of(name)).eval()
+    drafter.initialise(5)
+    checkpoint.save(drafter, target, tmp_path / "run" / "drafter", run="a")
+    for layout in ("hf",) if name == "domino" else formats.LAYOUTS:
+        out = tmp_path / layout
+        formats.write(tmp_path / "run" / "drafter", out, layout=layout, dtype="fp32", verifier="ORG/NAME")
+        stored = json.loads((out / "config.json").read_text())
+        inner = stored.get("transformer_layer_config", stored)
+        assert Qwen3Config(**inner).rope_parameters == rope
+        back, _ = formats.drafter(formats.read(out), target, of(name))
+        assert torch.equal(back.rotary.inv_freq, target.model.model.rotary_emb.inv_freq)
+        assert all(torch.equal(x, back.state_dict()[k]) for k, x in drafter.state_dict().items())
+    tokens = sequence()
+    ours = final_logits(drafter, target, tokens[None], 20).detach()
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4 * float(ours.abs().max()))
+    close(ours, block_logits(tmp_path / "hf", target.model, tokens, 20))
+    edit(tmp_path / "hf", lambda c: c.update(rope_scaling=None))
+    with pytest.raises(AssertionError):
+        close(ours, block_logits(tmp_path / "hf", target.model, tokens, 20))
 
 
 def test_the_independent_reader_tells_one_layer_from_the_next(exported: Any, target: Target) -> None:

@@ -70,7 +70,7 @@ def agree(one: tuple[dict[str, BranchLoss], Tensor], other: tuple[dict[str, Bran
 
 @pytest.fixture(params=[1, 3 * 4 * V * K, 10**9], ids=["row", "three blocks", "all"], autouse=True)
 def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "AT_ONCE", request.param)
+    monkeypatch.setattr(heads, "AT_ONCE", {"cpu": request.param, "cuda": 512_000_000})
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)
@@ -149,14 +149,16 @@ def test_two_branches_with_trainable_weights_behind_the_head(names: tuple[str, s
 
 def test_what_auto_means() -> None:
     few, many = 10, 10**10
-    assert heads.choose("auto", objective("auf"), 1, few) == "pruned"
-    assert heads.choose("auto", objective("auf_decay"), 1, many) == "pruned"
-    assert heads.choose("auto", objective("decay"), 1, many) == "chunked"
-    assert heads.choose("auto", objective("auf", "full_ce"), 2, many) == "chunked"
-    assert heads.choose("full", objective("auf"), 1, many) == "full"
+    assert heads.choose("auto", objective("auf"), 1, few, "cpu") == "pruned"
+    assert heads.choose("auto", objective("auf_decay"), 1, many, "cpu") == "pruned"
+    assert heads.choose("auto", objective("decay"), 1, many, "cpu") == "chunked"
+    assert heads.choose("auto", objective("auf", "full_ce"), 2, many, "cpu") == "chunked"
+    some = 32_000_000  # fp32 logits of 128 MB
+    assert heads.choose("auto", objective("decay"), 1, some, "cuda") == "full"
+    assert heads.choose("full", objective("auf"), 1, many, "cpu") == "full"
 
 
 @pytest.mark.parametrize(("name", "branches"), [("decay", 1), ("auf", 2)])
 def test_pruning_what_would_change_the_loss_is_refused(name: str, branches: int) -> None:
     with pytest.raises(InputError, match="needs one branch and a credit that ends at the first miss"):
-        heads.choose("pruned", objective(name), branches, 1)
+        heads.choose("pruned", objective(name), branches, 1, "cpu")
