@@ -154,7 +154,10 @@ def room(subject: Subject) -> Finding:
         return Finding(
             OK, f"{_gib(disk_free)} of disk are free; how much is needed is known once the config.json of {config.target.path} is here"
         )  # fmt: skip
-    disk, memory = needs(config, sizes, conversations)
+    try:
+        disk, memory = needs(config, sizes, conversations)
+    except InputError as error:  # taps that cannot be: the settings have a line of their own
+        raise LeftOut("settings", f"{reason_of(error)}, see settings") from error
     certain = disk["drafter"] + disk["two checkpoints"]
     text = f"disk: about {_gib(sum(disk.values()))} needed, {_gib(disk_free)} free"
     if memory_free is not None:
