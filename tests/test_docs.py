@@ -1,7 +1,6 @@
 """The walk-throughs of docs/own.md run as they stand, and what the pages name is there."""
 
 import importlib
-import os
 import re
 import shutil
 import sys
@@ -13,7 +12,7 @@ import pytest
 
 from commands import ROOT, specauf
 from hub import publish
-from specauf_cli import compose
+from specauf_cli import compose, doctor
 from specauf_cli.data.chat import Chat
 from specauf_cli.records import read_json
 from specauf_cli.schema import InputError
@@ -30,15 +29,14 @@ SMALL = {
 
 @pytest.fixture
 def workshop(tmp_path: Path, table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder with the smoke target trained, and the environment that the page asks for."""
+    """A folder with the smoke target trained, and the environment that the page asks for."""
     folder = tmp_path / "my folder"
     shutil.copytree(table[0] / "runs" / "targets", folder / "runs" / "targets")
     (exported,) = re.findall(r"^export (.+)$", OWN, re.MULTILINE)
-    settings = dict(word.split("=") for word in exported.replace("$PWD", str(folder)).replace(" ", "\n").split("\n") if "=" in word)
-    settings = {k: v.replace("\n", " ") for k, v in settings.items()}
-    monkeypatch.setenv("SPECAUF_CONF", str(folder / "conf"))
-    assert set(settings) == {"SPECAUF_CONF", "PYTHONPATH"}
-    monkeypatch.syspath_prepend(str(folder))
+    settings = dict(word.replace("$PWD", str(folder)).split("=") for word in exported.split())
+    monkeypatch.setenv("SPECAUF_CONF", settings.pop("SPECAUF_CONF"))
+    monkeypatch.syspath_prepend(settings.pop("PYTHONPATH"))
+    assert not settings
     yield folder
     for name in ("my_credits", "my_backbone"):
         sys.modules.pop(name, None)
@@ -79,7 +77,6 @@ def test_an_objective_of_ones_own_trains_and_is_measured(workshop: Path) -> None
     assert record["config"]["objective"]["base"]["_target_"] == "my_credits.reach"
     assert "tau" in measured
     assert len(listed.splitlines()) == 2
-    assert specauf(workshop, "compare", *[r.split("/")[1].strip() for r in (first, second)], check=False).returncode == 2
 
 
 def test_a_backbone_of_ones_own_passes_the_doctor_trains_and_is_measured(workshop: Path) -> None:
@@ -98,12 +95,11 @@ def test_a_backbone_of_ones_own_passes_the_doctor_trains_and_is_measured(worksho
 def test_a_benchmark_of_ones_own_is_measured(workshop: Path, table: tuple[Path, str]) -> None:
     run = next(f.parent for f in table[0].glob("runs/dflash-auf-*/finished.json"))
     shutil.copytree(run, workshop / "runs" / run.name, ignore=shutil.ignore_patterns("records"))
-    SMALL_ALL = [w for w in SMALL["eval"] if "prompts" not in w]
     write_files("A benchmark", workshop)
     (words,) = commands("A benchmark")
-    assert "Riddles" in specauf(workshop, *words, *SMALL_ALL).stdout
+    assert "Riddles" in specauf(workshop, *words, "evaluation.temperatures=[0.0]", "evaluation.prompts=3").stdout
     ((found,),) = (r["benchmarks"] for r in records(workshop, f"runs/{run.name}"))
-    assert (found["origin"], found["prompts"], len(found["traces"])) == ("jsonl", 2, 3)
+    assert (found["origin"], found["prompts"], len(found["traces"])) == ("jsonl", 3, 4)
 
 
 def test_a_target_of_ones_own_passes_the_doctor_and_trains_a_drafter(workshop: Path, chat: Chat) -> None:
@@ -188,10 +184,7 @@ def test_every_setting_and_record_key_that_the_index_names_exists() -> None:
         assert reduce(lambda values, k: values[k], key.split("."), config) is not ..., key
 
 
-@pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="once is enough")
 def test_the_doctors_lines_are_all_explained() -> None:
-    from specauf_cli import doctor
-
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     explained = {n for head in re.findall(r"^## (.+)$", text, re.MULTILINE) for n in head.split(", ")}
     assert set(doctor.CHECKS) <= explained
