@@ -50,10 +50,14 @@ def _own() -> Path | None:
         return None
     place = Path(os.environ[OWN]).expanduser().resolve()
     if not place.is_dir():
-        raise InputError(f"{OWN}={place}: there is no such folder; it holds your own yaml files, as objective/NAME.yaml")
+        raise InputError(
+            f"{OWN}={place}: there is no such folder; it holds your own yaml files, as objective/NAME.yaml"
+        )
     for path in sorted(place.glob("*/*.yaml")):
         if (folder("conf") / path.relative_to(place)).is_file() and place != folder("conf"):
-            raise InputError(f"{path}: there is a shipped {path.parent.name} of this name, which it would not replace; rename it")
+            raise InputError(
+                f"{path}: there is a shipped {path.parent.name} of this name, which it would not replace; rename it"
+            )
     return place
 
 

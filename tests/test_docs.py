@@ -157,31 +157,38 @@ def test_every_page_is_in_the_list_of_pages() -> None:
     assert listed == {p.name for p in PAGES} - {"README.md"}
 
 
-def named() -> list[str]:
-    """What docs/paper.md names as `package.module.function`, below specauf_cli."""
-    folders = "|".join(p.name.removesuffix(".py") for p in (ROOT / "specauf_cli").iterdir() if p.name[0] not in "_.")
-    return sorted(set(re.findall(rf"`((?:{folders})\.[\w.]+)(?:\(.*?\))?`", (ROOT / "docs" / "paper.md").read_text())))
+INDEX = (ROOT / "docs" / "paper.md").read_text()
+MODULES = {
+    ".".join(p.relative_to(ROOT / "specauf_cli").with_suffix("").parts) for p in (ROOT / "specauf_cli").rglob("*.py")
+}
 
 
 def test_every_function_that_the_index_names_exists() -> None:
-    names = [n for n in named() if not n.endswith((".py", ".md", ".yaml"))]
-    assert len(names) > 30
-    for name in names:
+    seen = 0
+    for name in set(re.findall(r"`(\w+(?:\.\w+)+)`", INDEX)):
         parts = name.split(".")
-        depth = max(
-            n for n in range(1, len(parts) + 1) if (ROOT / "specauf_cli" / "/".join(parts[:n])).with_suffix(".py").is_file()
-        )
-        module = importlib.import_module(".".join(["specauf_cli", *parts[:depth]]))
-        reduce(getattr, parts[depth:], module)
+        depth = next((n for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in MODULES), 0)
+        if depth:
+            reduce(getattr, parts[depth:], importlib.import_module(f"specauf_cli.{'.'.join(parts[:depth])}"))
+        seen += depth > 0
+    assert seen > 50
 
 
-def test_every_setting_and_record_key_that_the_index_names_exists() -> None:
-    text = (ROOT / "docs" / "paper.md").read_text()
-    for path in set(re.findall(r"`((?:conf|experiments|results)/[\w./]+)`", text)):
+def test_every_file_setting_and_record_key_that_the_index_names_exists() -> None:
+    for path in set(re.findall(r"`((?:conf|experiments|results)/[\w./]+)`", INDEX)):
         assert (ROOT / path).exists(), path
     config = compose.compose(["backbone=domino"]).resolved | compose.compose([]).resolved
-    for key in set(re.findall(r"`((?:trainer|evaluation|target|data)\.\w+)`", text)):
-        assert reduce(lambda values, k: values[k], key.split("."), config) is not ..., key
+    for key in set(re.findall(r"`((?:trainer|evaluation|target|backbone)\.[a-z_]+)[`=]", INDEX)):
+        group, name = key.split(".")
+        assert name in config[group] or key in MODULES, key
+    record = read_json(next((ROOT / "results" / "records" / "laptop").glob("dflash-auf-*.json")))
+    for key in set(re.findall(r"`((?:training|heldout|benchmarks\[\]|inputs|config|target)\.[a-z_.\[\]]+)`", INDEX)):
+        if key.split(".")[0] == "target" or ".".join(key.split(".")[:2]) in MODULES:
+            continue
+        found = record
+        for part in key.split("."):
+            found = found[part.removesuffix("[]")]
+            found = found[0] if part.endswith("[]") else found
 
 
 def test_the_doctors_lines_are_all_explained() -> None:
