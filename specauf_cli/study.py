@@ -14,12 +14,14 @@ from specauf_cli.experiment import shipped as shipped_experiments
 from specauf_cli.records import RunRecord, atomic, code_state, load_record, read_json, write_json
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting import tables
+from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.measured import select
 from specauf_cli.reporting.report import html
 from specauf_cli.runs import about_of
 from specauf_cli.runs import snapshots as snapshots_of
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Experiment, Variants
+from specauf_cli.training import ranks
 from specauf_cli.workers import Cell, outcomes
 
 RESULTS = Path("results")
@@ -34,6 +36,8 @@ def run(
     A cell that fails leaves the others running; the next call tries it again. Errors: InputError naming the failed cells and
     their reasons, at the end; before anything is trained, when ``publish`` is asked for on a tree with uncommitted changes.
     """
+    if ranks.WORLD > 1:
+        raise InputError("torchrun shares one training or evaluation; a table has workers=N and --launcher instead")
     if publish:
         _require_clean()
     chosen = [load_experiment(n) for n in (names or shipped_experiments())]
@@ -175,6 +179,8 @@ def render() -> None:
     if not (RESULTS / "records").is_dir():
         raise InputError("no results/records here; run this in a checkout of the project")
     quoted: dict[str, str] = {}
+    judged: dict[str, list[Verdict]] = {}
+    pages: dict[str, dict[str, str]] = {}
     shipped = {name: load_experiment(name) for name in shipped_experiments()}
     for name, experiment in shipped.items():
         if isinstance(experiment, Variants):
@@ -188,7 +194,10 @@ def render() -> None:
             page = RESULTS / profile.name / f"{name}.md"
             _write(page, tables.markdown(experiment, records, links=f"../records/{profile.name}"))
             _write(page.with_suffix(".csv"), tables.to_csv(experiment, records))
-            quoted[f"{profile.name}/{name}"] = _quote(experiment, records, profile.name)
+            quoted[f"table {profile.name}/{name}"] = _quote(experiment, records, profile.name)
+            found = verdicts(select(experiment, records), experiment.definition)
+            judged.setdefault(profile.name, []).extend(found)
+            pages.setdefault(profile.name, {}).update({v.claim: f"results/{profile.name}/{name}.md" for v in found})
             print(page)
         if not any(select(e, records).records for e in _tau_experiments()):
             continue
@@ -200,11 +209,12 @@ def render() -> None:
         _write(RESULTS / profile.name / "report.html", text)
         print(RESULTS / profile.name / "figures.md")
         print(RESULTS / profile.name / "report.html")
+    quoted["claims"] = "\n".join([*matrix(judged, pages), ""])
     readme = Path("README.md")
     if readme.is_file():
         text = readme.read_text("utf-8")
         for key, block in quoted.items():
-            pattern = rf"(<!-- table {re.escape(key)} -->\n).*?(<!-- end -->)"
+            pattern = rf"(<!-- {re.escape(key)} -->\n).*?(<!-- end -->)"
             text = re.sub(pattern, lambda m, block=block: m[1] + block + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
         if text != readme.read_text("utf-8"):
             _write(readme, text)

@@ -263,8 +263,6 @@ def measure(
 
     ``step``: the drafter that was kept at this step instead of the last one; its record lies beside it.
     """
-    if ranks.WORLD > 1:
-        raise InputError("torchrun trains; measure in one process, without it")
     about, finished = about_of(folder), result_of(folder)
     prompts = load_benchmarks(config)
     resolved = {
@@ -326,7 +324,9 @@ def measure(
         cost={**seconds, "peak_memory_mib": peak_memory_mib()},
         written=now(),
     )
-    save_record(record, place / "records")
+    if ranks.FIRST:
+        save_record(record, place / "records")
+    ranks.wait()
     return record
 
 

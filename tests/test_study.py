@@ -21,6 +21,9 @@ from synthetic import benchmark, constant, record
 EXPERIMENT = experiment.load("table2")
 README = """# A project
 
+<!-- claims -->
+<!-- end -->
+
 <!-- table laptop/table2 -->
 an old table
 <!-- end -->
@@ -82,6 +85,12 @@ def test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing
     assert "[results/laptop/table2.md](results/laptop/table2.md)" in first
     assert "[results/cpu_real/table2.md](results/cpu_real/table2.md)" in second
     assert third == "stays\n"
+    claims = readme.split("<!-- claims -->\n")[1].split("<!-- end -->")[0]
+    assert "| claim | `cpu_real` | `laptop` |" in claims
+    assert (
+        "| **C1** AUF > decay in tau on every benchmark and on average | – | [holds](results/laptop/table2.md) |"
+        in claims
+    )
     assert "\n\nProse in between, with | bars | in it.\n\n" in readme
     study.render()
     assert tree() == made

@@ -1,14 +1,19 @@
-"""Training one drafter, for tests of several files."""
+"""Training one drafter, and work in several processes, for tests of several files."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
+
+import torch.distributed as dist
 
 from specauf_cli.models.target import Target
 from specauf_cli.schema import Example
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
+from specauf_cli.training import ranks
 from specauf_cli.training.features import Features
-from specauf_cli.training.loop import Running
+from specauf_cli.training.loop import Interrupted, Running
 
 
 def train_one(
@@ -23,3 +28,25 @@ def train_one(
     if ended.failure:
         raise ended.failure
     return ended
+
+
+def together(action: Callable[[], None], store: Path, world: int = 2) -> list[int]:
+    """Runs ``action`` in as many forked processes, which find each other through a file; their exit codes."""
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                ranks.RANK, ranks.WORLD, ranks.FIRST = rank, world, rank == 0
+                dist.init_process_group(
+                    "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+                )
+                action()
+                code = 0
+            except Interrupted as stop:
+                code = stop.exit_code
+            finally:
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children]

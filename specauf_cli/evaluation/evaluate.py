@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from specauf_cli.data import benchmarks
 from specauf_cli.evaluation import metrics, trajectories
 from specauf_cli.evaluation.decode import decode_all
@@ -16,7 +18,8 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import BenchmarkResult
 from specauf_cli.schema import Corpus, InputError, PromptSet, Trace, Trajectory
-from specauf_cli.settings import Config
+from specauf_cli.settings import Config, EvaluationConfig
+from specauf_cli.training import ranks
 
 
 def load_benchmarks(config: Config) -> list[PromptSet]:
@@ -34,13 +37,16 @@ def load_benchmarks(config: Config) -> list[PromptSet]:
 
 
 def own_answers(
-    config: Config, target: Target, prompts: PromptSet, temperature: float, cache: Path
+    config: Config, target: Target, prompts: PromptSet, temperature: float, cache: Path, *, shared: bool = False
 ) -> trajectories.Generated:
-    """The target's trajectories of one benchmark, with a tail as long as a round of ``config.backbone`` may reach."""
+    """The target's trajectories of one benchmark, with a tail as long as a round of ``config.backbone`` may reach.
+
+    ``shared``: every rank calls this, and each generates a part.
+    """
     settings = config.evaluation
     return trajectories.get(
         target, prompts, temperature=temperature, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-        tail=config.backbone.block_size + 1, batch_size=settings.batch_size, cache=cache, show=_say,
+        tail=config.backbone.block_size + 1, batch_size=settings.batch_size, cache=cache, show=_say, shared=shared,
     )  # fmt: skip
 
 
@@ -57,23 +63,16 @@ def evaluate(
     seconds = {"heldout": time.perf_counter() - clock, "trajectories": 0.0, "traces": 0.0, "audit": 0.0}
     results = []
     for temperature in settings.temperatures:
-        live = partial(
-            decode_all,
-            target,
-            drafter,
-            temperature=temperature,
-            seed=settings.seed,
-            max_new_tokens=settings.max_new_tokens,
-        )
+        live = partial(_live, target, drafter, temperature, settings)
         for prompt_set in prompts:
             clock = time.perf_counter()
-            made = own_answers(config, target, prompt_set, temperature, cache)
+            made = own_answers(config, target, prompt_set, temperature, cache, shared=True)
             seconds["trajectories"] += time.perf_counter() - clock
             clock = time.perf_counter()
             starts: dict[str, list[int]] = {}
             sample = made.trajectories[: settings.audit]  # None: all of them
             if settings.mode == "replay":
-                traces = replay(target, drafter, made.trajectories, batch_size=settings.batch_size)
+                traces = _replayed(target, drafter, made.trajectories, settings)
                 seconds["traces"] += time.perf_counter() - clock
                 clock = time.perf_counter()
                 audit = _audit(sample, live(sample) if sample else [], traces)
@@ -82,12 +81,10 @@ def evaluate(
                 traces = [trace for trace, _ in lived]
                 seconds["traces"] += time.perf_counter() - clock
                 clock = time.perf_counter()
-                replayed = replay(target, drafter, sample, batch_size=settings.batch_size) if sample else []
-                audit = _audit(sample, lived, replayed)
+                audit = _audit(sample, lived, _replayed(target, drafter, sample, settings) if sample else [])
             seconds["audit"] += time.perf_counter() - clock
             if settings.all_starts:
-                every = every_start(target, drafter, made.trajectories, batch_size=settings.batch_size)
-                starts = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
+                starts = _every_start(target, drafter, made.trajectories, settings)
             chosen = config.benchmark[prompt_set.name]
             results.append(
                 BenchmarkResult(
@@ -99,6 +96,43 @@ def evaluate(
             identical = f"{audit['identical']} of {audit['requests']} live outputs equal the target's own"
             _say(f"{prompt_set.title:>28}  T={temperature:g}  tau {metrics.tau(traces):.3f}  audit: {identical}")
     return tuple(results), blocks, {k: round(v, 2) for k, v in seconds.items()}
+
+
+def _replayed(target: Target, drafter: DFlash, all_: Sequence[Trajectory], settings: EvaluationConfig) -> list[Trace]:
+    """The replay of every trajectory, a part of them by each rank."""
+    found = replay(target, drafter, ranks.share(all_), batch_size=settings.batch_size)
+    rows = ranks.collect([trace.accepted for trace in found], target.device)
+    return [
+        Trace(t.prompt_id, t.turn, tuple(row), drafter.backbone.proposals, t.length, t.ended)
+        for t, row in zip(all_, rows, strict=True)
+    ]
+
+
+def _live(
+    target: Target, drafter: DFlash, temperature: float, settings: EvaluationConfig, all_: Sequence[Trajectory]
+) -> list[tuple[Trace, tuple[int, ...]]]:
+    """Every request decoded live, a part of them by each rank: what happened, and the tokens."""
+    found = decode_all(
+        target, drafter, ranks.share(all_), temperature=temperature, seed=settings.seed,
+        max_new_tokens=settings.max_new_tokens,
+    )  # fmt: skip
+    accepted = ranks.collect([trace.accepted for trace, _ in found], target.device)
+    ends = ranks.collect([[trace.tokens, trace.ended] for trace, _ in found], target.device)
+    emitted = ranks.collect([tokens for _, tokens in found], target.device)
+    return [
+        (Trace(t.prompt_id, t.turn, tuple(a), drafter.backbone.proposals, count, bool(ended)), tuple(tokens))
+        for t, a, (count, ended), tokens in zip(all_, accepted, ends, emitted, strict=True)
+    ]
+
+
+def _every_start(
+    target: Target, drafter: DFlash, all_: Sequence[Trajectory], settings: EvaluationConfig
+) -> dict[str, list[int]]:
+    """Sums over every possible start of every trajectory, a part of them by each rank."""
+    every = every_start(target, drafter, ranks.share(all_), batch_size=settings.batch_size)
+    sums = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
+    added = ranks.add([torch.tensor(v, device=target.device) for v in sums.values()])
+    return {k: v.tolist() for k, v in zip(sums, added, strict=True)}
 
 
 def _audit(

@@ -1,6 +1,6 @@
 """The paper's claims, each with a verdict from measured data: holds, does not hold, or not separable."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -52,6 +52,25 @@ def verdicts(measured: Measured, definition: str) -> list[Verdict]:
     if any("curve" in r.training for r in measured.of("auf")):
         result.append(_rising(measured))
     return sorted(result, key=lambda v: (v.claim, v.temperature or 0.0))
+
+
+def matrix(found: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Every claim against every profile as a Markdown table: the verdicts at the profile's temperatures, in their order.
+
+    ``found``: verdicts by profile; ``links[profile][claim]``: the page with the numbers behind them.
+    """
+    claims = sorted({(v.claim, v.text) for verdicts_ in found.values() for v in verdicts_})
+    rows = [f"| claim | {' | '.join(f'`{profile}`' for profile in found)} |", "| --- |" + " --- |" * len(found)]
+    for name, text in claims:
+        cells = []
+        for profile, verdicts_ in found.items():
+            mine = [v for v in verdicts_ if v.claim == name]
+            words = [v.verdict if v.temperature is None else f"T={v.temperature:g}: {v.verdict}" for v in mine]
+            same = len({v.verdict for v in mine}) == 1
+            said = mine[0].verdict if same else ", ".join(words)
+            cells.append(f"[{said}]({links[profile][name]})" if mine else "–")
+        rows.append(f"| **{name}** {text} | {' | '.join(cells)} |")
+    return rows
 
 
 def all_above(intervals: Sequence[Interval]) -> str:

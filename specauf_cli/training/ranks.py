@@ -4,11 +4,13 @@
 
 Each rank takes every n-th micro-batch. Anchors and order are drawn for the whole batch, so they do not depend on the number of
 ranks; gradients, numerators and denominators are added over the ranks and divided once. The first rank writes the files.
+Evaluation deals the prompts out.
 """
 
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +18,7 @@ from torch import Tensor
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 FIRST = RANK == 0
+T = TypeVar("T")
 
 
 def join(device: str) -> str:
@@ -54,3 +57,28 @@ def largest(value: int, device: torch.device) -> int:
     found = torch.tensor(value, device=device)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return int(found)
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Every n-th of the items: this rank's part."""
+    return items[RANK::WORLD]
+
+
+def collect(rows: Sequence[Sequence[int]], device: torch.device) -> list[list[int]]:
+    """The rows of every rank, in the order in which ``share`` dealt their items out. All ranks must call it."""
+    if WORLD == 1:
+        return [list(r) for r in rows]
+    flat = torch.tensor([len(rows), *(len(r) for r in rows), *(x for r in rows for x in r)], device=device)
+    widths = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(WORLD)]
+    dist.all_gather(widths, torch.tensor([len(flat)], device=device))
+    widest = int(torch.stack(widths).max())
+    padded = [torch.zeros(widest, dtype=torch.long, device=device) for _ in range(WORLD)]
+    dist.all_gather(padded, torch.nn.functional.pad(flat, (0, widest - len(flat))))
+    dealt: list[list[list[int]]] = []
+    for values in (p.tolist() for p in padded):
+        count, at, mine = values[0], 1 + values[0], list[list[int]]()
+        for length in values[1 : 1 + count]:
+            mine.append(values[at : at + length])
+            at += length
+        dealt.append(mine)
+    return [dealt[i % WORLD][i // WORLD] for i in range(sum(map(len, dealt)))]

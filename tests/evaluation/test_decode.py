@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from specauf_cli.models.blocks import previous_tokens
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.domino import Domino
 from specauf_cli.models.target import Target
-from specauf_cli.schema import InputError, Message, Prompt, Trace, Trajectory
+from specauf_cli.schema import InputError, Message, Prompt, PromptSet, Trace, Trajectory
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]
@@ -375,6 +376,10 @@ def test_a_prompt_that_does_not_fit_is_skipped_and_counted_and_so_are_its_later_
     assert len([t for t in smaller.trajectories if t.turn == 0]) == len(PROMPTS) - 1
 
 
-def test_when_no_prompt_fits_it_is_an_input_error(make_target: MakeTarget) -> None:
+def test_when_no_prompt_fits_it_is_an_input_error(make_target: MakeTarget, tmp_path: Path) -> None:
+    prompts = PromptSet("toy", "Toy", tuple(PROMPTS), len(PROMPTS), "content", "made")
     with pytest.raises(InputError, match=r"no prompt fits the target: its context holds 50 tokens.*max_new_tokens=40"):
-        generate(make_target(context_length=50))
+        trajectories.get(
+            make_target(context_length=50), prompts, temperature=0.0, seed=0, max_new_tokens=NEW, tail=TAIL, batch_size=4,
+            cache=tmp_path,
+        )  # fmt: skip

@@ -3,12 +3,10 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 from safetensors.torch import load_file
 
 from specauf_cli import compose
@@ -19,8 +17,7 @@ from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training import ranks
 from specauf_cli.training.features import Features
-from specauf_cli.training.loop import Interrupted
-from trained import train_one
+from trained import together, train_one
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -44,28 +41,6 @@ def config(*overrides: str) -> Config:
 def train(wanted: Config, target: Target, examples: Sequence[Example], folder: Path) -> None:
     features = Features(target, examples, wanted.trainer, Path())
     train_one(wanted, target, examples, features, folder, "x")
-
-
-def together(action: Callable[[], None], store: Path, world: int = 2) -> list[int]:
-    """Runs ``action`` in as many forked processes, which find each other through a file; their exit codes."""
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                ranks.RANK, ranks.WORLD, ranks.FIRST = rank, world, rank == 0
-                dist.init_process_group(
-                    "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
-                )
-                action()
-                code = 0
-            except Interrupted as stop:
-                code = stop.exit_code
-            finally:
-                os._exit(code)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children]
 
 
 def log(folder: Path) -> list[dict[str, float]]:

@@ -1,0 +1,68 @@
+"""Prompts dealt out over ranks: what two of them measure together is what one measures."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from conftest import MakeDrafter
+from specauf_cli import compose
+from specauf_cli.evaluation import evaluate
+from specauf_cli.models.target import Target
+from specauf_cli.records import read_json, write_json
+from specauf_cli.schema import Corpus, InputError
+from specauf_cli.settings import Config
+from specauf_cli.training import ranks
+from trained import together
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+def config(*overrides: str) -> Config:
+    return compose.compose(
+        [
+            "profile=smoke", "benchmark=offline_chat", "evaluation.prompts=5", "evaluation.max_new_tokens=30",
+            "evaluation.all_starts=true", "evaluation.audit=3", *overrides,
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "prompts"), [("replay", 5), ("decode", 5), ("replay", 1)], ids=["replay", "decode", "one-prompt"]
+)
+def test_two_ranks_measure_what_one_does(
+    mode: str, prompts: int, target: Target, make_drafter: MakeDrafter, small_corpus: Corpus, tmp_path: Path
+) -> None:
+    drafter = make_drafter(block_size=16, proposals=15)
+    wanted = config(f"evaluation.mode={mode}", f"evaluation.prompts={prompts}")
+    wanted = replace(wanted, backbone=drafter.backbone)
+
+    def measure(folder: Path) -> None:
+        found, blocks, _ = evaluate.evaluate(
+            wanted, target, drafter, small_corpus, evaluate.load_benchmarks(wanted), folder / "cache"
+        )
+        if ranks.FIRST:
+            write_json(folder / "found.json", [*map(asdict, found), blocks])
+
+    measure(tmp_path / "one")
+    assert together(lambda: measure(tmp_path / "two"), tmp_path / "store") == [0, 0]
+    one, two = (read_json(tmp_path / n / "found.json") for n in ("one", "two"))
+    assert len(one) == 3
+    assert one == two
+    for path in (tmp_path / "one/cache").glob("*"):
+        assert path.read_bytes() == (tmp_path / "two/cache" / path.name).read_bytes()
+    assert len(list((tmp_path / "two/cache").iterdir())) == len(list((tmp_path / "one/cache").iterdir())), (
+        "no parts left"
+    )
+
+
+def test_what_fits_no_rank_is_said_by_all(
+    target: Target, make_drafter: MakeDrafter, small_corpus: Corpus, tmp_path: Path
+) -> None:
+    drafter, wanted = make_drafter(block_size=16, proposals=15), config("evaluation.max_new_tokens=600")
+
+    def measure() -> None:
+        with pytest.raises(InputError, match="no prompt fits the target"):
+            evaluate.evaluate(wanted, target, drafter, small_corpus, evaluate.load_benchmarks(wanted), tmp_path)
+
+    assert together(measure, tmp_path / "store") == [0, 0]
