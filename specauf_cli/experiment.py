@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
-from specauf_cli.compose import file_of, folder, groups, read_yaml
+from specauf_cli.choices import file_of, folder, groups
+from specauf_cli.compose import read_yaml
 from specauf_cli.evaluation.metrics import check_definition
 from specauf_cli.schema import InputError, nearest
 from specauf_cli.settings import Experiment, Variants, typed
