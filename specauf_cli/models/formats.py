@@ -343,7 +343,7 @@ def write(
     """Writes the drafter that ``checkpoint.save`` put into ``saved`` to ``out``, for public loaders: config and weights only.
 
     ``verifier`` (hub id or folder) and its ``architectures`` are named in the ``vllm`` layout. Errors: InputError for a
-    layout or dtype that is none, for a backbone of one's own, for Domino in the ``vllm`` layout, or for a drafter that was altered.
+    layout or dtype that is none, for Domino in the ``vllm`` layout, or for a drafter that was altered.
     """
     if layout not in LAYOUTS or dtype not in DTYPES:
         raise InputError(
@@ -351,11 +351,6 @@ def write(
         )
     config, weights = read_json(saved / "config.json"), saved / "model.safetensors"
     own = config.pop("specauf", {})
-    if config["architectures"] not in (["DFlashDraftModel"], ["DominoDraftModel"]):
-        raise InputError(
-            f"{saved.parent.name} is a {', '.join(config['architectures'])}, a backbone that no public loader knows: it would leave out "
-            "tensors without a word; only DFlash and Domino drafters are exported"
-        )
     if layout == "vllm" and config["architectures"] != ["DFlashDraftModel"]:
         raise InputError(
             f"--format vllm: {saved.parent.name} is a Domino drafter, and neither the speculators layout nor vLLM knows Domino "
