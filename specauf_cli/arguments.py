@@ -63,7 +63,7 @@ def with_benchmarks(config: "Config", names: str) -> "Config":
     """``config`` restricted to the named benchmarks; names outside the profile's own are read from conf/benchmark."""
     from dataclasses import replace
 
-    from specauf_cli import compose
+    from specauf_cli import choices, compose
 
     if names == "all":
         return config
@@ -73,7 +73,7 @@ def with_benchmarks(config: "Config", names: str) -> "Config":
             raise InputError(f"--benchmarks {names}: {name} is there twice")
         if name == "all":
             raise InputError(f"--benchmarks {names}: all stands alone, it means every benchmark of the profile")
-        valid = compose.groups()["benchmark"]
+        valid = choices.groups()["benchmark"]
         if name not in valid:
             raise InputError(
                 f"unknown benchmark {name!r}; valid: all, {', '.join(v for v in valid if v != 'all')}.{nearest(name, valid)}"

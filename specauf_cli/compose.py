@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from specauf_cli import identity, limits
+from specauf_cli.choices import OWN, check_choices, file_of, folder, groups, own_folder
 from specauf_cli.schema import BlockStats, InputError, nearest
 from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig, typed
 
@@ -33,11 +34,10 @@ WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--confi
 """Options of Hydra whose next word is theirs and no override."""
 
 
-def folder(name: str) -> Path:
-    """``conf`` or ``experiments``: inside the package when installed from a wheel, else at the top of the checkout."""
-    here = Path(__file__).resolve().parent
-    inside = here / name
-    return inside if inside.is_dir() else here.parent / name
+def _search() -> list[str]:
+    """The override by which Hydra looks into the user's own folder too."""
+    place = own_folder()
+    return [] if place is None else [f"hydra.searchpath=['file://{_quoted(str(place))}']"]
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -48,7 +48,8 @@ def compose(overrides: Sequence[str]) -> Config:
 def _resolved(raw: DictConfig, overrides: Sequence[str]) -> Config:
     """``raw``, or what its objective is called on its backbone: auf on domino is b_auf."""
     try:
-        alias = OmegaConf.select(raw, f"objective.aliases.{raw.backbone.name}")
+        like = raw.backbone.get("like") or raw.backbone.name
+        alias = OmegaConf.select(raw, f"objective.aliases.{like}")
         if alias is not None:
             raw = compose_raw([*(o for o in overrides if not o.startswith("objective=")), f"objective={alias}"])
         return build(raw)
@@ -64,7 +65,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
-            return hydra_compose("train", overrides=list(overrides))
+            return hydra_compose("train", overrides=[*_search(), *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, overrides)) from error
     finally:
@@ -85,10 +86,13 @@ def _plain_paths(overrides: Sequence[str]) -> list[str]:
             and key.lstrip("+") in PATHS
             and not re.fullmatch(r"[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", value, re.DOTALL)
         ):
-            text = os.path.expanduser(value).replace("\\", "\\\\").replace("'", "\\'")
-            override = f"{key}='{text}'"
+            override = f"{key}='{_quoted(os.path.expanduser(value))}'"
         found.append(override)
     return found
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
 def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str]) -> None:
@@ -140,7 +144,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
             raise SystemExit(1) from error
 
     options = [a for before, a in pairwise(["", *arguments]) if a.startswith("-") or before in WITH_VALUE]
-    sys.argv = ["specauf train", *options, *plain]  # Hydra reads overrides in one piece only
+    sys.argv = ["specauf train", *options, *_search(), *plain]  # Hydra reads overrides in one piece only
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, instead of being printed over many lines
     try:
         hydra_main(version_base="1.3", config_path=str(folder("conf")), config_name="train")(job)()
@@ -179,6 +183,8 @@ def _check_options(arguments: Sequence[str]) -> None:
     for before, word in pairwise(["", *arguments]):
         if before in ("--cfg", "-c") and word not in ("job", "hydra", "all"):
             raise InputError(f"--cfg {word!r} is none of job, hydra, all")
+        if word.split("=")[0] in ("--config-dir", "-cd"):  # of this command only: eval would not find the same files
+            raise InputError(f"{word}: set {OWN}=DIR instead, so that every command finds your files")
         if word.startswith("-") and before not in WITH_VALUE and word.split("=")[0] not in OPTIONS:
             raise InputError(f"no option {word!r}; valid: {', '.join(valid)}.{nearest(word, valid)}")
     if arguments and arguments[-1] in WITH_VALUE:
@@ -196,40 +202,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: a yaml file here is a mapping of keys, see experiments/table2.yaml")
     return typing.cast(dict[str, Any], values)
-
-
-def groups() -> dict[str, list[str]]:
-    """The configuration groups and their choices."""
-    return {
-        g.name: sorted(f.stem for f in g.glob("*.yaml"))
-        for g in sorted(folder("conf").iterdir())
-        if g.is_dir() and any(g.glob("*.yaml"))
-    }
-
-
-def check_choices(overrides: Sequence[str]) -> None:
-    """InputError for a malformed override or an unknown choice of a known group."""
-    known = groups()
-    for override in overrides:
-        match = re.fullmatch(r"([+~]*)([\w./@]+)(=.*)?", override, re.DOTALL)
-        if match is None or (match[3] is None and not match[1].startswith("~")):
-            raise InputError(
-                f"{override!r} is not an override; write key=value, for example objective=auf or trainer.steps=500"
-            )
-        name, value = match[2].split("@")[0], (match[3] or "=")[1:]
-        if name not in known or (name == "experiment" and value in ("", "null")):
-            continue
-        if match[1].startswith("~") or value in ("", "null") or (value.startswith("[") and name != "benchmark"):
-            raise InputError(
-                f"{override!r}: {name} is one of {', '.join(known[name])}, for example {name}={known[name][0]}"
-            )
-        if re.search(r"[(\[{$]", value):
-            continue
-        for choice in value.split(","):
-            if choice not in known[name]:
-                raise InputError(
-                    f"unknown {name} {choice!r}; valid: {', '.join(known[name])}.{nearest(choice, known[name])}"
-                )
 
 
 def build(raw: DictConfig) -> Config:
@@ -277,8 +249,14 @@ def build(raw: DictConfig) -> Config:
 
 def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
     """InputError for an objective that the backbone has no use for, naming those that fit."""
-    if backbone.name not in objective.backbones:
-        fitting = [n for n in groups()["objective"] if backbone.name in _fits(n)]
+    known = groups()["backbone"]
+    if backbone.like is not None and backbone.like not in known:
+        raise InputError(
+            f"backbone.like={backbone.like!r} is none of {', '.join(known)}.{nearest(backbone.like, known)}"
+        )
+    kind = backbone.like or backbone.name
+    if kind not in objective.backbones:
+        fitting = [n for n in groups()["objective"] if kind in _fits(n)]
         raise InputError(
             f"objective {objective.name!r} is for {', '.join(objective.backbones)}, not for {backbone.name}; "
             f"on {backbone.name}: {', '.join(fitting)}"
@@ -288,8 +266,8 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
 
 
 def _fits(objective: str) -> list[str]:
-    """Backbones that a shipped objective fits, by its own name or through an alias."""
-    found = OmegaConf.load(folder("conf") / "objective" / f"{objective}.yaml")
+    """Backbones that an objective fits, by its own name or through an alias."""
+    found = OmegaConf.load(file_of("objective", objective))
     return [*found.backbones, *found.get("aliases", {})]
 
 
@@ -348,7 +326,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         known = groups()
         choices = [o for o in overrides if o.lstrip("+~").split("=")[0] in known]
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
-            keys = _keys(OmegaConf.to_container(hydra_compose("train", overrides=choices)))
+            keys = _keys(OmegaConf.to_container(hydra_compose("train", overrides=[*_search(), *choices])))
         return f"unknown setting {match[1]!r}.{nearest(match[1], [*keys, *known])} `specauf train --cfg job` prints all settings"
     return " ".join(line.strip() for line in text.splitlines()[:2] if line.strip())
 

@@ -38,12 +38,18 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
     """Writes the drafter of a finished run and its model card to ``out``, all or nothing; returns ``out``.
 
     ``verifier`` (hub id or folder) is what the ``vllm`` layout names as target; by default what the run was trained with.
-    Errors: InputError when ``out`` holds something already, or for what ``formats.write`` refuses.
+    Errors: InputError when ``out`` holds something already, for a backbone of one's own, or for what ``formats.write`` refuses.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"--out {out} exists and is not an empty folder; nothing is overwritten, name another one")
     about, measured = runs.about_of(folder), sorted((folder / "records").glob("*.json"))
     runs.result_of(folder)
+    kind = read_json(folder / "drafter" / "config.json").get("architectures")
+    if kind not in (["DFlashDraftModel"], ["DominoDraftModel"]):
+        raise InputError(
+            f"{folder.name} is a {kind}, which no public loader knows: it would leave out tensors without a word; only DFlash and "
+            "Domino drafters are exported"
+        )
     records = runs.all_measured(folder) if measured else []
     name, architectures = _verifier(folder, verifier) if layout == "vllm" else (None, [])
     try:

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
-from specauf_cli.compose import check_choices, folder, groups, read_yaml
+from specauf_cli.choices import file_of, folder, groups
+from specauf_cli.compose import read_yaml
 from specauf_cli.evaluation.metrics import check_definition
 from specauf_cli.schema import InputError, nearest
 from specauf_cli.settings import Experiment, Variants, typed
@@ -59,8 +60,9 @@ def load(name: str) -> Experiment | Variants:
 def _check_row(objective: str, backbone: str, path: str) -> None:
     """InputError for a row whose records would carry another name, or that the backbone has no use for."""
     content = objective_yaml(objective)
-    if backbone not in content["backbones"]:
-        alias = content.get("aliases", {}).get(backbone)
+    kind = read_yaml(file_of("backbone", backbone)).get("like") or backbone
+    if kind not in content["backbones"]:
+        alias = content.get("aliases", {}).get(kind)
         means = f"is called {alias} on {backbone}; write objective: {alias}" if alias else f"does not fit {backbone}"
         raise InputError(f"{path}: objective {objective!r} {means}")
 
@@ -82,8 +84,7 @@ def _check_cells(found: Experiment, path: str) -> None:
 
 def objective_yaml(name: str) -> dict[str, Any]:
     """The plain content of ``conf/objective/NAME.yaml``."""
-    check_choices([f"objective={name}"])
-    return read_yaml(folder("conf") / "objective" / f"{name}.yaml")
+    return read_yaml(file_of("objective", name))
 
 
 def shipped() -> list[str]:

@@ -84,7 +84,8 @@ class TargetConfig:
 class BackboneConfig:
     """``conf/backbone``: the drafter. ``block_size`` B counts the anchor; ``proposals`` bounds what one round drafts.
 
-    ``model`` is its class; keyword-only arguments of the class are its knobs and equal the keys of the yaml.
+    ``model`` is its class; keyword-only arguments of the class are its knobs and equal the keys of the yaml. ``like`` names a
+    backbone with the same branches: objectives and a profile's recipe for that one are for this one too.
     """
 
     name: str
@@ -95,6 +96,7 @@ class BackboneConfig:
     proposals: int
     init_std: float
     attention: str
+    like: str | None = None
 
     @property
     def drafter(self) -> Any:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from specauf_cli import compose, workbench
+from specauf_cli import choices, compose, workbench
 from specauf_cli.experiment import load as load_experiment
 from specauf_cli.experiment import objective_yaml
 from specauf_cli.experiment import shipped as shipped_experiments
@@ -25,7 +25,7 @@ from specauf_cli.training import ranks
 from specauf_cli.workers import Cell, outcomes
 
 RESULTS = Path("results")
-CHECKOUT = compose.folder("conf").parent
+CHECKOUT = choices.folder("conf").parent
 
 
 def run(

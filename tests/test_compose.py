@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from specauf_cli import compose, experiment
+from specauf_cli import choices, compose, experiment
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Experiment
 
-GROUPS = compose.groups()
+GROUPS = choices.groups()
 REAL = ["data_root=DIR"]
 
 
@@ -49,7 +49,7 @@ def test_every_experiment_reads_and_its_objectives_exist(name: str) -> None:
     ],
 )
 def test_an_experiment_that_cannot_be_shown_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
-    text = (compose.folder("experiments") / "table4.yaml").read_text()
+    text = (choices.folder("experiments") / "table4.yaml").read_text()
     assert old in text
     path = tmp_path / "table4.yaml"
     path.write_text(text.replace(old, new).replace("b_auf: [", "auf: [" if "auf," in new else "b_auf: ["))

@@ -27,7 +27,7 @@ LEVELS = [
     {"objectives"},
     {"runs"},
     {"limits", "records", "progress"},
-    {"settings", "identity"},
+    {"settings", "identity", "choices"},
     {"schema", "__init__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

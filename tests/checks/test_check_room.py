@@ -50,6 +50,7 @@ def test_settings_that_lead_nowhere(healthy: Break, settings: dict[str, Any], wo
     said = wrong(healthy(settings=settings))
     assert words in said["settings"]
     assert "fix: " in said["settings"]
+    assert "room" not in said
 
 
 def test_room_is_what_is_planned(healthy: Break) -> None:
