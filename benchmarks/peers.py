@@ -13,18 +13,20 @@ is decay with one gamma (D-PACE is theirs alone and left out). Everyone gets the
 supervision, features, threads, allocator settings, precision and optimiser. A run is a process of its own. Every setting that a
 peer offers for this is tried first, and its fastest one is what it is measured with; a setting that fails is listed with its error.
 
-Equal loss: in fp32, on the same anchors, with the same labels, loss and gradient of everyone are compared with ours.
+Equal loss: on the same anchors, with the same labels, loss and gradient of both are compared with ours, in fp32 and bf16.
 """
 
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +59,7 @@ CONTESTANTS: dict[str, dict[str, dict[str, Any]]] = {
         for attention in ("flex_attention", "sdpa", "eager")
         for chunk in (128, 0)
     },
+    "specforge, bf16 weights": {"sdpa, objective_chunk_blocks=0": {"attention": "sdpa", "chunk": 0, "weights": "bf16"}},
 }
 NOTES = {
     "ours": "Step of training/drafter.py: auto head, auto attention; draws its anchors. Loss: sum m c l / sum m c.",
@@ -74,7 +77,11 @@ NOTES = {
     "specforge": (
         "OnlineDFlashModel.forward with loss_type=dflash and loss_decay_gamma. Draws its anchors, 8 a sequence. Labels are the data "
         "tokens and the loss is sum m c l / sum m c, as ours. objective_chunk_blocks=128 is its default and computes the head again in "
-        "the backward pass, 0 does not. Its trainer holds bf16 weights; here fp32 ones under autocast, as in the others."
+        "the backward pass, 0 does not."
+    ),
+    "specforge, bf16 weights": (
+        "The same with weights, gradients and optimiser state in bf16, as its trainer holds them (beside fp32 copies, left out here). "
+        "Another precision than everyone else's, so it does not count for the goal."
     ),
 }
 ALLOCATOR = {
@@ -237,7 +244,7 @@ def speculators(given: Given, *, attention: str, layout: str) -> Contestant:
     return Contestant(model, step, fix)
 
 
-def specforge(given: Given, *, attention: str, chunk: int) -> Contestant:
+def specforge(given: Given, *, attention: str, chunk: int, weights: str = "fp32") -> Contestant:
     from specforge.algorithms.common.dflash_family_model import OnlineDFlashModel
     from specforge.modeling.draft.dflash import DFlashDraftModel
     from transformers import Qwen3Config
@@ -254,10 +261,12 @@ def specforge(given: Given, *, attention: str, chunk: int) -> Contestant:
     model = OnlineDFlashModel(
         draft, head, nn.Embedding.from_pretrained(given.head), MASK, given.block, attention, given.count, float(given.gamma), chunk
     ).train()  # fmt: skip
+    if weights == "bf16":
+        model.to(torch.bfloat16)
     loss_mask = given.supervised.float()
 
     def step(_: int) -> Tensor:
-        with given.autocast():
+        with given.autocast() if weights == "fp32" else nullcontext():
             loss = model(given.tokens, given.features, loss_mask)[0]
         torch.autograd.backward(loss)
         return loss.detach()
@@ -299,10 +308,13 @@ def checked(made: Contestant, out: Path) -> dict[str, Any]:
 
 
 def peak_memory_mib() -> float:
+    """Peak resident memory of this process; ru_maxrss would count its parent's, from before the interpreter started."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024  # type: ignore[index]
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def work(options: argparse.Namespace) -> dict[str, Any]:
@@ -340,10 +352,12 @@ class Parent:
         return str(self.python.get(package, sys.executable))
 
     def start(self, package: str, words: Iterable[str]) -> Any:
-        root = str(Path(__file__).resolve().parent.parent)
-        environment = os.environ | ALLOCATOR | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
         done = subprocess.run(
-            [self.interpreter(package), __file__, *words], capture_output=True, text=True, env=environment, check=False
+            [self.interpreter(package), __file__, *words],
+            capture_output=True,
+            text=True,
+            env=os.environ | ALLOCATOR,
+            check=False,
         )
         try:
             return json.loads(done.stdout.splitlines()[-1])
@@ -367,102 +381,128 @@ class Parent:
         """Every contestant's settings tried once, with a few steps."""
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for who, settings in CONTESTANTS.items():
+            if who == "specforge, bf16 weights" and precision != "bf16":
+                continue
             found[who] = {}
             for name, knobs in settings.items():
-                one = len(settings) == 1
-                found[who][name] = {} if one else self.run(who, knobs, vocabulary, precision, 3)
-                if not one:
-                    print(f"  {who}, {name}: {found[who][name]}", flush=True)
+                found[who][name] = self.run(who, knobs, vocabulary, precision, max(2, self.options.steps // 3))
+                print(f"  {who}, {name}: {found[who][name]}", flush=True)
         return found
 
-    def losses(self, vocabulary: int, usable: dict[str, str]) -> dict[str, Any]:
-        """fp32 loss and gradient of everyone beside ours with the same normalisation."""
+    def losses(self, vocabulary: int) -> dict[str, Any]:
+        """Loss and gradient of every peer beside ours with the same normalisation, on the same anchors."""
         rows: dict[str, Any] = {}
-        for peer, normalize in (("specforge", "batch"), ("speculators", "valid")):
-            if peer not in usable:
-                continue
+        for peer, normalize, setting in (
+            ("specforge", "batch", "sdpa, objective_chunk_blocks=0"),
+            ("speculators", "valid", "sdpa, packed"),
+        ):
+            rows[peer] = {"setting": setting, "ours": f"trainer.normalize={normalize}"}
             files = self.folder / "ours.safetensors", self.folder / "theirs.safetensors"
-            setting = next(n for n in (usable[peer], *CONTESTANTS[peer]) if "one by one" not in n and "flex" not in n)
-            mine = self.run("ours", {"normalize": normalize}, vocabulary, "fp32", 1, files[0])
-            theirs = self.run(peer, CONTESTANTS[peer][setting], vocabulary, "fp32", 1, files[1])
-            rows[peer] = {"setting": setting, "ours": mine, "theirs": theirs}
-            if "error" in mine or "error" in theirs:
-                continue
-            a, b = load_file(files[0]), load_file(files[1])
-            assert set(a) == set(b), "the trainable tensors differ"
-            norm = sum(float(x.double().square().sum()) for x in a.values()) ** 0.5
-            apart = sum(float((a[n].double() - b[n].double()).square().sum()) for n in a) ** 0.5
-            rows[peer] = {
-                "setting": setting, "ours, trainer.normalize": normalize, "our loss": mine["loss"], "their loss": theirs["loss"],
-                "relative difference of losses": float(f"{abs(theirs['loss'] / mine['loss'] - 1):.2g}"),
-                "relative difference of gradients": float(f"{apart / norm:.2g}"),
-            }  # fmt: skip
+            for precision in PRECISIONS:
+                mine = self.run("ours", {"normalize": normalize}, vocabulary, precision, 1, files[0])
+                theirs = self.run(peer, CONTESTANTS[peer][setting], vocabulary, precision, 1, files[1])
+                if "error" in mine or "error" in theirs:
+                    rows[peer][precision] = {"ours": mine, "theirs": theirs}
+                    continue
+                a, b = load_file(files[0]), load_file(files[1])
+                assert set(a) == set(b), "the trainable tensors differ"
+                apart = {n: float((a[n] - b[n]).double().norm()) for n in a}
+                norms = {n: float(a[n].double().norm()) for n in a}
+                rows[peer][precision] = {
+                    "our loss": mine["loss"],
+                    "their loss": theirs["loss"],
+                    "relative difference": _short(abs(theirs["loss"] / mine["loss"] - 1)),
+                    "of the gradient": _short(_norm(apart.values()) / _norm(norms.values())),
+                    "of the gradient, worst tensor": _short(max(apart[n] / norms[n] for n in a)),
+                }
+            print(f"equal loss, V = {vocabulary:,}, {peer}: {json.dumps(rows[peer])}", flush=True)
         return rows
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.2g}")
+
+
+def _norm(parts: Iterable[float]) -> float:
+    return float(sum(x * x for x in parts) ** 0.5)
 
 
 def cell(parent: Parent, vocabulary: int, precision: str) -> dict[str, Any]:
     """Everyone at one vocabulary and precision: settings, medians of the runs, ratios."""
-    settings = parent.settings(vocabulary, precision)
-    best = {
-        who: min(
-            (n for n in tried if "error" not in tried[n]), key=lambda n: tried[n].get("seconds", 0.0), default=None
-        )
-        for who, tried in settings.items()
-    }
-    usable = {who: name for who, name in best.items() if name is not None}
-    seconds: dict[str, list[float]] = {who: [] for who in usable}
-    memory: dict[str, list[int]] = {who: [] for who in usable}
-    failed: dict[str, str] = {}
+    tried = parent.settings(vocabulary, precision)
+    close: list[tuple[str, str]] = []  # settings within a quarter of their contestant's fastest are all measured
+    for who, settings in tried.items():
+        seconds = {n: t["seconds"] for n, t in settings.items() if "error" not in t}
+        close += [(who, n) for n, s in seconds.items() if s <= 1.25 * min(seconds.values())]
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in close}
     for _ in range(parent.options.repeat):
-        for who, name in usable.items():
+        for who, name in close:
             found = parent.run(who, CONTESTANTS[who][name], vocabulary, precision, parent.options.steps)
             if "error" in found:
-                failed[who] = found["error"]
-            else:
-                seconds[who].append(found["seconds"])
-                memory[who].append(found["memory"])
+                raise RuntimeError(f"{who}, {name}: ran at first, then {found['error']}")
+            runs[who, name].append(found)
     rows: dict[str, Any] = {}
-    for who, tried in settings.items():
-        errors = {n: t["error"] for n, t in tried.items() if "error" in t} | (
-            {"run": failed[who]} if who in failed else {}
-        )
-        if not seconds.get(who):
-            rows[who] = {"cannot run": errors}
+    for who, settings in tried.items():
+        rows[who] = {"cannot run": {n: t["error"] for n, t in settings.items() if "error" in t}}
+        medians = {n: _median(runs[w, n], "seconds") for w, n in close if w == who}
+        if not medians:
             continue
-        median = statistics.median(seconds[who])
+        name = min(medians, key=lambda n: medians[n])
         rows[who] = {
-            "setting": usable[who], "seconds": round(median, 4), "runs": seconds[who],
-            "tokens per second": round(SEQUENCES * LENGTH / median), "memory": round(statistics.median(memory[who])),
-            "settings tried": {n: t.get("seconds", "failed") for n, t in tried.items() if t}, "cannot run": errors,
+            "setting": name,
+            "seconds": round(medians[name], 4),
+            "runs": [r["seconds"] for r in runs[who, name]],
+            "cpu seconds": round(_median(runs[who, name], "cpu seconds"), 4),
+            "tokens per second": round(SEQUENCES * LENGTH / medians[name]),
+            "memory": round(_median(runs[who, name], "memory")),
+            "other settings": {n: medians.get(n, t.get("seconds")) for n, t in settings.items() if "error" not in t and n != name},
+            **rows[who],
         }  # fmt: skip
-    peers = {w: rows[w]["seconds"] for w in ("speculators", "specforge") if "seconds" in rows[w]}
-    ratios: dict[str, Any] = {}
-    if peers and "seconds" in rows["ours"]:
-        faster = min(peers, key=lambda w: peers[w])
-        ratio = round(peers[faster] / rows["ours"]["seconds"], 2)
-        ratios["faster peer / ours"] = ratio
-        ratios["faster peer"] = faster
-        ratios["each run"] = [round(a / b, 2) for a, b in zip(seconds[faster], seconds["ours"], strict=False)]
-        ratios["goal"], ratios["reached"] = GOAL, ratio >= GOAL
-        ratios |= {f"{who} / ours": round(s / rows["ours"]["seconds"], 2) for who, s in peers.items()}
-        own = "ours, labels from the target"
-        if "speculators" in peers and "seconds" in rows[own]:
-            ratios[f"speculators / {own}"] = round(peers["speculators"] / rows[own]["seconds"], 2)
-    print(table(vocabulary, precision, rows, ratios), flush=True)
-    return {"vocabulary": vocabulary, "precision": precision, "rows": rows, "ratios": ratios, "usable": usable}
+    made = {"vocabulary": vocabulary, "precision": precision, "rows": rows, "ratios": ratios_of(rows)}
+    print(table(made), flush=True)
+    return made
 
 
-def table(vocabulary: int, precision: str, rows: dict[str, Any], ratios: dict[str, Any]) -> str:
-    lines = [f"V = {vocabulary:,}, {precision}"]
-    for who, row in rows.items():
+def _median(runs: list[dict[str, Any]], key: str) -> float:
+    return statistics.median(r[key] for r in runs)
+
+
+def ratios_of(rows: dict[str, Any]) -> dict[str, Any]:
+    """The faster peer against ours, beside the goal, and every other pair that says something."""
+    peers = {who: rows[who] for who in ("speculators", "specforge") if "seconds" in rows[who]}
+    mine = rows["ours"]
+    if not peers or "seconds" not in mine:
+        return {"faster peer": None, "why": "nothing to compare: see what cannot run"}
+    faster = min(peers, key=lambda who: peers[who]["seconds"])
+    ratio = round(peers[faster]["seconds"] / mine["seconds"], 2)
+    found: dict[str, Any] = {
+        "faster peer": faster,
+        "faster peer / ours": ratio,
+        "goal": GOAL,
+        "reached": ratio >= GOAL,
+        "each run": [round(a / b, 2) for a, b in zip(peers[faster]["runs"], mine["runs"], strict=True)],
+        "cpu seconds": round(peers[faster]["cpu seconds"] / mine["cpu seconds"], 2),
+    }
+    pairs = [(who, "ours") for who in peers]
+    pairs += [("speculators", "ours, labels from the target"), ("specforge, bf16 weights", "ours")]
+    for a, b in pairs:
+        if "seconds" in rows.get(a, {}) and "seconds" in rows[b]:
+            found[f"{a} / {b}"] = round(rows[a]["seconds"] / rows[b]["seconds"], 2)
+    return found
+
+
+def table(made: dict[str, Any]) -> str:
+    lines = [f"V = {made['vocabulary']:,}, {made['precision']}"]
+    for who, row in made["rows"].items():
         if "seconds" in row:
-            lines.append(f"  {who:30} {row['seconds']:8.4f} s  {row['memory']:6} MiB  {row['setting']}")
+            lines.append(f"  {who:29} {row['seconds']:8.4f} s  {row['memory']:6} MiB  {row['setting']}")
         else:
-            lines.append(f"  {who:30} cannot run on a CPU")
+            lines.append(f"  {who:29} cannot run on this machine's CPU")
         lines += [f"    {name} cannot run: {error}" for name, error in row["cannot run"].items()]
-    if "goal" in ratios:
+    ratios = made["ratios"]
+    if ratios["faster peer"]:
         reached = "reached" if ratios["reached"] else "missed"
-        lines.append(f"  {ratios['faster peer']} / ours {ratios['faster peer / ours']:.2f}, goal {GOAL}: {reached}")
+        lines.append(f"  {ratios['faster peer']} / ours: {ratios['faster peer / ours']:.2f} (goal {GOAL}: {reached})")
     return "\n".join(lines)
 
 
@@ -490,13 +530,8 @@ def main() -> None:
         cells, losses = [], {}
         for vocabulary in map(int, options.vocabularies.split(",")):
             prepare(parent.folder / f"{vocabulary}.safetensors", vocabulary)
-            of_vocabulary = [cell(parent, vocabulary, precision) for precision in options.precisions.split(",")]
-            losses[f"V = {vocabulary}"] = parent.losses(vocabulary, of_vocabulary[-1].pop("usable"))
-            for made in of_vocabulary:
-                made.pop("usable", None)
-            cells += of_vocabulary
-            for peer, row in losses[f"V = {vocabulary}"].items():
-                print(f"equal loss in fp32, {peer}: {json.dumps(row)}", flush=True)
+            losses[f"V = {vocabulary}"] = parent.losses(vocabulary)
+            cells += [cell(parent, vocabulary, precision) for precision in options.precisions.split(",")]
     result = {
         "command": f"python benchmarks/peers.py --repeat {options.repeat} --steps {options.steps}"
         + "".join(f" --python {package}=PYTHON" for package in parent.python),
@@ -515,7 +550,7 @@ def main() -> None:
         },
         "how": NOTES,
         "cells": cells,
-        "equal loss, fp32": losses,
+        "equal loss": losses,
         "versions": used,
         "environment": environment("cpu", options.threads),
         "code": code_state(),
