@@ -352,13 +352,11 @@ class Parent:
         return str(self.python.get(package, sys.executable))
 
     def start(self, package: str, words: Iterable[str]) -> Any:
-        done = subprocess.run(
-            [self.interpreter(package), __file__, *words],
-            capture_output=True,
-            text=True,
-            env=os.environ | ALLOCATOR,
-            check=False,
-        )
+        words = [self.interpreter(package), __file__, *words]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, env=os.environ | ALLOCATOR, check=False)
+        except OSError as error:
+            return {"error": f"the interpreter given for {package}: {error.strerror}"}
         try:
             return json.loads(done.stdout.splitlines()[-1])
         except (IndexError, json.JSONDecodeError):
