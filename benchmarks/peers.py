@@ -531,7 +531,8 @@ def main() -> None:
             losses[f"V = {vocabulary}"] = parent.losses(vocabulary)
             cells += [cell(parent, vocabulary, precision) for precision in options.precisions.split(",")]
     result = {
-        "command": f"python benchmarks/peers.py --repeat {options.repeat} --steps {options.steps}"
+        "command": f"python benchmarks/peers.py --repeat {options.repeat} --steps {options.steps} --threads {options.threads}"
+        f" --vocabularies {options.vocabularies} --precisions {options.precisions}"
         + "".join(f" --python {package}=PYTHON" for package in parent.python),
         "date": now(),
         "goal": f"seconds of a step, the faster peer / ours, at least {GOAL} at equal loss",
