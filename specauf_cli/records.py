@@ -346,7 +346,13 @@ def command_line(overrides: Mapping[str, str] | Sequence[str]) -> str:
 
 
 def peak_memory_mib() -> float:
-    """Peak resident memory of this process so far, MiB (``ru_maxrss`` is KiB on Linux and bytes on macOS)."""
+    """Peak resident memory of this process so far, MiB.
+
+    From /proc where there is one: ``ru_maxrss`` (KiB on Linux, bytes on macOS) counts a parent's from before the program started.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return round(int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
 
