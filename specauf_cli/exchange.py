@@ -44,8 +44,8 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
         raise InputError(f"--out {out} exists and is not an empty folder; nothing is overwritten, name another one")
     about, measured = runs.about_of(folder), sorted((folder / "records").glob("*.json"))
     runs.result_of(folder)
-    kind = read_json(folder / "drafter" / "config.json").get("architectures")
-    if kind not in (["DFlashDraftModel"], ["DominoDraftModel"]):
+    kind = (read_json(folder / "drafter" / "config.json").get("architectures") or [None])[0]
+    if kind not in formats.ARCHITECTURES:
         raise InputError(
             f"{folder.name} is a {kind}, which no public loader knows: it would leave out tensors without a word; only DFlash and "
             "Domino drafters are exported"

@@ -254,7 +254,9 @@ def round_trip(subject: Subject) -> Finding:
     def draft(of: DFlash) -> Tensor:
         return of.draft(target, of.context(context), tokens.gather(1, anchors), anchors)
 
-    for name, trip in ROUND_TRIPS.items():
+    public = drafter.architecture in formats.ARCHITECTURES  # a backbone of the user's own is never exported
+    trips = {name: trip for name, trip in ROUND_TRIPS.items() if public or trip is not _public_files}
+    for name, trip in trips.items():
         try:
             with tempfile.TemporaryDirectory(prefix="specauf-doctor-") as place:
                 back = trip(drafter, target, Path(place)).to(target.model.dtype)
@@ -273,5 +275,5 @@ def round_trip(subject: Subject) -> Finding:
                 FAIL, f"{name}: the same weights draft other tokens", "restore every knob of the drafter too"
             )
     return Finding(
-        OK, f"{len(drafter.state_dict())} tensors come back bit for bit, drafts are equal ({', '.join(ROUND_TRIPS)})"
+        OK, f"{len(drafter.state_dict())} tensors come back bit for bit, drafts are equal ({', '.join(trips)})"
     )

@@ -25,7 +25,7 @@ from specauf_cli.schema import InputError, first_line, nearest
 from specauf_cli.settings import BackboneConfig
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-LAYOUTS = ("hf", "vllm")
+LAYOUTS, ARCHITECTURES = ("hf", "vllm"), ("DFlashDraftModel", "DominoDraftModel")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIZES = (
     "hidden_size",

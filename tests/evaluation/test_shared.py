@@ -1,13 +1,14 @@
 """Prompts dealt out over ranks: what two of them measure together is what one measures."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from conftest import MakeDrafter
 from specauf_cli import compose
 from specauf_cli.evaluation import evaluate
+from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import read_json, write_json
 from specauf_cli.schema import Corpus, InputError
@@ -15,6 +16,7 @@ from specauf_cli.settings import Config
 from specauf_cli.training import ranks
 from trained import together
 
+MakeDrafter = Callable[..., DFlash]
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
