@@ -125,8 +125,7 @@ def page(rows: dict[str, dict[str, object]], result: dict[str, object], goal: st
 CPU = """At these sizes the tensors are small (2,048 rows of width 128): a step is some two thousand operators of tens of microseconds,
 and more than half of its time goes into what no product counts: norms, rotary positions, masks and casts between fp32 weights
 and bf16 products. What would help, and why it is not done: compiling the step fuses them, but needs a C++ compiler on the user's
-machine. Small products do not fill two cores; several drafters side by side (`workers=2`) use them better than one drafter with two
-threads."""
+machine. Two drafters side by side on two hyperthreads of one core (`workers=2`) take as long as one after the other."""
 GPU = "Goal on a GPU at a real drafter's sizes: at least 45 % of the peak."
 
 
