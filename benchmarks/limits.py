@@ -122,10 +122,9 @@ def page(rows: dict[str, dict[str, object]], result: dict[str, object], goal: st
     return "\n".join([*lines, "", goal, ""])
 
 
-CPU = """At these sizes the tensors are small (2,048 rows of width 128): a step is some two thousand operators of tens of microseconds,
-and more than half of its time goes into what no product counts: norms, rotary positions, masks and casts between fp32 weights
-and bf16 products. What would help, and why it is not done: compiling the step fuses them, but needs a C++ compiler on the user's
-machine. Two drafters side by side on two hyperthreads of one core (`workers=2`) take as long as one after the other."""
+CPU = """At these sizes the tensors are small (2,048 rows of width 128) and a step is very many short operators: more than half of its time
+goes into what no product counts: norms, rotary positions, masks and casts between fp32 weights and bf16 products. What would
+help, and why it is not done: compiling the step fuses them, but needs a C++ compiler on the user's machine."""
 GPU = "Goal on a GPU at a real drafter's sizes: at least 45 % of the peak."
 
 
