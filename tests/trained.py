@@ -1,6 +1,7 @@
 """Training one drafter, and work in several processes, for tests of several files."""
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +38,9 @@ def together(action: Callable[[], None], store: Path, world: int = 2) -> list[in
         child = os.fork()
         if child == 0:
             code = 1
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not survive the fork
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(120)  # a rank that hangs fails the test
             try:
                 ranks.RANK, ranks.WORLD, ranks.FIRST = rank, world, rank == 0
                 dist.init_process_group(
