@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 
 from specauf_cli import compose, workbench
 from specauf_cli.records import RunRecord, load_record, read_json, write_json
@@ -55,8 +55,8 @@ def outcomes(cells: Sequence[Cell], config: Config, launcher: str | None) -> Ite
     """
     if launcher is not None:
         yield from _launched(cells, Path(config.runs), launcher)
-    elif min(config.workers, len(cells), os.cpu_count() or 1) > 1:
-        yield from _side_by_side(cells, min(config.workers, len(cells), os.cpu_count() or 1))
+    elif (count := min(config.workers, len(cells), os.cpu_count() or 1)) > 1:
+        yield from _side_by_side(cells, count)
     else:
         worker = Worker()
         for cell in cells:
@@ -80,10 +80,7 @@ def serve() -> None:
 
 
 def _side_by_side(cells: Sequence[Cell], count: int) -> Iterator[tuple[Cell, RunRecord | str]]:
-    """Fills the cells in ``count`` processes that share the cores; each asks for the next cell when it has done one.
-
-    One thread a process does more than two threads in one: the tensors of a small drafter keep few cores busy.
-    """
+    """Fills the cells in ``count`` processes that share the cores; each asks for the next cell when it has done one."""
     threads = str(max(1, (os.cpu_count() or 1) // count))
     with _process(["target", *cells[0].words]) as first:  # all cores, and once: the workers find it
         if first.wait():
@@ -91,14 +88,19 @@ def _side_by_side(cells: Sequence[Cell], count: int) -> Iterator[tuple[Cell, Run
     waiting, done = SimpleQueue[Cell](), SimpleQueue[tuple[Cell, RunRecord | str]]()
     for cell in cells:
         waiting.put(cell)
+    left, starting = False, Lock()
 
     def keep_busy(stack: ExitStack) -> None:
         process: subprocess.Popen[str] | None = None
-        while not waiting.empty():
-            if process is None or process.poll() is not None:
-                process = stack.enter_context(_process(["worker"], OMP_NUM_THREADS=threads))
-            cell = waiting.get()
-            done.put((cell, _ask(process, cell)))
+        with suppress(Empty):
+            while True:
+                cell = waiting.get_nowait()
+                with starting:
+                    if left:
+                        return
+                    if process is None or process.poll() is not None:
+                        process = stack.enter_context(_process(["worker"], OMP_NUM_THREADS=threads))
+                done.put((cell, _ask(process, cell)))
         if process is not None and process.stdin is not None:
             process.stdin.close()
 
@@ -109,8 +111,8 @@ def _side_by_side(cells: Sequence[Cell], count: int) -> Iterator[tuple[Cell, Run
             for _ in cells:
                 yield done.get()
         finally:
-            while not waiting.empty():  # left early: no worker begins another cell
-                waiting.get()
+            with starting:  # left early: no worker begins another cell
+                left = True
 
 
 def _ask(process: "subprocess.Popen[str]", cell: Cell) -> RunRecord | str:
@@ -153,7 +155,8 @@ def _process(words: Sequence[str], **environment: str) -> Iterator["subprocess.P
     finally:
         for stream in (process.stdin, process.stdout):
             if stream is not None and process.poll() is None:
-                stream.close()
+                with suppress(BrokenPipeError):  # a question that a process which is ending never read
+                    stream.close()
         process.wait()
         reader.join()
 
