@@ -94,7 +94,7 @@ def seconds_per_step(made: Plan, found: Material, device: str, *, batches: int =
     """
     config = replace(made.config, trainer=replace(made.config.trainer, features="online"))
     trainer = config.trainer
-    target, examples = _target(made, found, device), found.examples or _examples(made)
+    target, examples = target_like(made, found, device), found.examples or examples_like(made)
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
     features = Features(target, examples, trainer, Path(config.runs))  # online: nothing is written
@@ -142,7 +142,7 @@ def _spread(order: Order, count: int, every: int) -> list[int]:
     return chosen
 
 
-def _target(made: Plan, found: Material, device: str) -> Target:
+def target_like(made: Plan, found: Material, device: str) -> Target:
     """The target with random weights; a stand-in tokenizer where its own is not at hand."""
     config = made.config
     chat = found.chat
@@ -157,7 +157,7 @@ def _target(made: Plan, found: Material, device: str) -> Target:
     return Target(model, chat, replace(config.target, sizes=None), "random")
 
 
-def _examples(made: Plan) -> list[Example]:
+def examples_like(made: Plan) -> list[Example]:
     """Conversations of the known mean length, all supervised."""
     count = 4 * made.config.trainer.batch_size
     length = max(2, round(made.lengths.mean))

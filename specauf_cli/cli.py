@@ -319,8 +319,13 @@ def _train_together(cells: "Sequence[tuple[Config, Sequence[str]]]", *, force: b
         raise InputError(
             f"--together: {other} has another target, other data or other batches than {' '.join(cells[0][1])}"
         )
-    for folder in workbench.train_together(bench, cells, force=force):
-        print(folder)
+    found = workbench.train_together(bench, cells, force=force)
+    for one in found:
+        if not isinstance(one, InputError):
+            print(one)
+    failures = [str(one) for one in found if isinstance(one, InputError)]
+    if failures:
+        raise InputError(" | ".join(failures))
 
 
 def _seeds(text: str) -> list[int]:

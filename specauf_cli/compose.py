@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from specauf_cli import identity, limits
 from specauf_cli.choices import OWN, check_choices, file_of, folder, groups, own_folder
-from specauf_cli.schema import BlockStats, InputError, nearest
+from specauf_cli.schema import BlockStats, InputError, first_line, nearest
 from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig, typed
 
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
@@ -54,7 +54,7 @@ def _resolved(raw: DictConfig, overrides: Sequence[str]) -> Config:
             raw = compose_raw([*(o for o in overrides if not o.startswith("objective=")), f"objective={alias}"])
         return build(raw)
     except OmegaConfBaseException as error:
-        raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+        raise InputError(f"configuration: {first_line(error)}") from error
 
 
 def compose_raw(overrides: Sequence[str]) -> DictConfig:
@@ -120,7 +120,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
             multirun = HydraConfig.get().mode is RunMode.MULTIRUN
             elsewhere = multirun and "BasicLauncher" not in HydraConfig.get().launcher._target_
         except OmegaConfBaseException as error:  # an interpolation that leads nowhere
-            stopped.append(InputError(f"configuration: {str(error).splitlines()[0]}"))
+            stopped.append(InputError(f"configuration: {first_line(error)}"))
             raise SystemExit(2) from error
         try:
             task(_resolved(raw, overrides), overrides)
@@ -136,8 +136,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
             if not multirun or type(error).__name__ == "Interrupted":
                 stopped.append(error)
                 raise SystemExit(1) from error
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            print(f"specauf: {' '.join(overrides)}: {text}", file=sys.stderr)
+            print(f"specauf: {' '.join(overrides)}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
             failed.append(" ".join(overrides))
         except BaseException as error:  # past Hydra, which would wrap it in its own report
             stopped.append(error)
@@ -212,7 +211,7 @@ def build(raw: DictConfig) -> Config:
     try:
         values = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+        raise InputError(f"configuration: {first_line(error)}") from error
     assert isinstance(values, dict)
     if values["data_root"] is None and any(
         str(v).startswith("None/") for v in (values["benchmark_root"], values["data"]["path"])
@@ -279,7 +278,7 @@ def _partial(node: DictConfig, where: str) -> Any:
         made = instantiate(node)
         parameters = inspect.signature(getattr(made, "func", made)).parameters.values()
     except (HydraException, TypeError, ValueError) as error:
-        raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{where}: {first_line(error)}") from error
     knobs = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     given = getattr(made, "keywords", {})
     for knob, value in given.items():

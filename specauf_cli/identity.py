@@ -7,7 +7,18 @@ from typing import Any
 
 from specauf_cli.schema import InputError
 
-MACHINE = ("runs", "device", "threads", "workers", "tracking", "data_root", "benchmark_root", "experiment", "init")
+MACHINE = (
+    "runs",
+    "device",
+    "threads",
+    "workers",
+    "together",
+    "tracking",
+    "data_root",
+    "benchmark_root",
+    "experiment",
+    "init",
+)
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
 
 UNSAID = {

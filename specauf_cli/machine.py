@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from specauf_cli.schema import InputError
+from specauf_cli import ranks
+from specauf_cli.schema import InputError, first_line
 from specauf_cli.settings import Config
-from specauf_cli.training import ranks
 
 
 def use_machine(config: Config) -> str:
@@ -23,7 +23,7 @@ def use_machine(config: Config) -> str:
         reason = "" if torch.device(config.device).type in ("cpu", "cuda") else "it is neither"
         torch.empty(0, device=config.device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     if reason:
         raise InputError(f"device={config.device!r} cannot be used here: {reason}; valid: auto, cpu, cuda, cuda:N")
     return ranks.join(config.device)

@@ -280,6 +280,7 @@ class Config:
     device: str
     threads: int | None
     workers: int
+    together: bool
     init: str | None
     benchmark_root: str | None
     resolved: dict[str, Any]

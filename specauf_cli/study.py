@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from specauf_cli import choices, compose, workbench
+from specauf_cli import choices, compose, ranks, workbench
 from specauf_cli.experiment import load as load_experiment
 from specauf_cli.experiment import objective_yaml
 from specauf_cli.experiment import shipped as shipped_experiments
@@ -21,7 +21,6 @@ from specauf_cli.runs import about_of
 from specauf_cli.runs import snapshots as snapshots_of
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Experiment, Variants
-from specauf_cli.training import ranks
 from specauf_cli.workers import Cell, outcomes
 
 RESULTS = Path("results")

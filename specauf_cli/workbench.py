@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from specauf_cli import ranks
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
 from specauf_cli.evaluation import metrics
@@ -40,7 +41,7 @@ from specauf_cli.runs import ABOUT, FAILED, FINISHED, about_of, initial, result_
 from specauf_cli.schema import Corpus, Example, InputError, Trajectory
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
-from specauf_cli.training import pretrain, ranks
+from specauf_cli.training import pretrain
 from specauf_cli.training.features import Features
 
 
@@ -135,16 +136,21 @@ def load_data(config: Config) -> tuple[Corpus, Corpus]:
 
 def train(bench: Bench, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:
     """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder."""
-    (folder,) = train_together(bench, [(config, overrides)], force=force)
-    return folder
+    (found,) = train_together(bench, [(config, overrides)], force=force)
+    if isinstance(found, InputError):
+        raise found
+    return found
 
 
-def train_together(bench: Bench, cells: Sequence[tuple[Config, Sequence[str]]], *, force: bool = False) -> list[Path]:
-    """Trains every drafter of ``cells`` that is not finished, a step of each in turn; returns their folders.
+def train_together(
+    bench: Bench, cells: Sequence[tuple[Config, Sequence[str]]], *, force: bool = False
+) -> list[Path | InputError]:
+    """Trains every drafter of ``cells`` that is not finished, a step of each in turn.
 
-    ``force``: what is there is moved into ``aside/`` first, and training begins anew. Errors: InputError when one or more of them
-    failed, after the others have finished.
+    Returns the folder of each, or the error that it failed of, which leaves the others running. ``force``: what is there is moved
+    into ``aside/`` first, and training begins anew. Errors: InputError for what stops them all, as a full disk does.
     """
+    failures: dict[Path, InputError] = {}
     folders: list[Path] = []
     tasks: list[training.Task] = []
     with ExitStack() as stack:
@@ -174,9 +180,9 @@ def train_together(bench: Bench, cells: Sequence[tuple[Config, Sequence[str]]], 
             _announce(bench, config, overrides, folder, init)
             tasks.append(training.Task(config, folder, name, _probe(bench, config), start[0] if start else None))
         if tasks:
-            _finish(bench, tasks)
+            failures = _finish(bench, tasks)
         ranks.wait()
-    return folders
+    return [failures.get(f, f) for f in folders]
 
 
 def _move_aside(folder: Path) -> Path:
@@ -215,8 +221,8 @@ def inputs_of(bench: Bench, init: str | None) -> dict[str, str]:
     return found | ({"init": init} if init else {})
 
 
-def _finish(bench: Bench, tasks: Sequence[training.Task]) -> None:
-    """Trains ``tasks`` and writes how each of them ended. Errors: InputError when one failed."""
+def _finish(bench: Bench, tasks: Sequence[training.Task]) -> dict[Path, InputError]:
+    """Trains ``tasks`` and writes how each of them ended; returns why some failed, by their folders."""
     examples, _ = bench.examples()
     try:
         ended = training.train(bench.target, examples, bench.features(), tasks)
@@ -237,9 +243,7 @@ def _finish(bench: Bench, tasks: Sequence[training.Task]) -> None:
             }
             write_json(task.folder / FINISHED, result)
             shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
-    failures = [one.failure for one in ended if one.failure is not None]
-    if failures:
-        raise InputError(" | ".join(str(f) for f in failures))
+    return {t.folder: one.failure for t, one in zip(tasks, ended, strict=True) if one.failure is not None}
 
 
 def _probe(bench: Bench, config: Config) -> Callable[[DFlash], dict[str, float]]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -39,29 +40,56 @@ class Worker:
     def __init__(self) -> None:
         self.bench: workbench.Bench | None = None
 
-    def fill(self, config: Config, overrides: Sequence[str], *, force: bool = False) -> tuple[RunRecord, Path]:
-        """The record of a cell and its file, made where they are missing. Errors: InputError."""
+    def _open(self, config: Config) -> workbench.Bench:
         if self.bench is None or not self.bench.serves(config):
             self.bench = workbench.open_bench(config)
-        folder = workbench.train(self.bench, config, overrides, force=force)
-        record = workbench.measure(self.bench, config, folder, ["eval", *overrides])
+        return self.bench
+
+    def fill(self, config: Config, overrides: Sequence[str], *, force: bool = False) -> tuple[RunRecord, Path]:
+        """The record of a cell and its file, made where they are missing. Errors: InputError."""
+        bench = self._open(config)
+        folder = workbench.train(bench, config, overrides, force=force)
+        record = workbench.measure(bench, config, folder, ["eval", *overrides])
         return record, folder / "records" / f"{record.id}.json"
+
+    def train(self, cells: Sequence[Cell]) -> dict[Cell, str]:
+        """Trains cells of one table and seed in one pass over data and target; returns why some failed.
+
+        Whatever stops them all is not said here: ``fill`` meets it again, and says it of the cell it belongs to.
+        """
+        try:
+            pairs = [(compose.compose(c.words), c.words) for c in cells]
+            bench = self._open(pairs[0][0])
+            if not all(bench.serves(config) for config, _ in pairs):
+                return {}
+            found = workbench.train_together(bench, pairs)
+        except InputError:
+            return {}
+        return {c: str(one) for c, one in zip(cells, found, strict=True) if isinstance(one, InputError)}
 
 
 def outcomes(cells: Sequence[Cell], config: Config, launcher: str | None) -> Iterator[tuple[Cell, RunRecord | str]]:
     """Fills every cell; yields it with its record, or with the reason why there is none, as soon as that is known.
 
-    In ``config.workers`` processes, or by ``hydra/launcher=launcher``.
+    In ``config.workers`` processes, in this one, or by ``hydra/launcher=launcher``.
     """
     if launcher is not None:
         yield from _launched(cells, Path(config.runs), launcher)
     elif (count := min(config.workers, len(cells), os.cpu_count() or 1)) > 1:
         yield from _side_by_side(cells, count)
     else:
-        worker = Worker()
-        for cell in cells:
+        yield from _in_turn(cells, config.together)
+
+
+def _in_turn(cells: Sequence[Cell], together: bool) -> Iterator[tuple[Cell, RunRecord | str]]:
+    """Fills the cells in this process; ``together``: those of one table and seed are trained in one pass over the data."""
+    worker = Worker()
+    for _, group in groupby(cells, key=lambda c: (c.experiment, c.seed)):
+        some = list(group)
+        failed = worker.train(some) if together and len(some) > 1 else {}
+        for cell in some:
             try:
-                yield cell, worker.fill(compose.compose(cell.words), cell.words)[0]
+                yield cell, failed.get(cell) or worker.fill(compose.compose(cell.words), cell.words)[0]
             except InputError as error:
                 yield cell, str(error)
 

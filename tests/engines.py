@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import socket
 import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+from commands import Done, specauf
 from specauf_cli.data.chat import Chat
 from specauf_cli.schema import Trace, Trajectory
 
@@ -36,7 +40,14 @@ def trace(trajectory: Trajectory) -> Trace:
     return Trace(t.prompt_id, t.turn, tuple(accepted), PROPOSALS, t.length, t.ended)
 
 
-class Engine:
+TOKENS = 20
+SETTINGS = ["profile=smoke", "evaluation.prompts=4", f"evaluation.max_new_tokens={TOKENS}", "target=tiny"]
+CHOSEN = "offline_algebra,offline_chat"
+DRAFTER = "/models/drafter"
+Known = dict[float, dict[str, list[Trajectory]]]
+
+
+class Engine(ABC):
     """What both fakes share: known prompts, faults, and a log of what was asked."""
 
     def __init__(self, chat: Chat, known: dict[float, Sequence[Trajectory]], model: str, drafter: str) -> None:
@@ -52,14 +63,14 @@ class Engine:
         """Requests to generate so far, probes left out."""
         return sum(self.limit(b) != 8 for b in self.bodies)
 
-    def limit(self, body: dict[str, Any]) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def limit(self, body: dict[str, Any]) -> int: ...
 
-    def get(self, path: str) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def get(self, path: str) -> Any: ...
 
-    def generate(self, body: dict[str, Any]) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def generate(self, body: dict[str, Any]) -> Any: ...
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         if path == "/tokenize":
@@ -225,3 +236,34 @@ def running(engine: Engine) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def ask(folder: Path, engine: Engine, *words: str, check: bool = True, on: str | None = None) -> Done:
+    """The command against ``engine``, T=0 unless told otherwise, one retry."""
+    backend = "sglang" if isinstance(engine, SGLang) else "vllm"
+    temperatures = [] if any("temperatures" in w for w in words) else ["evaluation.temperatures=[0.0]"]
+    with running(engine) as url:
+        return specauf(
+            folder, "eval", "--backend", backend, "--base-url", on or url, "--benchmarks", CHOSEN, "--retries", "1",
+            *SETTINGS, "target.path=model", *temperatures, *words, check=check,
+        )  # fmt: skip
+
+
+def record(folder: Path) -> dict[str, Any]:
+    (path,) = (p for p in folder.glob("runs/servers/*/*.json"))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def lines(folder: Path) -> int:
+    return sum(len(p.read_text().splitlines()) for p in folder.glob("runs/servers/*/answers.jsonl"))
+
+
+def traces(known: Known, temperature: float, name: str) -> list[Trace]:
+    return [trace(t) for t in known[temperature][name]]
+
+
+def printed(text: str, title: str, temperature: float) -> float:
+    found = re.search(rf"{re.escape(title)} +T={temperature:g} +tau +([\d.]+)", text)
+    assert found, text
+    return float(found[1])

@@ -1,9 +1,13 @@
 """Tiny checkpoints as the hub holds them, for tests of several files."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from specauf_cli.data.chat import END, PAD, Chat
@@ -52,3 +56,13 @@ def publish(folder: Path, chat: Chat, kind: str, *, tied: bool, padding: int = 0
     tokenizer.chat_template = QWEN3_STYLE if kind == "qwen3" else LLAMA3_STYLE
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def rename(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")

@@ -26,6 +26,7 @@ LEVELS = [
     {"data"},
     {"objectives"},
     {"runs"},
+    {"ranks"},
     {"limits", "records", "progress"},
     {"settings", "identity", "choices"},
     {"schema", "__init__"},

@@ -164,11 +164,11 @@ def cells(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(study, "code_state", lambda: state["code"])
     monkeypatch.setattr(study, "CHECKOUT", here)
     monkeypatch.setattr(workbench, "open_bench", open_bench)
-    monkeypatch.setattr(
-        workbench,
-        "train",
-        lambda _bench, config, _cell, force=False: Path(config.runs) / f"run-{config.objective.name}",
-    )
+
+    def train(_bench: object, some: Any, **_: object) -> list[Path]:
+        return [Path(config.runs) / f"run-{config.objective.name}" for config, _ in some]
+
+    monkeypatch.setattr(workbench, "train_together", train)
     monkeypatch.setattr(workbench, "measure", measure)
     return state
 

@@ -86,7 +86,45 @@ def test_leaving_early_stops_the_workers(stub: list[list[str]]) -> None:
 def test_one_worker_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers.subprocess, "Popen", lambda *_, **__: pytest.fail("a process"))
     monkeypatch.setattr(workers.Worker, "fill", lambda *_, **__: (constant("auf", {"gsm8k": ""}, 1), Path()))
-    assert len(list(outcomes(CELLS, compose.compose(["profile=smoke", "workers=1"]), None))) == 4
+    assert len(list(outcomes(CELLS, compose.compose(["profile=smoke", "workers=1", "together=false"]), None))) == 4
+
+
+def test_cells_of_a_seed_are_trained_in_one_pass_and_a_failure_is_said_once(
+    table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = table
+    monkeypatch.chdir(folder)
+    settings = ("profile=smoke", "trainer.steps=7", "evaluation.prompts=1", "benchmark=offline_algebra")
+    cells = [Cell("t", "dflash", o, s, settings) for s in (0, 1) for o in ("auf", "decay", "full_ce")]
+    passes: list[list[str]] = []
+    real = workers.workbench.train_together
+
+    def train(bench: object, some: Sequence[tuple[workers.Config, Sequence[str]]], **more: bool) -> list[object]:
+        passes.append([f"{c.objective.name} {c.seed}" for c, _ in some])
+        bad = [c.objective.name == "decay" for c, _ in some]
+        made = real(bench, [x for x, b in zip(some, bad, strict=True) if not b], **more)  # type: ignore[arg-type]
+        rest = iter(made)
+        return [InputError("loss nan") if b else next(rest) for b in bad]
+
+    monkeypatch.setattr(workers.workbench, "train_together", train)
+    found = dict(outcomes(cells, compose.compose(settings), None))
+    assert passes[0] == ["auf 0", "decay 0", "full_ce 0"]
+    assert [p for p in passes if len(p) > 1] == [passes[0], ["auf 1", "decay 1", "full_ce 1"]]
+    assert not any("decay" in p for some in passes for p in some if len(some) == 1), "a failed cell is not tried again"
+    assert {c.objective for c in cells if found[c] == "loss nan"} == {"decay"}
+    assert {getattr(found[c], "objective", None) for c in cells} == {"auf", "full_ce", None}
+
+
+def test_what_stops_a_pass_is_said_of_the_cell_it_belongs_to(
+    table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = table
+    monkeypatch.chdir(folder)
+    few = ("profile=smoke", "trainer.steps=7", "evaluation.prompts=1", "benchmark=offline_algebra")
+    cells = [Cell("t", "dflash", o, 2, few) for o in ("auf", "no_such_objective")]
+    found = dict(outcomes(cells, compose.compose(few), None))
+    assert getattr(found[cells[0]], "objective", None) == "auf"
+    assert "no_such_objective" in str(found[cells[1]])
 
 
 def test_a_sweep_runs_in_processes_of_the_local_launcher(table: tuple[Path, str]) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from specauf_cli import ranks
 from specauf_cli.models.target import Target
 from specauf_cli.schema import Example
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
-from specauf_cli.training import ranks
 from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Interrupted, Running
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from specauf_cli import ranks
 from specauf_cli.data import benchmarks
 from specauf_cli.evaluation import metrics, trajectories
 from specauf_cli.evaluation.decode import decode_all
@@ -19,7 +20,6 @@ from specauf_cli.models.target import Target
 from specauf_cli.records import BenchmarkResult
 from specauf_cli.schema import Corpus, InputError, PromptSet, Trace, Trajectory
 from specauf_cli.settings import Config, EvaluationConfig
-from specauf_cli.training import ranks
 
 
 def load_benchmarks(config: Config) -> list[PromptSet]:

@@ -22,9 +22,10 @@ from specauf_cli.data.chat import Chat
 from specauf_cli.evaluation.answers import Answers
 from specauf_cli.evaluation.backends import VLLM, Answer, Backend, Counters
 from specauf_cli.evaluation.client import Client
+from specauf_cli.evaluation.turns import Request, Turns
 from specauf_cli.progress import track
 from specauf_cli.records import digest
-from specauf_cli.schema import InputError, Message, PromptSet
+from specauf_cli.schema import InputError, PromptSet
 
 DEFINITIONS = {
     "sglang": "sglang: completion tokens / spec_verify_ct per request, mean over requests; cut at the end, prefill token counted",
@@ -38,13 +39,10 @@ SETTLE = 10.0
 
 
 @dataclass(frozen=True)
-class Request:
-    """One turn of one prompt: the rendered chat up to the answer, and the key its answer is kept under."""
+class Keyed(Request):
+    """A request and the key its answer is kept under."""
 
     key: str
-    prompt_id: str
-    turn: int
-    tokens: tuple[int, ...]
 
 
 @dataclass
@@ -92,29 +90,21 @@ def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: flo
     """
     began = time.perf_counter()
     result = Measured(prompts.name, prompts.title, column, temperature, prompts.sha256, len(prompts.prompts), prompts.origin)  # fmt: skip
-    talk: dict[str, list[Message]] = {p.id: [] for p in prompts.prompts}
-    done: dict[tuple[str, int], tuple[Request, Answer]] = {}
-    for turn in range(max(len(p.turns) for p in prompts.prompts)):
+    done: dict[tuple[str, int], tuple[Keyed, Answer]] = {}
+    longest = None if asking.context is None else asking.context - asking.max_new_tokens
+    turns = Turns(prompts.prompts, asking.chat, longest, "server")
+    for turn, some in enumerate(turns):
         requests = []
-        for prompt in prompts.prompts:
-            if len(prompt.turns) <= turn:
-                continue
-            before = turn == 0 or (prompt.id, turn - 1) in done
-            talk[prompt.id].append(Message("user", prompt.turns[turn]))
-            tokens = asking.chat.prompt(talk[prompt.id]) if before else ()
-            if not tokens or (asking.context is not None and len(tokens) + asking.max_new_tokens > asking.context):
-                reason = "prompt longer than the server's context" if tokens else "an earlier turn was skipped"
-                result.skipped[reason] = result.skipped.get(reason, 0) + 1
-                continue
-            identity = [prompts.name, prompt.id, turn, temperature, asking.max_new_tokens, list(tokens)]
+        for r in some:
+            identity = [prompts.name, r.prompt_id, turn, temperature, asking.max_new_tokens, list(r.prompt)]
             key = digest([*identity, asking.seed if temperature > 0 else None], 24)
-            requests.append(Request(key, prompt.id, turn, tokens))
+            requests.append(Keyed(r.id, r.prompt_id, turn, r.prompt, key))
         name = f"{prompts.title}, T={temperature:g}" + (f", turn {turn + 1}" if turn else "")
         for request in _ask_missing(asking, requests, temperature, name):
             answer = asking.answers.found[request.key][0]
             done[request.prompt_id, turn] = request, answer
-            text = asking.chat.text(answer.tokens) if answer.tokens is not None else answer.text
-            talk[request.prompt_id].append(Message("assistant", text))
+            turns.answer(request, asking.chat.text(answer.tokens) if answer.tokens is not None else answer.text)
+    result.skipped = turns.skipped
     if not done:
         raise InputError(
             f"{prompts.title}: no prompt fits the server's context of {asking.context} tokens with evaluation.max_new_tokens="
@@ -123,7 +113,7 @@ def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: flo
     ordered = [done[p.id, t] for p in prompts.prompts for t in range(len(p.turns)) if (p.id, t) in done]
     for r, a in ordered:
         counts = [a.rounds, a.accepted, list(a.histogram) if a.histogram else None]
-        result.requests.append([r.prompt_id, r.turn, len(r.tokens), a.completion, a.ended, *counts])
+        result.requests.append([r.prompt_id, r.turn, len(r.prompt), a.completion, a.ended, *counts])
     ids, waves = {r.key: r.prompt_id for r, _ in ordered}, list[dict[str, Any]]()
     for request, answer in ordered:
         wave = asking.answers.wave(request.key, ids) if answer.rounds is None else None
@@ -134,18 +124,18 @@ def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: flo
     return result
 
 
-def _ask_missing(asking: Asking, requests: Sequence[Request], temperature: float, name: str) -> Sequence[Request]:
+def _ask_missing(asking: Asking, requests: Sequence[Keyed], temperature: float, name: str) -> Sequence[Keyed]:
     """Asks those of ``requests`` that have no counted answer yet; returns all of them."""
     keys = {r.key for r in requests}
     missing = [r for r in requests if asking.answers.get(r.key, keys) is None]
     if not missing:
         return requests
 
-    def ask(request: Request) -> tuple[Answer, float]:
+    def ask(request: Keyed) -> tuple[Answer, float]:
         clock = time.perf_counter()
         # A request's own seed: the answer must not depend on the order of requests.
         seed = int(digest([asking.seed, request.prompt_id, request.turn], 7), 16)
-        found = asking.backend.ask(request.tokens, temperature=temperature, seed=seed, max_new_tokens=asking.max_new_tokens)  # fmt: skip
+        found = asking.backend.ask(request.prompt, temperature=temperature, seed=seed, max_new_tokens=asking.max_new_tokens)  # fmt: skip
         return found, time.perf_counter() - clock
 
     with track(name, len(requests), start=len(requests) - len(missing)) as show:
@@ -169,8 +159,8 @@ def _ask_missing(asking: Asking, requests: Sequence[Request], temperature: float
 def _wave(
     asking: Asking,
     backend: VLLM,
-    requests: Sequence[Request],
-    ask: Callable[[Request], tuple[Answer, float]],
+    requests: Sequence[Keyed],
+    ask: Callable[[Keyed], tuple[Answer, float]],
 ) -> list[Any]:
     """Asks ``requests`` at once between two readings of an idle server's counters; keeps and returns what they counted."""
     for _ in range(WAVES):
@@ -232,13 +222,13 @@ def _difference(before: Counters, after: Counters) -> list[Any] | None:
 
 
 def _pool(
-    client: Client, requests: Sequence[Request], ask: Callable[[Request], Any], concurrency: int
-) -> Iterator[tuple[Request, Any]]:
+    client: Client, requests: Sequence[Keyed], ask: Callable[[Keyed], Any], concurrency: int
+) -> Iterator[tuple[Keyed, Any]]:
     """Yields requests with what ``ask`` gave, as they finish. After a failure what is under way is still yielded, then it is raised.
 
     The threads are daemons: an interrupt leaves at once, whatever the server is doing.
     """
-    todo, results = deque(requests), queue.SimpleQueue[tuple[Request, Any] | None]()
+    todo, results = deque(requests), queue.SimpleQueue[tuple[Keyed, Any] | None]()
     stop = threading.Event()
 
     def work() -> None:

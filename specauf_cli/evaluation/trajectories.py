@@ -13,25 +13,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from specauf_cli import ranks
 from specauf_cli.evaluation.sampling import Sampler
+from specauf_cli.evaluation.turns import Request, Turns
 from specauf_cli.models.target import Target
 from specauf_cli.progress import track
 from specauf_cli.records import atomic, digest, file_sha256, write_json
-from specauf_cli.schema import InputError, Message, Prompt, PromptSet, Trajectory
-from specauf_cli.training import ranks
+from specauf_cli.schema import InputError, Prompt, PromptSet, Trajectory
 
 LAYOUT = 1
 COLUMNS = ["prompt id", "turn", "prompt tokens", "tokens with tail", "completion tokens", "ended"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One turn of one prompt, ready for the target: ``prompt`` is the rendered chat up to the answer."""
-
-    id: str
-    prompt_id: str
-    turn: int
-    prompt: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -130,24 +121,11 @@ def generate(
 ) -> Generated:
     """Generates turn after turn: the second turn of a prompt follows the target's own first answer.
 
-    A request whose prompt and answer do not fit the target's context is skipped and counted, and so are the turns after
-    it.
+    A request whose prompt and answer do not fit the target's context is skipped and counted, and so are the turns after it.
     """
-    skipped: dict[str, int] = {}
     done: dict[str, list[Trajectory]] = {p.id: [] for p in prompts}
-    talk: dict[str, list[Message]] = {p.id: [] for p in prompts}
-    for turn in range(max((len(p.turns) for p in prompts), default=0)):
-        requests = []
-        for prompt in prompts:
-            if len(prompt.turns) <= turn:
-                continue
-            talk[prompt.id].append(Message("user", prompt.turns[turn]))
-            tokens = target.chat.prompt(talk[prompt.id]) if len(done[prompt.id]) == turn else ()
-            if not tokens or len(tokens) + max_new_tokens + tail > target.context_length:
-                reason = "prompt longer than the target's context" if tokens else "an earlier turn was skipped"
-                skipped[reason] = skipped.get(reason, 0) + 1
-                continue
-            requests.append(Request(f"{prompt.id}#{turn}", prompt.id, turn, tokens))
+    turns = Turns(prompts, target.chat, target.context_length - max_new_tokens - tail, "target")
+    for turn, requests in enumerate(turns):
         requests.sort(key=lambda r: (len(r.prompt), r.id))
         with track(f"the target's own answers, turn {turn + 1}", len(requests)) as show:
             for begin in range(0, len(requests), batch_size):
@@ -157,9 +135,9 @@ def generate(
                 ):
                     done[request.prompt_id].append(trajectory)
                     answer = trajectory.tokens[: trajectory.length]
-                    talk[request.prompt_id].append(Message("assistant", target.chat.text(answer)))
+                    turns.answer(request, target.chat.text(answer))
                 show(min(begin + batch_size, len(requests)), "")
-    return Generated(tuple(t for p in prompts for t in done[p.id]), skipped, temperature)
+    return Generated(tuple(t for p in prompts for t in done[p.id]), turns.skipped, temperature)
 
 
 @torch.no_grad()

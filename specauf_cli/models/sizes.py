@@ -1,6 +1,6 @@
 """How large a target and its drafter are, known without their weights."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
 from specauf_cli.schema import InputError, first_line
-from specauf_cli.settings import BackboneConfig, SizesConfig, TargetConfig
+from specauf_cli.settings import BackboneConfig, PretrainConfig, SizesConfig, TargetConfig
 
 
 def of_model(config: Any) -> SizesConfig:
@@ -25,16 +25,21 @@ def of_model(config: Any) -> SizesConfig:
     )
 
 
+def of_recipe(recipe: PretrainConfig) -> SizesConfig:
+    """The sizes of a target that is trained here, with the vocabulary that its recipe asks for."""
+    return SizesConfig(
+        recipe.hidden_size, recipe.intermediate_size, recipe.layers, recipe.heads, recipe.kv_heads, recipe.head_dim,
+        recipe.vocab_size, tied=True,
+    )  # fmt: skip
+
+
 def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
     """The sizes of a target before it is loaded: from its yaml, its recipe, or its ``config.json`` (a folder, or the hub).
 
     ``local``: of the hub, only what is on this machine already. Errors: InputError when none of them can be read.
     """
     if target.path is None and target.pretrain is not None:
-        p = target.pretrain
-        return SizesConfig(
-            p.hidden_size, p.intermediate_size, p.layers, p.heads, p.kv_heads, p.head_dim, p.vocab_size, tied=True
-        )
+        return of_recipe(target.pretrain)
     if target.sizes is not None:
         return target.sizes
     try:
@@ -72,19 +77,24 @@ def target_parameters(sizes: SizesConfig) -> int:
     return sizes.layers * layer_parameters(sizes) + (2 - sizes.tied) * sizes.vocab_size * sizes.hidden_size
 
 
-def draft_layer(sizes: SizesConfig, backbone: BackboneConfig, **more: Any) -> Qwen3Config:
-    """Sizes of a draft layer: the target's own, as the public DFlash recipe does, with ``backbone.layers`` layers."""
+def qwen3(sizes: SizesConfig, **more: Any) -> Qwen3Config:
+    """The Qwen3 architecture in these sizes; ``more`` are further keys of its configuration."""
     return Qwen3Config(
         vocab_size=sizes.vocab_size,
         hidden_size=sizes.hidden_size,
         intermediate_size=sizes.intermediate_size,
-        num_hidden_layers=backbone.layers,
+        num_hidden_layers=sizes.layers,
         num_attention_heads=sizes.heads,
         num_key_value_heads=sizes.kv_heads,
         head_dim=sizes.head_dim,
-        tie_word_embeddings=False,
+        tie_word_embeddings=sizes.tied,
         **more,
     )
+
+
+def draft_layer(sizes: SizesConfig, backbone: BackboneConfig, **more: Any) -> Qwen3Config:
+    """Sizes of a draft layer: the target's own, as the public DFlash recipe does, with ``backbone.layers`` layers."""
+    return qwen3(replace(sizes, layers=backbone.layers, tied=False), **more)
 
 
 def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) -> dict[str, int]:
@@ -100,17 +110,6 @@ def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) 
 
 def random_target(sizes: SizesConfig, context: int, *, dtype: torch.dtype, device: str) -> nn.Module:
     """A Qwen3 causal LM of these sizes with random weights: as fast as the real one, good for nothing else."""
-    config = Qwen3Config(
-        vocab_size=sizes.vocab_size,
-        hidden_size=sizes.hidden_size,
-        intermediate_size=sizes.intermediate_size,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        num_key_value_heads=sizes.kv_heads,
-        head_dim=sizes.head_dim,
-        max_position_embeddings=context,
-        tie_word_embeddings=sizes.tied,
-    )
     with torch.device(device):
-        made: nn.Module = Qwen3ForCausalLM(config).to(dtype)
+        made: nn.Module = Qwen3ForCausalLM(qwen3(sizes, max_position_embeddings=context)).to(dtype)
     return made

@@ -278,23 +278,15 @@ def free_row(chat: Chat, weight: Float[Tensor, "V D"]) -> int:
 def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:
     """A Qwen3 causal LM with random weights (seeded), embeddings tied, sized for ``chat``'s vocabulary."""
     torch.manual_seed(config.seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=chat.vocab,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            max_position_embeddings=config.max_positions,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=chat.eos_id,
-            pad_token_id=chat.pad_id,
-        )
+    made = sizes.qwen3(
+        replace(sizes.of_recipe(config), vocab_size=chat.vocab),
+        max_position_embeddings=config.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        bos_token_id=None,
+        eos_token_id=chat.eos_id,
+        pad_token_id=chat.pad_id,
     )
+    return Qwen3ForCausalLM(made)
 
 
 logging.disable_progress_bar()

@@ -296,7 +296,7 @@ def _target(record: RunRecord) -> str:
 
 
 PLACES = (
-    "profile", "backbone", "objective", "seed", "experiment", "runs", "device", "threads", "workers", "data_root", "benchmark_root",
+    "profile", "backbone", "objective", "seed", "experiment", "runs", "device", "threads", "workers", "together", "data_root", "benchmark_root",
     "evaluation.audit", "evaluation.batch_size", "evaluation.all_starts",
 )  # fmt: skip
 """Keys whose values a table shows anyway, or that change no number in it."""

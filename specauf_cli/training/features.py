@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from specauf_cli import ranks
 from specauf_cli.models.blocks import Batch, collate
 from specauf_cli.models.target import Target
 from specauf_cli.progress import track
 from specauf_cli.records import atomic, digest
 from specauf_cli.schema import Example, InputError
 from specauf_cli.settings import TrainerConfig
-from specauf_cli.training import ranks
 
 TOKENS = 16_384
 """Tokens of one target pass when everything is computed first."""

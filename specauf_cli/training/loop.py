@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from specauf_cli import ranks
 from specauf_cli.progress import track
 from specauf_cli.records import atomic, read_log
 from specauf_cli.schema import InputError
-from specauf_cli.training import ranks, state
+from specauf_cli.training import state
 from specauf_cli.training.tracking import Sink
 
 

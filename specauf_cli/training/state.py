@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from specauf_cli.records import digest, file_sha256
-from specauf_cli.schema import InputError
+from specauf_cli.schema import InputError, first_line
 
 
 def save(
@@ -99,7 +99,7 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
     except InputError:
         raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"checkpoint {checkpoint} cannot be read ({reason}); delete it to go on from the one before"
         ) from error

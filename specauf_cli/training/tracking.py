@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from specauf_cli.schema import first_line
 from specauf_cli.settings import TrackingConfig
 
 Sink = Callable[[Mapping[str, float]], None]
@@ -22,7 +23,7 @@ def sink(config: TrackingConfig, folder: Path, settings: Mapping[str, Any]) -> I
 
     def give_up(error: BaseException) -> None:
         failed.append(str(error))
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         print(f"wandb: {reason}; training goes on without it, log.jsonl has everything", file=sys.stderr)
 
     run: Any = None

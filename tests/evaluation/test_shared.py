@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from specauf_cli import compose
+from specauf_cli import compose, ranks
 from specauf_cli.evaluation import evaluate
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.records import read_json, write_json
 from specauf_cli.schema import Corpus, InputError
 from specauf_cli.settings import Config
-from specauf_cli.training import ranks
 from trained import together
 
 MakeDrafter = Callable[..., DFlash]

@@ -7,31 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from specauf_cli.data.chat import Chat
+from sequences import ANCHORS, close
 from specauf_cli.models.dflash import DFlash
-from specauf_cli.models.target import Target, check_taps
-from specauf_cli.schema import InputError
-from specauf_cli.settings import TargetConfig
+from specauf_cli.models.target import Target
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]
-LENGTH = 24
-ANCHORS = (0, 3, 9, 10, 13, LENGTH - 1)  # at both ends, neighbours, overlapping blocks of 8
-
-
-def close(found: Tensor, expected: Tensor) -> bool:
-    """Equal up to fp32 rounding: 1e-5 of the largest value."""
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
-
 
 both_attentions = pytest.mark.parametrize("attention", ["dense", "split"])
-
-
-@pytest.fixture
-def tokens(target: Target) -> Tensor:
-    return torch.randint(4, target.chat.vocab, (2, LENGTH), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -306,110 +290,6 @@ def test_tensor_names_are_the_public_ones(target: Target, make_drafter: MakeDraf
     assert len(state) == 58
     assert state["fc.weight"].shape == (32, 3 * 32)
     assert {id(p) for p in drafter.parameters()}.isdisjoint(id(p) for p in target.model.parameters())
-
-
-def test_padding_on_the_right_does_not_change_features_before_it(target: Target, tokens: Tensor) -> None:
-    padded = torch.cat([tokens, torch.full((2, 9), target.chat.pad_id)], dim=1)
-    assert close(target.features(padded)[:, :LENGTH], target.features(tokens))
-
-
-def test_features_are_the_outputs_of_the_tapped_layers(target: Target, make_target: MakeTarget, tokens: Tensor) -> None:
-    states = target.model.model(input_ids=tokens, output_hidden_states=True).hidden_states
-    found = target.features(tokens)
-    assert close(found, torch.cat([states[i + 1] for i in target.taps], dim=-1))
-    assert torch.equal(make_target(taps=(2, 0)).features(tokens), torch.cat([found[..., :32], found[..., 64:]], dim=-1))
-
-
-def test_passes_over_a_cache_give_the_same_logits_and_features_as_one_pass(target: Target, tokens: Tensor) -> None:
-    whole, features = target.forward(tokens, target.new_cache())
-    cache, logits, pieces = target.new_cache(), [], []
-    for part in tokens.split([10, 1, 8, 5], dim=1):
-        target.forward(torch.full_like(part, 7), cache)  # a rejected draft
-        cache.crop(-part.shape[1])
-        found, more = target.forward(part, cache)
-        logits.append(found)
-        pieces.append(more)
-    assert close(torch.cat(logits, dim=1), whole)
-    assert close(torch.cat(pieces, dim=1), features)
-    assert close(features, target.features(tokens))
-
-
-def test_greedy_labels_are_the_targets_own_choices(target: Target, tokens: Tensor) -> None:
-    labels = target.greedy_labels(tokens)
-    assert torch.equal(labels[:, 0], tokens[:, 0])
-    for t in range(1, LENGTH):
-        assert torch.equal(labels[:, t], target.model(tokens[:, :t]).logits[:, -1].argmax(dim=-1))
-
-
-@pytest.fixture(scope="module")
-def padded(chat: Chat, target_config: TargetConfig) -> Target:
-    """An untied target whose head has 32 more rows than the tokenizer has tokens, and likes those best."""
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=chat.vocab + 32, hidden_size=32, intermediate_size=64, num_hidden_layers=4, head_dim=8,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
-            bos_token_id=None, eos_token_id=chat.eos_id, pad_token_id=chat.pad_id,
-        )
-    )  # fmt: skip
-    with torch.no_grad():
-        model.lm_head.weight[: chat.vocab] *= 1e-4
-        model.lm_head.weight[chat.vocab :] *= 100
-    return Target(model, chat, target_config, "padded")
-
-
-def test_padded_vocabulary_rows_are_never_drafted_nor_emitted(padded: Target, make_drafter: MakeDrafter) -> None:
-    drafter, vocab = make_drafter(of=padded), padded.chat.vocab
-    tokens = torch.randint(4, vocab, (2, LENGTH), generator=torch.Generator().manual_seed(0))
-    raw = padded.model(tokens).logits
-    assert raw.shape[-1] == vocab + 32
-    assert (raw.argmax(dim=-1) >= vocab).float().mean() > 0.9
-    anchors = torch.tensor([ANCHORS] * 2)
-    context = drafter.context(padded.features(tokens))
-    assert drafter.draft(padded, context, tokens.gather(1, anchors), anchors).max() < vocab
-    logits, _ = padded.forward(tokens, padded.new_cache())
-    assert torch.equal(logits, raw[..., :vocab])
-    assert padded.greedy_labels(tokens).max() < vocab
-    assert drafter.config.vocab_size == vocab + 32
-
-
-def test_an_untied_target_uses_its_head_not_its_embedding(padded: Target) -> None:
-    hidden = torch.randn(5, 32)
-    assert torch.equal(padded.head(hidden), (hidden @ padded.model.lm_head.weight.T)[:, : padded.chat.vocab])
-    assert torch.equal(padded.embed(torch.tensor([[3]]))[0, 0], padded.model.model.embed_tokens.weight[3])
-
-
-@pytest.mark.parametrize(
-    ("taps", "problem"),
-    [
-        ((), "is empty"),
-        ((0, 3), r"taps the last layer \(3\)"),
-        ((0, 4), "layer 4 is out of range"),
-        ((-1, 2), "layer -1 is out of range"),
-        ((1, 2, 1), "names a layer twice"),
-    ],
-)
-def test_taps_that_cannot_be_are_refused(make_target: MakeTarget, taps: tuple[int, ...], problem: str) -> None:
-    with pytest.raises(InputError, match=rf"target\.taps.*{problem}.*0\.\.2 of a target with 4 layers"):
-        make_target(taps=taps)
-
-
-def test_taps_are_sorted() -> None:
-    assert check_taps((33, 1, 9), 36) == (1, 9, 33)
-
-
-def test_a_mask_token_without_an_embedding_is_refused(chat: Chat, target: Target, target_config: TargetConfig) -> None:
-    weight = target.model.get_input_embeddings().weight
-    before = weight[chat.mask_id].clone()
-    try:
-        weight[chat.mask_id] = 0
-        with pytest.raises(InputError, match=r"embedding row of mask token '<\|mask\|>' .*is all\s+zero"):
-            Target(target.model, chat, target_config, "test")
-    finally:
-        weight[chat.mask_id] = before
-    outside = Chat(chat.tokenizer, chat.vocab + 7)
-    with pytest.raises(InputError, match=f"id {chat.vocab + 7}, outside the {chat.vocab} embedding rows"):
-        Target(target.model, outside, target_config, "test")
 
 
 def test_the_target_is_frozen(target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor) -> None:

@@ -28,10 +28,15 @@ from transformers import (
     RwkvConfig,
 )
 
-from specauf_cli.models.target import Target, check_cache, content_fingerprint
+from sequences import ANCHORS, LENGTH, close, sequences
+from specauf_cli.data.chat import Chat
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target, check_cache, check_taps, content_fingerprint
 from specauf_cli.schema import InputError
+from specauf_cli.settings import TargetConfig
 
 MakeTarget = Callable[..., Target]
+MakeDrafter = Callable[..., DFlash]
 
 
 @pytest.mark.parametrize(
@@ -126,11 +131,6 @@ def counted(target: Target) -> Iterator[list[int]]:
             handle.remove()
 
 
-@pytest.fixture
-def tokens(target: Target) -> Tensor:
-    return torch.randint(4, target.chat.vocab, (2, 9), generator=torch.Generator().manual_seed(0))
-
-
 def test_features_are_the_outputs_of_the_tapped_layers(make_target: MakeTarget, tokens: Tensor) -> None:
     target = make_target(taps=(2, 0))  # given in any order, read in ascending order
     with torch.no_grad():
@@ -223,3 +223,100 @@ def test_fingerprint_changes_with_the_tokenizer(target: Target, tmp_path: Path) 
     text = (two / "tokenizer.json").read_text()
     (two / "tokenizer.json").write_text(text.replace('"version"', ' "version"', 1))
     assert content_fingerprint(one) != content_fingerprint(two)
+
+
+def test_padding_on_the_right_does_not_change_features_before_it(target: Target, tokens: Tensor) -> None:
+    padded = torch.cat([tokens, torch.full((2, 9), target.chat.pad_id)], dim=1)
+    assert close(target.features(padded)[:, :LENGTH], target.features(tokens))
+
+
+def test_passes_over_a_cache_give_the_same_logits_and_features_as_one_pass(target: Target, tokens: Tensor) -> None:
+    whole, features = target.forward(tokens, target.new_cache())
+    cache, logits, pieces = target.new_cache(), [], []
+    for part in tokens.split([10, 1, 8, 5], dim=1):
+        target.forward(torch.full_like(part, 7), cache)  # a rejected draft
+        cache.crop(-part.shape[1])
+        found, more = target.forward(part, cache)
+        logits.append(found)
+        pieces.append(more)
+    assert close(torch.cat(logits, dim=1), whole)
+    assert close(torch.cat(pieces, dim=1), features)
+    assert close(features, target.features(tokens))
+
+
+def test_greedy_labels_are_the_targets_own_choices(target: Target, tokens: Tensor) -> None:
+    labels = target.greedy_labels(tokens)
+    assert torch.equal(labels[:, 0], tokens[:, 0])
+    for t in range(1, LENGTH):
+        assert torch.equal(labels[:, t], target.model(tokens[:, :t]).logits[:, -1].argmax(dim=-1))
+
+
+@pytest.fixture(scope="module")
+def padded(chat: Chat, target_config: TargetConfig) -> Target:
+    """An untied target whose head has 32 more rows than the tokenizer has tokens, and likes those best."""
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=chat.vocab + 32, hidden_size=32, intermediate_size=64, num_hidden_layers=4, head_dim=8,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
+            bos_token_id=None, eos_token_id=chat.eos_id, pad_token_id=chat.pad_id,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        model.lm_head.weight[: chat.vocab] *= 1e-4
+        model.lm_head.weight[chat.vocab :] *= 100
+    return Target(model, chat, target_config, "padded")
+
+
+def test_padded_vocabulary_rows_are_never_drafted_nor_emitted(padded: Target, make_drafter: MakeDrafter) -> None:
+    drafter, vocab = make_drafter(of=padded), padded.chat.vocab
+    tokens = sequences(vocab)
+    raw = padded.model(tokens).logits
+    assert raw.shape[-1] == vocab + 32
+    assert (raw.argmax(dim=-1) >= vocab).float().mean() > 0.9
+    anchors = torch.tensor([ANCHORS] * 2)
+    context = drafter.context(padded.features(tokens))
+    assert drafter.draft(padded, context, tokens.gather(1, anchors), anchors).max() < vocab
+    logits, _ = padded.forward(tokens, padded.new_cache())
+    assert torch.equal(logits, raw[..., :vocab])
+    assert padded.greedy_labels(tokens).max() < vocab
+    assert drafter.config.vocab_size == vocab + 32
+
+
+def test_an_untied_target_uses_its_head_not_its_embedding(padded: Target) -> None:
+    hidden = torch.randn(5, 32)
+    assert torch.equal(padded.head(hidden), (hidden @ padded.model.lm_head.weight.T)[:, : padded.chat.vocab])
+    assert torch.equal(padded.embed(torch.tensor([[3]]))[0, 0], padded.model.model.embed_tokens.weight[3])
+
+
+@pytest.mark.parametrize(
+    ("taps", "problem"),
+    [
+        ((), "is empty"),
+        ((0, 3), r"taps the last layer \(3\)"),
+        ((0, 4), "layer 4 is out of range"),
+        ((-1, 2), "layer -1 is out of range"),
+        ((1, 2, 1), "names a layer twice"),
+    ],
+)
+def test_taps_that_cannot_be_are_refused(make_target: MakeTarget, taps: tuple[int, ...], problem: str) -> None:
+    with pytest.raises(InputError, match=rf"target\.taps.*{problem}.*0\.\.2 of a target with 4 layers"):
+        make_target(taps=taps)
+
+
+def test_taps_are_sorted() -> None:
+    assert check_taps((33, 1, 9), 36) == (1, 9, 33)
+
+
+def test_a_mask_token_without_an_embedding_is_refused(chat: Chat, target: Target, target_config: TargetConfig) -> None:
+    weight = target.model.get_input_embeddings().weight
+    before = weight[chat.mask_id].clone()
+    try:
+        weight[chat.mask_id] = 0
+        with pytest.raises(InputError, match=r"embedding row of mask token '<\|mask\|>' .*is all\s+zero"):
+            Target(target.model, chat, target_config, "test")
+    finally:
+        weight[chat.mask_id] = before
+    outside = Chat(chat.tokenizer, chat.vocab + 7)
+    with pytest.raises(InputError, match=f"id {chat.vocab + 7}, outside the {chat.vocab} embedding rows"):
+        Target(target.model, outside, target_config, "test")

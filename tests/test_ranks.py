@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from specauf_cli import compose
+from specauf_cli import compose, ranks
 from specauf_cli.data.chat import encode
 from specauf_cli.models.target import Target
 from specauf_cli.schema import Corpus, Example, InputError
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
-from specauf_cli.training import ranks
 from specauf_cli.training.features import Features
 from trained import together, train_one
 

@@ -1,0 +1,125 @@
+"""The words of eval --backend and of serve-command."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commands import specauf
+from engines import (
+    CHOSEN,
+    DRAFTER,
+    SETTINGS,
+    SGLang,
+    record,
+    running,
+)
+from specauf_cli.data.chat import Chat
+from specauf_cli.evaluation import client
+from specauf_cli.schema import InputError
+
+pytestmark = pytest.mark.usefixtures("composed_once")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--backend", "sglang"], "--base-url URL: a server needs both"),
+        (["--base-url", "http://127.0.0.1:1"], "--backend sglang|vllm"),
+        (["--served-model", "m"], "--base-url URL: a server needs both"),
+        (["--backend", "sglnag", "--base-url", "http://127.0.0.1:1"], "Did you mean 'sglang'?"),
+        (["--backend", "sglang", "--base-url", "127.0.0.1:30000"], "give http://HOST:PORT"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--concurrency", "0"], "valid: 1..1024"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--timeout", "0"], "--timeout 0"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--mode", "decode"], "--mode: not with --backend"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "evaluation.drafts=sampled", "target=tiny"], "only greedy drafts"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "target=tiny"], "is trained here; name the run"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1"], "no finished run here"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--retries", "0", "target.path=model"], "Connection refused; tried 1 times"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "target.path=nowhere"], "'nowhere' cannot be loaded"),
+    ],
+)  # fmt: skip
+def test_bad_words_are_one_line(folder: Path, words: list[str], says: str) -> None:
+    done = specauf(folder, "eval", *words, "profile=smoke", check=False)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_expects_its_own_drafter(folder: Path, sglang: SGLang, make_run: Callable[..., str]) -> None:
+    name = make_run()
+    words = ["--backend", "sglang", "--benchmarks", CHOSEN, *SETTINGS[1:3], "evaluation.temperatures=[0.0]"]
+    with running(sglang) as url:
+        wrong = specauf(folder, "eval", *words, "--base-url", url, "--run", name, check=False)
+        assert f"drafts with {DRAFTER}, expected was runs/{name}/export/hf" in wrong.stderr
+        sglang.drafter = f"runs/{name}/export/hf"
+        right = specauf(folder, "eval", *words, "--base-url", f"{url}/v1/")
+        assert name in right.stdout
+        assert record(folder)["run"] == name
+        sglang.drafter = "copy"  # by another name, but the run's own weights
+        shutil.copytree(folder / "runs" / name / "drafter", folder / "copy")
+        specauf(folder, "eval", *words, "--base-url", url)
+
+
+def test_serve_command(folder: Path, make_run: Callable[..., str], tmp_path: Path) -> None:
+    name = make_run()
+    first, second = specauf(folder, "serve-command", "--run", name).stdout.splitlines()
+    assert first == f"specauf export --run {name} --format hf --out runs/{name}/export/hf"
+    words = shlex.split(second)
+    assert words[:5] == ["python", "-m", "sglang.launch_server", "--model-path", "model"]
+    assert words[words.index("--speculative-algorithm") + 1] == "DFLASH"
+    assert words[words.index("--speculative-draft-model-path") + 1] == f"runs/{name}/export/hf"
+    assert words[words.index("--speculative-num-draft-tokens") + 1] == "16"
+    assert "--speculative-domino-candidate-pool-size" not in words
+    (tmp_path / "my export").mkdir()
+    (only,) = specauf(folder, "serve-command", "--backend", "vllm", "--drafter", "my export").stdout.splitlines()
+    words = shlex.split(only)
+    assert words[:3] == ["vllm", "serve", "model"]
+    spec = json.loads(words[words.index("--speculative-config") + 1])
+    assert spec == {"method": "dflash", "model": "my export", "num_speculative_tokens": 15}
+    missing = specauf(folder, "serve-command", "--drafter", "nothing", check=False)
+    assert "--drafter nothing: there is no such folder" in missing.stderr
+    assert "Did you mean 'vllm'?" in specauf(folder, "serve-command", "--backend", "vlm", check=False).stderr
+
+
+def test_the_target_trained_here_is_found(folder: Path, chat: Chat, make_run: Callable[..., str]) -> None:
+    name = make_run("target.path=null")
+    missing = specauf(folder, "serve-command", check=False)
+    assert f"the target of run {name} is not under runs/targets/ any more" in missing.stderr
+    for place, fingerprint in (("tiny-a", "e" * 40), ("tiny-b", "f" * 40)):
+        chat.save(folder / "runs" / "targets" / place)
+        marker = {"fingerprint": fingerprint, "files": {}, "parameters": 1, "vocabulary": 1, "train": {}, "last": {}}
+        (folder / "runs" / "targets" / place / "specauf.json").write_text(json.dumps(marker))
+    words = shlex.split(specauf(folder, "serve-command").stdout.splitlines()[-1])
+    assert words[words.index("--model-path") + 1] == "runs/targets/tiny-b"
+    assert "--revision" not in words
+    asked = ["eval", "--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--retries", "0"]
+    assert "Connection refused" in specauf(folder, *asked, check=False).stderr
+
+
+def test_serve_command_of_a_hub_target_names_the_commit(folder: Path, make_run: Callable[..., str]) -> None:
+    make_run("target.path=Qwen/Qwen3-8B", "target.revision=main")
+    words = shlex.split(specauf(folder, "serve-command").stdout.splitlines()[-1])
+    assert words[words.index("--model-path") + 1] == "Qwen/Qwen3-8B"
+    assert words[words.index("--revision") + 1] == "f" * 40
+
+
+def test_serve_command_of_domino(folder: Path, make_run: Callable[..., str]) -> None:
+    name = make_run("backbone=domino", "objective=b_auf", "backbone.proposals=16")
+    done = specauf(folder, "serve-command")
+    words = shlex.split(done.stdout.splitlines()[-1])
+    assert words[words.index("--speculative-domino-candidate-pool-size") + 1] == "0"
+    assert words[words.index("--speculative-num-draft-tokens") + 1] == "16"
+    assert "note: sglang drafts 15 tokens a round, evaluation here 16" in done.stderr
+    refused = specauf(folder, "serve-command", "--backend", "vllm", check=False)
+    assert f"run {name}: vLLM serves no Domino drafter yet (vLLM#46707" in refused.stderr
+
+
+def test_the_address_is_judged() -> None:
+    assert client.checked("http://localhost:8000/v1/") == "http://localhost:8000"
+    for wrong in ("localhost:8000", "ftp://x", "http://", "http://x:y", "http://user:secret@x", "http://x?a=b"):
+        with pytest.raises(InputError, match="give http://HOST:PORT"):
+            client.checked(wrong)
