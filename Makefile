@@ -29,8 +29,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-table: $(STAMP) ## train and evaluate what is missing, then print every table of experiments/ (the main job)
-	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) profile=$(PROFILE) $(ARGS)
+table: $(STAMP) ## train and evaluate what is missing, then print the tables of the paper (the main job)
+	@$(BIN)/specauf table experiments/table*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) profile=$(PROFILE) $(ARGS)
 
 figures: $(STAMP) ## draw the figures of the last table into runs/figures/
 	@$(BIN)/specauf figures profile=$(PROFILE) $(ARGS)
@@ -39,7 +39,7 @@ report: $(STAMP) ## write the report of the last table to runs/reports/ (one HTM
 	@$(BIN)/specauf report profile=$(PROFILE) $(ARGS)
 
 publish: $(STAMP) ## the same, then copy the records into results/ and render there (clean tree only)
-	@$(BIN)/specauf table experiments/*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) --publish profile=$(PROFILE) $(ARGS)
+	@$(BIN)/specauf table experiments/table*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) --publish profile=$(PROFILE) $(ARGS)
 
 render: $(STAMP) ## re-render everything under results/ from the committed records
 	@$(BIN)/specauf render

@@ -47,12 +47,12 @@ def runs_folder_only(overrides: Sequence[str]) -> str:
 
 def configs(folder: Path, extra: Sequence[str], benchmarks: str) -> "tuple[Config, Config]":
     """How a run was trained (its data were cleaned of the benchmarks chosen then), and how it is measured now."""
-    from specauf_cli import compose, runs, workbench
+    from specauf_cli import compose, runs
 
     place = [] if any(o.lstrip("+").startswith("runs=") for o in extra) else [f"runs={folder.parent}"]
     own, extra = [*runs.about_of(folder)["overrides"], *place], list(extra)
     as_trained = compose.compose([*own, *(o for o in extra if not o.startswith("benchmark="))])
-    workbench.check_same_training(as_trained, folder)
+    runs.check_same_training(as_trained, folder)
     if not any(e.startswith("benchmark=") for e in extra):
         return as_trained, with_benchmarks(as_trained, benchmarks)
     chosen = [o for o in own if not o.startswith("benchmark=")]

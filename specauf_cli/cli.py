@@ -188,7 +188,7 @@ def table(
         list[str] | None,
         typer.Argument(
             metavar="[EXPERIMENT]... [KEY=VALUE]...",
-            help="Experiment files or names (default: all), and Hydra overrides.",
+            help="Experiment files or names (default: the paper's tables), and Hydra overrides.",
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0",
@@ -197,6 +197,9 @@ def table(
     ] = False,
     launcher: Annotated[
         str | None, typer.Option(help="A launcher of Hydra for the cells: submitit_slurm, submitit_local.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Comma-separated objectives: train these rows alone, the others stay a dash.")
     ] = None,
 ) -> None:
     """Train and evaluate whatever an experiment lacks, then print its table and write it to runs/tables/.
@@ -212,9 +215,9 @@ def table(
             raise InputError(
                 f"{word!r}: a table chooses its own {key}; its rows are in the yaml, seeds are given by --seeds"
             )
-    study.run(
-        names, overrides_of([w for w in words or [] if "=" in w]), _seeds(seeds), publish=publish, launcher=launcher
-    )
+    overrides_ = overrides_of([w for w in words or [] if "=" in w])
+    rows = None if only is None else only.split(",")
+    study.run(names, overrides_, _seeds(seeds), publish=publish, launcher=launcher, only=rows)
 
 
 @app.command("ls", context_settings=OVERRIDES)

@@ -1,4 +1,4 @@
-"""What a table shows: an experiment's yaml in, a checked ``Experiment`` out."""
+"""What a page shows: an experiment's yaml in, a checked ``Experiment``, ``Variants`` or ``Conditions`` out."""
 
 import math
 import re
@@ -8,24 +8,25 @@ from typing import Any, cast
 from specauf_cli.choices import file_of, folder, groups
 from specauf_cli.compose import read_yaml
 from specauf_cli.evaluation.metrics import check_definition
+from specauf_cli.pages import Condition, Conditions, Experiment, Page, Variants
 from specauf_cli.schema import InputError, nearest
-from specauf_cli.settings import Experiment, Variants, typed
+from specauf_cli.settings import typed
 
 
-def load(name: str) -> Experiment | Variants:
+def load(name: str) -> Page:
     """An experiment by file path, or by its name among the shipped ones. Errors: InputError."""
     known = {f.stem: f for f in sorted(folder("experiments").glob("*.yaml"))}
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else known.get(name)
     if path is None or not path.is_file():
         raise InputError(f"no experiment {name!r}; shipped: {', '.join(known)}.{nearest(Path(name).stem, known)}")
     values = read_yaml(path)
-    kinds = {"tau": Experiment, "variants": Variants}
+    kinds = {"tau": Experiment, "variants": Variants, "conditions": Conditions}
     kind = values.pop("kind", "tau")
     if kind not in kinds:
         raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
     try:
-        found = cast(Experiment | Variants, typed(kinds[kind], values, ""))
-        if isinstance(found, Experiment):
+        found = cast(Page, typed(kinds[kind], values, ""))
+        if not isinstance(found, Variants):
             check_definition(found.definition)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -42,11 +43,14 @@ def load(name: str) -> Experiment | Variants:
         ("backbone", found.backbone, choices["backbone"]),
         *(("objective", n, choices["objective"]) for n in names),
     ]
-    if isinstance(found, Experiment):
+    if not isinstance(found, Variants):
         columns = [b for b in choices["benchmark"] if b != "all" and not b.startswith("offline")]  # as the paper's
         named += [("column", c, columns) for c in found.columns]
-        named += [("objective of paper.values", o, names) for block in found.paper.values.values() for o in block]
         named += [("baseline", found.baseline, names)]
+    if isinstance(found, Experiment):
+        named += [("objective of paper.values", o, names) for block in found.paper.values.values() for o in block]
+    if isinstance(found, Conditions):
+        named += [("objective that a claim needs,", o, names) for o in ("auf", "decay", "auf_decay")]
     for what, word, valid in named:
         if word not in valid:
             raise InputError(f"{path}: {what} {word!r} is none of {', '.join(valid)}.{nearest(word, valid)}")
@@ -54,6 +58,8 @@ def load(name: str) -> Experiment | Variants:
         _check_row(name_, found.backbone, str(path))
     if isinstance(found, Experiment):
         _check_cells(found, str(path))
+    if isinstance(found, Conditions):
+        _check_conditions(found, str(path))
     return found
 
 
@@ -78,8 +84,31 @@ def _check_cells(found: Experiment, path: str) -> None:
                 raise InputError(
                     f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {len(found.columns) + 1} are needed (columns and average)"
                 )
-    if not 0 < found.margin < math.inf:
-        raise InputError(f"{path}: margin={found.margin} must be > 0 tokens")
+    _check_margin(found.margin, path)
+
+
+def _check_margin(margin: float, path: str) -> None:
+    if not 0 < margin < math.inf:
+        raise InputError(f"{path}: margin={margin} must be > 0 tokens")
+
+
+def _check_conditions(found: Conditions, path: str) -> None:
+    """InputError for names that cannot be folders, or that two conditions share, and for a gamma or budget that cannot be."""
+    names = [c.name for c in found.conditions]
+    for condition in found.conditions:
+        where = f"{path}: condition {condition.name!r}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", condition.name):
+            raise InputError(
+                f"{where}: a name is letters, digits, '_', '.' and '-'; its records lie in a folder of that name"
+            )
+        if names.count(condition.name) > 1:
+            raise InputError(f"{where} is there twice")
+        for what, value in (("gamma", condition.gamma), ("budget", condition.budget)):
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{where}: {what}={value} must be > 0")
+    if not names:
+        raise InputError(f"{path}: it has no conditions")
+    _check_margin(found.margin, path)
 
 
 def objective_yaml(name: str) -> dict[str, Any]:
@@ -90,3 +119,22 @@ def objective_yaml(name: str) -> dict[str, Any]:
 def shipped() -> list[str]:
     """Names of the experiments that come with the tool."""
     return sorted(f.stem for f in folder("experiments").glob("*.yaml"))
+
+
+def overrides(condition: Condition, objective: str, steps: int | None) -> list[str]:
+    """What makes a drafter of ``objective`` one of a condition; ``steps`` are the profile's own.
+
+    Errors: InputError where a budget is to be multiplied and the profile counts no steps.
+    """
+    found = list(condition.settings)
+    content = objective_yaml(objective)
+    if condition.gamma is not None:
+        branches = [b for b in ("base", "final") if "gamma" in (content.get(b) or {})]
+        found += [f"objective.{b}.gamma={condition.gamma:g}" for b in branches]
+    if condition.budget is not None:
+        if steps is None:
+            raise InputError(
+                f"condition {condition.name!r} multiplies trainer.steps, which is null; give trainer.steps=N"
+            )
+        found.append(f"trainer.steps={max(1, round(condition.budget * steps))}")
+    return found

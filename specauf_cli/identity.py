@@ -57,14 +57,16 @@ def is_local(path: str) -> bool:
 def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     """The plain nested values of a configuration, without what says where and how this machine runs it.
 
-    A folder is not named: its content is in the target's fingerprint. fp32, the only dtype there once was, is left out, so
-    that ids from then are ids now.
+    A folder is not named: its content is in the target's fingerprint. What every run once was (a target in fp32, original
+    answers) is left out, so that ids from then are ids now.
     """
     found = {k: v for k, v in values.items() if k not in MACHINE}
     for group, keys in UNSAID.items():
         found[group] = {k: v for k, v in values[group].items() if k not in keys}
     if found["target"].get("dtype") == "fp32":
         del found["target"]["dtype"]
+    if found["data"].get("regenerate") is None:
+        found["data"].pop("regenerate", None)
     if is_local(found["target"].get("path") or ""):
         found["target"]["path"] = "DIR"
     return found

@@ -106,6 +106,7 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
     "data.name": Name(),
     "data.source": OneOf(("offline", "jsonl", "hub")),
     "data.limit": COUNT,
+    "data.regenerate": COUNT,
     "data.heldout": COUNT,
     "data.seed": SEED,
     "data.known.examples": COUNT,

@@ -15,8 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from specauf_cli.records import RunRecord, digest, file_sha256, load_record, read_json, read_log, settings_of
+from specauf_cli.records import (
+    RunRecord,
+    code_state,
+    digest,
+    file_sha256,
+    load_record,
+    read_json,
+    read_log,
+    settings_of,
+)
 from specauf_cli.schema import InputError, nearest
+from specauf_cli.settings import Config
 
 FINISHED, FAILED, ABOUT = "finished.json", "failed.json", "run.json"
 
@@ -184,3 +194,41 @@ def result_of(folder: Path) -> dict[str, Any]:
             f"{folder / FINISHED} or the drafter beside it is damaged; move {folder} aside and train again"
         )
     return dict(result)
+
+
+def other_code(then: dict[str, Any]) -> str:
+    """A warning where the code may not be the one a finished run was trained with: a run's id does not cover it."""
+    now_ = code_state()
+    if then == now_ and not then["dirty"]:
+        return ""
+    if then["commit"] == now_["commit"] and not (then["dirty"] or now_["dirty"]):
+        return ""
+    made = f"at commit {str(then['commit'])[:12]}" + (" with uncommitted changes" if then["dirty"] else "")
+    return f" (trained {made}; its name does not cover the code: --force trains it again)"
+
+
+CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
+
+
+def curve_of(folder: Path) -> dict[str, list[float]]:
+    """The columns of ``log.jsonl`` that figures and claims are made of, rounded, one list per column."""
+    lines = read_log(folder / "log.jsonl")
+    if not lines and result_of(folder)["last"]["step"] == 0:  # it was trained elsewhere
+        return {}
+    if not lines or lines[-1]["step"] != result_of(folder)["last"]["step"]:
+        raise InputError(f"{folder / 'log.jsonl'} is damaged; move {folder} aside and train again")
+    names = ["step", *CURVE, "base_loss", "final_loss", *(f"base_{n}" for n in CURVE[1:])]
+    return {n: [round(x[n], 4) for x in lines] for n in names if lines and n in lines[0]}
+
+
+def check_same_training(config: Config, folder: Path) -> None:
+    """InputError, before anything is loaded or trained, when ``config`` would train another drafter than ``folder`` holds."""
+    then = about_of(folder)["config"]
+    groups = ("backbone", "objective", "trainer", "data", "target", "seed")
+    other = [g for g in groups if then.get(g) != config.resolved[g]]
+    other += ["profile"] if then["profile"]["name"] != config.profile.name else []
+    if other:
+        raise InputError(
+            f"run {folder.name} was trained with another {', '.join(other)} than these settings say; eval accepts evaluation.* and "
+            "benchmark settings only"
+        )

@@ -198,7 +198,8 @@ class DataConfig:
 
     ``source`` is ``offline`` (the procedural corpus), ``jsonl`` (``path``: a file or folder) or ``hub`` (``hub_id``).
     ``limit`` keeps the first n training conversations of a seeded permutation (None: all); ``heldout`` conversations
-    are set aside by prompt for block-mask accuracy. ``known`` is what ``specauf plan`` counts with where the data are not at hand.
+    are set aside by prompt for block-mask accuracy. ``regenerate``: drafters learn from the target's own greedy answers to the
+    first n training conversations, instead of the original ones (None: they do not). ``known`` is what ``specauf plan`` counts with where the data are not at hand.
     """
 
     name: str
@@ -210,6 +211,7 @@ class DataConfig:
     limit: int | None
     heldout: int
     seed: int
+    regenerate: int | None = None
     known: KnownData | None = None
 
 
@@ -284,53 +286,6 @@ class Config:
     init: str | None
     benchmark_root: str | None
     resolved: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of an experiment's table: an objective, named as in ``conf/objective``."""
-
-    objective: str
-    title: str
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Reference values: ``values[temperature][objective]`` lists the columns in order, then the average."""
-
-    source: str
-    values: dict[str, dict[str, tuple[float, ...]]]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """``experiments/*.yaml``: what one table shows.
-
-    ``columns`` are benchmark columns in the paper's order; differences are taken to the objective ``baseline``;
-    ``definition`` is that of tau; ``margin`` (tokens) bounds a difference that counts as none.
-    """
-
-    name: str
-    title: str
-    backbone: str
-    baseline: str
-    definition: str
-    margin: float
-    columns: dict[str, str]
-    rows: tuple[Row, ...]
-    paper: Paper
-
-
-@dataclass(frozen=True)
-class Variants:
-    """``experiments/*.yaml`` of kind ``variants``; ``paper[objective]``: its base branch, final branch and decay there."""
-
-    name: str
-    title: str
-    backbone: str
-    rows: tuple[Row, ...]
-    source: str
-    paper: dict[str, tuple[str, str, str]]
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:

@@ -10,17 +10,18 @@ from pathlib import Path
 from specauf_cli import choices, compose, ranks, workbench
 from specauf_cli.experiment import load as load_experiment
 from specauf_cli.experiment import objective_yaml
+from specauf_cli.experiment import overrides as changes_of
 from specauf_cli.experiment import shipped as shipped_experiments
+from specauf_cli.pages import Conditions, Experiment, Page, Variants
 from specauf_cli.records import RunRecord, atomic, code_state, load_record, read_json, write_json
+from specauf_cli.reporting import conditions, tables
 from specauf_cli.reporting import figures as drawings
-from specauf_cli.reporting import tables
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.measured import select
 from specauf_cli.reporting.report import html
 from specauf_cli.runs import about_of
 from specauf_cli.runs import snapshots as snapshots_of
-from specauf_cli.schema import InputError
-from specauf_cli.settings import Experiment, Variants
+from specauf_cli.schema import InputError, nearest
 from specauf_cli.workers import Cell, outcomes
 
 RESULTS = Path("results")
@@ -28,9 +29,15 @@ CHECKOUT = choices.folder("conf").parent
 
 
 def run(
-    names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int], *, publish: bool, launcher: str | None = None
+    names: Sequence[str],
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    publish: bool,
+    launcher: str | None = None,
+    only: Sequence[str] | None = None,
 ) -> None:
-    """Trains and measures every missing cell of the experiments, then prints and writes their tables.
+    """Trains and measures every missing cell of the experiments (``only``: of these objectives), then prints and writes their tables.
 
     A cell that fails leaves the others running; the next call tries it again. Errors: InputError naming the failed cells and
     their reasons, at the end; before anything is trained, when ``publish`` is asked for on a tree with uncommitted changes.
@@ -39,47 +46,84 @@ def run(
         raise InputError("torchrun shares one training or evaluation; a table has workers=N and --launcher instead")
     if publish:
         _require_clean()
-    chosen = [load_experiment(n) for n in (names or shipped_experiments())]
-    experiments = {e.name: e for e in chosen if isinstance(e, Experiment)}
+    chosen = [load_experiment(n) for n in names] if names else _main_pages()
     config = compose.compose(overrides)
     local, profile = Path(config.runs), config.profile.name
+    pages = {page.name: page for page in chosen}
     for page in chosen:
         if isinstance(page, Variants):
             _print(local / "tables" / f"{page.name}.md", _variants(page))
     cells = [
-        Cell(e.name, e.backbone, row.objective, seed, tuple(overrides))
-        for seed in seeds
-        for e in experiments.values()
-        for row in e.rows
+        c for seed in seeds for page in pages.values() for c in _cells(page, overrides, seed, config.trainer.steps)
     ]
+    if only is not None:
+        known = dict.fromkeys(c.objective for c in cells)
+        wrong = next((o for o in only if o not in known), None)
+        if wrong is not None:
+            raise InputError(f"--only: {wrong!r} is no row here; valid: {', '.join(known)}.{nearest(wrong, known)}")
+        cells = [c for c in cells if c.objective in only]
     for cell in cells if seeds else []:
         if cell.seed == seeds[0]:
             compose.compose(cell.words)  # what is wrong with a cell is said before the first one is trained
-    made: dict[str, list[RunRecord]] = {name: [] for name in experiments}
-    missing = Counter(c.experiment for c in cells)
+    made: dict[str, list[RunRecord]] = {c.experiment: [] for c in cells}
+    missing = Counter(_page(c.experiment) for c in cells)
     failed: list[str] = []
     for cell, found in outcomes(cells, config, launcher):
-        missing[cell.experiment] -= 1
+        name = _page(cell.experiment)
+        missing[name] -= 1
         if isinstance(found, str):
             failed.append(f"{cell.experiment}, {cell.objective}, seed {cell.seed}: {found}")
             print(f"specauf: {failed[-1]}; the other cells go on", file=sys.stderr)
         else:
             made[cell.experiment].append(found)
         records = made[cell.experiment]
-        if not missing[cell.experiment] and records:  # shown as soon as it is whole, the others may take a while
+        page, path = pages[name], local / "tables" / f"{profile}-{name}.md"
+        if missing[name] or not any(made[k] for k in made if _page(k) == name):
+            continue  # shown as soon as it is whole, the others may take a while
+        if isinstance(page, Conditions):
+            mine = {c.name: made[f"{name}/{c.name}"] for c in page.conditions}
+            _write(path.with_suffix(".csv"), conditions.to_csv(page, mine))
+            _print(path, conditions.markdown(page, mine))
+        elif isinstance(page, Experiment):
             records.sort(key=lambda r: [(c.seed, c.objective) for c in cells].index((r.seed, r.objective)))
-            path = local / "tables" / f"{profile}-{cell.experiment}.md"
-            _write(path.with_suffix(".csv"), tables.to_csv(experiments[cell.experiment], records))
-            _print(path, tables.markdown(experiments[cell.experiment], records))
-            _remember(local / "tables" / f"{profile}.json", cell.experiment, records)
+            _write(path.with_suffix(".csv"), tables.to_csv(page, records))
+            _print(path, tables.markdown(page, records))
+            _remember(local / "tables" / f"{profile}.json", name, records)
     if failed:
         raise InputError(f"{len(failed)} cells failed, the same command tries them again: {' | '.join(failed)}")
     if publish:
-        for record in {r.id: r for found in made.values() for r in found}.values():
-            _publish(record, local)
-            for path in sorted((local / record.run / "snapshots").glob("*/records/*.json")):
-                _publish(load_record(path), local, path, "steps")
+        for name, records in made.items():
+            for record in records:
+                _publish(record, local, under=name if "/" in name else "")
+                for path in [] if "/" in name else sorted((local / record.run / "snapshots").glob("*/records/*.json")):
+                    _publish(load_record(path), local, path, "steps")
         render()
+
+
+def _main_pages() -> list[Page]:
+    """The tables of the paper; pages of conditions are asked for by name."""
+    return [p for p in map(load_experiment, shipped_experiments()) if not isinstance(p, Conditions)]
+
+
+def _cells(page: Page, overrides: Sequence[str], seed: int, steps: int | None) -> list[Cell]:
+    """The drafters that a page is made of, for one seed; those of a condition are named ``PAGE/CONDITION``."""
+    if isinstance(page, Experiment):
+        return [Cell(page.name, page.backbone, row.objective, seed, tuple(overrides)) for row in page.rows]
+    if isinstance(page, Variants):
+        return []
+    return [
+        Cell(
+            f"{page.name}/{condition.name}", page.backbone, row.objective, seed,
+            (*page.settings, *overrides, *changes_of(condition, row.objective, steps)),
+        )
+        for condition in page.conditions
+        for row in page.rows
+    ]  # fmt: skip
+
+
+def _page(experiment: str) -> str:
+    """The page that a cell belongs to."""
+    return experiment.partition("/")[0]
 
 
 def figures(overrides: Sequence[str]) -> None:
@@ -188,7 +232,9 @@ def render() -> None:
     for profile in sorted(p for p in (RESULTS / "records").iterdir() if p.is_dir()):
         records = [load_record(p) for p in sorted(profile.glob("*.json"))]
         for name, experiment in shipped.items():
-            if isinstance(experiment, Variants) or not select(experiment, records).records:
+            if isinstance(experiment, Conditions) and (profile / name).is_dir():
+                _render_conditions(experiment, profile / name)
+            if not isinstance(experiment, Experiment) or not select(experiment, records).records:
                 continue
             page = RESULTS / profile.name / f"{name}.md"
             _write(page, tables.markdown(experiment, records, links=f"../records/{profile.name}"))
@@ -217,6 +263,15 @@ def render() -> None:
             text = re.sub(pattern, lambda m, block=block: m[1] + block + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
         if text != readme.read_text("utf-8"):
             _write(readme, text)
+
+
+def _render_conditions(page: Conditions, folder: Path) -> None:
+    """Renders a page of conditions from its records, a folder for each condition."""
+    records = {c.name: [load_record(p) for p in sorted((folder / c.name).glob("*.json"))] for c in page.conditions}
+    path = RESULTS / folder.parent.name / f"{page.name}.md"
+    _write(path, conditions.markdown(page, records, links=f"../records/{folder.parent.name}/{page.name}"))
+    _write(path.with_suffix(".csv"), conditions.to_csv(page, records))
+    print(path)
 
 
 def _variants(page: Variants) -> str:

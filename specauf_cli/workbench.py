@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from specauf_cli.data.chat import encode
 from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.audit import audit as audit_outputs
 from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks, own_answers
+from specauf_cli.evaluation.regenerate import regenerate
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.machine import use_machine
 from specauf_cli.models import checkpoint
@@ -32,12 +32,21 @@ from specauf_cli.records import (
     lock,
     now,
     peak_memory_mib,
-    read_log,
     run_id,
     save_record,
     write_json,
 )
-from specauf_cli.runs import ABOUT, FAILED, FINISHED, about_of, initial, result_of
+from specauf_cli.runs import (
+    ABOUT,
+    FAILED,
+    FINISHED,
+    about_of,
+    check_same_training,
+    curve_of,
+    initial,
+    other_code,
+    result_of,
+)
 from specauf_cli.schema import Corpus, Example, InputError, Trajectory
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
@@ -113,7 +122,12 @@ def open_bench(config: Config, *, precision: str | None = None) -> Bench:
             f"trainer.max_length={config.trainer.max_length} is longer than the context of target {config.target.name}, "
             f"{target.context_length} tokens; lower it"
         )
-    return Bench(config, target, train, heldout)
+    bench = Bench(config, target, train, heldout)
+    if config.data.regenerate is not None:
+        exact = bench.at(config.evaluation.precision)
+        bench.train = regenerate(exact, train, config.data.regenerate, config.evaluation, _cache(bench))
+        _check_batch(config, bench.train)
+    return bench
 
 
 def load_data(config: Config) -> tuple[Corpus, Corpus]:
@@ -126,12 +140,16 @@ def load_data(config: Config) -> tuple[Corpus, Corpus]:
         root = Path(config.benchmark_root) if config.benchmark_root else None
         exclude = [benchmarks.load_raw(b, root=root) for b in config.benchmark.values()]
     train, heldout = conversations.load(config.data, exclude=exclude)
+    _check_batch(config, train)
+    return train, heldout
+
+
+def _check_batch(config: Config, train: Corpus) -> None:
     if len(train.conversations) < config.trainer.batch_size:
         raise InputError(
             f"{len(train.conversations)} training conversations are fewer than trainer.batch_size={config.trainer.batch_size}; "
             "lower it or give more data"
         )
-    return train, heldout
 
 
 def train(bench: Bench, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:
@@ -166,7 +184,7 @@ def train_together(
             ranks.wait()
             if (folder / FINISHED).exists():
                 result_of(folder)
-                print(f"{name}: finished already{_other_code(about_of(folder)['code'])}", file=sys.stderr)
+                print(f"{name}: finished already{other_code(about_of(folder)['code'])}", file=sys.stderr)
                 os.utime(folder / FINISHED)
                 continue
             if ranks.FIRST:
@@ -299,7 +317,7 @@ def measure(
             **(pretrain.describe(str(bench.target.config.path)) or bench.target.describe()),
         },
         training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
-        | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": _curve(folder)}
+        | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": curve_of(folder)}
         | ({"imported": about["imported"]} if "imported" in about else {}),
         heldout={},
         benchmarks=(),
@@ -332,44 +350,6 @@ def measure(
         save_record(record, place / "records")
     ranks.wait()
     return record
-
-
-def _other_code(then: dict[str, Any]) -> str:
-    """A warning where the code may not be the one a finished run was trained with: a run's id does not cover it."""
-    now_ = code_state()
-    if then == now_ and not then["dirty"]:
-        return ""
-    if then["commit"] == now_["commit"] and not (then["dirty"] or now_["dirty"]):
-        return ""
-    made = f"at commit {str(then['commit'])[:12]}" + (" with uncommitted changes" if then["dirty"] else "")
-    return f" (trained {made}; its name does not cover the code: --force trains it again)"
-
-
-CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
-
-
-def _curve(folder: Path) -> dict[str, list[float]]:
-    """The columns of ``log.jsonl`` that figures and claims are made of, rounded, one list per column."""
-    lines = read_log(folder / "log.jsonl")
-    if not lines and result_of(folder)["last"]["step"] == 0:  # it was trained elsewhere
-        return {}
-    if not lines or lines[-1]["step"] != result_of(folder)["last"]["step"]:
-        raise InputError(f"{folder / 'log.jsonl'} is damaged; move {folder} aside and train again")
-    names = ["step", *CURVE, "base_loss", "final_loss", *(f"base_{n}" for n in CURVE[1:])]
-    return {n: [round(x[n], 4) for x in lines] for n in names if lines and n in lines[0]}
-
-
-def check_same_training(config: Config, folder: Path) -> None:
-    """InputError, before anything is loaded or trained, when ``config`` would train another drafter than ``folder`` holds."""
-    then = about_of(folder)["config"]
-    groups = ("backbone", "objective", "trainer", "data", "target", "seed")
-    other = [g for g in groups if then.get(g) != config.resolved[g]]
-    other += ["profile"] if then["profile"]["name"] != config.profile.name else []
-    if other:
-        raise InputError(
-            f"run {folder.name} was trained with another {', '.join(other)} than these settings say; eval accepts evaluation.* and "
-            "benchmark settings only"
-        )
 
 
 def audit(bench: Bench, config: Config, folder: Path) -> int:

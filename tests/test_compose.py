@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from specauf_cli import choices, compose, experiment
+from specauf_cli.pages import Experiment
 from specauf_cli.schema import InputError
-from specauf_cli.settings import Experiment
 
 GROUPS = choices.groups()
 REAL = ["data_root=DIR"]

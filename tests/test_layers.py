@@ -28,7 +28,7 @@ LEVELS = [
     {"runs"},
     {"ranks"},
     {"limits", "records", "progress"},
-    {"settings", "identity", "choices"},
+    {"settings", "pages", "identity", "choices"},
     {"schema", "__init__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

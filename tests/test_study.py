@@ -280,3 +280,39 @@ def test_sampled_drafts_are_refused_with_the_reason(mode: str) -> None:
     assert text.startswith("evaluation.drafts='sampled': only greedy drafts can be replayed")
     assert "the emitted text depends on the drafter" in text
     assert "\n" not in text
+
+
+# --- conditions ---
+
+
+def test_conditions_are_published_and_rendered_apart_from_the_tables(
+    cells: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish()
+    table = Path("results/smoke/table2.md").read_bytes()
+    study.run(["robustness"], ["profile=smoke"], [0], publish=True)
+    page = Path("results/smoke/robustness.md").read_text()
+    assert page.count("| B | ") == 6  # two tables of three block sizes
+    assert "**AUF > decay** holds under 14 of 14 conditions." in page
+    assert "Not measured yet" not in page
+    found = sorted(p.relative_to("results/records/smoke") for p in Path("results/records/smoke/robustness").glob("*/*"))
+    assert len(found) == 14 * 3
+    assert Path("results/smoke/table2.md").read_bytes() == table
+    before = tree()
+    study.render()
+    assert tree() == before
+
+
+def test_all_tables_leave_conditions_out(cells: dict[str, Any]) -> None:
+    study.run([], ["profile=smoke"], [0], publish=False)
+    assert sorted(p.stem for p in Path("runs/tables").glob("*.md")) == ["smoke-table2", "smoke-table4", "table3"]
+
+
+def test_only_some_rows(cells: dict[str, Any]) -> None:
+    study.run(["table2", "table4"], ["profile=smoke"], [0], publish=False, only=["auf", "decay", "b_auf"])
+    lines = Path("runs/tables/smoke-table2.md").read_text().splitlines()
+    shown = {method: next(x for x in lines if x.startswith(f"| 0 | {method} |")) for method in ("AUF", "AUF+decay")}
+    assert "4.38" in shown["AUF"]
+    assert shown["AUF+decay"].endswith("ours" + " | –" * 8 + " |")
+    with pytest.raises(InputError, match=r"--only: 'auff' is no row here; valid: full_ce, .* Did you mean 'auf'\?"):
+        study.run(["table2"], ["profile=smoke"], [0], publish=False, only=["auff"])

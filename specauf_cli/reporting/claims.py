@@ -92,8 +92,8 @@ def signed(interval: Interval) -> str:
     return f"{round(interval.value, 2) + 0.0:+.2f} ± {interval.half_width:.2f}"
 
 
-def _pairs(measured: Measured, a: str, b: str, temperature: float, definition: str) -> dict[str, Interval]:
-    """Differences a - b per column title, then the average over the columns both have."""
+def pairs(measured: Measured, a: str, b: str, temperature: float, definition: str) -> dict[str, Interval]:
+    """Differences in tau, a - b, per column title, then as ``Avg`` the average over the columns both have."""
     ours, theirs = (measured.taus(o, temperature, definition) for o in (a, b))
     columns = common(ours, theirs)
     found = {measured.experiment.columns[c]: difference(ours[c], theirs[c], c) for c in columns}
@@ -112,7 +112,7 @@ def _complete(measured: Measured, found: dict[str, Interval], verdict: str) -> s
 
 
 def _higher(measured: Measured, temperature: float, definition: str) -> Verdict:
-    found = _pairs(measured, "auf", "decay", temperature, definition)
+    found = pairs(measured, "auf", "decay", temperature, definition)
     text = "AUF > decay in tau on every benchmark and on average"
     verdict = _complete(measured, found, all_above(list(found.values())))
     return Verdict("C1", text, temperature, verdict, f"AUF - decay: {_listed(found)}")
@@ -120,7 +120,7 @@ def _higher(measured: Measured, temperature: float, definition: str) -> Verdict:
 
 def _equivalent(measured: Measured, temperature: float, definition: str) -> Verdict:
     margin = measured.experiment.margin
-    found = _pairs(measured, "auf", "auf_decay", temperature, definition)
+    found = pairs(measured, "auf", "auf_decay", temperature, definition)
     text = f"AUF and AUF+decay are equivalent in tau (within ±{margin:g} on every benchmark and on average)"
     verdict = _complete(measured, found, all_within(list(found.values()), margin))
     return Verdict("C2", text, temperature, verdict, f"AUF - AUF+decay: {_listed(found)}")
@@ -131,7 +131,7 @@ def _inversion(measured: Measured, temperature: float, definition: str) -> Verdi
     assert ours is not None
     assert theirs is not None
     blocks = difference(ours, theirs, "heldout")
-    found = _pairs(measured, "auf", "decay", temperature, definition)
+    found = pairs(measured, "auf", "decay", temperature, definition)
     tau = found.get("Avg")
     points = f"{100 * blocks.value:+.1f} ± {100 * blocks.half_width:.1f} points"
     average = signed(tau) if tau is not None else "nothing in common"
@@ -159,13 +159,13 @@ def _depths(measured: Measured, temperature: float) -> Verdict:
 
 
 def _averages(
-    measured: Measured, pairs: Sequence[tuple[str, str]], temperature: float, definition: str
+    measured: Measured, wanted: Sequence[tuple[str, str]], temperature: float, definition: str
 ) -> dict[str, Interval]:
     """Differences in average tau by the two rows' titles, for pairs that both have every column."""
     titles = {r.objective: r.title for r in measured.experiment.rows}
     found = {}
-    for a, b in pairs:
-        both = _pairs(measured, a, b, temperature, definition)
+    for a, b in wanted:
+        both = pairs(measured, a, b, temperature, definition)
         if len(both) == len(measured.experiment.columns) + 1:
             found[f"{titles[a]} - {titles[b]}"] = both["Avg"]
     return found

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure as Canvas
 
 from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.statistics import average
+from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting.measured import Measured, select
 from specauf_cli.schema import InputError
-from specauf_cli.settings import Experiment
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
+from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord, settings_of
 from specauf_cli.schema import InputError, Trace
-from specauf_cli.settings import Experiment
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from html import escape
 
 from markdown_it import MarkdownIt
 
+from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.claims import verdicts
 from specauf_cli.reporting.figures import Figure
 from specauf_cli.reporting.measured import select
-from specauf_cli.settings import Experiment
 
 CSS = """
 :root { color-scheme: light; }

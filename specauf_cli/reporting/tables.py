@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
+from specauf_cli.pages import Experiment, Variants
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting.claims import verdicts
 from specauf_cli.reporting.measured import Measured, common, select
-from specauf_cli.settings import Experiment, Variants
 
 DASH = "–"
 
@@ -104,11 +104,11 @@ def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str
         text += [
             "## Verdicts on the paper's claims",
             "",
-            _row(["claim", "T", "verdict", "measured"]),
-            _row(["---"] * 4),
+            table_row(["claim", "T", "verdict", "measured"]),
+            table_row(["---"] * 4),
         ]
         text += [
-            _row(
+            table_row(
                 [
                     f"{v.claim}: {v.text}",
                     DASH if v.temperature is None else f"{v.temperature:g}",
@@ -129,7 +129,7 @@ def main_table(measured: Measured) -> list[str]:
     titles = {b.column: b.title for r in measured.records for b in r.benchmarks}
     if any(titles.get(c, t) != t for c, t in experiment.columns.items()):
         measured_on = (f"*{titles.get(c, DASH)}*" for c in experiment.columns)
-        text.append(_row(["", "", "*ours measured on*", *measured_on, "", ""]))
+        text.append(table_row(["", "", "*ours measured on*", *measured_on, "", ""]))
     all_lines = lines(measured)
     best: dict[tuple[float, int], float] = {}
     for line in all_lines:
@@ -148,7 +148,7 @@ def main_table(measured: Measured) -> list[str]:
             if line.accuracy is None
             else f"{100 * line.accuracy.value:.1f} ± {100 * line.accuracy.half_width:.1f} %"
         )
-        text.append(_row([*first, line.source, *cells, share]))
+        text.append(table_row([*first, line.source, *cells, share]))
     return text
 
 
@@ -162,7 +162,7 @@ def difference_table(measured: Measured) -> list[str]:
         if line.accuracy is not None:
             mark = "" if line.accuracy.separable else " (n.s.)"
             points = f"{100 * line.accuracy.value:+.1f} ± {100 * line.accuracy.half_width:.1f}{mark}"
-        text.append(_row([*first, line.source, *cells, points]))
+        text.append(table_row([*first, line.source, *cells, points]))
     return text
 
 
@@ -172,10 +172,9 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     if not chosen:
         return ["No run of this table is finished yet.", "", f"Paper: {experiment.paper.source}."]
     first = chosen[0]
-    profile = first.config["profile"]
     seeds = len({r.seed for r in chosen})
     text = [
-        f"Profile `{first.profile}`. {profile['text']} Target: {_target(first)}.",
+        profile_note(first),
         _changes_note(chosen),
         f"tau: definition `{experiment.definition}` (docs in `specauf_cli/evaluation/metrics.py`); average over benchmarks "
         "unweighted. Bold: best of ours in the column.",
@@ -187,7 +186,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
         "drafter; differences in points.",
         _prompts_note(first),
         _seeds_note(chosen),
-        _audit_note(chosen),
+        audit_note(chosen),
         f"Paper: {experiment.paper.source}.",
     ]
     if links is not None:
@@ -200,13 +199,13 @@ def variants(table: Variants, objectives: Mapping[str, Mapping[str, Any]]) -> st
     text = [
         f"# {table.title}",
         "",
-        _row(["name", "base branch", "final branch", "decay", "as in the paper"]),
-        _row(["---"] * 5),
+        table_row(["name", "base branch", "final branch", "decay", "as in the paper"]),
+        table_row(["---"] * 5),
     ]
     for row in table.rows:
         found = matrix(objectives[row.objective])
         same = DASH if row.objective not in table.paper else "yes" if found == table.paper[row.objective] else "**no**"
-        text.append(_row([row.title, *found, same]))
+        text.append(table_row([row.title, *found, same]))
     note = (
         "common: the whole valid block; base-auf, final-auf: up to and including the first wrong token of that branch. Read from "
         "`conf/objective`, not written by hand."
@@ -243,7 +242,7 @@ def to_csv(experiment: Experiment, records: Sequence[RunRecord]) -> str:
 
 def _head(experiment: Experiment) -> list[str]:
     head = ["T", "method", "", *experiment.columns.values(), "Avg", "block-mask acc."]
-    return [_row(head), _row(["---"] * 3 + ["--:"] * (len(head) - 3))]
+    return [table_row(head), table_row(["---"] * 3 + ["--:"] * (len(head) - 3))]
 
 
 def _shown(cell: Interval | float | None, *, bold: bool) -> str:
@@ -286,6 +285,11 @@ def _prompts_note(record: RunRecord) -> str:
     return f"Prompts: {', '.join(seen.values())}; {skipped} requests skipped; at most {most} new tokens each."
 
 
+def profile_note(record: RunRecord) -> str:
+    """What was measured where, in a sentence or two."""
+    return f"Profile `{record.profile}`. {record.config['profile']['text']} Target: {_target(record)}."
+
+
 def _target(record: RunRecord) -> str:
     """Its title, and its size and training data where it was trained here."""
     found = record.target
@@ -318,7 +322,8 @@ def _seeds_note(chosen: Sequence[RunRecord]) -> str:
     return "Seeds: " + "; ".join(f"{k}: {', '.join(map(str, v))}" for k, v in seeds.items()) + "."
 
 
-def _audit_note(chosen: Sequence[RunRecord]) -> str:
+def audit_note(chosen: Sequence[RunRecord]) -> str:
+    """How many live outputs and rounds were exactly as recorded."""
     results = [b for r in chosen for b in r.benchmarks]
     asked, same, rounds = (sum(b.audit[k] for b in results) for k in ("requests", "identical", "same_rounds"))
     traces = sum(len(b.traces) for b in results)
@@ -331,5 +336,6 @@ def _audit_note(chosen: Sequence[RunRecord]) -> str:
     )
 
 
-def _row(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"

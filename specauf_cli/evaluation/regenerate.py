@@ -1,0 +1,72 @@
+"""Training conversations whose answers the target wrote itself, turn after turn (field practice; the paper uses the originals)."""
+
+from pathlib import Path
+
+from specauf_cli.data.conversations import content_hash
+from specauf_cli.evaluation import trajectories
+from specauf_cli.models.target import Target
+from specauf_cli.schema import Conversation, Corpus, InputError, Message, Prompt, PromptSet, Trajectory
+from specauf_cli.settings import EvaluationConfig
+
+CHUNK = 512
+"""Conversations that are answered and kept at once: what an interrupted run has done so far stays."""
+
+
+def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationConfig, cache: Path) -> Corpus:
+    """The first ``count`` conversations of ``corpus`` with the target's greedy answers; made once and kept in ``cache``.
+
+    An answer that does not end within ``settings.max_new_tokens`` ends its conversation before that turn: it would teach an end
+    of turn that the target never wrote. Errors: InputError when ``corpus`` holds fewer, or no conversation is left.
+    """
+    if count > len(corpus.conversations):
+        raise InputError(
+            f"data.regenerate={count} is more than the {len(corpus.conversations)} training conversations of {corpus.name}"
+        )
+    kept: list[Conversation] = []
+    for begin in range(0, count, CHUNK):
+        part = corpus.conversations[begin : min(begin + CHUNK, count)]
+        answers = _answers(target, part, f"{corpus.name}-{begin}", settings, cache)
+        kept += [c for p in part if (c := _conversation(target, p, answers.get(p.id, []))) is not None]
+    if not kept:
+        raise InputError(
+            f"data.regenerate={count}: the target ended none of its answers within evaluation.max_new_tokens={settings.max_new_tokens}"
+        )
+    dropped = {**corpus.dropped, "no answer of the target's that ends": count - len(kept)}
+    return Corpus(f"{corpus.name}, answered by the target", tuple(kept), dropped, content_hash(kept))
+
+
+def _answers(
+    target: Target, part: tuple[Conversation, ...], name: str, settings: EvaluationConfig, cache: Path
+) -> dict[str, list[Trajectory]]:
+    """The target's answers by conversation, in the order of its turns; those led by a system turn are left out."""
+    plain = [c for c in part if c.messages[0].role != "system"]
+    prompts = tuple(Prompt(c.id, tuple(m.content for m in c.messages if m.role == "user")) for c in plain)
+    if not prompts:
+        return {}
+    asked = PromptSet(name, "training conversations", prompts, len(prompts), content_hash(plain), name)
+    made = trajectories.get(
+        target,
+        asked,
+        temperature=0.0,
+        seed=0,
+        max_new_tokens=settings.max_new_tokens,
+        tail=0,
+        batch_size=settings.batch_size,
+        cache=cache,
+        shared=True,
+    )
+    found: dict[str, list[Trajectory]] = {}
+    for t in made.trajectories:
+        found.setdefault(t.prompt_id, []).append(t)
+    return found
+
+
+def _conversation(target: Target, original: Conversation, answers: list[Trajectory]) -> Conversation | None:
+    """``original`` with the target's answers, up to the first one that did not end."""
+    questions = [m for m in original.messages if m.role == "user"]
+    messages: list[Message] = []
+    for question, answer in zip(questions, answers, strict=False):
+        if not answer.ended:
+            break
+        messages += [question, Message("assistant", target.chat.text(answer.tokens[: answer.length]))]
+    return Conversation(original.id, tuple(messages), original.source) if messages else None
