@@ -11,7 +11,7 @@ from torch import Tensor
 from specauf_cli.checks.subject import FAIL, OK, Finding, Subject, close
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.models import blocks, checkpoint, formats
-from specauf_cli.models.dflash import Context, DFlash
+from specauf_cli.models.dflash import Context, DFlash, SlotBySlot
 from specauf_cli.models.target import Target
 from specauf_cli.records import read_json
 from specauf_cli.schema import Example, InputError, Trajectory
@@ -107,6 +107,10 @@ class _Oracle(DFlash):
         labels, _ = blocks.labels_and_mask(self.tokens, everything, anchors, real, self.slots)
         return labels[:, :, : self.backbone.proposals]
 
+    def slot_by_slot(self, target: Target, context: Context, anchor_tokens: Tensor, anchors: Tensor) -> SlotBySlot:
+        drafted = self.draft(target, context, anchor_tokens, anchors).flatten(0, 1)
+        return lambda slot, rows, before: drafted[rows, slot]
+
 
 @torch.no_grad()
 def labels(subject: Subject) -> Finding:
@@ -176,7 +180,10 @@ def _oracle_rounds(target: Target, drafter: DFlash, example: Example, start: int
 
 
 def _first_other_slot(target: Target, drafter: DFlash, tokens: Int[Tensor, "1 T"], start: int) -> int | None:
-    """The first slot whose training logits, read with the drafted tokens before it, name another token than was drafted."""
+    """The first slot whose training logits, read with the drafted tokens before it, name another token than is drafted.
+
+    In one pass as live decoding drafts, or slot by slot as replay does.
+    """
     anchor = torch.tensor([[start]], device=tokens.device)
     context, first = drafter.context(target.features(tokens)), tokens[:, start : start + 1]
     drafted = drafter.draft(target, context, first, anchor)[0]
@@ -184,7 +191,11 @@ def _first_other_slot(target: Target, drafter: DFlash, tokens: Int[Tensor, "1 T"
     previous = torch.cat([first, drafted], dim=1)[:, : drafter.slots]
     previous = torch.nn.functional.pad(previous, (0, drafter.slots - previous.shape[1]))
     scores = drafter.logits(target, hidden, previous)[drafter.branches[-1]][0, : drafted.shape[1]].float()
-    lost = scores.max(dim=-1).values - scores.gather(1, drafted[0][:, None])[:, 0]
+    propose = drafter.slot_by_slot(target, context, first, anchor)
+    only = torch.zeros(1, dtype=torch.long, device=tokens.device)
+    alone = torch.cat([propose(slot, only, previous[0, slot : slot + 1]) for slot in range(drafted.shape[1])])
+    chosen = scores.gather(1, torch.stack([drafted[0], alone], dim=1))
+    lost = (scores.max(dim=-1, keepdim=True).values - chosen).max(dim=-1).values
     wrong = (lost > 1e-3 * scores.abs().max()).nonzero()  # a tie within rounding is no other token
     return int(wrong[0]) if len(wrong) else None
 

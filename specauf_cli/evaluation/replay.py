@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specauf_cli.evaluation.verify import accepted_prefix
+from specauf_cli.evaluation.verify import accepted_prefix, accepted_slotwise
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.schema import Trace, Trajectory
@@ -95,8 +95,9 @@ def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], 
                 context, tokens, anchors, ends = context.rows(kept), tokens[kept], anchors[kept], ends[kept]
                 rows, running = [rows[i] for i in kept.tolist()], running[kept]
             at = anchors.clamp(max=tokens.shape[1] - 1 - proposals)  # rows that have ended draft for nothing
-            proposal = drafter.draft(target, context, tokens.gather(1, at), at)[:, 0]
-            count = accepted_prefix(proposal, tokens.gather(1, at + ahead))
+            first = tokens.gather(1, at)
+            propose = drafter.slot_by_slot(target, context, first, at)
+            count = accepted_slotwise(propose, first[:, 0], tokens.gather(1, at + ahead))
             for i, more, a in zip(rows, running.tolist(), count.tolist(), strict=True):
                 if more:
                     rounds[i].append(a)

@@ -1,5 +1,8 @@
 """The acceptance rule, once: how many draft tokens of a block survive, and what the round emits."""
 
+from collections.abc import Callable
+
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -13,3 +16,22 @@ def accepted_prefix(draft: Int[Tensor, "*N P"], truth: Int[Tensor, "*N P"]) -> I
     target's own next token.
     """
     return (draft == truth).long().cumprod(dim=-1).sum(dim=-1)
+
+
+def accepted_slotwise(
+    propose: Callable[[int, Tensor, Tensor], Tensor], anchors: Int[Tensor, "N"], truth: Int[Tensor, "N P"]
+) -> Int[Tensor, "N"]:
+    """``accepted_prefix`` of what ``propose(slot, blocks, token before)`` drafts, without drafting behind a block's first miss.
+
+    ``anchors`` are the tokens before slot 0. Up to its first miss the tokens before a block's slots are the truth.
+    """
+    count = torch.zeros_like(anchors)
+    blocks, before = torch.arange(len(anchors), device=anchors.device), anchors
+    for slot in range(truth.shape[1]):
+        right = propose(slot, blocks, before) == truth[blocks, slot]
+        blocks = blocks[right]
+        if not len(blocks):
+            break
+        count[blocks] += 1
+        before = truth[blocks, slot]
+    return count

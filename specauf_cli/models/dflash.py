@@ -5,6 +5,7 @@ features with the same k_proj and v_proj as the block and lets every block atten
 anchor ; itself]. Tensor names are those of the public checkpoints.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -25,6 +26,10 @@ from transformers.models.qwen3.modeling_qwen3 import (
 
 from specauf_cli.models.target import Target
 from specauf_cli.settings import BackboneConfig
+
+SlotBySlot = Callable[[int, Tensor, Tensor], Tensor]
+"""``(slot, blocks [M], token before it [M])`` to the greedy proposals ``[M]`` of that slot. Slots are asked for in order, and a block that
+is left out once is not asked for again."""
 
 
 class Context(NamedTuple):
@@ -275,3 +280,20 @@ class DFlash(nn.Module):
         """The greedy proposals of every block, P = ``backbone.proposals``: one token per slot, all from one pass."""
         hidden = self.hidden(target, context, anchor_tokens, anchors)[:, :, : self.backbone.proposals]
         return target.head(hidden).argmax(dim=-1)
+
+    def slot_by_slot(
+        self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
+    ) -> SlotBySlot:
+        """The proposals of ``draft``, one slot at a time and on the blocks that still matter: replay stops at the first miss."""
+        hidden = self.hidden(target, context, anchor_tokens, anchors).flatten(0, 1)
+
+        def propose(slot: int, blocks: Int[Tensor, "M"], before: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+            return target.head(hidden[blocks, slot]).argmax(dim=-1)
+
+        return propose
+
+    def __init_subclass__(cls) -> None:
+        """TypeError for a backbone that drafts in its own way in ``draft`` but not in ``slot_by_slot``: they must agree."""
+        super().__init_subclass__()
+        if "draft" in vars(cls) and "slot_by_slot" not in vars(cls):
+            raise TypeError(f"{cls.__name__} defines draft, so it must define slot_by_slot too: replay drafts by it")

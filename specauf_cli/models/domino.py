@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Qwen3Config
 
-from specauf_cli.models.dflash import Context, DFlash
+from specauf_cli.models.dflash import Context, DFlash, SlotBySlot
 from specauf_cli.models.target import Target
 from specauf_cli.settings import BackboneConfig
 
@@ -74,19 +74,31 @@ class Domino(DFlash):
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
     ) -> Int[Tensor, "B A P"]:
         """The greedy proposals of every block: one parallel pass, then slot after slot with the tokens drafted so far."""
-        hidden = self.hidden(target, context, anchor_tokens, anchors)[:, :, : self.backbone.proposals].flatten(0, 1)
-        base = target.head(hidden)
-        state = hidden.new_zeros(len(hidden), self.prefix_gru.hidden_size)
+        propose = self.slot_by_slot(target, context, anchor_tokens, anchors)
+        everyone = torch.arange(anchors.numel(), device=anchors.device)
         token, drafted = anchor_tokens.flatten(), list[Tensor]()
         for slot in range(self.backbone.proposals):
-            embedded = target.embed(token).to(state.dtype)
-            state = torch.gru_cell(embedded, state, self.prefix_gru.weight_ih_l0, self.prefix_gru.weight_hh_l0)
-            scores = base[:, slot]
-            if slot >= self.prefix:
-                scores = scores + self._correction(target, hidden[:, slot], state)
-            token = scores.argmax(dim=-1)
+            token = propose(slot, everyone, token)
             drafted.append(token)
         return torch.stack(drafted, dim=1).view(*anchors.shape, -1)
+
+    def slot_by_slot(
+        self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
+    ) -> SlotBySlot:
+        """One slot at a time; the recurrence goes on for the blocks that are asked for."""
+        hidden = self.hidden(target, context, anchor_tokens, anchors).flatten(0, 1)
+        states = hidden.new_zeros(len(hidden), self.prefix_gru.hidden_size)
+
+        def propose(slot: int, blocks: Int[Tensor, "M"], before: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+            embedded = target.embed(before).to(states.dtype)
+            weights = self.prefix_gru.weight_ih_l0, self.prefix_gru.weight_hh_l0
+            state = states[blocks] = torch.gru_cell(embedded, states[blocks], *weights)
+            scores = target.head(hidden[blocks, slot])
+            if slot >= self.prefix:
+                scores = scores + self._correction(target, hidden[blocks, slot], state)
+            return scores.argmax(dim=-1)
+
+        return propose
 
     def _correction(
         self, target: Target, hidden: Float[Tensor, "*N D"], state: Float[Tensor, "*N G"]

@@ -90,8 +90,8 @@ def test_a_mask_that_goes_on_behind_the_turn(healthy: Break, monkeypatch: Patch)
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_replay_that_compares_other_tokens_than_the_labels(healthy: Break, monkeypatch: Patch, name: str) -> None:
-    real = replay.accepted_prefix
-    monkeypatch.setattr(replay, "accepted_prefix", lambda a, b: real(a, b.roll(1, dims=-1)))
+    real = replay.accepted_slotwise
+    monkeypatch.setattr(replay, "accepted_slotwise", lambda *one: real(*one[:2], one[2].roll(1, dims=-1)))
     only(healthy(name), "labels", "proposals accepted")
 
 
@@ -101,6 +101,20 @@ def test_drafts_from_another_slot_than_the_trained_one(
 ) -> None:
     real = kind.draft
     monkeypatch.setattr(kind, "draft", lambda self, *rest: real(self, *rest).roll(1, dims=-1))
+    only(healthy(name, settings={"backbone.init_std": 0.3}), "labels", "drafts another token than its training logits")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("dflash", DFlash), ("domino", Domino)])
+def test_slot_by_slot_drafts_other_tokens_than_the_trained_ones(
+    healthy: Break, monkeypatch: Patch, name: str, kind: Any
+) -> None:
+    real = kind.slot_by_slot
+
+    def shifted(self: Any, *block: Any) -> Any:
+        propose = real(self, *block)
+        return lambda slot, rows, before: propose(slot, rows, before) + 1
+
+    monkeypatch.setattr(kind, "slot_by_slot", shifted)
     only(healthy(name, settings={"backbone.init_std": 0.3}), "labels", "drafts another token than its training logits")
 
 

@@ -109,7 +109,12 @@ def oracle(drafter: DFlash, trajectory: Trajectory, wrong: Wrong) -> DFlash:
         ]
         return torch.tensor([blocks])
 
+    def slot_by_slot(*block: Any) -> Any:
+        drafted = draft(*block)[0]
+        return lambda slot, blocks, _before: drafted[blocks, slot]
+
     drafter.draft = draft  # type: ignore[method-assign]
+    drafter.slot_by_slot = slot_by_slot  # type: ignore[method-assign]
     return drafter
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specauf_cli.evaluation.sampling import Sampler
-from specauf_cli.evaluation.verify import accepted_prefix
+from specauf_cli.evaluation.verify import accepted_prefix, accepted_slotwise
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,24 @@ def test_accepted_prefix_equals_a_loop(shape: tuple[int, ...]) -> None:
         expected.append(count)
     assert found.flatten().tolist() == expected
     assert len(shape) == 1 or len(set(expected)) > 4
+
+
+def test_slot_by_slot_counts_the_same_and_drafts_nothing_behind_a_miss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 5, (200, 15), generator=generator)
+    draft = torch.where(torch.rand(200, 15, generator=generator) < 0.8, truth, (truth + 1) % 5)
+    anchors = torch.arange(200)
+    asked = torch.zeros(200, dtype=torch.long)
+
+    def propose(slot: int, blocks: Tensor, before: Tensor) -> Tensor:
+        assert torch.equal(asked[blocks], torch.full_like(blocks, slot)), "every earlier slot was asked for, once"
+        assert torch.equal(before, truth[blocks, slot - 1] if slot else anchors[blocks])
+        asked[blocks] += 1
+        return draft[blocks, slot]
+
+    found = accepted_slotwise(propose, anchors, truth)
+    assert torch.equal(found, accepted_prefix(draft, truth))
+    assert torch.equal(asked, (found + 1).clamp(max=15))
 
 
 LOGITS = torch.tensor([2.0, 0.5, -1.0, 1.0, -math.inf, 0.0])

@@ -262,6 +262,11 @@ def test_drafts_are_the_argmax_of_the_logits_cut_to_the_proposals(
     assert torch.equal(drafts, logits.argmax(dim=-1)[:, :, :5])
 
 
+def test_a_backbone_that_drafts_in_its_own_way_must_do_so_slot_by_slot_too() -> None:
+    with pytest.raises(TypeError, match="Own defines draft, so it must define slot_by_slot too"):
+        type("Own", (DFlash,), {"draft": lambda *_: None})
+
+
 def test_initialise_depends_on_the_seed_only(make_drafter: MakeDrafter) -> None:
     torch.manual_seed(1)
     first = make_drafter(3).state_dict()
