@@ -49,6 +49,7 @@ class Target:
         # A drafter uses the head in every step: where the target lies on several devices, a copy lies beside the embedding.
         head = model.get_output_embeddings()
         self._weight: Tensor = head.weight.to(self.device)
+        self._low: Tensor | None = None
         self._bias: Tensor | None = None if head.bias is None else head.bias.to(self.device)
         if chat.mask_id < 0:
             chat.mask_id = free_row(chat, self._embedding.weight)
@@ -88,9 +89,18 @@ class Target:
 
     def head(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """The frozen output head, cut to the tokenizer's length: padded vocabulary rows are never drafted nor emitted."""
-        if self._weight.dtype != torch.float32:  # a drafter in fp32 on a target in bf16
-            hidden = hidden.to(self._weight.dtype)
-        return F.linear(hidden.to(self.device), self._weight, self._bias)[..., : self.chat.vocab]
+        weight, kind = self._weight, self.device.type
+        if torch.is_autocast_enabled(kind):  # which would round the frozen weight anew in every call
+            weight = self._rounded(torch.get_autocast_dtype(kind))
+        elif weight.dtype != torch.float32:  # a drafter in fp32 on a target in bf16
+            hidden = hidden.to(weight.dtype)
+        return F.linear(hidden.to(self.device), weight, self._bias)[..., : self.chat.vocab]
+
+    def _rounded(self, dtype: torch.dtype) -> Tensor:
+        """The head's weight in the precision of its products, kept."""
+        if self._low is None or self._low.dtype != dtype:
+            self._low = self._weight.to(dtype)
+        return self._low
 
     @torch.no_grad()
     def features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:

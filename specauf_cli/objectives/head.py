@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from specauf_cli.objectives.credits import TRUNCATING
-from specauf_cli.objectives.loss import Facts, block_stats
+from specauf_cli.objectives.loss import Facts, block_stats, cross_entropy
 from specauf_cli.schema import BlockStats, InputError
 from specauf_cli.settings import ObjectiveConfig
 
@@ -47,7 +46,8 @@ def choose(asked: str, objective: ObjectiveConfig, branches: int, logits: int, d
         )
     if asked != "auto":
         return asked
-    return "pruned" if truncates else "chunked" if 4 * logits > AT_ONCE[device] else "full"
+    # One branch: rows without supervision are left out, and the gradient is found with the loss. Two: only where it must be.
+    return "pruned" if truncates else "chunked" if branches == 1 or 4 * logits > AT_ONCE[device] else "full"
 
 
 class Blocks(NamedTuple):
@@ -109,12 +109,11 @@ def _rows(
     for some, label in zip(torch.split(hidden, at_once), torch.split(labels, at_once), strict=True):
         with torch.enable_grad():
             leaf = some.detach().requires_grad_()
-            scores = row_logits(leaf).float()
-            ce = F.cross_entropy(scores, label, reduction="none")
+            ce, correct = cross_entropy(row_logits(leaf), label)
             (slope,) = torch.autograd.grad(ce.sum(), leaf)
-        found.append((ce.detach(), scores.detach().argmax(dim=-1) == label, slope))
-    ces, correct, slopes = zip(*found, strict=True)
-    return torch.cat(ces), torch.cat(correct), torch.cat(slopes)
+        found.append((ce.detach(), correct, slope))
+    ces, corrects, slopes = zip(*found, strict=True)
+    return torch.cat(ces), torch.cat(corrects), torch.cat(slopes)
 
 
 def _scan(

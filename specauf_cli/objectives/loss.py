@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -26,12 +26,43 @@ def block_stats(
     Slots outside ``mask`` may hold any label; they are evaluated at token 0 and ignored by everything downstream.
     The loss is computed in fp32 whatever the precision of the logits; ties of the argmax go to the lowest token id.
     """
-    safe = labels.masked_fill(~mask, 0)
-    scores = logits.float()
-    ce = F.cross_entropy(scores.flatten(0, 1), safe.flatten(), reduction="none").view(labels.shape)
-    with torch.no_grad():
-        correct = scores.argmax(dim=-1) == safe
+    ce, correct = cross_entropy(logits, labels.masked_fill(~mask, 0))
     return BlockStats(correct=correct & mask, gold_logprob=-ce.detach(), mask=mask), ce
+
+
+def cross_entropy(
+    logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"]
+) -> tuple[Float[Tensor, "*N"], Bool[Tensor, "*N"]]:
+    """-log softmax at the label (fp32, with gradient), and whether the label is the argmax (ties: the lowest token id)."""
+    found: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy and argmax together. Over a large vocabulary time goes by the passes over the logits, and this makes fewer.
+
+    The softmax is kept for the backward pass: its gradient is the softmax minus one at the label.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        scores, at = logits.float(), labels[..., None]
+        choice = scores.argmax(dim=-1, keepdim=True)
+        shares = torch.softmax(scores, dim=-1)
+        # log of the softmax at the label, by way of its largest value: that of an unlikely label may be too small to say.
+        ce = (scores.gather(-1, choice) - scores.gather(-1, at) - shares.gather(-1, choice).log())[..., 0]
+        correct = choice[..., 0] == labels
+        ctx.save_for_backward(shares, labels)
+        ctx.dtype = logits.dtype
+        ctx.mark_non_differentiable(correct)
+        return ce, correct
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _correct: Tensor) -> tuple[Tensor, None]:
+        shares, labels = ctx.saved_tensors
+        slope = shares * grad[..., None]
+        slope.scatter_add_(-1, labels[..., None], -grad[..., None])
+        return slope.to(ctx.dtype), None
 
 
 def weighted_ce(

@@ -9,10 +9,19 @@ from functools import partial
 import jaxtyping
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from specauf_cli.objectives import credits
-from specauf_cli.objectives.loss import NORMALIZE, BranchLoss, block_stats, branch_losses, telemetry, weighted_ce
+from specauf_cli.objectives.loss import (
+    NORMALIZE,
+    BranchLoss,
+    block_stats,
+    branch_losses,
+    cross_entropy,
+    telemetry,
+    weighted_ce,
+)
 from specauf_cli.schema import BlockStats, InputError
 from specauf_cli.settings import ObjectiveConfig
 
@@ -266,6 +275,24 @@ def test_low_precision_logits_are_evaluated_in_fp32() -> None:
     assert ce.dtype == made.gold_logprob.dtype == torch.float32
     assert torch.equal(ce, reference)
     assert torch.equal(made.correct, same.correct)
+
+
+@pytest.mark.parametrize("scale", [0.1, 5.0, 300.0])
+def test_cross_entropy_is_that_of_torch_in_value_and_gradient(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = scale * torch.randn(54, 50, generator=generator)
+    labels, weights = torch.randint(0, 50, (54,), generator=generator), torch.rand(54, generator=generator)
+    values, gradients = list[Tensor](), list[Tensor]()
+    for of in (lambda x: cross_entropy(x, labels)[0], lambda x: F.cross_entropy(x, labels, reduction="none")):
+        leaf = logits.clone().requires_grad_()
+        ce = of(leaf)
+        torch.autograd.backward((ce * weights).sum())
+        assert leaf.grad is not None
+        values.append(ce.detach())
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*values, rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+    assert torch.equal(cross_entropy(logits, labels)[1], logits.argmax(dim=-1) == labels)
 
 
 @pytest.mark.parametrize("vocabulary", [8, 1000, 40_000])
