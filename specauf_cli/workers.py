@@ -200,15 +200,15 @@ def job(config: Config, overrides: list[str]) -> None:
 
 
 def _launched(cells: Sequence[Cell], runs: Path, launcher: str) -> Iterator[tuple[Cell, RunRecord | str]]:
-    """Hands the cells to a launcher as one sweep for every backbone, and reads what its jobs left behind."""
-    for backbone in dict.fromkeys(c.backbone for c in cells):
-        some = [c for c in cells if c.backbone == backbone]
+    """Hands the cells to a launcher as one sweep for all that share backbone and settings, and reads what its jobs left behind."""
+    for backbone, settings in dict.fromkeys((c.backbone, c.settings) for c in cells):
+        some = [c for c in cells if (c.backbone, c.settings) == (backbone, settings)]
         places = {c: _place(runs, c.backbone, c.objective, c.seed) for c in some}
         for place in places.values():
             place.unlink(missing_ok=True)
         objectives = ",".join(dict.fromkeys(c.objective for c in some))
         seeds = ",".join(dict.fromkeys(str(c.seed) for c in some))
-        sweep = [*some[0].settings, f"backbone={backbone}", f"objective={objectives}", f"seed={seeds}"]
+        sweep = [*settings, f"backbone={backbone}", f"objective={objectives}", f"seed={seeds}"]
         print(f"{len(some)} cells on {backbone} go to the launcher {launcher}; logs: {runs}/.submitit", file=sys.stderr)
         reason = f"its job left no result; see {runs}/.submitit"
         try:

@@ -165,6 +165,20 @@ def test_cells_of_a_launcher_leave_their_outcome_behind(
     assert load_record(Path(json.loads(place.read_text())["record"])).objective == "auf"
 
 
+def test_a_launcher_gets_the_settings_of_every_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(self: workers.Worker, config: workers.Config, overrides: Sequence[str]) -> object:
+        raise InputError(f"{config.objective.name} for {config.trainer.steps} steps")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workers.Worker, "fill", fill)
+    cells = {
+        Cell(f"page/{n}", "dflash", o, 0, ("profile=smoke", f"trainer.steps={n}")): f"{o} for {n} steps"
+        for n in (4, 5)
+        for o in ("auf", "decay")
+    }
+    assert dict(outcomes(list(cells), compose.compose(["profile=smoke"]), "basic")) == cells
+
+
 def test_a_stopped_table_tells_its_workers_to_save(table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = table
     real = subprocess.Popen
