@@ -27,8 +27,9 @@ class InputError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says in an error, in one line; the kind of error where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What a library says in an error, in one line; the kind of error where it says nothing. A line that ends with a colon needs the next."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

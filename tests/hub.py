@@ -65,4 +65,5 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def rename(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
+    held = change(load_file(folder / "model.safetensors"))
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})

@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from specauf_cli.schema import Conversation, Corpus, Example, InputError, Message
+from specauf_cli.schema import Conversation, Corpus, Example, InputError, Message, first_line
 from specauf_cli.settings import TargetConfig
 
 PAD, START, END, MASK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"
@@ -54,6 +54,10 @@ class Chat:
         if mask_token is None:
             self.mask_id = -1 if tokenizer.mask_token_id is None else int(tokenizer.mask_token_id)
         elif isinstance(mask_token, int):
+            if mask_token < 0:
+                raise InputError(
+                    f"target.mask_token={mask_token} must be an id of at least 0, a token, or null for a free row"
+                )
             self.mask_id = mask_token
         else:
             known = tokenizer.get_vocab()
@@ -68,15 +72,24 @@ class Chat:
         """The chat format of the target at ``config.path``."""
         from transformers import GenerationConfig
 
-        tokenizer = AutoTokenizer.from_pretrained(
-            config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+            )
+        except Exception as error:  # whatever a foreign folder makes transformers raise
+            raise InputError(
+                f"the tokenizer of target {config.path!r} cannot be loaded: {first_line(error)}"
+            ) from error
         stops: set[int] = set()
         try:
             declared = GenerationConfig.from_pretrained(config.path, revision=config.revision).eos_token_id
             stops = set(declared if isinstance(declared, list) else [declared]) - {None}
         except OSError:
             pass  # the file is optional; the tokenizer's EOS always ends a turn
+        if not all(type(s) is int for s in stops):
+            raise InputError(
+                f"the generation config of target {config.path!r} has eos_token_id {declared!r}; valid: an id, or a list of them"
+            )
         return cls(tokenizer, config.mask_token, stops)
 
     @classmethod
@@ -111,9 +124,15 @@ class Chat:
     def render(self, messages: Sequence[Message], *, generation: bool) -> str:
         """The template's text for ``messages``; ``generation`` adds the opening of the assistant's turn."""
         rows = [{"role": m.role, "content": m.content} for m in messages]
-        text: str = self.tokenizer.apply_chat_template(
-            rows, tokenize=False, add_generation_prompt=generation, enable_thinking=False, date_string=DATE
-        )
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                rows, tokenize=False, add_generation_prompt=generation, enable_thinking=False, date_string=DATE
+            )
+        except Exception as error:  # whatever a foreign template raises
+            raise InputError(
+                f"the chat template of {self.tokenizer.name_or_path!r} cannot render the turns {', '.join(m.role for m in messages)}: "
+                f"{first_line(error)}"
+            ) from error
         return text
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -263,6 +263,11 @@ def check_head(target: Target) -> None:
     tokens = torch.tensor([[target.chat.eos_id, target.chat.pad_id]], device=target.device)
     theirs = target.model(input_ids=tokens, use_cache=False).logits[..., : target.chat.vocab].to(target.device)
     ours, _ = target.forward(tokens, target.new_cache())
+    if not bool(theirs.isfinite().all()):
+        raise InputError(
+            f"target {target.config.name} gives logits that are not finite: its weights are damaged, or too large for "
+            f"{str(target.model.dtype).removeprefix('torch.')}"
+        )
     if not torch.allclose(ours.float(), theirs.float(), rtol=0.02, atol=0.02 * float(theirs.float().abs().max())):
         raise InputError(
             f"target of type {target.model.config.model_type!r} changes its logits behind the head (scaling or soft-capping), which "
@@ -300,6 +305,7 @@ def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:
 
 
 logging.disable_progress_bar()
+logging.set_verbosity_error()  # what is wrong with a checkpoint is said here, in one line
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -323,8 +329,10 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
         commit = extract_commit_hash(cached_file(config.path, CONFIG_NAME, revision=config.revision), None)
         pinned = commit or config.revision
         chat = Chat.load(replace(config, revision=pinned))
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             config.path,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below, in one line
             revision=pinned,
             dtype=dtype or DTYPES[config.dtype],
             attn_implementation=None if config.attention == "auto" else config.attention,
@@ -336,6 +344,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
         raise
     except Exception as error:  # whatever a foreign folder makes transformers raise
         raise InputError(f"target {config.path!r} cannot be loaded: {first_line(error)}") from error
+    _check_whole(config, report)
     away = sorted({str(x) for x in getattr(model, "hf_device_map", {}).values()} & {"cpu", "disk", "meta"})
     if spread_out and away and device != "cpu":
         raise InputError(
@@ -349,6 +358,20 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
     )
     check_head(target)
     return target
+
+
+def _check_whole(config: TargetConfig, report: Mapping[str, Any]) -> None:
+    """InputError for weights that the files lack or hold in another shape: they would be random, and nobody would be told."""
+    for what, names in (
+        ("hold no", sorted(report["missing_keys"])),
+        ("hold another shape of", sorted(str(m[0]) for m in report["mismatched_keys"])),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(
+                f"target {config.path!r} cannot be loaded: its files {what} {names[0]}{more}; get the whole checkpoint, or the "
+                "config.json that belongs to it"
+            )
 
 
 def content_fingerprint(folder: Path) -> str:

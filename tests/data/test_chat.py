@@ -250,3 +250,21 @@ def test_training_prefix_is_the_evaluation_prompt_with_a_real_tokenizer() -> Non
         chat = Chat(tokenizer, "<|endoftext|>")
         for conversation in HARD:
             check_prefix_property(chat, conversation)
+
+
+def test_what_a_foreign_target_declares_wrongly_is_one_line(chat: Chat, tmp_path: Path) -> None:
+    config = TargetConfig("t", "t", str(tmp_path / "t"), None, 1, MASK, False, None)
+    chat.save(tmp_path / "t")
+    (tmp_path / "t" / "generation_config.json").write_text('{"eos_token_id": ["2"]}')
+    with pytest.raises(InputError, match=r"eos_token_id \['2'\]; valid: an id, or a list of them"):
+        Chat.load(config)
+    (tmp_path / "t" / "generation_config.json").unlink()
+    with pytest.raises(InputError, match=r"target\.mask_token=-1 must be an id of at least 0"):
+        Chat.load(replace(config, mask_token=-1))
+    refusing = Chat.load(config)
+    refusing.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(InputError, match="cannot render the turns system, user: System role not supported"):
+        encode(refusing, corpus(talk("Hi", "Hello.", system="Be brief.")), max_length=99)
+    (tmp_path / "t" / "tokenizer.json").write_text('{"version": "1.0')
+    with pytest.raises(InputError, match=r"the tokenizer of target '.*/t' cannot be loaded: .*Unterminated"):
+        Chat.load(config)

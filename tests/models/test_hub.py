@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from commands import specauf
-from hub import KINDS, publish
+from hub import KINDS, edit, publish, rename
 from specauf_cli.compose import compose
 from specauf_cli.data.chat import CHATML, Chat
 from specauf_cli.identity import is_local
@@ -218,6 +218,30 @@ def test_pickled_weights_are_refused(tmp_path: Path, chat: Chat) -> None:
         path.unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="cannot be loaded"):
+        targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("lost", r"its files hold no model\.layers\.3\..* and \d+ more; get the whole checkpoint"),
+        ("cut", r"its files hold another shape of model\.layers\.0\.mlp\.down_proj\.weight and 17 more"),
+        ("nan", "gives logits that are not finite: its weights are damaged"),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused(tmp_path: Path, chat: Chat, damage: str, says: str) -> None:
+    folder = publish(tmp_path / "model", chat, "qwen3", tied=True)
+    model = KINDS["qwen3"][1].from_pretrained(folder)
+    for path in folder.glob("model*"):
+        path.unlink()
+    model.save_pretrained(folder)
+    if damage == "cut":
+        edit(folder, lambda c: c.update(intermediate_size=48))
+    elif damage == "lost":
+        rename(folder, lambda held: {k: v for k, v in held.items() if "layers.3." not in k})
+    else:
+        rename(folder, lambda held: {k: v / 0 if "layers.3.mlp" in k else v for k, v in held.items()})
+    with pytest.raises(InputError, match=says):
         targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
 
 
