@@ -51,11 +51,13 @@ def configs(folder: Path, extra: Sequence[str], benchmarks: str) -> "tuple[Confi
 
     place = [] if any(o.lstrip("+").startswith("runs=") for o in extra) else [f"runs={folder.parent}"]
     own, extra = [*runs.about_of(folder)["overrides"], *place], list(extra)
-    as_trained = compose.compose([*own, *(o for o in extra if not o.startswith("benchmark="))])
+    # Answers that were regenerated for its training depend on the evaluation settings of then.
+    later = [o for o in extra if o.lstrip("+").startswith(("benchmark=", "evaluation=", "evaluation."))]
+    as_trained = compose.compose([*own, *(o for o in extra if o not in later)])
     runs.check_same_training(as_trained, folder)
-    if not any(e.startswith("benchmark=") for e in extra):
+    if not later:
         return as_trained, with_benchmarks(as_trained, benchmarks)
-    chosen = [o for o in own if not o.startswith("benchmark=")]
+    chosen = [o for o in own if not (o.startswith("benchmark=") and any(e.startswith("benchmark=") for e in extra))]
     return as_trained, with_benchmarks(compose.compose([*chosen, *extra]), benchmarks)
 
 

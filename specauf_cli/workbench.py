@@ -16,7 +16,7 @@ from specauf_cli.data.chat import encode
 from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.audit import audit as audit_outputs
 from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks, own_answers
-from specauf_cli.evaluation.regenerate import regenerate
+from specauf_cli.evaluation.regenerate import check_count, regenerate
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.machine import use_machine
 from specauf_cli.models import checkpoint
@@ -94,6 +94,7 @@ class Bench:
         mine, other = self.config, config
         shared = ["target", "data", "device", "runs", "threads", "benchmark_root"]
         shared += [] if mine.data.source == "offline" else ["benchmark"]  # real data are cleaned of its prompts
+        shared += ["evaluation"] if mine.data.regenerate is not None else []  # its settings shape the answers
         same = all(getattr(mine, k) == getattr(other, k) for k in shared)
         keys = ("max_length", "features", "precision")
         return same and all(getattr(mine.trainer, k) == getattr(other.trainer, k) for k in keys)
@@ -141,6 +142,8 @@ def load_data(config: Config) -> tuple[Corpus, Corpus]:
         exclude = [benchmarks.load_raw(b, root=root) for b in config.benchmark.values()]
     train, heldout = conversations.load(config.data, exclude=exclude)
     _check_batch(config, train)
+    if config.data.regenerate is not None:
+        check_count(config.data.regenerate, train)
     return train, heldout
 
 

@@ -18,10 +18,7 @@ def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationC
     An answer that does not end within ``settings.max_new_tokens`` ends its conversation before that turn: it would teach an end
     of turn that the target never wrote. Errors: InputError when ``corpus`` holds fewer, or no conversation is left.
     """
-    if count > len(corpus.conversations):
-        raise InputError(
-            f"data.regenerate={count} is more than the {len(corpus.conversations)} training conversations of {corpus.name}"
-        )
+    check_count(count, corpus)
     kept: list[Conversation] = []
     for begin in range(0, count, CHUNK):
         part = corpus.conversations[begin : min(begin + CHUNK, count)]
@@ -33,6 +30,14 @@ def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationC
         )
     dropped = {**corpus.dropped, "no answer of the target's that ends": count - len(kept)}
     return Corpus(f"{corpus.name}, answered by the target", tuple(kept), dropped, content_hash(kept))
+
+
+def check_count(count: int, corpus: Corpus) -> None:
+    """Errors: InputError when ``corpus`` holds fewer conversations than are to be answered."""
+    if count > len(corpus.conversations):
+        raise InputError(
+            f"data.regenerate={count} is more than the {len(corpus.conversations)} training conversations of {corpus.name}"
+        )
 
 
 def _answers(

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from commands import specauf
+from specauf_cli import compose, runs, workbench
+from specauf_cli.arguments import configs
 from specauf_cli.data.conversations import content_hash
 from specauf_cli.evaluation import regenerate as module
 from specauf_cli.evaluation import trajectories
@@ -92,3 +95,25 @@ def test_what_cannot_be_answered_is_left_out_or_said(ending: Target, tmp_path: P
         regenerate(ending, CORPUS, 9, SETTINGS, tmp_path)
     with pytest.raises(InputError, match=r"ended none of its answers within evaluation\.max_new_tokens=40"):
         regenerate(ending, replace(CORPUS, conversations=led.conversations[:1]), 1, SETTINGS, tmp_path)
+
+
+def test_too_many_are_refused_before_a_target_is_trained(tmp_path: Path) -> None:
+    done = specauf(tmp_path, "train", "profile=smoke", "data.regenerate=601", check=False)
+    assert "data.regenerate=601 is more than the 600 training conversations" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_how_a_run_is_measured_does_not_change_the_answers_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["profile=smoke", "data.regenerate=64", "evaluation.max_new_tokens=40"]
+    trained = compose.compose(words)
+    monkeypatch.setattr(runs, "about_of", lambda _: {"overrides": words, "config": trained.resolved})
+    later = ["evaluation.max_new_tokens=7", "evaluation.precision=bf16"]
+    as_trained, measured = configs(tmp_path / "runs" / "r", later, "all")
+    assert as_trained.evaluation == trained.evaluation
+    assert (measured.evaluation.max_new_tokens, measured.evaluation.precision) == (7, "bf16")
+    empty = Corpus("", ())
+    bench = workbench.Bench(trained, None, empty, empty)  # type: ignore[arg-type]
+    assert bench.serves(trained)
+    assert not bench.serves(replace(trained, evaluation=measured.evaluation))
