@@ -93,7 +93,10 @@ def _check_margin(margin: float, path: str) -> None:
 
 
 def _check_conditions(found: Conditions, path: str) -> None:
-    """InputError for names that cannot be folders, or that two conditions share, and for a gamma or budget that cannot be."""
+    """InputError for names that cannot be folders or that two share, settings that a row has already, a gamma or budget that cannot be."""
+    for word in [*found.settings, *(w for c in found.conditions for w in c.settings)]:
+        if (key := word.partition("=")[0].lstrip("+~")) in ("backbone", "objective", "seed", "profile", "runs"):
+            raise InputError(f"{path}: settings {word!r}: the page's rows, --seeds and the command line choose {key}")
     names = [c.name for c in found.conditions]
     for condition in found.conditions:
         where = f"{path}: condition {condition.name!r}"
@@ -108,6 +111,8 @@ def _check_conditions(found: Conditions, path: str) -> None:
                 raise InputError(f"{where}: {what}={value} must be > 0")
     if not names:
         raise InputError(f"{path}: it has no conditions")
+    if not found.columns:
+        raise InputError(f"{path}: it has no columns")
     _check_margin(found.margin, path)
 
 

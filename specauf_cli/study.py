@@ -59,6 +59,8 @@ def run(
     if only is not None:
         known = dict.fromkeys(c.objective for c in cells)
         wrong = next((o for o in only if o not in known), None)
+        if not known:
+            raise InputError(f"--only {','.join(only)}: nothing is trained for {', '.join(pages)}; leave it out")
         if wrong is not None:
             raise InputError(f"--only: {wrong!r} is no row here; valid: {', '.join(known)}.{nearest(wrong, known)}")
         cells = [c for c in cells if c.objective in only]

@@ -308,6 +308,11 @@ def test_all_tables_leave_conditions_out(cells: dict[str, Any]) -> None:
     assert sorted(p.stem for p in Path("runs/tables").glob("*.md")) == ["smoke-table2", "smoke-table4", "table3"]
 
 
+def test_only_rows_of_a_page_that_trains_nothing(cells: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="--only auf: nothing is trained for table3; leave it out"):
+        study.run(["table3"], ["profile=smoke"], [0], publish=False, only=["auf"])
+
+
 def test_only_some_rows(cells: dict[str, Any]) -> None:
     study.run(["table2", "table4"], ["profile=smoke"], [0], publish=False, only=["auf", "decay", "b_auf"])
     lines = Path("runs/tables/smoke-table2.md").read_text().splitlines()

@@ -46,6 +46,8 @@ def finding(page: Conditions, condition: Condition, records: Sequence[RunRecord]
         return None
     gain = pairs(measured, "auf", "decay", temperature, page.definition)
     rest = pairs(measured, "auf", "auf_decay", temperature, page.definition)
+    for part in (gain, rest):
+        part.setdefault(AVERAGE, next(iter(part.values())))  # of a single column, that one
     theirs, ours = measured.accuracy("decay"), measured.accuracy("auf")
     assert theirs is not None
     assert ours is not None
@@ -96,12 +98,13 @@ def markdown(page: Conditions, records: Mapping[str, Sequence[RunRecord]], *, li
     text += ["", *_benchmarks(page, findings)]
     if missing:
         text += ["", f"Not measured yet: {', '.join(missing)}."]
+    everything = [r for f in findings for r in records[f.condition.name]]
+    at = min((b.temperature for r in everything for b in r.benchmarks), default=0.0)
     text += [
         "",
-        f"Verdicts are on the average over the benchmarks at T = 0. AUF = AUF+decay: the interval lies within ±{page.margin:g} tokens. "
+        f"Verdicts are on the average over the benchmarks at T = {at:g}. AUF = AUF+decay: the interval lies within ±{page.margin:g} tokens. "
         "Inversion: decay has the higher block-mask accuracy (in points) and yet the lower tau. In brackets: on how many benchmarks one by one.",
     ]
-    everything = [r for f in findings for r in records[f.condition.name]]
     if everything:
         seeds = sorted({r.seed for r in everything})
         text += [

@@ -76,6 +76,14 @@ def test_a_condition_with_a_hole_is_named_and_not_judged() -> None:
     assert "holds under 0 of 0" in conditions.markdown(PAGE, {})
 
 
+def test_the_temperature_is_the_measured_one_and_one_column_is_its_own_average() -> None:
+    one = replace(PAGE, columns={"gsm8k": "GSM8K"})
+    warm = [replace(r, benchmarks=tuple(replace(b, temperature=1.0) for b in r.benchmarks[:1])) for r in under(3, 2, 3)]
+    text = conditions.markdown(one, {"as_it_is": warm})
+    assert "on the average over the benchmarks at T = 1." in text
+    assert "| +1.00 ± 0.00 | **holds** (1 of 1) |" in text
+
+
 def test_what_a_condition_changes() -> None:
     block, half = PAGE.conditions[1:]
     assert experiment.overrides(block, "auf", 400) == ["backbone.block_size=4"]
@@ -96,6 +104,12 @@ def test_what_a_condition_changes() -> None:
         ("margin: 0.1", "margin: 0", r"margin=0\.0 must be > 0 tokens"),
         ("objective: auf_decay", "objective: full_ce", "objective that a claim needs, 'auf_decay' is none of"),
         ("factor: B", "fctor: B", "unknown setting .*fctor"),
+        (
+            "backbone.layers=1]",
+            "seed=5]",
+            r"settings 'seed=5': the page's rows, --seeds and the command line choose seed",
+        ),
+        ("trainer.snapshot_every=null]", "backbone=domino]", "settings 'backbone=domino'"),
     ],
 )
 def test_a_page_that_cannot_be_is_refused(tmp_path: Path, old: str, new: str, problem: str) -> None:
