@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from specauf_cli.evaluation.backends import Answer
 from specauf_cli.schema import InputError
+from specauf_cli.settings import typed
 
 
 class Answers:
@@ -39,10 +40,13 @@ class Answers:
         try:
             row = json.loads(line) if line else {}
             if "wave" in row:
-                self.waves.append({**row, "wave": frozenset(row["wave"]), "counts": [*row["counts"]]})
+                drafts, proposed, accepted, slots = row["counts"]
+                self.waves.append({"wave": frozenset(row["wave"]), "counts": [*map(int, (drafts, proposed, accepted)), [*map(int, slots)]]})  # fmt: skip
             elif "key" in row:
-                values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row["answer"].items()}
-                self.found[row["key"]] = Answer(**values), float(row["seconds"])
+                answer = typed(Answer, row["answer"], "answer")
+                if answer.completion < 1 or min(answer.rounds or 0, answer.accepted or 0) < 0:
+                    raise ValueError("impossible counts")
+                self.found[row["key"]] = answer, float(row["seconds"])
         except (ValueError, KeyError, TypeError):
             self.torn += 1
 

@@ -221,7 +221,8 @@ class VLLM:
         }  # fmt: skip
         if not isinstance(config, dict):
             return {}
-        found = {s: {k: v for k, v in (config.get(s) or {}).items() if k in keys} for s, keys in kept.items()}
+        parts = {s: config[s] for s in kept if isinstance(config.get(s), dict)}
+        found = {s: {k: v for k, v in part.items() if k in kept[s]} for s, part in parts.items()}
         spec = config.get("speculative_config")
         if not isinstance(spec, dict):
             raise InputError(
@@ -338,8 +339,9 @@ def _close(a: Any, b: float) -> bool:
 
 
 def _ids(value: Any) -> tuple[int, ...] | None:
-    """A list of integers as a tuple, None for anything else or an empty one."""
-    return tuple(value) if isinstance(value, list) and value and all(type(v) is int for v in value) else None
+    """A list of ids or counts as a tuple, None for anything else or an empty one."""
+    whole = isinstance(value, list) and value and all(type(v) is int and 0 <= v < 2**31 for v in value)
+    return tuple(value) if whole else None
 
 
 def _text(value: Any) -> str | None:

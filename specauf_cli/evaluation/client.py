@@ -3,6 +3,7 @@
 import http.client
 import ipaddress
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -37,6 +38,10 @@ class Client:
     def __init__(self, url: str, *, timeout: float, retries: int, key: str | None = None) -> None:
         """``timeout`` seconds per try, ``retries`` after the first; ``key`` is sent as a bearer token. Errors: InputError."""
         self.url = checked(url)
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise InputError(
+                "SPECAUF_API_KEY holds a character that no key can have; is there a line break at its end?"
+            )
         if not 0 < timeout <= 86400 or not 0 <= retries <= 100:
             raise InputError(
                 f"--timeout {timeout:g} --retries {retries}: valid are seconds up to 86400, and 0..100 retries"
@@ -96,7 +101,7 @@ class Client:
                 reason = _why(error.reason, self.timeout)
             except (OSError, http.client.HTTPException) as error:
                 reason = f"the connection broke ({type(error).__name__})"
-            except ValueError:
+            except (ValueError, RecursionError):
                 reason = f"not JSON: {raw[:60]!r}"
             with self._lock:
                 self.failures += 1
@@ -107,7 +112,9 @@ def checked(url: str) -> str:
     """``url`` without a trailing slash or ``/v1``. Errors: InputError for anything but http(s)://HOST[:PORT][/PATH]."""
     try:
         parts = urlsplit(url.strip())
-        whole = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        host = (parts.hostname or "").encode("idna")  # a ValueError for an empty label, as in 127.0..1
+        whole = parts.scheme in ("http", "https") and host and (parts.port is None or parts.port > 0)
+        whole = whole and url.isascii() and not re.search(r"\s", url.strip())
     except ValueError:
         whole = False
     if not whole or parts.username is not None or parts.query or parts.fragment:

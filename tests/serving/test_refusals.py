@@ -163,6 +163,7 @@ def test_vllm_without_a_drafter_is_one_line(folder: Path, make_vllm: Callable[[b
         ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "draft_sample_method": "probabilistic"}, "samples its drafts"),
         ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "synthetic"}, "would not emit"),
         (None, "no speculative_config"),
+        ("SpeculativeConfig(method='dflash')", "no speculative_config"),
         ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "draft_sample_method": "greedy"}, ""),
     ],
 )  # fmt: skip
@@ -171,7 +172,11 @@ def test_vllm_in_developer_mode_is_checked(
 ) -> None:
     engine = make_vllm(True)
     engine.info = {
-        "vllm_config": {"model_config": {"model": "model", "dtype": "bfloat16"}, "speculative_config": config}
+        "vllm_config": {
+            "model_config": {"model": "model", "dtype": "bfloat16"},
+            "cache_config": "CacheConfig()",
+            "speculative_config": config,
+        }
     }
     done = ask(folder, engine, check=False)
     assert says in done.stderr

@@ -186,6 +186,36 @@ def test_a_torn_line_is_left_out_and_asked_again(folder: Path, sglang: SGLang) -
     assert "torn" in ask(folder, sglang).stderr
 
 
+@pytest.mark.parametrize(
+    "damage", [{"answer": None}, {"rounds": "3"}, {"completion": -4}, {"tokens": 5}, {"histogram": ["a"]}]
+)
+def test_an_altered_answer_is_asked_again(folder: Path, sglang: SGLang, damage: dict[str, Any]) -> None:
+    first = ask(folder, sglang).stdout
+    (path,) = folder.glob("runs/servers/*/answers.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1] |= damage if "answer" in damage else {"answer": rows[1]["answer"] | damage}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = sglang.asked
+    assert ask(folder, sglang).stdout == first
+    assert sglang.asked == asked + 1
+
+
+def test_a_damaged_record_is_written_anew_from_the_answers(folder: Path, sglang: SGLang) -> None:
+    ask(folder, sglang)
+    (path,) = folder.glob("runs/servers/*/*.json")
+    before, asked = json.loads(path.read_text())["benchmarks"], sglang.asked
+    path.write_text("{")
+    ask(folder, sglang)
+    assert [b["requests"] for b in json.loads(path.read_text())["benchmarks"]] == [b["requests"] for b in before]
+    assert sglang.asked == asked
+
+
+def test_tokens_that_no_vocabulary_holds_are_no_tokens(folder: Path, known: Known, sglang: SGLang) -> None:
+    sglang.fault = lambda _, answer: {**answer, "output_ids": [-1, 2**40]}
+    ask(folder, sglang)
+    assert [len(b["requests"]) for b in record(folder)["benchmarks"]] == [len(f) for f in known[0.0].values()]
+
+
 def test_another_drafter_is_another_record(folder: Path, sglang: SGLang) -> None:
     ask(folder, sglang)
     sglang.drafter = "/models/another"
