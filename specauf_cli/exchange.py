@@ -86,8 +86,11 @@ def target_path(folder: Path) -> str:
 
 def _verifier(folder: Path, given: str | None) -> tuple[str, list[str]]:
     """What vLLM loads as the target of a run, and its classes: ``given``, or what the run was trained for."""
-    own, name = read_json(folder / "drafter" / "config.json").get("specauf", {}), given or target_path(folder)
+    own = read_json(folder / "drafter" / "config.json").get("specauf", {})
+    name = target_path(folder) if given is None else given
     local = Path(name) / "config.json"
+    if given is not None and not local.is_file() and not formats.HUB_ID.fullmatch(given):
+        raise InputError(f"--verifier {given!r} is neither a folder with config.json nor a hub id, ORG/NAME")
     found = own.get("target_architectures") or (read_json(local).get("architectures") if local.is_file() else None)
     return name, list(found or [])
 
@@ -225,7 +228,9 @@ def _place(
         "commit": place.commit,
         "layout": found.layout,
         "config_sha256": file_sha256(found.folder / "config.json"),
-        "verifier": found.verifier if found.verifier and not Path(found.verifier).is_absolute() else None,
+        "verifier": found.verifier
+        if isinstance(found.verifier, str) and not Path(found.verifier).is_absolute()
+        else None,
     }
     about = {
         "run": name,

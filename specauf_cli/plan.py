@@ -224,11 +224,16 @@ def gpu(name: str) -> tuple[float, float]:
     return GPUS[name.lower()]
 
 
+def check_utilisation(share: float) -> None:
+    """Errors: InputError for a share of the peak that cannot be reached."""
+    if not 0 < share <= 1:
+        raise InputError(f"--utilisation {share} must be above 0 and at most 1")
+
+
 def hours_on(made: Plan, name: str, devices: int, utilisation: float) -> float:
     """Hours of training on ``devices`` named cards: work / (peak x assumed utilisation). Errors: InputError for what cannot be."""
     trainer = made.config.trainer
-    if not 0 < utilisation <= 1:
-        raise InputError(f"--utilisation {utilisation} must be above 0 and at most 1")
+    check_utilisation(utilisation)
     micros = trainer.batch_size // trainer.micro_batch
     if devices < 1 or micros % devices:
         raise InputError(

@@ -26,7 +26,7 @@ from specauf_cli.records import (
     read_json,
     write_json,
 )
-from specauf_cli.schema import InputError, first_line, nearest
+from specauf_cli.schema import InputError, nearest
 from specauf_cli.settings import TargetConfig
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
     from specauf_cli import runs as all_runs
 
     _check_backend(backend)
-    (folder,) = all_runs.find(Path(runs_folder_only(extra)), [run] if run else [], every=False)
+    (folder,) = all_runs.find(Path(runs_folder_only(extra)), [run] if run is not None else [], every=False)
     config = all_runs.about_of(folder)["config"]  # as it was trained, whatever the yaml files say today
     target, backbone = config["target"], config["backbone"]
     try:
@@ -207,15 +207,15 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
             f"run {folder.name}: vLLM serves no Domino drafter yet (vLLM#46707 is open); use --backend sglang"
         )
     model = exchange.target_path(folder)
-    path = Path(drafter) if drafter else folder / "export" / FORMATS[backend]
-    if drafter and not path.is_dir():
-        raise InputError(f"--drafter {drafter}: there is no such folder; `specauf export` writes one")
+    path = Path(drafter) if drafter is not None else folder / "export" / FORMATS[backend]
+    if drafter is not None and not (path / "config.json").is_file():
+        raise InputError(f"--drafter {drafter}: there is no such folder with config.json; `specauf export` writes one")
     # The engines draft at most a block without its anchor, whatever slots the drafter was trained with.
     proposals = min(wanted, block - 1)
     if proposals < wanted:
         print(f"note: {backend} drafts {proposals} tokens a round, evaluation here {wanted}", file=sys.stderr)
     lines = []
-    if not path.is_dir():
+    if not (path / "config.json").is_file():
         words = ["specauf", "export", "--run", folder.name, "--format", FORMATS[backend], "--out", str(path)]
         lines.append(words + ([f"runs={folder.parent}"] if str(folder.parent) != "runs" else []))
     commit = _fingerprint(folder)
@@ -288,12 +288,7 @@ def _chat(target: TargetConfig) -> "Chat":
     """Tokenizer and template alone: the weights are the server's. Errors: InputError when they cannot be loaded."""
     from specauf_cli.data.chat import Chat
 
-    try:
-        return Chat.load(target)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a foreign folder makes transformers raise
-        raise InputError(f"the tokenizer of target {target.path!r} cannot be loaded: {first_line(error)}") from error
+    return Chat.load(target)
 
 
 def _rendered(chat: "Chat", turn: str) -> str:
@@ -379,7 +374,11 @@ def _same(path: Path, record: dict[str, Any]) -> bool:
     """True when ``path`` already holds these results: a repeated command changes no record."""
     if not path.is_file():
         return False
-    found, ours = read_json(path), json.loads(json.dumps(record["benchmarks"]))
+    try:
+        found = read_json(path)
+    except InputError:  # a damaged one is written anew: the answers are there
+        return False
+    ours = json.loads(json.dumps(record["benchmarks"]))
     theirs = found.get("benchmarks") if isinstance(found, dict) else None
     if not isinstance(theirs, list):
         return False

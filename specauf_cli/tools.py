@@ -37,7 +37,7 @@ def export(
     from specauf_cli import exchange, runs
 
     local = Path(runs_folder_only(overrides_of(overrides)))
-    (folder,) = runs.find(local, [run] if run else [], every=False)
+    (folder,) = runs.find(local, [run] if run is not None else [], every=False)
     print(exchange.export(folder, out.expanduser(), layout=layout, dtype=dtype, verifier=verifier))
 
 
@@ -113,7 +113,10 @@ def plan(
     from specauf_cli import plan as plans
     from specauf_cli.machine import use_machine
 
+    if gpu is None and devices != 1:
+        raise InputError(f"--devices {devices}: only with --gpu; this machine is timed as it is")
     config = compose.compose(overrides_of(overrides))
+    plans.check_utilisation(utilisation)
     found = calibration.material(config)
     device = "cuda" if gpu is not None else use_machine(config)
     made = plans.plan(config, found.sizes, found.lengths, on_gpu=device.startswith("cuda"))

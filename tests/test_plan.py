@@ -159,6 +159,12 @@ def test_what_is_too_large_to_be_timed_is_said_so(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(calibration, "fits", lambda *_: False)
     assert "not measured (too large for this machine)" in specauf(tmp_path, "plan", "profile=single_gpu").stdout
     assert calibration.peak("cpu", "fp32") > 1e8
+    for words, says in (
+        (("--utilisation", "0"), "--utilisation 0.0 must be above 0"),
+        (("--utilisation", "nan"), "--utilisation nan must be above 0"),
+        (("--devices", "2"), "--devices 2: only with --gpu"),
+    ):
+        assert says in specauf(tmp_path, "plan", "profile=single_gpu", *words, check=False).stderr
 
 
 def test_what_is_not_known_is_asked_for(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ def settings(subject: Subject) -> Finding:
     ):
         if path is not None and not Path(path).exists():
             return Finding(FAIL, f"{key}={path}: there is no such file or folder", f"{key}=A_PLACE_THAT_EXISTS")
+    if Path(config.runs).exists() and not Path(config.runs).is_dir():
+        return Finding(FAIL, f"runs={config.runs} is a file; runs need a folder", "runs=FOLDER")
     if config.data.source == "jsonl" and not config.data.path:
         return Finding(FAIL, f"data={config.data.name} names no file", "data.path=FILE_OR_FOLDER")
     try:

@@ -288,7 +288,7 @@ def _check_target(found: Checkpoint, target: Target, backbone: BackboneConfig) -
     for key, value in theirs.items():
         if value != ours[key]:
             raise InputError(
-                f"{found.folder} was not made for target {target.config.name}: its {key} is {value}, the target's {ours[key]}"
+                f"{found.folder} was not made for target {target.config.name}: its {key} is {value!r}, the target's {ours[key]!r}"
             )
     if found.taps[-1] >= layers - 1:
         written = "target_layer_ids count decoder layers from 0" if found.layout == "hf" else (
@@ -310,7 +310,9 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of ``folder`` under its public name, prefixes taken off."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
-        files = sorted({folder / str(f) for f in (read_json(index).get("weight_map") or {}).values()})
+        held = read_json(index)
+        names = held.get("weight_map") if isinstance(held, dict) else None
+        files = sorted({folder / str(f) for f in names.values()}) if isinstance(names, dict) else []
     else:
         files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
@@ -318,10 +320,10 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for path in files:
         try:
-            held = load_file(path)
+            tensors = load_file(path)
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-        for name, tensor in held.items():
+        for name, tensor in tensors.items():
             public = name
             for prefix in PREFIXES:
                 public = public.removeprefix(prefix)

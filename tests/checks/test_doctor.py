@@ -118,3 +118,10 @@ def test_dry_run_needs_no_network_and_names_what_it_leaves_out(tmp_path: Path, m
 def test_findings_are_counted() -> None:
     some: Iterable[Finding] = [Finding("ok", ""), Finding(FAIL, ""), Finding(WARN, ""), Finding(OUT, "")]
     assert doctor.summary(some) == "4 checks: 1 ok, 1 warnings, 1 failed, 1 left out"
+
+
+def test_a_file_in_place_of_the_folder_of_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = specauf(tmp_path, "doctor", "profile=smoke", "runs=file", "--dry-run", check=False)
+    assert done.returncode == 1
+    assert "FAIL  settings      runs=file is a file; runs need a folder; fix: runs=FOLDER" in done.stdout

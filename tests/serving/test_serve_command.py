@@ -32,6 +32,9 @@ pytestmark = pytest.mark.usefixtures("composed_once")
         (["--served-model", "m"], "--base-url URL: a server needs both"),
         (["--backend", "sglnag", "--base-url", "http://127.0.0.1:1"], "Did you mean 'sglang'?"),
         (["--backend", "sglang", "--base-url", "127.0.0.1:30000"], "give http://HOST:PORT"),
+        (["--backend", "sglang", "--base-url", "http://127.0..1:1", "target.path=model"], "give http://HOST:PORT"),
+        (["--backend", "sglang", "--base-url", "http://my host:1", "target.path=model"], "give http://HOST:PORT"),
+        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1/\u00e4", "target.path=model"], "give http://HOST:PORT"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--concurrency", "0"], "valid: 1..1024"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--timeout", "0"], "--timeout 0"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--mode", "decode"], "--mode: not with --backend"),
@@ -75,6 +78,9 @@ def test_serve_command(folder: Path, make_run: Callable[..., str], tmp_path: Pat
     assert words[words.index("--speculative-num-draft-tokens") + 1] == "16"
     assert "--speculative-domino-candidate-pool-size" not in words
     (tmp_path / "my export").mkdir()
+    empty = specauf(folder, "serve-command", "--drafter", "my export", check=False)
+    assert "--drafter my export: there is no such folder with config.json" in empty.stderr
+    (tmp_path / "my export" / "config.json").touch()
     (only,) = specauf(folder, "serve-command", "--backend", "vllm", "--drafter", "my export").stdout.splitlines()
     words = shlex.split(only)
     assert words[:3] == ["vllm", "serve", "model"]
@@ -82,6 +88,7 @@ def test_serve_command(folder: Path, make_run: Callable[..., str], tmp_path: Pat
     assert spec == {"method": "dflash", "model": "my export", "num_speculative_tokens": 15}
     missing = specauf(folder, "serve-command", "--drafter", "nothing", check=False)
     assert "--drafter nothing: there is no such folder" in missing.stderr
+    assert "no run ''" in specauf(folder, "serve-command", "--run", "", check=False).stderr
     assert "Did you mean 'vllm'?" in specauf(folder, "serve-command", "--backend", "vlm", check=False).stderr
 
 
@@ -123,3 +130,10 @@ def test_the_address_is_judged() -> None:
     for wrong in ("localhost:8000", "ftp://x", "http://", "http://x:y", "http://user:secret@x", "http://x?a=b"):
         with pytest.raises(InputError, match="give http://HOST:PORT"):
             client.checked(wrong)
+
+
+def test_a_key_that_no_header_can_hold_is_said_and_not_shown() -> None:
+    for key in ("sesame\n", "sesam\u00e9"):
+        with pytest.raises(InputError, match="SPECAUF_API_KEY holds a character") as caught:
+            client.Client("http://127.0.0.1:1", timeout=1.0, retries=0, key=key)
+        assert "sesam" not in str(caught.value)
