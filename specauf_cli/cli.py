@@ -95,7 +95,8 @@ def evaluate(
     served_drafter: Annotated[str | None, typer.Option(help="The name by which the server knows the drafter.")] = None,
 ) -> None:
     """Measure finished drafters: tau per benchmark and block-mask accuracy; with --backend, by a running server."""
-    if any(word is not None for word in (backend, base_url, served_model, served_drafter)):
+    others = (concurrency, timeout, retries) != (8, 600.0, 5)  # than their defaults
+    if others or any(word is not None for word in (backend, base_url, served_model, served_drafter)):
         from specauf_cli import serving
 
         here = {"--all-runs": all_runs, "--mode": mode, "--all-starts": all_starts, "--cross-check": cross_check is not None,

@@ -44,7 +44,15 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
         raise InputError(f"--out {out} exists and is not an empty folder; nothing is overwritten, name another one")
     about, measured = runs.about_of(folder), sorted((folder / "records").glob("*.json"))
     runs.result_of(folder)
-    kind = (read_json(folder / "drafter" / "config.json").get("architectures") or [None])[0]
+    stored = read_json(folder / "drafter" / "config.json")
+    try:
+        kind, _, _ = (
+            stored["architectures"][0],
+            stored["dflash_config"]["target_layer_ids"],
+            stored["specauf"]["weights"],
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise _damaged(folder) from error
     if kind not in formats.ARCHITECTURES:
         raise InputError(
             f"{folder.name} is a {kind}, which no public loader knows: it would leave out tensors without a word; only DFlash and "
@@ -65,11 +73,21 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
         (partial / "README.md").write_text(text, "utf-8")
         partial.chmod(0o755)
         os.replace(partial, out)
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(folder) from error
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _damaged(folder: Path) -> InputError:
+    return InputError(
+        f"{folder / 'drafter' / 'config.json'} or {folder / runs.ABOUT} is damaged; move {folder} aside and train again"
+    )
 
 
 def target_path(folder: Path) -> str:

@@ -197,7 +197,8 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
             backbone["proposals"],
             backbone["model"]["_target_"].rpartition(".")[2],
         )
-        trust = target["trust_remote_code"]
+        # The engines draft at most a block without its anchor, whatever slots the drafter was trained with.
+        trust, proposals = target["trust_remote_code"], min(wanted, block - 1)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / all_runs.ABOUT} is damaged; move {folder} aside and train again") from error
     if kind not in ("DFlash", "Domino"):
@@ -210,8 +211,6 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
     path = Path(drafter) if drafter is not None else folder / "export" / FORMATS[backend]
     if drafter is not None and not (path / "config.json").is_file():
         raise InputError(f"--drafter {drafter}: there is no such folder with config.json; `specauf export` writes one")
-    # The engines draft at most a block without its anchor, whatever slots the drafter was trained with.
-    proposals = min(wanted, block - 1)
     if proposals < wanted:
         print(f"note: {backend} drafts {proposals} tokens a round, evaluation here {wanted}", file=sys.stderr)
     lines = []

@@ -270,3 +270,31 @@ def test_a_name_without_given_weights_is_what_it_always_was() -> None:
     assert "init" not in config.resolved
     assert records.run_id(config, target="t", data="d") == records.run_id(config, target="t", data="d", init=None)
     assert records.run_id(config, target="t", data="d") != records.run_id(config, target="t", data="d", init="w")
+
+
+@pytest.mark.parametrize(
+    ("file", "keys"),
+    [
+        ("drafter/config.json", []),
+        ("drafter/config.json", ["dflash_config"]),
+        ("drafter/config.json", ["specauf", "weights"]),
+        ("drafter/config.json", ["rope_theta"]),
+        ("run.json", ["config", "target", "title"]),
+        ("run.json", ["config", "data", "source"]),
+    ],
+)
+def test_a_damaged_run_is_not_exported(out: tuple[Path, str], tmp_path: Path, file: str, keys: list[str]) -> None:
+    source = next(f.parent for f in (out[0] / "runs").glob("*/finished.json"))
+    folder = shutil.copytree(source, tmp_path / "runs" / source.name)
+    content = json.loads((folder / file).read_text())
+    part = content
+    for key in keys[:-1]:
+        part = part[key]
+    part.pop(keys[-1]) if keys else None
+    (folder / file).write_text(json.dumps(content if keys else []))
+    words = ("--format", "vllm", "--verifier", "a/b") if "rope_theta" in keys else ()
+    done = specauf(tmp_path, "export", "--out", "x", *words, check=False)
+    assert done.returncode == 2
+    assert f"{file.split('/')[-1]}" in done.stderr
+    assert "is damaged; move runs/" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]

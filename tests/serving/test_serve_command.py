@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("composed_once")
         (["--backend", "sglang"], "--base-url URL: a server needs both"),
         (["--base-url", "http://127.0.0.1:1"], "--backend sglang|vllm"),
         (["--served-model", "m"], "--base-url URL: a server needs both"),
+        (["--concurrency", "2"], "--base-url URL: a server needs both"),
         (["--backend", "sglnag", "--base-url", "http://127.0.0.1:1"], "Did you mean 'sglang'?"),
         (["--backend", "sglang", "--base-url", "127.0.0.1:30000"], "give http://HOST:PORT"),
         (["--backend", "sglang", "--base-url", "http://127.0..1:1", "target.path=model"], "give http://HOST:PORT"),
@@ -137,3 +138,11 @@ def test_a_key_that_no_header_can_hold_is_said_and_not_shown() -> None:
         with pytest.raises(InputError, match="SPECAUF_API_KEY holds a character") as caught:
             client.Client("http://127.0.0.1:1", timeout=1.0, retries=0, key=key)
         assert "sesam" not in str(caught.value)
+
+
+def test_a_damaged_run_is_not_served(folder: Path, make_run: Callable[..., str]) -> None:
+    path = folder / "runs" / make_run() / "run.json"
+    about = json.loads(path.read_text())
+    about["config"]["backbone"]["proposals"] = "15"
+    path.write_text(json.dumps(about))
+    assert "run.json is damaged; move runs/" in specauf(folder, "serve-command", check=False).stderr
