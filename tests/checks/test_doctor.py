@@ -74,7 +74,7 @@ def test_exit_codes_and_one_line_per_check(tmp_path: Path, monkeypatch: Patch) -
 
 def test_a_trained_run_is_checked_with_its_own_target(table: tuple[Path, str]) -> None:
     folder, _ = table
-    run = next(folder.glob("runs/dflash-decay-tiny-*")).name
+    run = next(f.parent.name for f in folder.glob("runs/dflash-decay-tiny-*/finished.json"))
     printed = specauf(folder, "doctor", "--run", run).stdout
     assert f"{len(doctor.CHECKS)} checks: {len(doctor.CHECKS)} ok" in printed
     assert "settings fit the target" in printed
