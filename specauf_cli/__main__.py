@@ -62,7 +62,8 @@ def main() -> None:
             command = (
                 " ".join(["specauf", *sys.argv[1:]]) if not sys.argv[0].startswith("specauf") else " ".join(sys.argv)
             )
-            _fail(f"{error}. Continue with: {command}", getattr(error, "exit_code", 130))
+            again = "" if sys.argv[1:] == ["worker"] else f". Continue with: {command}"  # a worker's table says it
+            _fail(f"{error}{again}", getattr(error, "exit_code", 130))
         if "memory" in str(error) and ("alloc" in str(error) or "out of memory" in str(error)):
             _fail(NO_MEMORY, 1)
         if os.environ.get("SPECAUF_TRACEBACK"):

@@ -223,7 +223,7 @@ def table(
 
 @app.command("ls", context_settings=OVERRIDES)
 def list_runs(overrides: Overrides = None) -> None:
-    """List the runs with their state: finished, interrupted at step n, failed and why."""
+    """List the runs with their state: finished, training, interrupted at step n, failed and why."""
     from specauf_cli import runs
     from specauf_cli.reporting import summary
 

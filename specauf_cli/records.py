@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 
@@ -92,7 +92,7 @@ def lock(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file)
         except OSError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -106,6 +106,28 @@ def lock(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
         yield
+
+
+def _flock(file: TextIO) -> None:
+    """Takes the lock; OSError while another process has it. Tried twice: ``held`` has it for a moment when it looks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        time.sleep(0.1)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def held(folder: Path) -> str:
+    """The process that holds ``folder`` at the moment, as it named itself; empty when none does."""
+    try:
+        with open(folder / ".lock", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return file.read().strip() or "another process"
+    except OSError:
+        pass  # nobody has held it yet
+    return ""
 
 
 def write_json(path: Path, value: Any) -> None:

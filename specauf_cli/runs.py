@@ -20,6 +20,7 @@ from specauf_cli.records import (
     code_state,
     digest,
     file_sha256,
+    held,
     load_record,
     read_json,
     read_log,
@@ -60,7 +61,7 @@ def all_measured(folder: Path) -> list[RunRecord]:
 
 @dataclass(frozen=True)
 class State:
-    """One run as it lies on disk: ``finished``, ``failed`` or ``interrupted`` (or still running), ``step`` steps done."""
+    """One run as it lies on disk: ``finished``, ``training`` (now; ``reason`` says where), ``failed`` or ``interrupted``."""
 
     name: str
     state: str
@@ -94,6 +95,8 @@ def state(folder: Path) -> State:
     if (folder / FINISHED).is_file():
         result_of(folder)
         return State(folder.name, "finished", step, about, log)
+    if holder := held(folder):
+        return State(folder.name, "training", step, about, log, f"in {holder}")
     if (folder / FAILED).is_file():
         return State(folder.name, "failed", step, about, log, _reason(folder))
     return State(folder.name, "interrupted", step, about, log)

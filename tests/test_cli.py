@@ -13,6 +13,7 @@ import pytest
 
 from commands import ENV, ROOT, specauf
 from specauf_cli import study
+from specauf_cli.records import lock
 
 
 def test_table_trains_measures_prints_and_writes(table: tuple[Path, str]) -> None:
@@ -282,6 +283,9 @@ def test_ls_and_show_tell_finished_failed_and_interrupted_runs_apart(table: tupl
         assert sum("failed at step 0  DFlash AUF seed 0: loss nan" in x for x in listed) == 1
         assert "dflash-decay-torn  interrupted at step 8" in listed
         assert sum("T=0 tau" in x for x in listed) >= 4
+        with lock(torn, "run"):
+            (line,) = (x for x in specauf(folder, "ls").stdout.splitlines() if x.startswith("dflash-decay-torn"))
+            assert line.startswith("dflash-decay-torn  training at step 8  in process ")
         shown = specauf(folder, "show", "dflash-decay-torn").stdout
         assert "not measured yet" in shown
         assert "interrupted at step 8 of 24" in shown

@@ -44,11 +44,12 @@ def room(subject: Subject) -> Finding:
     config, made = subject.config, subject.plan()
     place = Path(config.runs).absolute()
     place = next(p for p in (place, *place.parents) if p.exists())
-    free, memory = shutil.disk_usage(place).free, machine.free_memory(machine.use_machine(config))
+    device = machine.use_machine(config)
+    free, memory = shutil.disk_usage(place).free, machine.free_memory(device)
     disk = made.disk | ({"target": 2.0 * made.target} if subject.fetches_target() else {})
     needed, taken = sum(disk.values()), sum(made.memory.values())
     text = f"disk: about {size(needed)} needed, {size(free)} free; memory: about {size(taken)} needed "
-    text += f"({_largest(made.memory)}), {size(memory)} free"
+    text += f"on this machine's {device} ({_largest(made.memory)}), {size(memory)} free"
     if free < disk["drafter"] + disk["checkpoints"]:
         return Finding(FAIL, text, "free some disk, or name another one: runs=FOLDER")
     if free < needed:
@@ -56,9 +57,9 @@ def room(subject: Subject) -> Finding:
             WARN, f"{text}; most of it: {_largest(disk)}", "runs=FOLDER on a larger disk, or keep fewer snapshots"
         )
     if memory < taken:
-        return Finding(
-            WARN, text, "lower trainer.micro_batch, trainer.anchors or trainer.max_length, or choose trainer.features=online"
-        )  # fmt: skip
+        fix = "lower trainer.micro_batch, trainer.anchors or trainer.max_length"
+        fix += "" if config.trainer.features == "online" else ", or choose trainer.features=online"
+        return Finding(WARN, text, fix + ("; for a GPU, specauf plan --gpu NAME counts" if device == "cpu" else ""))
     return Finding(OK, text)
 
 

@@ -288,7 +288,7 @@ def _check_target(found: Checkpoint, target: Target, backbone: BackboneConfig) -
     for key, value in theirs.items():
         if value != ours[key]:
             raise InputError(
-                f"{found.folder} was not made for target {target.config.name}: its {key} is {value!r}, the target's {ours[key]!r}"
+                f"{found.folder} was not made for target {target.config.name}: its {key} is {value!r}, the target's {ours[key]!r}; give its profile"
             )
     if found.taps[-1] >= layers - 1:
         written = "target_layer_ids count decoder layers from 0" if found.layout == "hf" else (

@@ -196,7 +196,7 @@ def run(jobs: Sequence[Job]) -> list[Running]:
                     one.failure = error
                     if len(jobs) > 1:
                         print(f"specauf: {error}; the others go on", file=sys.stderr)
-            shown = _metrics(active[0].line)
+            shown = _metrics(active[0].line) if len(running) == 1 else _side_by_side([r.line for r in running])
             if any(r.done % r.job.log_every == 0 or r.over for r in active):
                 show(sum(r.done for r in running), f"{shown} · {active[0].speed:,} tokens/s")
             stop = caught() or 0
@@ -273,6 +273,12 @@ def _signals() -> Iterator[Callable[[], int | None]]:
     finally:
         for s, handler in previous.items():
             signal.signal(s, handler)
+
+
+def _side_by_side(lines: Sequence[Mapping[str, float]]) -> str:
+    """How far several drafters are, in their order."""
+    found = [f"{line['accept_length']:.2f}" for line in lines if "accept_length" in line]
+    return f"accept length {' '.join(found)}" if found else ""
 
 
 def _metrics(line: Mapping[str, float]) -> str:
