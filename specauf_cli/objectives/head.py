@@ -46,8 +46,7 @@ def choose(asked: str, objective: ObjectiveConfig, branches: int, logits: int, d
         )
     if asked != "auto":
         return asked
-    # One branch: rows without supervision are left out, and the gradient is found with the loss. Two: only where it must be.
-    return "pruned" if truncates else "chunked" if branches == 1 or 4 * logits > AT_ONCE[device] else "full"
+    return "pruned" if truncates else "chunked" if 4 * logits > AT_ONCE[device] else "full"
 
 
 class Blocks(NamedTuple):
