@@ -5,7 +5,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,39 +45,30 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
         raise InputError(f"--out {out} exists and is not an empty folder; nothing is overwritten, name another one")
     about, measured = runs.about_of(folder), sorted((folder / "records").glob("*.json"))
     runs.result_of(folder)
-    stored = read_json(folder / "drafter" / "config.json")
-    try:
-        kind, _, _ = (
-            stored["architectures"][0],
-            stored["dflash_config"]["target_layer_ids"],
-            stored["specauf"]["weights"],
-        )
-    except (KeyError, TypeError, IndexError) as error:
-        raise _damaged(folder) from error
-    if kind not in formats.ARCHITECTURES:
-        raise InputError(
-            f"{folder.name} is a {kind}, which no public loader knows: it would leave out tensors without a word; only DFlash and "
-            "Domino drafters are exported"
-        )
-    records = runs.all_measured(folder) if measured else []
-    name, architectures = _verifier(folder, verifier) if layout == "vllm" else (None, [])
+    config = read_json(folder / "drafter" / "config.json")
+    with _intact(folder):
+        kind = config["architectures"][0]
+        if kind not in formats.ARCHITECTURES:
+            raise InputError(
+                f"{folder.name} is a {kind}, which no public loader knows: it would leave out tensors without a word; only DFlash and "
+                "Domino drafters are exported"
+            )
+        records = runs.all_measured(folder) if measured else []
+        text = card(about, config, records, layout=layout, dtype=dtype)
+        name, architectures = _verifier(folder, verifier) if layout == "vllm" else (None, [])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     try:
-        formats.write(
-            folder / "drafter", partial, layout=layout, dtype=dtype, verifier=name, architectures=architectures
-        )
-        text = card(about, read_json(folder / "drafter" / "config.json"), records, layout=layout, dtype=dtype)
+        with _intact(folder):
+            formats.write(
+                folder / "drafter", partial, layout=layout, dtype=dtype, verifier=name, architectures=architectures
+            )
         (partial / "README.md").write_text(text, "utf-8")
         partial.chmod(0o755)
         os.replace(partial, out)
-    except InputError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(folder) from error
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
@@ -84,10 +76,14 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
     return out
 
 
-def _damaged(folder: Path) -> InputError:
-    return InputError(
-        f"{folder / 'drafter' / 'config.json'} or {folder / runs.ABOUT} is damaged; move {folder} aside and train again"
-    )
+@contextmanager
+def _intact(folder: Path) -> Iterator[None]:
+    """Says of a run whose files lack a key, or hold something else under it, that they are damaged."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        files = f"{folder / 'drafter' / 'config.json'} or {folder / runs.ABOUT}"
+        raise InputError(f"{files} is damaged; move {folder} aside and train again") from error
 
 
 def target_path(folder: Path) -> str:

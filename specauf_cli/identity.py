@@ -8,17 +8,8 @@ from typing import Any
 from specauf_cli.schema import InputError
 
 MACHINE = (
-    "runs",
-    "device",
-    "threads",
-    "workers",
-    "together",
-    "tracking",
-    "data_root",
-    "benchmark_root",
-    "experiment",
-    "init",
-)
+    "runs", "device", "threads", "workers", "together", "tracking", "data_root", "benchmark_root", "experiment", "init"
+)  # fmt: skip
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
 
 UNSAID = {

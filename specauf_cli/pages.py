@@ -1,6 +1,6 @@
 """What ``experiments/*.yaml`` say: the pages that records are rendered into."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """``experiments/*.yaml``: what one table shows.
+class TauPage:
+    """What every page of tau says.
 
     ``columns`` are benchmark columns in the paper's order; differences are taken to the objective ``baseline``;
     ``definition`` is that of tau; ``margin`` (tokens) bounds a difference that counts as none.
@@ -35,6 +35,12 @@ class Experiment:
     margin: float
     columns: dict[str, str]
     rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Experiment(TauPage):
+    """``experiments/*.yaml``: one table of tau beside the paper's."""
+
     paper: Paper
 
 
@@ -66,28 +72,20 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """``experiments/*.yaml`` of kind ``conditions``: under which of them AUF's claims hold. ``settings`` are shared by all.
+class Conditions(TauPage):
+    """``experiments/*.yaml`` of kind ``conditions``: under which of them AUF's claims hold.
 
-    The rows are drafters as in ``Experiment``, whose words the rest are; every condition trains all of them.
+    Every condition trains all of the rows; ``settings`` are shared by all conditions.
     """
 
-    name: str
-    title: str
-    backbone: str
-    baseline: str
-    definition: str
-    margin: float
     settings: tuple[str, ...]
-    columns: dict[str, str]
-    rows: tuple[Row, ...]
     conditions: tuple[Condition, ...]
 
     @property
     def experiment(self) -> Experiment:
         """The table of any one of the conditions; the paper has none."""
-        shared = (self.name, self.title, self.backbone, self.baseline, self.definition, self.margin)
-        return Experiment(*shared, self.columns, self.rows, Paper("", {}))
+        shared = {f.name: getattr(self, f.name) for f in fields(TauPage)}
+        return Experiment(**shared, paper=Paper("", {}))
 
 
 Page = Experiment | Variants | Conditions

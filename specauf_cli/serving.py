@@ -88,6 +88,7 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     The settings are those of a run (the latest finished one by default), or with ``target=...`` those given. Errors:
     InputError for a server of another target, drafter or kind, or one that stops answering (what it answered is kept).
     """
+    from specauf_cli.data.chat import Chat
     from specauf_cli.evaluation import server
     from specauf_cli.evaluation.answers import Answers
     from specauf_cli.evaluation.backends import VLLM, SGLang
@@ -100,7 +101,7 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     target = _located(config, folder)
     assert target.path is not None
     prompts = load_benchmarks(config)
-    chat = _chat(target)
+    chat = Chat.load(target)  # tokenizer and template alone: the weights are the server's
     backend = (
         SGLang(client, sorted(chat.stop_ids))
         if options.backend == "sglang"
@@ -281,13 +282,6 @@ def _fingerprint(folder: Path | None) -> str:
     from specauf_cli import runs
 
     return str(runs.about_of(folder)["inputs"].get("target", "")) if folder else ""
-
-
-def _chat(target: TargetConfig) -> "Chat":
-    """Tokenizer and template alone: the weights are the server's. Errors: InputError when they cannot be loaded."""
-    from specauf_cli.data.chat import Chat
-
-    return Chat.load(target)
 
 
 def _rendered(chat: "Chat", turn: str) -> str:

@@ -199,7 +199,8 @@ class DataConfig:
     ``source`` is ``offline`` (the procedural corpus), ``jsonl`` (``path``: a file or folder) or ``hub`` (``hub_id``).
     ``limit`` keeps the first n training conversations of a seeded permutation (None: all); ``heldout`` conversations
     are set aside by prompt for block-mask accuracy. ``regenerate``: drafters learn from the target's own greedy answers to the
-    first n training conversations, instead of the original ones (None: they do not). ``known`` is what ``specauf plan`` counts with where the data are not at hand.
+    first n training conversations, instead of the original ones (None: they do not). ``known`` is what ``specauf plan`` counts with where the
+    data are not at hand.
     """
 
     name: str

@@ -351,13 +351,13 @@ def write(
             f"format {layout!r} with dtype {dtype!r}: valid formats {', '.join(LAYOUTS)}; dtypes {', '.join(DTYPES)}"
         )
     config, weights = read_json(saved / "config.json"), saved / "model.safetensors"
-    own = config.pop("specauf", {})
+    own = config.pop("specauf")
     if layout == "vllm" and config["architectures"] != ["DFlashDraftModel"]:
         raise InputError(
             f"--format vllm: {saved.parent.name} is a Domino drafter, and neither the speculators layout nor vLLM knows Domino "
             "(vLLM pull request 46707 is not merged); --format hf is what SGLang and SpecForge read"
         )
-    if not weights.is_file() or own.get("weights") not in (None, file_sha256(weights)):
+    if not weights.is_file() or own["weights"] != file_sha256(weights):
         raise InputError(f"{weights} cannot be read: it is not what was saved, but altered or damaged")
     tensors = {k: v.to(DTYPES[dtype]).contiguous() for k, v in load_file(weights).items()}
     config["dtype"] = str(DTYPES[dtype]).removeprefix("torch.")
