@@ -232,13 +232,16 @@ def list_runs(overrides: Overrides = None) -> None:
     if not found:
         raise InputError(f"no run under {local}/ yet; specauf train objective=auf backbone=dflash")
     for run in found:
-        known = runs.measured(local / run.name) if run.state == "finished" else []
-        done = "  ".join(
-            [*filter(None, [run.origin]), summary.averages(known[-1], "engine") if known else "not measured"]
-        )
-        print(
-            f"{run.name}  {done if run.state == 'finished' else f'{run.state} at step {run.step}  {run.reason}'}".rstrip()
-        )
+        text = f"{run.state} at step {run.step}  {run.reason}"
+        if run.state == "finished":
+            try:
+                known = runs.measured(local / run.name)
+                text = "  ".join(
+                    [*filter(None, [run.origin]), summary.averages(known[-1], "engine") if known else "not measured"]
+                )
+            except InputError as error:
+                text = f"damaged record: {error}"
+        print(f"{run.name}  {text}".rstrip())
 
 
 @app.command(context_settings=OVERRIDES)

@@ -110,6 +110,9 @@ def test_records_of_another_run_or_renamed(here: Path) -> None:
     ):  # fmt: skip
         own.write_text(json.dumps({**written, **change}))
         assert "delete it and measure again" in refused(here, "show", one.name)
+    listed = specauf(here, "ls").stdout
+    assert f"{one.name}  damaged record: " in listed
+    assert other.name in listed
     own.write_text(text.replace('"accepted": [', '"accepted": [-5, ', 1))
     assert "impossible rounds" in refused(here, "compare", one.name, other.name)
     own.write_text(text)
