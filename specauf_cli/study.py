@@ -250,8 +250,8 @@ def render() -> None:
             continue
         snapshots = [load_record(p) for p in sorted((profile / "steps").glob("*.json"))]
         drawn = _draw(RESULTS / profile.name / "figures", records, snapshots)
-        _write(RESULTS / profile.name / "figures.md", drawings.page(profile.name, drawn))
         links = f"../records/{profile.name}"
+        _write(RESULTS / profile.name / "figures.md", drawings.page(profile.name, drawn, links=links))
         text = html(profile.name, _tau_experiments(), records, drawn, _variant_pages(), links=links)
         _write(RESULTS / profile.name / "report.html", text)
         print(RESULTS / profile.name / "figures.md")

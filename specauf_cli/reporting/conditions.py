@@ -9,7 +9,7 @@ from specauf_cli.evaluation.statistics import Interval, average, difference, equ
 from specauf_cli.pages import Condition, Conditions
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting.claims import FAILS, HOLDS, all_above, all_within, pairs, signed
-from specauf_cli.reporting.measured import select
+from specauf_cli.reporting.measured import select, sources
 from specauf_cli.reporting.tables import DASH, audit_note, profile_note, table_row
 
 CLAIMS = ("AUF > decay", "AUF = AUF+decay", "inversion")
@@ -122,14 +122,9 @@ def markdown(page: Conditions, records: Mapping[str, Sequence[RunRecord]], *, li
             audit_note(everything),
         ]
     if links is not None:
-        listed = [
-            f"{f.condition.factor} {f.condition.value}: ".lstrip()
-            + " ".join(
-                f"[{r.objective} s{r.seed}]({links}/{f.condition.name}/{r.id}.json)" for r in records[f.condition.name]
-            )
-            for f in findings
-        ]
-        text += ["", "Records: " + " · ".join(listed) + "."]
+        text += ["", "Records:", ""]
+        for name, title in ((f.condition.name, f"{f.condition.factor} {f.condition.value}".strip()) for f in findings):
+            text.append(f"- {title}: {sources(records[name], f'{links}/{name}')}")
     return "\n".join([*text, ""])
 
 

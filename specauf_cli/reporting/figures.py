@@ -7,7 +7,7 @@ survive print and colour-blindness. SVG and PNG come out the same for the same r
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.statistics import average
 from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord
-from specauf_cli.reporting.measured import Measured, select
+from specauf_cli.reporting.measured import Measured, select, sources
 from specauf_cli.schema import InputError
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -39,12 +39,13 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing. ``caption`` says what is shown and names the records it was made of."""
+    """One drawing. ``caption`` says what is shown, ``records`` are what it was made of."""
 
     name: str
     title: str
     caption: str
     canvas: Canvas
+    records: Sequence[RunRecord]
 
     def svg(self) -> str:
         """The drawing as SVG text, without a date."""
@@ -79,11 +80,12 @@ def figures(
     return drawn
 
 
-def page(profile: str, drawn: Sequence[Figure]) -> str:
-    """The figures of a profile as a Markdown page with captions."""
+def page(profile: str, drawn: Sequence[Figure], *, links: str) -> str:
+    """The figures of a profile as a Markdown page with captions. ``links``: where the record files lie from there."""
     text = [f"# Figures, profile `{profile}`", ""]
     for figure in drawn:
         text += [f"## {figure.title}", "", f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption, ""]
+        text += [f"Records: {sources(figure.records, links)}.", ""]
     return "\n".join(text)
 
 
@@ -191,7 +193,7 @@ def _survival(measured: Measured) -> Figure | None:
 def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
     """tau against the training step, from drafters kept along the way."""
     runs = {r.run for r in measured.records}
-    chosen = [s for s in snapshots if s.run in runs and s.step is not None]
+    chosen = sorted((s for s in snapshots if s.run in runs and s.step is not None), key=lambda s: s.id)
     if not chosen:
         return None
     temperature = min(b.temperature for s in chosen for b in s.benchmarks)
@@ -252,8 +254,7 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
         "The inversion: a drafter that predicts more slots of a block right need not be accepted further. One point per run; rank "
         f"correlation {'; '.join(notes) or 'of fewer than three runs is not shown'}."
     )
-    records = [p[0] for p in points]
-    return Figure("inversion", "Block-mask accuracy and tau", f"{text} {_sources(records)}", canvas)
+    return Figure("inversion", "Block-mask accuracy and tau", text, canvas, [p[0] for p in points])
 
 
 def _rows(measured: Measured) -> list[tuple[str, str]]:
@@ -276,11 +277,4 @@ def _figure(
 ) -> Figure:
     first = measured.records[0]
     name = first.config["backbone"]["title"]
-    caption = f"{text} {_sources(records or measured.records)}"
-    return Figure(f"{kind}-{first.backbone}", f"{name}: {title}", caption, canvas)
-
-
-def _sources(records: Iterable[RunRecord]) -> str:
-    """Which records: profile, and the runs by name."""
-    names = sorted({r.run for r in records})
-    return f"Records: {', '.join(f'`{n}`' for n in names)}."
+    return Figure(f"{kind}-{first.backbone}", f"{name}: {title}", text, canvas, records or measured.records)

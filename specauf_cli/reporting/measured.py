@@ -110,3 +110,14 @@ def _check_same_ruler(experiment: Experiment, records: Sequence[RunRecord]) -> N
 def common(a: Mapping[str, Sample], b: Mapping[str, Sample]) -> list[str]:
     """Columns that both have, in the order of ``a``."""
     return [c for c in a if c in b]
+
+
+def sources(records: Sequence[RunRecord], links: str) -> str:
+    """Markdown that names the records by objective, each a link to its file; ``links``: where the profile's records lie from there."""
+    several = len({r.backbone for r in records}) > 1
+    found: dict[str, list[str]] = {}
+    for r in records:
+        name = f"{r.config['backbone']['title']} {r.title}" if several else r.title
+        label, place = (f"s{r.seed}", "") if r.step is None else (f"s{r.seed} step {r.step}", "steps/")
+        found.setdefault(name, []).append(f"[{label}]({links}/{place}{r.id}.json)")
+    return " · ".join(f"{name} {' '.join(each)}" for name, each in found.items())

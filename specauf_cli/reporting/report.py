@@ -10,7 +10,7 @@ from specauf_cli.records import RunRecord
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.claims import verdicts
 from specauf_cli.reporting.figures import Figure
-from specauf_cli.reporting.measured import select
+from specauf_cli.reporting.measured import select, sources
 
 CSS = """
 :root { color-scheme: light; }
@@ -65,7 +65,9 @@ def html(
         parts += [f"<h2>{escape(heading.removeprefix('# '))}</h2>", _wide(markdown.render(body))]
     parts.append('<h2 id="figures">Figures</h2>')
     for figure in drawn:
-        caption = markdown.renderInline(figure.caption)
+        caption = markdown.renderInline(
+            figure.caption + (f" Records: {sources(figure.records, links)}." if links else "")
+        )
         parts.append(
             f"<figure>{_inline(figure)}<figcaption><b>{escape(figure.title)}.</b> {caption}</figcaption></figure>"
         )

@@ -11,7 +11,7 @@ from specauf_cli.evaluation.statistics import Interval, Sample, average, average
 from specauf_cli.pages import Experiment, Variants
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting.claims import verdicts
-from specauf_cli.reporting.measured import Measured, common, select
+from specauf_cli.reporting.measured import Measured, common, select, sources
 
 DASH = "–"
 
@@ -190,7 +190,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
         f"Paper: {experiment.paper.source}.",
     ]
     if links is not None:
-        text.append("Records: " + " · ".join(f"[{r.objective} s{r.seed}]({links}/{r.id}.json)" for r in chosen) + ".")
+        text.append(f"Records: {sources(chosen, links)}.")
     return [line for item in text if item for line in (item, "")][:-1]
 
 

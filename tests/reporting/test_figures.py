@@ -62,8 +62,7 @@ def test_every_figure_is_there_and_names_its_records(drawn: list[drawings.Figure
     for figure in drawn:
         own = [r for r in RECORDS if figure.name == "inversion" or r.backbone in figure.name]
         expected = own if "steps" not in figure.name else SNAPSHOTS
-        assert all(f"`{r.run}`" in figure.caption for r in expected)
-        assert len(re.findall(r"`[\w-]+`", figure.caption)) == len({r.run for r in expected})
+        assert sorted(r.id for r in figure.records) == sorted(r.id for r in expected)
         assert figure.png().startswith(b"\x89PNG")
         assert "<svg" in figure.svg()
 
@@ -72,6 +71,13 @@ def test_the_same_records_draw_the_same_bytes(drawn: list[drawings.Figure]) -> N
     again = drawings.figures(TABLES, RECORDS[::-1], SNAPSHOTS[::-1])
     for a, b in zip(drawn, again, strict=True):
         assert (a.svg(), a.png(), a.caption) == (b.svg(), b.png(), b.caption)
+    assert drawings.page("laptop", drawn, links="x") == drawings.page("laptop", again, links="x")
+
+
+def test_the_page_links_every_record(drawn: list[drawings.Figure]) -> None:
+    text = drawings.page("laptop", drawn, links="../records/laptop")
+    linked = set(re.findall(r"\]\(\.\./records/laptop/([^)]+)\.json\)", text))
+    assert linked == {*(r.id for r in RECORDS), *(f"steps/{r.id}" for r in SNAPSHOTS)}
 
 
 def test_the_inversion_states_its_rank_correlation(drawn: list[drawings.Figure]) -> None:
@@ -123,7 +129,8 @@ def test_the_report_is_one_file_without_network(drawn: list[drawings.Figure]) ->
     text = html("laptop", TABLES, RECORDS, drawn, ["# Table 3\n\n| a |\n| --- |\n| b |\n"], links="../records/laptop")
     page = Page(text)
     assert page.open == []
-    assert set(page.outside) == {f"../records/laptop/{r.id}.json" for r in RECORDS}
+    steps = {f"../records/laptop/steps/{r.id}.json" for r in SNAPSHOTS}
+    assert set(page.outside) == steps | {f"../records/laptop/{r.id}.json" for r in RECORDS}
     assert len(page.ids) == len(set(page.ids)), "drawings share a document: their ids must not collide"
     assert {i.removeprefix("#") for i in page.inside} <= set(page.ids)
     for told in ("C1", "C2", "C3", "C4", "C6", "C7", "Table 3", "specauf train objective=b_auf", "c0ffee", "a CPU"):

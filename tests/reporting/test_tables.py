@@ -269,7 +269,7 @@ def test_footnotes_say_what_was_counted_on_what_and_where_the_records_are() -> N
     assert "8 of 16 have the recorded rounds exactly (8 requests measured)" in text
     assert f"Paper: {EXPERIMENT.paper.source}." in text
     for r in made:
-        assert f"[{r.objective} s{r.seed}](../records/laptop/{r.id}.json)" in text
+        assert f"[s{r.seed}](../records/laptop/{r.id}.json)" in text
     assert "Records:" not in tables.markdown(EXPERIMENT, made)
     one = tables.markdown(EXPERIMENT, made[:1])
     assert "with one seed it speaks of this drafter, not of training again" in one
