@@ -197,7 +197,7 @@ def table(
         bool, typer.Option("--publish", help="Copy the records into results/ and render there (clean tree only).")
     ] = False,
     launcher: Annotated[
-        str | None, typer.Option(help="A launcher of Hydra for the cells: submitit_slurm, submitit_local.")
+        str | None, typer.Option(help="A launcher for the cells, one of conf/hydra/launcher: slurm, local.")
     ] = None,
     only: Annotated[
         str | None, typer.Option(help="Comma-separated objectives: train these rows alone, the others stay a dash.")

@@ -20,7 +20,8 @@ ELSEWHERE = (
     "--help",
     "train profile=single_gpu",
     "first_half",
-)  # places and an objective of the reader's, and a GPU
+    "table robustness",
+)  # places and an objective of the reader's, a GPU, and a page of 42 drafters (test_study runs a small one)
 
 
 @pytest.mark.parametrize("command", [c for c in README if not any(x in c for x in ELSEWHERE)])

@@ -248,6 +248,28 @@ def test_with_enough_seeds_intervals_cover_training_again() -> None:
     assert 0.90 <= hits / count <= 0.98
 
 
+@pytest.mark.parametrize(
+    ("seeds", "spread", "expected"),
+    [(2, 0.2, 0.90), (3, 0.2, 0.93), (5, 0.2, 0.94), (2, 0.5, 0.77), (3, 0.5, 0.88), (5, 0.5, 0.92)],
+)
+def test_with_few_seeds_intervals_cover_less(seeds: int, spread: float, expected: float) -> None:
+    """The numbers that ``statistics`` and docs/statistics.md give; beside a spread of 1 over prompts and noise of 0.3."""
+    draw, hits, count = np.random.default_rng(0), 0, 250
+    for i in range(count):
+        found = interval(trained(draw, seeds, 50, spread, 0.3), "x", seed=i, resamples=400)
+        hits += found.low <= 4 <= found.high
+    assert hits / count == pytest.approx(expected, abs=0.05)
+
+
+def test_with_few_prompts_intervals_cover_less() -> None:
+    draw, hits, count = np.random.default_rng(0), 0, 400
+    for i in range(count):
+        (only,) = acceptance(draw, 8, (1.0,))
+        found = interval(only, "x", seed=i, resamples=800)
+        hits += found.low <= true_tau(1.0) <= found.high
+    assert hits / count == pytest.approx(0.87, abs=0.04)
+
+
 def test_seeds_that_differ_widen_the_interval() -> None:
     draw = np.random.default_rng(0)
     prompts = draw.normal(4, 0.5, 60)
