@@ -254,11 +254,14 @@ def lines(made: Plan) -> list[str]:
         else f"{steps * trainer.batch_size / lengths.examples:.1f} epochs"
     )
     tokens, taps = trainer.batch_size * lengths.mean, taps_of(config.target.taps, made.sizes.layers)
+    own = (
+        "; of the original answers: those of the target, made first, are not counted" if config.data.regenerate else ""
+    )
     found = [
         f"{config.profile.name}: {config.backbone.title} {config.objective.title} for {config.target.title}, data {config.data.name}",
         f"  parameters   drafter {number(count)} trainable ({parts}); target {number(made.target)} frozen in {config.target.dtype}, "
         f"layers {', '.join(map(str, taps))} tapped",
-        f"  data         {lengths.examples:,} examples, {lengths.mean:,.0f} tokens each on average ({lengths.source})",
+        f"  data         {lengths.examples:,} examples, {lengths.mean:,.0f} tokens each on average ({lengths.source}{own})",
         f"  steps        {steps:,} ({origin}), {trainer.batch_size} sequences each: {number(tokens)} tokens and "
         f"{trainer.batch_size * trainer.anchors:,} blocks a step, {number(tokens * steps)} tokens in all",
         f"  work         {number(made.per_step)}FLOP a step ({share(made.work)}), {number(made.per_step * steps)}FLOP in all",

@@ -50,6 +50,9 @@ def run(
     config = compose.compose(overrides)
     local, profile = Path(config.runs), config.profile.name
     pages = {page.name: page for page in chosen}
+    if len(pages) < len(chosen):
+        twice = next(n for n in pages if [p.name for p in chosen].count(n) > 1)
+        raise InputError(f"two of the pages asked for are called {twice!r}, and would be written to the same file")
     for page in chosen:
         if isinstance(page, Variants):
             _print(local / "tables" / f"{page.name}.md", _variants(page))

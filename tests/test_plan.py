@@ -53,6 +53,11 @@ def test_the_paper_s_drafter_has_a_billion_weights() -> None:
     assert made.steps == 6 * (68_000 // 32)
 
 
+def test_answers_that_are_made_first_are_said_not_to_be_counted() -> None:
+    assert not any("made first" in x for x in plan.lines(planned("profile=paper")))
+    assert any("made first, are not counted" in x for x in plan.lines(planned("profile=paper", "data.regenerate=100")))
+
+
 def test_work_of_one_block_by_hand() -> None:
     """One sequence of 100 tokens, one block of 16, full head: every product once forward, then backward."""
     made = planned(

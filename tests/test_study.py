@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from specauf_cli import compose, experiment, study, workbench
+from specauf_cli.choices import folder
 from specauf_cli.records import RunRecord, load_record, save_record
 from specauf_cli.reporting import tables
 from specauf_cli.schema import InputError
@@ -311,6 +312,13 @@ def test_all_tables_leave_conditions_out(cells: dict[str, Any]) -> None:
 def test_only_rows_of_a_page_that_trains_nothing(cells: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="--only auf: nothing is trained for table3; leave it out"):
         study.run(["table3"], ["profile=smoke"], [0], publish=False, only=["auf"])
+
+
+def test_two_pages_of_one_name_are_refused(cells: dict[str, Any], tmp_path: Path) -> None:
+    other = tmp_path / "table2.yaml"
+    other.write_text((folder("experiments") / "table2.yaml").read_text())
+    with pytest.raises(InputError, match="two of the pages asked for are called 'table2'"):
+        study.run(["table2", str(other)], ["profile=smoke"], [0], publish=False)
 
 
 def test_only_some_rows(cells: dict[str, Any]) -> None:
