@@ -7,6 +7,7 @@ survive print and colour-blindness. SVG and PNG come out the same for the same r
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,12 @@ STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "legend.frameon": False, "svg.hashsalt": "specauf", "figure.dpi": 150, "lines.markersize": 4.5,
 }  # fmt: skip
+LOOKS = {
+    "full_ce": 0, "decay": 1, "auf_decay": 2, "b_auf_decay": 2, "auf": 3, "b_auf": 3,
+    "s_auf": 4, "s_auf_decay": 5, "f_auf": 6, "f_auf_decay": 7,
+}  # fmt: skip
+"""Which colour, marker and line an objective has in every figure; Domino's base-branch variants share those of their DFlash namesakes."""
+
 DEPTHS = range(1, 7)
 CURVES = {
     "loss": "loss", "accuracy": "common-mask accuracy", "active_ratio": "active ratio",
@@ -97,8 +104,8 @@ def _dynamics(measured: Measured) -> Figure | None:
     canvas = Canvas(figsize=(11, 5.6), layout="constrained")
     axes = canvas.subplots(2, 3).ravel()
     for ax, (column, label) in zip(axes, CURVES.items(), strict=False):
-        for i, (title, frame) in enumerate(curves.items()):
-            ax.plot(frame["step"], frame[column], color=COLORS[i], linestyle=LINES[i], label=title, linewidth=1.4)
+        for title, look, frame in curves:
+            ax.plot(frame["step"], frame[column], label=title, linewidth=1.4, **{**look, "marker": ""})
         ax.set(xlabel="step", ylabel=label)
     axes[5].axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -117,10 +124,10 @@ def _plane(measured: Measured) -> Figure | None:
         return None
     canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
     ax = canvas.subplots()
-    for i, (title, frame) in enumerate(curves.items()):
+    for title, look, frame in curves:
         x, y = frame["active_ratio"], frame["support_accuracy"]
-        ax.plot(x, y, color=COLORS[i], linestyle=LINES[i], linewidth=1.2, alpha=0.8)
-        ax.plot(x.iloc[-1:], y.iloc[-1:], color=COLORS[i], marker=MARKERS[i], linestyle="none", label=title)
+        ax.plot(x, y, linewidth=1.2, alpha=0.8, **{**look, "marker": ""})
+        ax.plot(x.iloc[-1:], y.iloc[-1:], label=title, **{**look, "linestyle": "none"})
     ax.set(xlabel="active ratio |S| / |V|", ylabel="support accuracy (accuracy on S)")
     ax.legend(title="last step")
     text = "Path of training, from the lower left; the marker is the last step. Mean over seeds. S: accept-until-fail support."
@@ -134,7 +141,7 @@ def _depths(measured: Measured) -> Figure | None:
     canvas = Canvas(figsize=(9.5, 4), layout="constrained")
     left, right = canvas.subplots(1, 2, sharey=True)
     drawn = 0
-    for i, (objective, title) in enumerate(_rows(measured)):
+    for i, (objective, title, look) in enumerate(_rows(measured)):
         points = []
         for k in DEPTHS:
             try:
@@ -146,17 +153,21 @@ def _depths(measured: Measured) -> Figure | None:
         ks, shift = np.array([k for k, _ in points]), 0.07 * (i - 2)
         values = np.array([p.value for _, p in points])
         spread = np.array([[p.value - p.low for _, p in points], [p.high - p.value for _, p in points]]).clip(0)
-        style: dict[str, Any] = {"color": COLORS[i], "marker": MARKERS[i], "linestyle": LINES[i], "linewidth": 1.2}
-        left.errorbar(ks + shift, values, yerr=spread, capsize=2, label=title, **style)
+        left.errorbar(ks + shift, values, yerr=spread, capsize=2, label=title, linewidth=1.2, **look)
         seen = [r.heldout for r in measured.of(objective) if "reached" in r.heldout]
         drawn += len(points)
         if seen:
             reached, passed = (np.sum([h[n][: DEPTHS.stop - 1] for h in seen], axis=0) for n in ("reached", "passed"))
-            right.plot(np.array(DEPTHS) + shift, passed / np.maximum(reached, 1), label=title, **style)
+            right.plot(np.array(DEPTHS) + shift, passed / np.maximum(reached, 1), label=title, linewidth=1.2, **look)
     if not drawn:
         return None
-    left.set(xlabel="k", ylabel="alpha_k", title=f"when decoding, T = {temperature:g}, average over benchmarks")
-    right.set(xlabel="k", title="on held-out conversations, as in training")
+    left.set(
+        xlabel="k",
+        xticks=DEPTHS,
+        ylabel="alpha_k",
+        title=f"when decoding, T = {temperature:g}, average over benchmarks",
+    )
+    right.set(xlabel="k", xticks=DEPTHS, title="on held-out conversations, as in training")
     left.legend(ncols=2)
     text = (
         "Conditional acceptance alpha_k: of the rounds (blocks) whose first k - 1 drafts are right, the share whose k-th is too. Left: "
@@ -170,20 +181,13 @@ def _survival(measured: Measured) -> Figure | None:
     temperature = measured.temperatures[0]
     canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
     ax = canvas.subplots()
-    for i, (objective, title) in enumerate(_rows(measured)):
+    for objective, title, look in _rows(measured):
         traces = [
             t for r in measured.of(objective) for b in r.benchmarks if b.temperature == temperature for t in b.traces
         ]
         alive = np.array(metrics.survival(traces))
         shown = alive > 0
-        ax.plot(
-            np.arange(len(alive))[shown],
-            alive[shown],
-            color=COLORS[i],
-            marker=MARKERS[i],
-            linestyle=LINES[i],
-            label=title,
-        )
+        ax.plot(np.arange(len(alive))[shown], alive[shown], label=title, **look)
     ax.set(xlabel="k", ylabel="P(A ≥ k)", yscale="log", title=f"all rounds of all benchmarks, T = {temperature:g}")
     ax.legend()
     text = "Survival of a block: the share of rounds that accept at least k draft tokens; one plus the sum over k ≥ 1 is the pooled tau."
@@ -199,7 +203,7 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
     temperature = min(b.temperature for s in chosen for b in s.benchmarks)
     canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
     ax = canvas.subplots()
-    for i, (objective, title) in enumerate(_rows(measured)):
+    for objective, title, look in _rows(measured):
         points: dict[int, list[float]] = {}
         for s in chosen:
             if s.objective == objective:
@@ -211,7 +215,7 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
                 points.setdefault(s.step or 0, []).append(float(np.mean(taus)))
         steps = sorted(points)
         means = [float(np.mean(points[s])) for s in steps]
-        ax.plot(steps, means, color=COLORS[i], marker=MARKERS[i], linestyle=LINES[i], label=title)
+        ax.plot(steps, means, label=title, **look)
     ax.set(xlabel="training step", ylabel=f"tau ({measured.experiment.definition}), T = {temperature:g}")
     ax.legend()
     prompts = sum(b.prompts for b in chosen[0].benchmarks if b.temperature == temperature)
@@ -224,7 +228,7 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
     points = []
     for measured in chosen:
         temperature = measured.temperatures[0]
-        for objective, title in _rows(measured):
+        for objective, title, look in _rows(measured):
             for record in measured.of(objective):
                 taus = [
                     metrics.tau(b.traces, measured.experiment.definition)
@@ -232,7 +236,7 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
                     if b.temperature == temperature and b.column in measured.experiment.columns
                 ]
                 if len(taus) == len(measured.experiment.columns):
-                    points.append((record, title, 100 * metrics.accuracy(record.heldout), float(np.mean(taus))))
+                    points.append((record, title, look, 100 * metrics.accuracy(record.heldout), float(np.mean(taus))))
     if len(points) < 2:
         return None
     backbones = list(dict.fromkeys(p[0].backbone for p in points))
@@ -241,11 +245,11 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
     notes = []
     for ax, backbone in zip(axes, backbones, strict=True):
         own = [p for p in points if p[0].backbone == backbone]
-        for i, title in enumerate(dict.fromkeys(p[1] for p in own)):
-            xy = [(x, y) for _, t, x, y in own if t == title]
-            ax.plot(*zip(*xy, strict=True), color=COLORS[i], marker=MARKERS[i], linestyle="none", label=title)
+        for title, look in {p[1]: p[2] for p in own}.items():
+            xy = [(x, y) for _, t, _, x, y in own if t == title]
+            ax.plot(*zip(*xy, strict=True), label=title, **{**look, "linestyle": "none"})
         if len(own) > 2:
-            rho = pd.DataFrame([(x, y) for _, _, x, y in own]).corr("spearman").to_numpy()[0, 1]
+            rho = pd.DataFrame([p[3:] for p in own]).corr("spearman").to_numpy()[0, 1]
             notes.append(f"{own[0][0].config['backbone']['title']} {rho:+.2f} ({len(own)} runs)")
         ax.set(xlabel="block-mask token accuracy, %", title=own[0][0].config["backbone"]["title"])
         ax.legend()
@@ -257,18 +261,27 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
     return Figure("inversion", "Block-mask accuracy and tau", text, canvas, [p[0] for p in points])
 
 
-def _rows(measured: Measured) -> list[tuple[str, str]]:
-    """(objective, title) of the rows that have records."""
-    return [(row.objective, row.title) for row in measured.experiment.rows if measured.of(row.objective)]
+def _rows(measured: Measured) -> list[tuple[str, str, dict[str, Any]]]:
+    """(objective, title, look) of the rows that have records; an objective of the reader's own takes a look that is free."""
+    objectives = [row.objective for row in measured.experiment.rows]
+    free = (i for i in itertools.count() if i not in {LOOKS.get(o) for o in objectives})
+    looks = {o: _look(LOOKS[o] if o in LOOKS else next(free)) for o in objectives}
+    return [(r.objective, r.title, looks[r.objective]) for r in measured.experiment.rows if measured.of(r.objective)]
 
 
-def _curves(measured: Measured) -> dict[str, pd.DataFrame]:
-    """Per row title the mean log over seeds."""
-    found: dict[str, pd.DataFrame] = {}
-    for objective, title in _rows(measured):
+def _look(i: int) -> dict[str, Any]:
+    """Colour, marker and line, as matplotlib names them."""
+    i %= len(COLORS)
+    return {"color": COLORS[i], "marker": MARKERS[i], "linestyle": LINES[i]}
+
+
+def _curves(measured: Measured) -> list[tuple[str, dict[str, Any], pd.DataFrame]]:
+    """Per row its title, look and the mean log over seeds."""
+    found = []
+    for objective, title, look in _rows(measured):
         logs = [pd.DataFrame(r.training["curve"]) for r in measured.of(objective) if r.training.get("curve")]
         if logs:
-            found[title] = pd.concat(logs).groupby("step", as_index=False).mean()
+            found.append((title, look, pd.concat(logs).groupby("step", as_index=False).mean()))
     return found
 
 

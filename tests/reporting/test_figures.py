@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from specauf_cli import experiment
+from specauf_cli.pages import Experiment, Row
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting.report import html
 from synthetic import benchmark, heldout, record
 
-TABLES = [experiment.load(n) for n in ("table2", "table4")]
+TABLES = [t for t in map(experiment.load, ("table2", "table4")) if isinstance(t, Experiment)]
 COLUMNS = TABLES[0].columns
 STEPS = list(range(20, 201, 20))
 
@@ -72,6 +73,29 @@ def test_the_same_records_draw_the_same_bytes(drawn: list[drawings.Figure]) -> N
     for a, b in zip(drawn, again, strict=True):
         assert (a.svg(), a.png(), a.caption) == (b.svg(), b.png(), b.caption)
     assert drawings.page("laptop", drawn, links="x") == drawings.page("laptop", again, links="x")
+
+
+def colours(figure: drawings.Figure) -> dict[str, str]:
+    handles, labels = figure.canvas.axes[0].get_legend_handles_labels()
+    return {label: handle.get_color() for handle, label in zip(handles, labels, strict=True)}
+
+
+def test_an_objective_has_the_same_look_in_every_figure(drawn: list[drawings.Figure]) -> None:
+    found = {f.name: colours(f) for f in drawn}
+    one, other = found["survival-dflash"], found["survival-domino"]
+    assert len(set(one.values())) == len(one) == 3
+    assert one["decay"] == other["decay"] == found["dynamics-dflash"]["decay"] == found["inversion"]["decay"]
+    assert one["AUF"] == other["B-AUF"]
+
+
+def test_more_objectives_than_there_are_colours() -> None:
+    names = [f"mine{i}" for i in range(8)]
+    table = replace(TABLES[0], rows=(*TABLES[0].rows, *(Row(n, n) for n in names)))
+    found = drawings.figures([table], [*RECORDS[:6], *(run("dflash", n, n, 2.0) for n in names)])
+    shown = colours(next(f for f in found if f.name == "survival-dflash"))
+    assert len(shown) == 11
+    assert shown["decay"] == colours(drawings.figures(TABLES, RECORDS)[3])["decay"]
+    assert len({shown[n] for n in ("decay", "AUF", "AUF+decay", *names[:4])}) == 7
 
 
 def test_the_page_links_every_record(drawn: list[drawings.Figure]) -> None:
