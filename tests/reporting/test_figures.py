@@ -81,7 +81,7 @@ def colours(figure: drawings.Figure) -> dict[str, str]:
 
 
 def test_an_objective_has_the_same_look_in_every_figure(drawn: list[drawings.Figure]) -> None:
-    found = {f.name: colours(f) for f in drawn}
+    found = {f.name: colours(f) for f in drawn if not f.name.startswith("alpha")}
     one, other = found["survival-dflash"], found["survival-domino"]
     assert len(set(one.values())) == len(one) == 3
     assert one["decay"] == other["decay"] == found["dynamics-dflash"]["decay"] == found["inversion"]["decay"]
