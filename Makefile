@@ -44,7 +44,7 @@ publish: $(STAMP) ## the same, then copy the records into results/ and render th
 render: $(STAMP) ## re-render everything under results/ from the committed records
 	@$(BIN)/specauf render
 
-test: $(STAMP) ## run the tests (offline, CPU, six minutes)
+test: $(STAMP) ## run the tests (offline, CPU)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)

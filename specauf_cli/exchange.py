@@ -5,8 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,8 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
     about, measured = runs.about_of(folder), sorted((folder / "records").glob("*.json"))
     runs.result_of(folder)
     config = read_json(folder / "drafter" / "config.json")
-    with _intact(folder):
+    read = f"drafter/config.json or {runs.ABOUT}"
+    with runs.intact(folder, read):
         kind = config["architectures"][0]
         if kind not in formats.ARCHITECTURES:
             raise InputError(
@@ -55,14 +55,14 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
             )
         records = runs.all_measured(folder) if measured else []
         text = card(about, config, records, layout=layout, dtype=dtype)
-        name, architectures = _verifier(folder, verifier) if layout == "vllm" else (None, [])
+        name, architectures = _verifier(folder, config["specauf"], verifier) if layout == "vllm" else (None, [])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     try:
-        with _intact(folder):
+        with runs.intact(folder, read):
             formats.write(
                 folder / "drafter", partial, layout=layout, dtype=dtype, verifier=name, architectures=architectures
             )
@@ -74,16 +74,6 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
-
-
-@contextmanager
-def _intact(folder: Path) -> Iterator[None]:
-    """Says of a run whose files lack a key, or hold something else under it, that they are damaged."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        files = f"{folder / 'drafter' / 'config.json'} or {folder / runs.ABOUT}"
-        raise InputError(f"{files} is damaged; move {folder} aside and train again") from error
 
 
 def target_path(folder: Path) -> str:
@@ -98,9 +88,8 @@ def target_path(folder: Path) -> str:
     raise InputError(f"the target of run {folder.name} is not under {targets}/ any more")
 
 
-def _verifier(folder: Path, given: str | None) -> tuple[str, list[str]]:
-    """What vLLM loads as the target of a run, and its classes: ``given``, or what the run was trained for."""
-    own = read_json(folder / "drafter" / "config.json").get("specauf", {})
+def _verifier(folder: Path, own: dict[str, Any], given: str | None) -> tuple[str, list[str]]:
+    """What vLLM loads as the target of a run, and its classes: ``given``, or what the run was trained for (``own`` says)."""
     name = target_path(folder) if given is None else given
     local = Path(name) / "config.json"
     if given is not None and not local.is_file() and not formats.HUB_ID.fullmatch(given):
@@ -113,7 +102,7 @@ def card(
     about: dict[str, Any], config: dict[str, Any], records: Sequence[RunRecord], *, layout: str, dtype: str
 ) -> str:
     """The model card, with the front matter that the Hugging Face hub reads."""
-    chosen, special, own = about["config"], config["dflash_config"], config.get("specauf", {})
+    chosen, special, own = about["config"], config["dflash_config"], config["specauf"]
     target, data, backbone = chosen["target"], chosen["data"], chosen["backbone"]
     path = target["path"]
     hub = path if path and formats.HUB_ID.fullmatch(path) and not Path(path).is_dir() else None

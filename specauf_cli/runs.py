@@ -10,7 +10,8 @@ runs/tables/                  what ``specauf table`` printed
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,15 @@ def about_of(folder: Path) -> dict[str, Any]:
     if about["run"] != folder.resolve().name:
         raise InputError(f"{folder} holds the run {about['run']}; a run's folder keeps its name, so rename it back")
     return about
+
+
+@contextmanager
+def intact(folder: Path, files: str) -> Iterator[None]:
+    """Says of a run whose ``files`` lack a key that is read inside, or hold something else under it, that they are damaged."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}/{files} is damaged; move {folder} aside and train again") from error
 
 
 def result_of(folder: Path) -> dict[str, Any]:

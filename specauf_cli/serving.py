@@ -192,16 +192,14 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
     (folder,) = all_runs.find(Path(runs_folder_only(extra)), [run] if run is not None else [], every=False)
     config = all_runs.about_of(folder)["config"]  # as it was trained, whatever the yaml files say today
     target, backbone = config["target"], config["backbone"]
-    try:
-        block, wanted, kind = (
-            backbone["block_size"],
-            backbone["proposals"],
+    with all_runs.intact(folder, all_runs.ABOUT):
+        kind, wanted, trust = (
             backbone["model"]["_target_"].rpartition(".")[2],
+            backbone["proposals"],
+            target["trust_remote_code"],
         )
         # The engines draft at most a block without its anchor, whatever slots the drafter was trained with.
-        trust, proposals = target["trust_remote_code"], min(wanted, block - 1)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / all_runs.ABOUT} is damaged; move {folder} aside and train again") from error
+        proposals = min(wanted, backbone["block_size"] - 1)
     if kind not in ("DFlash", "Domino"):
         raise InputError(f"run {folder.name}: neither engine serves a {kind} drafter, only DFlash and Domino")
     if backend == "vllm" and kind == "Domino":
