@@ -80,14 +80,14 @@ def plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool =
         lengths.examples * lengths.mean * len(taps) * sizes.hidden_size * (2 if trainer.precision == "bf16" else 4)
     )
     drafter = all_sizes.drafter_parameters(sizes, config.backbone, len(taps))
-    branches = len(config.backbone.drafter.branches)
+    branches, plain = len(config.backbone.drafter.branches), config.backbone.drafter.row_wise()
     slots = config.backbone.block_size - config.backbone.drafter.first
     logits = trainer.micro_batch * trainer.anchors * slots * sizes.vocab_size
-    head = heads.choose(trainer.head, config.objective, branches, logits, device)
+    head = heads.choose(trainer.head, config.objective, plain, logits, device)
     modes = {}
     for mode in ("full", "chunked", "pruned"):
         try:
-            chosen = heads.choose(mode, config.objective, branches, logits, device)
+            chosen = heads.choose(mode, config.objective, plain, logits, device)
             modes[chosen] = _head(config, sizes, mode, branches, slots, device)
         except InputError:
             continue  # a credit that reaches behind the first miss cannot be pruned

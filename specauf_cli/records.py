@@ -268,7 +268,9 @@ def _check(record: RunRecord) -> None:
         raise ValueError("it measured nothing")
     for b in record.benchmarks:
         for t in b.traces:
-            if not t.accepted or not all(type(a) is int and 0 <= a <= t.proposed for a in t.accepted) or t.tokens < 1:
+            if not all(type(a) is int and 0 <= a <= t.proposed for a in t.accepted) or t.tokens < 1:
+                raise ValueError(f"{b.benchmark}: impossible rounds of {t.prompt_id}")
+            if not t.accepted and t.tokens > 1:  # the pass over the prompt gives one token, the others need a round
                 raise ValueError(f"{b.benchmark}: impossible rounds of {t.prompt_id}")
         if not b.traces or {"requests", "identical", "same_rounds"} - set(b.audit):
             raise ValueError(f"{b.benchmark}: no requests")
@@ -358,12 +360,13 @@ def command_line(overrides: Mapping[str, str] | Sequence[str]) -> str:
     private = {"data_root": "DIR", "benchmark_root": "DIR", "data.path": "PATH", "runs": "RUNS"}
     words = []
     for word in overrides:
-        key, equals, value = word.partition("=")
+        whole, equals, value = word.partition("=")
         bare = value.strip("'\"")
+        key = whole.lstrip("+")
         hidden = private.get(key)
         if (key == "init" and "/" in value) or (key in ("target.path", "target.name") and is_local(bare)):
             hidden = "RUN" if key == "init" else "DIR"
-        words.append(f"{key}={hidden}" if equals and hidden else word)
+        words.append(f"{whole}={hidden}" if equals and hidden else word)
     return " ".join(["specauf", *words])
 
 

@@ -43,6 +43,11 @@ def snapshots(folder: Path) -> list[int]:
     return found
 
 
+def snapshot(folder: Path, step: int) -> Path:
+    """Where a run keeps the drafter of a step, and what was measured of it."""
+    return folder / "snapshots" / f"step-{step:06d}"
+
+
 def all_measured(folder: Path) -> list[RunRecord]:
     """What was measured of a run, one record per set of evaluation settings (precision, length, seed), the newest last.
 

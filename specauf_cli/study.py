@@ -19,7 +19,7 @@ from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.measured import select
 from specauf_cli.reporting.report import html
-from specauf_cli.runs import about_of
+from specauf_cli.runs import about_of, snapshot
 from specauf_cli.runs import snapshots as snapshots_of
 from specauf_cli.schema import InputError, nearest
 from specauf_cli.workers import Cell, outcomes
@@ -47,6 +47,7 @@ def run(
     if publish:
         _require_clean()
     chosen = [load_experiment(n) for n in names] if names else _main_pages()
+    asked = dict(zip((page.name for page in chosen), names or (page.name for page in chosen), strict=True))
     config = compose.compose(overrides)
     local, profile = Path(config.runs), config.profile.name
     pages = {page.name: page for page in chosen}
@@ -93,7 +94,7 @@ def run(
             records.sort(key=lambda r: [(c.seed, c.objective) for c in cells].index((r.seed, r.objective)))
             _write(path.with_suffix(".csv"), tables.to_csv(page, records))
             _print(path, tables.markdown(page, records))
-            _remember(local / "tables" / f"{profile}.json", name, records)
+            _remember(local / "tables" / f"{profile}.json", page, asked[name], records)
     if failed:
         raise InputError(f"{len(failed)} cells failed, the same command tries them again: {' | '.join(failed)}")
     if publish:
@@ -132,15 +133,14 @@ def _page(experiment: str) -> str:
 
 
 def figures(overrides: Sequence[str]) -> None:
-    """Draws the records of the last ``specauf table`` of a profile into ``runs/figures/<profile>/``.
+    """Draws the last ``specauf table`` of a profile and backbone into ``runs/figures/<profile>/``.
 
     Drafters that were kept on the way are measured first, on a few prompts, where nobody has measured them yet.
     """
-    profile, local, records, _ = _remembered(overrides)
+    profile, local, pages, records = _remembered(overrides)
     _measure_on_the_way(local, records, overrides)
-    _, _, _, snapshots = _remembered(overrides)
     folder = local / "figures" / profile
-    for figure in _draw(folder, records, snapshots):
+    for figure in _draw(folder, pages, records, _on_the_way(local, records)):
         print(folder / f"{figure.name}.svg")
 
 
@@ -149,40 +149,44 @@ FEW = ["evaluation.prompts=10", "evaluation.temperatures=[0.0]", "evaluation.aud
 
 
 def _measure_on_the_way(local: Path, records: Sequence[RunRecord], overrides: Sequence[str]) -> None:
-    """Measures the kept drafters of the first seed's runs, unless a run has such measurements already."""
+    """Measures the kept drafters of the first seed's runs that nobody has measured yet."""
     bench: workbench.Bench | None = None
     first = min(r.seed for r in records)
     for record in sorted(records, key=lambda r: r.run):
         folder = local / record.run
-        kept = (folder / "snapshots").is_dir() and not any((folder / "snapshots").glob("*/records/*.json"))
-        if record.seed != first or not kept:
+        if record.seed != first or not (folder / "snapshots").is_dir():
+            continue
+        steps = [s for s in snapshots_of(folder) if not any(snapshot(folder, s).glob("records/*.json"))]
+        if not steps:
             continue
         own = [*about_of(folder)["overrides"], f"runs={local}", *FEW, *overrides]
         config = compose.compose(own)
         if bench is None or not bench.serves(config):
             bench = workbench.open_bench(config)
-        for step in snapshots_of(folder):
+        for step in steps:
             workbench.measure(bench, config, folder, ["eval", "--every-checkpoint", *FEW], step=step)
 
 
 def report(overrides: Sequence[str]) -> None:
     """Writes the report of the last ``specauf table`` of a profile to ``runs/reports/<profile>.html``."""
-    profile, local, records, snapshots = _remembered(overrides)
-    drawn = drawings.figures(_tau_experiments(), records, snapshots)
+    profile, local, pages, records = _remembered(overrides)
+    drawn = drawings.figures(pages, records, _on_the_way(local, records))
     path = local / "reports" / f"{profile}.html"
-    _write(path, html(profile, _tau_experiments(), records, drawn, _variant_pages(), links=None))
+    _write(path, html(profile, pages, records, drawn, _variant_pages(), links=None))
     print(path)
 
 
-def _remember(path: Path, experiment: str, records: Sequence[RunRecord]) -> None:
-    """Which records a table was made of, for figures and report."""
+def _remember(path: Path, page: Experiment, asked: str, records: Sequence[RunRecord]) -> None:
+    """Which page a backbone's last table was, and of which records it was made, for figures and report."""
     known = read_json(path) if path.is_file() else {}
     known = known if isinstance(known, dict) else {}
-    write_json(path, {**known, experiment: [f"{r.run}/records/{r.id}.json" for r in records]})
+    source = str(Path(asked).resolve()) if Path(asked).is_file() else asked
+    made = {"page": source, "records": [f"{r.run}/records/{r.id}.json" for r in records]}
+    write_json(path, {**known, page.backbone: made})
 
 
-def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[RunRecord], list[RunRecord]]:
-    """Profile, local folder, the records of its last tables, and the drafters measured along the way."""
+def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[Experiment], list[RunRecord]]:
+    """Profile, local folder, the pages of its last tables and the records they were made of."""
     config = compose.compose(overrides)
     local, profile = Path(config.runs), config.profile.name
     path = local / "tables" / f"{profile}.json"
@@ -193,14 +197,21 @@ def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[RunRecord], l
         not isinstance(tables_, dict)
         or not tables_
         or not all(
-            isinstance(found, list) and all(isinstance(name, str) for name in found) for found in tables_.values()
+            isinstance(found, dict)
+            and isinstance(found.get("page"), str)
+            and isinstance(found.get("records"), list)
+            and all(isinstance(name, str) for name in found["records"])
+            for found in tables_.values()
         )
     ):
-        raise InputError(f"{path} is damaged; specauf table profile={profile} writes it anew")
-    names = dict.fromkeys(name for found in tables_.values() for name in found)
-    records = [load_record(local / name) for name in names]
-    found = [load_record(p) for r in records for p in sorted((local / r.run / "snapshots").glob("*/records/*.json"))]
-    return profile, local, records, found
+        raise InputError(f"{path} is damaged; delete it, specauf table profile={profile} writes it anew")
+    pages = [page for found in tables_.values() if isinstance(page := load_experiment(found["page"]), Experiment)]
+    return profile, local, pages, [load_record(local / name) for found in tables_.values() for name in found["records"]]
+
+
+def _on_the_way(local: Path, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """What was measured of the drafters that runs kept along the way."""
+    return [load_record(p) for r in records for p in sorted((local / r.run / "snapshots").glob("*/records/*.json"))]
 
 
 def _tau_experiments() -> list[Experiment]:
@@ -212,9 +223,11 @@ def _variant_pages() -> list[str]:
     return [_variants(e) for e in shipped if isinstance(e, Variants)]
 
 
-def _draw(folder: Path, records: Sequence[RunRecord], snapshots: Sequence[RunRecord]) -> list[drawings.Figure]:
+def _draw(
+    folder: Path, pages: Sequence[Experiment], records: Sequence[RunRecord], snapshots: Sequence[RunRecord]
+) -> list[drawings.Figure]:
     """Draws every figure as SVG and PNG into ``folder``."""
-    drawn = drawings.figures(_tau_experiments(), records, snapshots)
+    drawn = drawings.figures(pages, records, snapshots)
     for figure in drawn:
         _write(folder / f"{figure.name}.svg", figure.svg())
         with atomic(folder / f"{figure.name}.png") as temporary:
@@ -252,7 +265,7 @@ def render() -> None:
         if not any(select(e, records).records for e in _tau_experiments()):
             continue
         snapshots = [load_record(p) for p in sorted((profile / "steps").glob("*.json"))]
-        drawn = _draw(RESULTS / profile.name / "figures", records, snapshots)
+        drawn = _draw(RESULTS / profile.name / "figures", _tau_experiments(), records, snapshots)
         links = f"../records/{profile.name}"
         _write(RESULTS / profile.name / "figures.md", drawings.page(profile.name, drawn, links=links))
         text = html(profile.name, _tau_experiments(), records, drawn, _variant_pages(), links=links)

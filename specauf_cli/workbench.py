@@ -46,12 +46,14 @@ from specauf_cli.runs import (
     initial,
     other_code,
     result_of,
+    snapshot,
 )
 from specauf_cli.schema import Corpus, Example, InputError, Trajectory
 from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training import pretrain
 from specauf_cli.training.features import Features
+from specauf_cli.training.state import latest
 
 
 @dataclass
@@ -215,8 +217,12 @@ def _move_aside(folder: Path) -> Path:
 
 
 def _announce(bench: Bench, config: Config, overrides: Sequence[str], folder: Path, init: str | None) -> None:
-    """Writes what a run is about to be, and says it."""
+    """Writes what a run is about to be, and says it. No one commit made a run that goes on with other code."""
     _, counts = bench.examples()
+    code = code_state()
+    if latest(folder / "checkpoints") is not None and (folder / ABOUT).is_file():
+        began = about_of(folder)["code"]
+        code = code if began == code else {**code, "dirty": True, "began": began}
     about = {
         "run": folder.name,
         "overrides": list(overrides),
@@ -224,7 +230,7 @@ def _announce(bench: Bench, config: Config, overrides: Sequence[str], folder: Pa
         "config": config.resolved,
         "inputs": inputs_of(bench, init),
         "data": {"name": bench.train.name, **counts},
-        "code": code_state(),
+        "code": code,
         "started": now(),
     }
     if ranks.FIRST:
@@ -328,7 +334,7 @@ def measure(
         written=now(),
         step=step,
     )
-    place = folder if step is None else folder / "snapshots" / f"step-{step:06d}"
+    place = folder if step is None else snapshot(folder, step)
     existing = place / "records" / f"{record.id}.json"
     if existing.is_file():
         found = load_record(existing)

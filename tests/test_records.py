@@ -2,12 +2,14 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from specauf_cli import compose, records
-from specauf_cli.schema import InputError
+from specauf_cli.schema import InputError, Trace
+from synthetic import benchmark, record
 
 
 def test_atomic_replaces_only_on_success(tmp_path: Path) -> None:
@@ -78,6 +80,19 @@ def test_run_id_follows_what_determines_the_weights_and_nothing_else() -> None:
 def test_commands_hide_paths() -> None:
     words = ["train", "data_root=/home/me/data", "data.path=/home/me/x.jsonl", "runs=/tmp/r", "seed=1"]
     assert records.command_line(words) == "specauf train data_root=DIR data.path=PATH runs=RUNS seed=1"
+    added = ["train", "++data.path=/home/me/x.jsonl", "+runs=/tmp/r", "+init=/home/me/run", "+target.path=/home/me/q"]
+    assert records.command_line(added) == "specauf train ++data.path=PATH +runs=RUNS +init=RUN +target.path=DIR"
+
+
+def test_an_answer_of_one_token_has_no_round_and_is_no_damage(tmp_path: Path) -> None:
+    """The pass over the prompt gave the end of turn: nothing was drafted, and no definition of tau counts it."""
+    short = Trace("p", 0, (), 15, 1, ended=True)
+    one = benchmark("gsm8k", [[1], [2]])
+    made = record("auf", [replace(one, traces=(*one.traces, short))])
+    assert records.load_record(records.save_record(made, tmp_path)) == made
+    broken = record("auf", [replace(one, traces=(*one.traces, replace(short, tokens=2)))])
+    with pytest.raises(InputError, match="impossible rounds of p"):
+        records.load_record(records.save_record(broken, tmp_path))
 
 
 def test_environment_names_no_machine() -> None:

@@ -14,6 +14,7 @@ import pytest
 from specauf_cli import compose, experiment, study, workbench
 from specauf_cli.choices import folder
 from specauf_cli.records import RunRecord, load_record, save_record
+from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting import tables
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Config
@@ -294,7 +295,7 @@ def test_conditions_are_published_and_rendered_apart_from_the_tables(
     study.run(["robustness"], ["profile=smoke"], [0], publish=True)
     page = Path("results/smoke/robustness.md").read_text()
     assert page.count("| B | ") == 6  # two tables of three block sizes
-    assert "**AUF > decay** holds under 14 of 14 conditions." in page
+    assert "**AUF > decay** on average holds under 14 of 14 conditions." in page
     assert "Not measured yet" not in page
     found = sorted(p.relative_to("results/records/smoke") for p in Path("results/records/smoke/robustness").glob("*/*"))
     assert len(found) == 14 * 3
@@ -329,3 +330,68 @@ def test_only_some_rows(cells: dict[str, Any]) -> None:
     assert shown["AUF+decay"].endswith("ours" + " | –" * 8 + " |")
     with pytest.raises(InputError, match=r"--only: 'auff' is no row here; valid: full_ce, .* Did you mean 'auf'\?"):
         study.run(["table2"], ["profile=smoke"], [0], publish=False, only=["auff"])
+
+
+def test_figures_and_report_show_the_last_table_of_a_backbone(
+    cells: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of the reader's own takes the place of the shipped one, whatever it is called."""
+    shown: list[tuple[str, list[str]]] = []
+
+    def draw(pages: Any, records: Any, _snapshots: Any) -> list[Any]:
+        shown.append((" ".join(p.title for p in pages), sorted(r.objective for r in records)))
+        return []
+
+    monkeypatch.setattr(drawings, "figures", draw)
+    monkeypatch.setattr(study, "_measure_on_the_way", lambda *_: None)
+    mine = tmp_path / "mine.yaml"
+    text = (folder("experiments") / "table2.yaml").read_text()
+    rows = "rows:\n  - {objective: decay, title: decay}\n  - {objective: auf, title: mine}\npaper: {source: none, values: {}}\n"
+    head = text.partition("rows:")[0].replace("name: table2", "name: mine").replace('"Table 2.', '"My table.')
+    mine.write_text(head + rows)
+    study.run(["table2"], ["profile=smoke"], [0], publish=False)
+    study.run([str(mine)], ["profile=smoke"], [0], publish=False)
+    study.figures(["profile=smoke"])
+    study.report(["profile=smoke"])
+    assert shown == [("My table. DFlash: mean emitted length tau", ["auf", "decay"])] * 2
+    page = Path("runs/reports/smoke.html").read_text()
+    assert "My table" in page
+    assert "Table 2" not in page
+
+
+def test_a_run_that_goes_on_with_other_code_is_nobodys_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is published names the one commit that made it; a run of two commits says so, and ``--publish`` refuses it."""
+    content = SimpleNamespace(name="toy", sha256="data")
+    bench: Any = SimpleNamespace(
+        examples=lambda: ([], {"examples": 1, "supervised tokens": 2}),
+        train=content, heldout=content, target=SimpleNamespace(fingerprint="target"),
+    )  # fmt: skip
+    config, folder_ = compose.compose(["profile=smoke"]), tmp_path / "run"
+    seen = []
+    for commit_, step in (("abc", None), ("def", 10), ("def", 20)):
+        monkeypatch.setattr(workbench, "code_state", lambda name=commit_: {**CLEAN, "commit": name})
+        if step is not None:
+            (folder_ / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+        workbench._announce(bench, config, ["profile=smoke"], folder_, None)
+        seen.append(json.loads((folder_ / "run.json").read_text())["code"])
+    assert [c["dirty"] for c in seen] == [False, True, True]
+    assert seen[1]["began"] == {**CLEAN, "commit": "abc"}
+    before = {**CLEAN, "commit": "abc"}
+    monkeypatch.setattr(workbench, "code_state", lambda: before)
+    workbench._announce(bench, config, ["profile=smoke"], tmp_path / "other" / "run", None)
+    (tmp_path / "other" / "run" / "checkpoints" / "step-000010").mkdir(parents=True)
+    workbench._announce(bench, config, ["profile=smoke"], tmp_path / "other" / "run", None)
+    assert json.loads((tmp_path / "other" / "run" / "run.json").read_text())["code"] == before
+
+
+def test_figures_measure_what_an_interrupted_call_left(cells: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    study.run(["table2"], ["profile=smoke"], [0], publish=False)
+    place = Path("runs/run-auf")
+    for step in (8, 16, 24):
+        (place / "snapshots" / f"step-{step:06d}").mkdir(parents=True)
+    save_record(constant("auf", EXPERIMENT.columns, 1, run="run-auf", step=8), place / "snapshots/step-000008/records")
+    monkeypatch.setattr(study, "about_of", lambda _: {"overrides": ["profile=smoke"]})
+    asked: list[int] = []
+    monkeypatch.setattr(workbench, "measure", lambda *_, step: asked.append(step))
+    study.figures(["profile=smoke"])
+    assert asked == [16, 24]

@@ -55,7 +55,7 @@ def get(
     identity = {
         "layout": LAYOUT, "target": target.fingerprint, "template": digest(target.chat.tokenizer.chat_template, 16),
         "prompts": prompts.sha256, "temperature": temperature, "seed": seed if temperature > 0 else None,
-        "max_new_tokens": max_new_tokens, "tail": tail, "dtype": str(target.model.dtype),
+        "max_new_tokens": max_new_tokens, "tail": tail, "dtype": str(target.model.dtype), "stop": sorted(target.chat.stop_ids),
     }  # fmt: skip
     path = cache / f"{prompts.name}-t{temperature:g}-{digest(identity, 12)}.json"
     found = _read(path, identity)

@@ -274,6 +274,11 @@ class DFlash(nn.Module):
         """
         return {"base": target.head(hidden)}
 
+    @classmethod
+    def row_wise(cls) -> bool:
+        """Whether a slot's logits follow from its own hidden state by the target's head alone: not where ``logits`` is overridden."""
+        return cls.logits is DFlash.logits
+
     def draft(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
     ) -> Int[Tensor, "B A P"]:

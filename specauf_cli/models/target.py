@@ -391,8 +391,8 @@ def content_fingerprint(folder: Path) -> str:
     ]
     vocabulary = vocabulary[:1] if (folder / "tokenizer.json").is_file() else vocabulary  # the whole of it
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    if isinstance(settings, dict) and settings.get("chat_template"):
-        total.update(digest(settings["chat_template"]).encode())
+    if isinstance(settings, dict):
+        total.update(digest([settings.get(k) for k in ("chat_template", "eos_token", "pad_token")]).encode())
     for path in [*sorted(folder.glob("*.safetensors")), *vocabulary]:
         with open(path, "rb") as file:
             while block := file.read(1 << 24):

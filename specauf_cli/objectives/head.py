@@ -4,8 +4,8 @@
 blocks whose earlier slots were all right: exactly the rows in the support of a truncating credit, each of them once.
 
 The head is frozen, so the gradient of a row's cross-entropy with respect to its hidden state is found together with the loss
-and kept instead of the logits: nothing is computed twice. A branch with trainable parts behind the head (Domino's final one)
-is chunked by recomputation.
+and kept instead of the logits: nothing is computed twice. Where logits are more than the head's rows (Domino's final branch,
+a backbone's own ``logits``) the batch is chunked by recomputation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,17 +32,17 @@ Logits = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """``(hidden [N, K, D], previous [N, K])`` to the logits of each branch, ``[N, K, V]``."""
 
 
-def choose(asked: str, objective: ObjectiveConfig, branches: int, logits: int, device: str) -> str:
+def choose(asked: str, objective: ObjectiveConfig, row_wise: bool, logits: int, device: str) -> str:
     """The head for an objective: ``asked``, or what ``auto`` means for ``logits`` numbers in a batch on a kind of device.
 
-    Errors: InputError where pruning would change the loss (a credit that reaches behind the first miss), or where there are
-    two branches.
+    ``row_wise``: ``DFlash.row_wise`` of the drafter. Errors: InputError where pruning would change the loss: a credit that
+    reaches behind the first miss, two branches, or logits that are more than the head's rows.
     """
-    truncates = branches == 1 and getattr(objective.base, "func", objective.base) in TRUNCATING
+    truncates = row_wise and getattr(objective.base, "func", objective.base) in TRUNCATING
     if asked == "pruned" and not truncates:
         raise InputError(
-            f"trainer.head=pruned needs one branch and a credit that ends at the first miss ({', '.join(f.__name__ for f in TRUNCATING)}); "
-            f"objective {objective.name!r} has another; use chunked, full or auto"
+            f"trainer.head=pruned needs a backbone with DFlash's own logits and a credit that ends at the first miss "
+            f"({', '.join(f.__name__ for f in TRUNCATING)}); not so with objective {objective.name!r} here; use chunked, full or auto"
         )
     if asked != "auto":
         return asked
@@ -62,9 +62,10 @@ class Blocks(NamedTuple):
         return [Blocks(*piece) for piece in zip(*(torch.split(x, blocks) for x in self), strict=True)]
 
 
-def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int) -> dict[str, Facts]:
+def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_wise: bool = True) -> dict[str, Facts]:
     """Statistics and cross-entropy of every branch by one of the three ways; ``head`` is not ``auto`` any more.
 
+    ``row_wise``: logits of a slot follow from its own hidden state by the frozen head alone, one branch of them.
     Pruned, ``correct`` is known on the support only and false behind it: enough for every truncating credit, not for
     common-mask accuracy (``hits``).
     """
@@ -72,7 +73,7 @@ def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int) -> dict
     if head == "full":
         return {name: block_stats(scores, labels, mask) for name, scores in logits_of(hidden, previous).items()}
     rows = max(1, AT_ONCE[hidden.device.type] // (4 * vocabulary))
-    if head == "chunked" and hidden.requires_grad and _trains_behind_head(logits_of, hidden, previous):
+    if head == "chunked" and not row_wise:
         return _recomputed(logits_of, blocks.split(max(1, rows // mask.shape[1])))
 
     def row_logits(some: Tensor) -> Tensor:
@@ -147,11 +148,6 @@ class _Losses(torch.autograd.Function):
         index, slope = ctx.saved_tensors
         moved = (grad[index, None] * slope).to(slope.dtype)
         return slope.new_zeros(ctx.shape).index_put((index,), moved), None, None, None
-
-
-def _trains_behind_head(logits_of: Logits, hidden: Tensor, previous: Tensor) -> bool:
-    """True when the logits depend on trainable weights, not on the hidden state alone."""
-    return any(x.requires_grad for x in logits_of(hidden[:1].detach(), previous[:1]).values())
 
 
 def _recomputed(logits_of: Logits, pieces: Sequence[Blocks]) -> dict[str, Facts]:

@@ -73,7 +73,7 @@ def weighted_ce(
     ``batch``: sum m c l and sum m c (ratio of global sums, the paper's). ``block``: sum over blocks of the block's own
     ratio, and the number of blocks with any credit. ``valid``: sum m c l and sum m. A batch without credit gives (0, 0).
     """
-    weights = credit.detach() * mask
+    weights = torch.where(mask, credit.detach(), torch.zeros_like(credit))
     losses = torch.where(mask, ce, torch.zeros_like(ce)) * weights
     if normalize == "batch":
         return losses.sum(), weights.sum()

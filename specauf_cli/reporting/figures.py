@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -197,9 +198,13 @@ def _survival(measured: Measured) -> Figure | None:
 def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
     """tau against the training step, from drafters kept along the way."""
     runs = {r.run for r in measured.records}
-    chosen = sorted((s for s in snapshots if s.run in runs and s.step is not None), key=lambda s: s.id)
-    if not chosen:
+    found = [s for s in sorted(snapshots, key=lambda s: (s.written, s.id)) if s.run in runs and s.step is not None]
+    if not found:
         return None
+    asked = Counter(_ruler(s) for s in found)  # means over other prompts would not make one curve
+    usual = max(asked, key=lambda ruler: asked[ruler])
+    newest = {(s.run, s.step): s for s in found if _ruler(s) == usual}
+    chosen = sorted(newest.values(), key=lambda s: s.id)
     temperature = min(b.temperature for s in chosen for b in s.benchmarks)
     canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
     ax = canvas.subplots()
@@ -221,6 +226,11 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
     prompts = sum(b.prompts for b in chosen[0].benchmarks if b.temperature == temperature)
     text = f"tau of drafters kept along the way, average over benchmarks, {prompts} prompts in all (fewer than in the tables)."
     return _figure(measured, "steps", "tau against training", text, canvas, chosen)
+
+
+def _ruler(record: RunRecord) -> tuple[tuple[str, float, str], ...]:
+    """Which prompts were asked, and at which temperatures."""
+    return tuple(sorted((b.benchmark, b.temperature, b.prompts_sha256) for b in record.benchmarks))
 
 
 def _inversion(chosen: Sequence[Measured]) -> Figure | None:

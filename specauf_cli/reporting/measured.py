@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
 from specauf_cli.pages import Experiment
@@ -50,11 +51,12 @@ class Measured:
         runs = self.of(objective)
         if not runs:
             return None
-        ids = tuple(runs[0].heldout["ids"])
-        unique = tuple(f"{name}/{i}" for i, name in enumerate(ids))
-        top = np.array([r.heldout["id_correct"] for r in runs], dtype=np.float64)
-        bottom = np.array([r.heldout["id_valid"] for r in runs], dtype=np.float64)
-        return Sample(tuple(r.seed for r in runs), unique, top, bottom)
+        # A conversation is one cluster; a template that rewrites earlier turns makes several examples of one.
+        place, ids = pd.factorize(np.array(runs[0].heldout["ids"], dtype=object))
+        top, bottom = (
+            np.array([np.bincount(place, r.heldout[key], len(ids)) for r in runs]) for key in ("id_correct", "id_valid")
+        )
+        return Sample(tuple(r.seed for r in runs), tuple(map(str, ids)), top, bottom)
 
 
 def select(experiment: Experiment, records: Sequence[RunRecord]) -> Measured:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from specauf_cli.evaluation.metrics import TAU
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.pages import Experiment, Variants
 from specauf_cli.records import RunRecord
@@ -118,7 +119,7 @@ def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str
             )
             for v in found
         ]
-        text += [""]
+        text += ["", "## By every definition of tau", "", *definition_table(measured), ""]
     return "\n".join([*text, *notes(measured, links), ""])
 
 
@@ -166,6 +167,24 @@ def difference_table(measured: Measured) -> list[str]:
     return text
 
 
+def definition_table(measured: Measured) -> list[str]:
+    """Average tau and every verdict that rests on tau, counted as other tools count: does a conclusion depend on the ruler?"""
+    titles = {r.objective: r.title for r in measured.experiment.rows if measured.of(r.objective)}
+    found = {d: [v for v in verdicts(measured, d) if v.temperature is not None and v.claim != "C6"] for d in TAU}
+    claims = sorted({v.claim for each in found.values() for v in each})
+    head = ["T", "definition", *titles.values(), *claims]
+    text = [table_row(head), table_row(["---"] * 2 + ["--:"] * len(titles) + ["---"] * len(claims))]
+    for temperature in measured.temperatures:
+        for definition, each in found.items():
+            taus = (measured.taus(o, temperature, definition) for o in titles)
+            cells = [_shown(_values(measured.experiment, t)[-1], bold=False) for t in taus]
+            words = {v.claim: v.verdict for v in each if v.temperature == temperature}
+            text.append(
+                table_row([f"{temperature:g}", f"`{definition}`", *cells, *(words.get(c, DASH) for c in claims)])
+            )
+    return text
+
+
 def notes(measured: Measured, links: str | None) -> list[str]:
     """Footnotes: what was counted, on what, with which seeds, how the audit went, and the records behind the numbers."""
     experiment, chosen = measured.experiment, measured.records
@@ -176,14 +195,20 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     text = [
         profile_note(first),
         _changes_note(chosen),
-        f"tau: definition `{experiment.definition}` (docs in `specauf_cli/evaluation/metrics.py`); average over benchmarks "
-        "unweighted. Bold: best of ours in the column.",
+        f"tau: definition `{experiment.definition}` (docs/tau.md; the paper's is the mean of A + 1 over rounds); average over "
+        "benchmarks unweighted. Bold: best of ours in the column.",
         "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts, a conversation being "
         f"one cluster{', and seeds' if seeds > 1 else '; with one seed it speaks of this drafter, not of training again'}. "
         "(n.s.): not separable, the interval of the difference contains 0.",
         _detectable_note(measured),
         "Block-mask accuracy: share of supervised slots predicted right on held-out conversations, the same blocks for every "
-        "drafter; differences in points.",
+        "drafter; differences in points."
+        + (
+            " Domino's is that of its final branch, which is given the tokens of the data before each slot: not to be compared "
+            "with DFlash's."
+            if experiment.backbone == "domino"
+            else ""
+        ),
         _prompts_note(first),
         _seeds_note(chosen),
         audit_note(chosen),
@@ -278,11 +303,23 @@ def _detectable_note(measured: Measured) -> str:
 
 
 def _prompts_note(record: RunRecord) -> str:
+    """How many were asked, how many were left out, and how many answers ended before the limit cut them off."""
     seen = {b.column: f"{b.title} {b.prompts}" for b in record.benchmarks}
     lowest = min(b.temperature for b in record.benchmarks)
     skipped = sum(n for b in record.benchmarks if b.temperature == lowest for n in b.skipped.values())
     most = record.config["evaluation"].get("max_new_tokens")
-    return f"Prompts: {', '.join(seen.values())}; {skipped} requests skipped; at most {most} new tokens each."
+    ended = []
+    for temperature in sorted({b.temperature for b in record.benchmarks}):
+        shares = [
+            f"{b.title} {100 * sum(t.ended for t in b.traces) / len(b.traces):.0f}"
+            for b in record.benchmarks
+            if b.temperature == temperature and b.traces
+        ]
+        ended.append(f"at T = {temperature:g} {', '.join(shares)} %")
+    return (
+        f"Prompts: {', '.join(seen.values())}; {skipped} {'request' if skipped == 1 else 'requests'} skipped. At most {most} new "
+        f"tokens each; answers that ended by themselves: {'; '.join(ended)}."
+    )
 
 
 def profile_note(record: RunRecord) -> str:

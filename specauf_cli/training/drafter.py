@@ -90,9 +90,7 @@ class Step:
             self.attention = drafter.attention(self.parameters[0], config.trainer.anchors)
         if self.attention == "flex" and target.device.type == "cpu":
             raise InputError("backbone.attention=flex trains on a GPU only; use auto, split or dense")
-        self.head = heads.choose(
-            config.trainer.head, config.objective, len(drafter.branches), logits, target.device.type
-        )
+        self.head = heads.choose(config.trainer.head, config.objective, drafter.row_wise(), logits, target.device.type)
         features.begin(config.seed)
 
     def __call__(self, step: int) -> Outcome:
@@ -146,7 +144,7 @@ class Step:
             previous = previous_tokens(batch.tokens, anchors, slots)
             blocks = heads.Blocks(*(x.flatten(0, 1) for x in (hidden, previous, labels, mask)))
             logits_of, vocabulary = partial(self.drafter.logits, self.target), self.target.chat.vocab
-            found = heads.facts(self.head, logits_of, blocks, vocabulary)
+            found = heads.facts(self.head, logits_of, blocks, vocabulary, row_wise=self.drafter.row_wise())
             losses = branch_losses(found, blocks.mask, self.config.objective, normalize=trainer.normalize)
             if self.head == "pruned":
                 sums = losses["base"].sums

@@ -90,12 +90,9 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
             )
         module.load_state_dict(weights, strict=False)  # tied tensors are stored once
         moments = load_file(checkpoint / "optimizer.safetensors")
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for i, parameter in enumerate(parameters):
-            optimizer.state[parameter] = {
-                key: moments[f"{i}.{key}"] if key == "step" else moments[f"{i}.{key}"].to(parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+        groups, known = optimizer.state_dict()["param_groups"], {int(name.partition(".")[0]) for name in moments}
+        kept = {i: {key: moments[f"{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i in sorted(known)}
+        optimizer.load_state_dict({"state": kept, "param_groups": groups})  # knows on which device each of them belongs
     except InputError:
         raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError, RuntimeError) as error:
@@ -108,7 +105,8 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
 
 def _all(folder: Path) -> list[Path]:
     """Checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name))
+    found = (p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name))
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

@@ -83,6 +83,14 @@ def test_another_target_prompt_set_or_setting_is_generated_anew(cache: Cache, ma
     assert cache.generated == 1 + len(changes)
 
 
+def test_answers_that_end_elsewhere_are_generated_anew(cache: Cache, make_target: MakeTarget) -> None:
+    cache()
+    other = make_target()
+    other.chat.stop_ids = other.chat.stop_ids | {5}
+    cache(target=other)
+    assert cache.generated == 2
+
+
 def _edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     stored = json.loads(path.read_text())
     change(stored)

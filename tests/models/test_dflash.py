@@ -267,6 +267,12 @@ def test_a_backbone_that_drafts_in_its_own_way_must_do_so_slot_by_slot_too() -> 
         type("Own", (DFlash,), {"draft": lambda *_: None})
 
 
+def test_logits_of_its_own_are_more_than_the_rows_of_the_head() -> None:
+    assert DFlash.row_wise()
+    assert type("Slots", (DFlash,), {"hidden": lambda *_: None}).row_wise()
+    assert not type("Own", (DFlash,), {"logits": lambda *_: {}}).row_wise()
+
+
 def test_initialise_depends_on_the_seed_only(make_drafter: MakeDrafter) -> None:
     torch.manual_seed(1)
     first = make_drafter(3).state_dict()

@@ -195,10 +195,11 @@ def test_fingerprints_cover_templates_and_vocabularies_of_either_layout(tmp_path
     for name, text in (
         ("vocab.json", "{}"), ("merges.txt", "a b"), ("merges.txt", "b a"),
         ("tokenizer_config.json", '{"chat_template": "x"}'), ("tokenizer_config.json", '{"chat_template": "y"}'),
+        ("tokenizer_config.json", '{"chat_template": "y", "eos_token": "<|im_end|>"}'),
     ):  # fmt: skip
         (folder / name).write_text(text)
         seen.add(targets.content_fingerprint(folder))
-    assert len(seen) == 5
+    assert len(seen) == 6
 
 
 # --- refusals ---

@@ -49,11 +49,16 @@ def blocks(seed: int = 0, sure: float = 0.7, length: int | None = None) -> heads
 
 
 def computed(
-    head: str, batch: heads.Blocks, wanted: ObjectiveConfig, normalize: str, logits_of: heads.Logits = plain
+    head: str,
+    batch: heads.Blocks,
+    wanted: ObjectiveConfig,
+    normalize: str,
+    logits_of: heads.Logits = plain,
+    row_wise: bool = True,
 ) -> tuple[dict[str, BranchLoss], Tensor]:
     """Losses of every branch, and the gradient of their sum with respect to the hidden states."""
     leaf = batch.hidden.detach().requires_grad_()
-    found = heads.facts(head, logits_of, batch._replace(hidden=leaf), V)
+    found = heads.facts(head, logits_of, batch._replace(hidden=leaf), V, row_wise=row_wise)
     losses = branch_losses(found, batch.mask, wanted, normalize=normalize)
     total = torch.stack([loss.total / loss.weight.clamp(min=1e-9) for loss in losses.values()]).sum()
     torch.autograd.backward(total)
@@ -127,20 +132,21 @@ def test_low_precision_stays_close() -> None:
     torch.testing.assert_close(naive[1], pruned[1], rtol=0.05, atol=1e-3)
 
 
-@pytest.mark.parametrize("names", [("auf", "full_ce"), ("decay", "auf_decay")])
-def test_two_branches_with_trainable_weights_behind_the_head(names: tuple[str, str]) -> None:
-    """Domino's final branch: chunks are recomputed, and the weights behind the head get the same gradient."""
-    behind = nn.Linear(D, V, bias=False)
+@pytest.mark.parametrize("names", [("auf", "full_ce"), ("decay", "auf_decay"), ("decay", None), ("auf", None)])
+def test_trainable_weights_behind_the_head(names: tuple[str, str | None]) -> None:
+    """Domino's final branch, or one branch of a backbone's own: chunks are recomputed with each slot's token before it."""
+    behind = nn.Embedding(V, V)
     batch, wanted = blocks(), objective(*names)
 
-    def both(hidden: Tensor, previous: Tensor) -> Mapping[str, Tensor]:
+    def corrected(hidden: Tensor, previous: Tensor) -> Mapping[str, Tensor]:
         base = plain(hidden, previous)["base"]
-        return {"base": base, "final": base + behind(hidden)}
+        more = base + behind(previous)
+        return {"base": base, "final": more} if names[1] else {"base": more}
 
     found, gradients = [], []
     for head in ("full", "chunked"):
         behind.zero_grad()
-        found.append(computed(head, batch, wanted, "batch", both))
+        found.append(computed(head, batch, wanted, "batch", corrected, row_wise=False))
         assert behind.weight.grad is not None
         gradients.append(behind.weight.grad.clone())
     agree(*found)
@@ -149,16 +155,19 @@ def test_two_branches_with_trainable_weights_behind_the_head(names: tuple[str, s
 
 def test_what_auto_means() -> None:
     few, many = 10, 10**10
-    assert heads.choose("auto", objective("auf"), 1, few, "cpu") == "pruned"
-    assert heads.choose("auto", objective("auf_decay"), 1, many, "cpu") == "pruned"
-    assert heads.choose("auto", objective("decay"), 1, many, "cpu") == "chunked"
-    assert heads.choose("auto", objective("auf", "full_ce"), 2, many, "cpu") == "chunked"
+    assert heads.choose("auto", objective("auf"), True, few, "cpu") == "pruned"
+    assert heads.choose("auto", objective("auf_decay"), True, many, "cpu") == "pruned"
+    assert heads.choose("auto", objective("decay"), True, many, "cpu") == "chunked"
+    assert heads.choose("auto", objective("auf", "full_ce"), False, many, "cpu") == "chunked"
+    assert heads.choose("auto", objective("auf"), False, few, "cpu") != "pruned"
     some = 32_000_000  # fp32 logits of 128 MB
-    assert heads.choose("auto", objective("decay"), 1, some, "cuda") == "full"
-    assert heads.choose("full", objective("auf"), 1, many, "cpu") == "full"
+    assert heads.choose("auto", objective("decay"), True, some, "cuda") == "full"
+    assert heads.choose("full", objective("auf"), True, many, "cpu") == "full"
 
 
-@pytest.mark.parametrize(("name", "branches"), [("decay", 1), ("auf", 2)])
-def test_pruning_what_would_change_the_loss_is_refused(name: str, branches: int) -> None:
-    with pytest.raises(InputError, match="needs one branch and a credit that ends at the first miss"):
-        heads.choose("pruned", objective(name), branches, 1, "cpu")
+@pytest.mark.parametrize(("name", "row_wise"), [("decay", True), ("auf", False)])
+def test_pruning_what_would_change_the_loss_is_refused(name: str, row_wise: bool) -> None:
+    with pytest.raises(
+        InputError, match="needs a backbone with DFlash's own logits and a credit that ends at the first"
+    ):
+        heads.choose("pruned", objective(name), row_wise, 1, "cpu")

@@ -237,6 +237,16 @@ def test_the_credit_is_a_constant_to_the_gradient(credit: Credit) -> None:
     assert torch.autograd.grad(total, leaky, allow_unused=True)[0] is None
 
 
+@every_normalize
+def test_a_credit_may_be_anything_outside_the_mask(normalize: str) -> None:
+    logits, labels, mask = batch()
+    _, ce = block_stats(logits, labels, mask)
+    credit = torch.ones(N, K)
+    wild = torch.where(mask, credit, torch.tensor(float("inf")))
+    assert not mask.all()
+    assert weighted_ce(ce, wild, mask, normalize=normalize) == weighted_ce(ce, credit, mask, normalize=normalize)
+
+
 @every_credit
 @every_normalize
 def test_eight_micro_batches_divided_once_equal_one_batch(credit: Credit, normalize: str) -> None:

@@ -111,6 +111,14 @@ def test_c2_significance_and_equivalence_are_two_questions() -> None:
         assert verdicts(measured, "engine")[0].verdict == expected
 
 
+def test_c2_says_when_its_margin_is_wider_than_the_gain() -> None:
+    for gain, said in ((TINY, True), (MORE, False)):
+        found = judge(run("auf_decay", NONE, NONE), run("auf", NONE, NONE), run("decay", [-n for n in gain], NONE))[
+            "C2"
+        ]
+        assert ("AUF and decay are equivalent on average too (+" in found.numbers) is said
+
+
 def test_c2_uses_the_margin_of_the_experiment() -> None:
     records = [run("auf_decay", NONE, NONE), run("auf", MORE, MORE)]
     for margin, expected in ((0.1, FAILS), (0.5, OPEN), (0.9, HOLDS)):
@@ -218,6 +226,12 @@ def test_nothing_is_claimed_where_the_two_runs_share_no_benchmark(only: tuple[fl
     assert not [v for v in verdicts(select(TWO, records), "engine") if v.verdict != OPEN]
 
 
+def test_c6_is_open_while_a_benchmark_is_missing() -> None:
+    full = chain("decay", {}, 0), chain("auf", dict.fromkeys(range(1, 7), 0.6), 1)
+    assert judge(*full)["C6"].verdict == FAILS
+    assert judge(*(replace(r, benchmarks=r.benchmarks[:1]) for r in full))["C6"].verdict == OPEN
+
+
 def test_c6_does_not_hold_when_a_shallow_depth_refutes_it() -> None:
     found = judge(chain("decay", {4: 0.0}, 0), chain("auf", {**UP, 1: 0.5}, 1))["C6"]
     assert found.verdict == FAILS
@@ -247,10 +261,25 @@ def test_the_definition_of_tau_is_the_one_asked_for() -> None:
     assert by["pooled"].verdict == FAILS
 
 
+def test_the_page_counts_by_every_definition() -> None:
+    records = [run("decay", NONE, NONE), run("auf", MORE, MORE)]
+    text = tables.markdown(TWO, records).partition("## By every definition of tau")[2]
+    rows = [x.split(" | ") for x in text.splitlines() if x.startswith("| 0 | `")]
+    assert [r[1] for r in rows] == ["`engine`", "`pooled`", "`per_response`", "`eos_truncated`"]
+    measured = select(TWO, records)
+    for row in rows:
+        taus = [measured.taus(o, 0.0, row[1].strip("`")) for o in ("decay", "auf")]
+        assert [c.split(" ")[0] for c in row[2:4]] == [f"{sum(s.tau for s in t.values()) / 2:.2f}" for t in taus]
+        assert (
+            row[4:]
+            == [v.verdict if v.claim == "C1" else v.verdict + " |" for v in verdicts(measured, row[1].strip("`"))][:2]
+        )
+
+
 def test_the_page_shows_the_verdicts() -> None:
     records = [run("decay", NONE, NONE, HIGH), run("auf", MORE, MORE, LOW)]
     text = tables.markdown(TWO, records)
-    shown = [x for x in text.splitlines() if x.startswith("| C")]
+    shown = [x for x in text.splitlines() if x.startswith("| C") and ": " in x]
     expected = verdicts(select(TWO, records), "engine")
     assert shown == [f"| {v.claim}: {v.text} | 0 | **{v.verdict}** | {v.numbers} |" for v in expected]
 
@@ -289,7 +318,14 @@ def test_c5_asks_the_variant_the_paper_names(temperature: float, others: Counts,
     counts = dict.fromkeys(VARIANTS, others) | {named: MORE, rival: LESS}
     found = judge_domino(temperature, decay=LESS, **counts)["C5"]
     assert found.verdict == expected
-    assert found.numbers.startswith("B-AUF - S-AUF " if temperature else "B-AUF+D - S-AUF ")
+    assert found.numbers.startswith("B-AUF - B-AUF+D " if temperature else "B-AUF+D - B-AUF ")
+    assert "B-AUF - S-AUF " in found.numbers or "B-AUF+D - S-AUF " in found.numbers
+
+
+def test_c5_does_not_hold_where_the_other_base_variant_is_the_best() -> None:
+    counts = dict.fromkeys(VARIANTS, LESS) | {"b_auf": MORE, "b_auf_decay": NONE}
+    assert judge_domino(0.0, decay=LESS, **counts)["C5"].verdict == FAILS
+    assert judge_domino(1.0, decay=LESS, **counts)["C5"].verdict == HOLDS
 
 
 STEPS = list(range(1, 21))
@@ -314,6 +350,13 @@ def test_c7_follows_the_logs_of_auf(ratio: list[float], accuracy: list[float], e
     page = tables.markdown(TWO, [replace(r, training=r.training | {"code": {"dirty": False}}) for r in runs])
     assert "| C7: " in page
     assert f"| – | **{expected}** |" in page
+
+
+@pytest.mark.parametrize("curve", [([1], [0.1], [0.2]), (STEPS, RISING, [0.0] * len(STEPS))])
+def test_c7_is_open_where_there_is_no_correlation(curve: tuple[list[int], list[float], list[float]]) -> None:
+    made = dict(zip(("step", "active_ratio", "support_accuracy"), curve, strict=True))
+    found = judge(replace(run("auf", MORE, MORE), training={"curve": made}))["C7"]
+    assert found.verdict == OPEN
 
 
 def test_c7_is_left_out_without_logs() -> None:

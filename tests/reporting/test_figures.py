@@ -170,3 +170,13 @@ def test_a_report_of_nobodys_machine_links_nothing(drawn: list[drawings.Figure])
 def test_text_from_records_is_escaped() -> None:
     odd = [replace(r, target={"title": "<b>&tiny"}) for r in RECORDS[:2]]
     assert "&lt;b&gt;&amp;tiny" in html("laptop", TABLES, odd, [], [], links=None)
+
+
+def test_drafters_on_the_way_are_compared_on_the_same_prompts_only() -> None:
+    """A step measured again on other prompts, or later on the same ones, adds no second point and moves none of the others."""
+    few = replace(SNAPSHOTS[0], benchmarks=SNAPSHOTS[0].benchmarks[:2], written="2027")
+    again = replace(SNAPSHOTS[1], written="2027")
+    expected = next(f for f in drawings.figures(TABLES, RECORDS, SNAPSHOTS) if f.name == "steps-dflash")
+    found = next(f for f in drawings.figures(TABLES, RECORDS, [*SNAPSHOTS, few, again]) if f.name == "steps-dflash")
+    assert found.svg() == expected.svg()
+    assert few not in found.records

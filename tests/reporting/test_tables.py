@@ -262,7 +262,8 @@ def test_footnotes_say_what_was_counted_on_what_and_where_the_records_are() -> N
     text = " ".join(tables.markdown(EXPERIMENT, made, links="../records/laptop").split())
     assert "Profile `laptop`. A laptop. Target: tiny." in text
     assert "tau: definition `engine`" in text
-    assert "Prompts: GSM8K 2; 3 requests skipped; at most" in text
+    assert "Prompts: GSM8K 2; 3 requests skipped. At most" in text
+    assert "answers that ended by themselves: at T = 0 GSM8K 100 %." in text
     assert "Seeds: 0, 7 (same initial weights" in text
     assert "and seeds. (n.s.): not separable" in text
     assert "Audit (fp32, decoded live): 12 of 16 outputs" in text
@@ -321,3 +322,17 @@ def test_a_matrix_names_credits_of_ones_own() -> None:
     }
     assert tables.matrix(own) == ("first_half", "common", "off, on")
     assert tables.matrix(experiment.objective_yaml("auf")) == ("base-auf", "–", "off")
+
+
+def test_examples_of_one_conversation_are_one_cluster() -> None:
+    """A template that rewrites earlier turns makes several examples of a conversation: they rise and fall together."""
+    right = [2, 8] * 10
+    alone = heldout([10] * 20, right)
+    parts = {
+        **heldout([10] * 80, [n for n in right for _ in range(4)]),
+        "ids": [i for i in alone["ids"] for _ in range(4)],
+    }
+    one, four = (select(EXPERIMENT, [record("auf", [benchmark("gsm8k", [[1]])], blocks=b)]) for b in (alone, parts))
+    first, second = (interval(m.accuracy("auf"), "heldout") for m in (one, four))
+    assert second.value == pytest.approx(first.value)
+    assert second.half_width == pytest.approx(first.half_width)

@@ -195,3 +195,43 @@ def test_schedule_warms_up_then_falls_to_zero() -> None:
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     run(job(tmp_path, steps=20))
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000016", "step-000020"]
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_largest_step(tmp_path: Path) -> None:
+    """As text 1000000 sorts before 999000."""
+    j = job(tmp_path)
+    optimizer = torch.optim.AdamW(j.module.parameters())
+    for step in (999_000, 999_500, 1_000_000):
+        state.save(tmp_path, j.module, optimizer, step, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-1000000", "step-999500"]
+    assert state.latest(tmp_path) == tmp_path / "step-1000000"
+
+
+def test_a_weight_that_no_gradient_reached_is_restored_too(tmp_path: Path) -> None:
+    """It has no optimiser state, in the checkpoint as before it."""
+    module = nn.ModuleDict({"used": nn.Linear(3, 1), "unused": nn.Linear(3, 1)})
+    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+    module["used"](torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    saved = state.save(tmp_path, module, optimizer, 1, {})
+    again = torch.optim.AdamW(module.parameters(), fused=True)
+    state.restore(saved, module, again)
+    assert [len(again.state[p]) for p in module.parameters()] == [3, 3, 0, 0]
+    for p in module["used"].parameters():
+        for key, value in optimizer.state[p].items():
+            assert torch.equal(again.state[p][key], value)
+            assert again.state[p][key].device == p.device
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_optimiser_state_goes_back_to_the_gpu(tmp_path: Path) -> None:
+    """The fused AdamW of a GPU wants its step counter there."""
+    module = nn.Linear(3, 1).cuda()
+    for _ in range(2):
+        optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+        if state.latest(tmp_path):
+            state.restore(tmp_path / "step-000001", module, optimizer)
+        module(torch.ones(2, 3, device="cuda")).sum().backward()
+        optimizer.step()
+        state.save(tmp_path, module, optimizer, 1, {})
+    assert optimizer.state[module.weight]["step"].item() == 2
