@@ -3,6 +3,7 @@
 import importlib
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import reduce
@@ -144,12 +145,29 @@ def test_a_backbone_like_domino_takes_its_objectives(tmp_path: Path, monkeypatch
 # --- links and names ---
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "results" / "README.md", *PAGES], ids=lambda p: p.name)
 def test_every_relative_link_points_at_a_file(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if not re.match(r"[a-z]+:|#", link):
-            assert (page.parent / link.partition("#")[0]).exists(), f"{page.name}: {link}"
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        goal = page.parent / path if path else page
+        assert goal.exists(), f"{page.name}: {link}"
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", goal.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+            assert anchor in slugs, f"{page.name}: {link}"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the history of the project")
+@pytest.mark.parametrize("page", ["experiments/LOG.md", "benchmarks/README.md"])
+def test_every_commit_that_is_named_exists(page: str) -> None:
+    named = set(re.findall(r"`([0-9a-f]{7,12})`", (ROOT / page).read_text()))
+    assert named
+    for commit in named:
+        done = subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=ROOT, check=False)
+        assert done.returncode == 0, commit
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:
