@@ -206,7 +206,10 @@ def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[Experiment], 
     ):
         raise InputError(f"{path} is damaged; delete it, specauf table profile={profile} writes it anew")
     pages = [page for found in tables_.values() if isinstance(page := load_experiment(found["page"]), Experiment)]
-    return profile, local, pages, [load_record(local / name) for found in tables_.values() for name in found["records"]]
+    records = [load_record(local / name) for found in tables_.values() for name in found["records"]]
+    if not any(select(page, records).records for page in pages):
+        raise InputError(f"{', '.join(p.name for p in pages)}: no row has a record any more; make the table again")
+    return profile, local, pages, records
 
 
 def _on_the_way(local: Path, records: Sequence[RunRecord]) -> list[RunRecord]:
