@@ -52,7 +52,7 @@ def configs(folder: Path, extra: Sequence[str], benchmarks: str) -> "tuple[Confi
     place = [] if any(o.lstrip("+").startswith("runs=") for o in extra) else [f"runs={folder.parent}"]
     own, extra = [*runs.about_of(folder)["overrides"], *place], list(extra)
     # Answers that were regenerated for its training depend on the evaluation settings of then.
-    later = [o for o in extra if o.lstrip("+").startswith(("benchmark=", "evaluation=", "evaluation."))]
+    later = [o for o in extra if o.lstrip("+").startswith(("benchmark=", "benchmark.", "evaluation=", "evaluation."))]
     as_trained = compose.compose([*own, *(o for o in extra if o not in later)])
     runs.check_same_training(as_trained, folder)
     if not later:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from specauf_cli import workbench
 from specauf_cli.data import conversations, offline
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.identity import is_local
@@ -50,7 +51,8 @@ def material(config: Config) -> Material:
     known = sizes.of(target)
     if data.source == "hub":
         return Material(estimated(config, None), known, None, [])
-    corpus, _ = conversations.load(data)
+    here = config.benchmark_root is not None or all(b.source == "offline" for b in config.benchmark.values())
+    corpus, _ = workbench.load_data(config) if here else conversations.load(data)
     if target.path is not None and not is_local(target.path):
         return Material(estimated(config, corpus), known, None, [])
     untrained = False
@@ -64,6 +66,7 @@ def material(config: Config) -> Material:
         chat = Chat.load(target)
     if target.pretrain is not None:
         known = replace(known, vocab_size=chat.vocab)
+    corpus = replace(corpus, conversations=corpus.conversations[: data.regenerate])
     examples, _ = encode(chat, corpus, max_length=config.trainer.max_length)
     found = [len(e.tokens) for e in examples]
     lengths = Lengths(len(found), statistics.fmean(found), max(found), "counted")
@@ -124,7 +127,7 @@ def seconds_per_step(made: Plan, found: Material, device: str, *, batches: int =
     for index in chosen:
         took[index % every == 0].append(one(index))
     often = 1 / every
-    mean = often * statistics.fmean(took[True]) + (1 - often) * (statistics.fmean(took[False]) if took[False] else 0)
+    mean = often * statistics.fmean(took[True]) + (1 - often) * statistics.fmean(took[False] or took[True])
     if step.head == "pruned":  # a new drafter misses at once; a trained one reaches further
         missing = max(0.0, SUPPORT - rows / max(1.0, blocks)) * blocks / len(chosen)
         mean += missing * 4 * made.sizes.hidden_size * made.sizes.vocab_size / (made.per_step / mean)

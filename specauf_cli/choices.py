@@ -62,7 +62,7 @@ def check_choices(overrides: Sequence[str]) -> None:
                 f"{override!r} is not an override; write key=value, for example objective=auf or trainer.steps=500"
             )
         name, value = match[2].split("@")[0], (match[3] or "=")[1:]
-        if name not in known or (name == "experiment" and value in ("", "null")):
+        if name not in known:
             continue
         if match[1].startswith("~") or value in ("", "null") or (value.startswith("[") and name != "benchmark"):
             raise InputError(

@@ -313,7 +313,7 @@ def fetch(
     from specauf_cli import compose
     from specauf_cli.data.fetch import fetch as fetch_all
 
-    config = compose.compose(["data=sharegpt", "benchmark=all", *overrides_of(overrides)])
+    config = compose.compose(["data=sharegpt", "benchmark=all", f"data_root={out}", *overrides_of(overrides)])
     fetch_all(out, config.benchmark, config.data, echo=print)
 
 

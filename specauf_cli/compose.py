@@ -75,6 +75,9 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
 PATHS = ("runs", "data_root", "benchmark_root", "data.path", "target.path", "init")
 """Keys that hold a file's or folder's name, which is taken as it is typed."""
 
+LITERAL = re.compile(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false|nan|[+-]?inf", re.IGNORECASE)
+"""What Hydra's grammar would not read as text."""
+
 
 def _plain_paths(overrides: Sequence[str]) -> list[str]:
     """``overrides`` with ``~`` and special characters in paths as Hydra's grammar wants them: quoted."""
@@ -84,7 +87,7 @@ def _plain_paths(overrides: Sequence[str]) -> list[str]:
         if (
             equals
             and key.lstrip("+") in PATHS
-            and not re.fullmatch(r"[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", value, re.DOTALL)
+            and (not re.fullmatch(r"[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", value, re.DOTALL) or LITERAL.fullmatch(value))
         ):
             override = f"{key}='{_quoted(os.path.expanduser(value))}'"
         found.append(override)
@@ -127,7 +130,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
         except InputError as error:
             if elsewhere:  # in a process of its own: Hydra brings the error back
                 raise
-            if not multirun:
+            if not multirun or int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a rank alone cannot begin the next job
                 stopped.append(error)
                 raise SystemExit(2) from error
             print(f"specauf: {' '.join(overrides)}: {error}", file=sys.stderr)  # the other jobs of a sweep go on
@@ -167,6 +170,10 @@ def sweep(overrides: Sequence[str]) -> list[tuple[Config, list[str]]]:
             continue
         if override.startswith("-"):
             raise InputError(f"--together takes overrides only, not {override!r}")
+        if override.startswith(("experiment=", "hydra.", "hydra/")):
+            raise InputError(
+                f"{override!r} is for a sweep of Hydra's (-m); --together takes objective=auf,decay and the like"
+            )
         key, _, values = override.partition("=")
         choices.append([f"{key}={v}" for v in values.split(",")] if _is_simple_sweep(override) else [override])
     return [(compose(list(cell)), list(cell)) for cell in itertools.product(*choices)]

@@ -28,7 +28,7 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
 }
 """Every check by the name of its line, in the order of the lines."""
 
-OWNERS = {"data": "data", "benchmarks": "prompts", "target": "target", "drafter": "drafter"}
+OWNERS = {"data": "data", "benchmarks": "prompts", "target": "target", "stop tokens": "examples", "drafter": "drafter"}
 """Checks that answer for a part of the subject: where it cannot be opened they fail, and the others are left out."""
 
 
@@ -63,13 +63,14 @@ def summary(findings: Iterable[Finding]) -> str:
     return f"{len(verdicts)} checks: {counted}"
 
 
-def run(config: Config, folder: Path | None = None, *, dry: bool = False) -> bool:
+def run(config: Config, folder: Path | None = None, *, dry: bool = False, asked: Config | None = None) -> bool:
     """Prints every check of ``config`` (and of the drafter in ``folder``) as it is made; True when none failed.
 
-    ``dry``: without target and download; the checks that need them are named in one line.
+    ``dry``: without target and download; the checks that need them are named in one line. ``asked``: settings whose benchmarks are
+    looked at instead.
     """
     found: dict[str, Finding] = {}
-    for name, finding in examine(Subject(config, folder, dry=dry)):
+    for name, finding in examine(Subject(config, folder, dry=dry, asked=asked)):
         found[name] = finding
         if not (dry and finding.verdict == OUT):
             print(line(name, finding), flush=True)

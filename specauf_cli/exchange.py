@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -13,7 +14,8 @@ import torch
 
 from specauf_cli import compose, runs, workbench
 from specauf_cli.evaluation.statistics import interval, sample
-from specauf_cli.models import checkpoint, formats
+from specauf_cli.identity import is_local
+from specauf_cli.models import checkpoint, formats, sizes
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.records import (
     RunRecord,
@@ -56,6 +58,11 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
         records = runs.all_measured(folder) if measured else []
         text = card(about, config, records, layout=layout, dtype=dtype)
         name, architectures = _verifier(folder, config["specauf"], verifier) if layout == "vllm" else (None, [])
+        if name is not None and verifier is None and is_local(name):
+            print(
+                f"specauf: config.json will name the target by its folder here, {name}; --verifier ORG/NAME for one that others can find",
+                file=sys.stderr,
+            )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -189,6 +196,9 @@ def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> 
         "trainer.steps=0", "trainer.epochs=null", f"init={source}",
     ]  # fmt: skip
     config = compose.compose(overrides)
+    formats.check_layers(
+        found, config.target.name, sizes.of(config.target).layers
+    )  # before it is opened with these taps
     bench = workbench.open_bench(config)
     drafter, copies = formats.drafter(found, bench.target, config.backbone)
     if copies:
@@ -276,7 +286,7 @@ def fine_tune_command(folder: Path) -> str:
         for o in runs.about_of(folder)["overrides"]
         if o.split("=")[0].split(".")[0] not in ("objective", "trainer", "init")
     ]
-    return " ".join(["specauf train", f"init={folder.name}", *own, "objective=auf"])
+    return shlex.join(["specauf", "train", f"init={folder.name}", *own, "objective=auf"])
 
 
 def _public(place: formats.Located) -> str:

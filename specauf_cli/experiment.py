@@ -22,7 +22,7 @@ def load(name: str) -> Page:
     values = read_yaml(path)
     kinds = {"tau": Experiment, "variants": Variants, "conditions": Conditions}
     kind = values.pop("kind", "tau")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
     try:
         found = cast(Page, typed(kinds[kind], values, ""))
@@ -49,6 +49,8 @@ def load(name: str) -> Page:
         named += [("baseline", found.baseline, names)]
     if isinstance(found, Experiment):
         named += [("objective of paper.values", o, names) for block in found.paper.values.values() for o in block]
+    if isinstance(found, Variants):
+        named += [("objective of paper", o, names) for o in found.paper]
     if isinstance(found, Conditions):
         named += [("objective that a claim needs,", o, names) for o in ("auf", "decay", "auf_decay")]
     for what, word, valid in named:
@@ -75,8 +77,8 @@ def _check_row(objective: str, backbone: str, path: str) -> None:
 
 def _check_cells(found: Experiment, path: str) -> None:
     for temperature, block in found.paper.values.items():
-        if not re.fullmatch(r"\d+(\.\d+)?", temperature):
-            raise InputError(f"{path}: paper.values.{temperature}: a temperature is a number, for example '0'")
+        if not re.fullmatch(r"\d+(\.\d+)?", temperature) or f"{float(temperature):g}" != temperature:
+            raise InputError(f"{path}: paper.values.{temperature}: a temperature is written as in '0', '1' or '0.7'")
         for name, cells in block.items():
             if not all(0 <= c < math.inf for c in cells):
                 raise InputError(f"{path}: paper.values.{temperature}.{name} holds a number that no tau can be")

@@ -22,13 +22,16 @@ UNSAID = {
 def named(target: Mapping[str, Any]) -> dict[str, Any]:
     """``target`` with the name, path and title that ``target=hf`` leaves open: ``target.name=ORG/NAME`` is a path too.
 
-    Names become part of file names, so a name keeps the last part of a path only. Errors: InputError when both are open.
+    Names become part of file names, so a name keeps the last part of a path only. Errors: InputError when both are open, or name
+    two repositories.
     """
     name, path, title = (target.get(k) for k in ("name", "path", "title"))
     if name is None and path is None:
         raise InputError(
             "target=hf needs a model of the Hugging Face hub, target.name=ORG/NAME, or a folder, target.path=DIR"
         )
+    if path is not None and "/" in str(name) and name != path and not is_local(str(path)):
+        raise InputError(f"target.name={name}, but this target is {path}; give target=hf target.name={name}")
     if path is None and (target.get("pretrain") is None or "/" in str(name)):
         path = name
     pretrain = (

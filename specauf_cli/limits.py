@@ -23,7 +23,9 @@ class Number:
 
     def wrong(self, value: Any) -> str:
         """Why ``value`` cannot be, or ``''``."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return "must be a finite number"
+        if isinstance(value, float) and not math.isfinite(value):  # a whole number may be too large to be asked that
             return "must be a finite number"
         if value < self.low or (self.above and value == self.low):
             return f"must be above {self.low:g}" if self.above else f"must be at least {self.low:g}"
@@ -64,6 +66,7 @@ RATE, SHARE, PRECISION = Number(0, 1e38, above=True), Number(0, 1), OneOf(("fp32
 RULES: dict[str, Number | OneOf | Name | Given] = {
     "seed": SEED,
     "runs": Given(),
+    "benchmark_root": Given(),
     "threads": Number(1, 1024),
     "workers": Number(1, 1024),
     "target.name": Name(),
@@ -160,7 +163,9 @@ RULES: dict[str, Number | OneOf | Name | Given] = {
 
 def check(config: Config) -> None:
     """Errors: InputError naming the first setting of ``config`` that cannot work, and what would."""
-    machine = {k: getattr(config, k) for k in ("runs", "threads", "workers")} | {"tracking": asdict(config.tracking)}
+    machine = {k: getattr(config, k) for k in ("runs", "benchmark_root", "threads", "workers")} | {
+        "tracking": asdict(config.tracking)
+    }
     for key, value in _leaves(machine | config.resolved | {g: asdict(getattr(config, g)) for g in ("target", "data")}):
         rule = RULES.get(key) or RULES.get(re.sub(r"\.\w+\.", ".*.", key, count=1))
         reason = rule.wrong(value) if rule is not None and value is not None else ""

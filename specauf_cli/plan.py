@@ -108,14 +108,16 @@ def estimated(config: Config, corpus: Corpus | None) -> Lengths:
     """
     data, longest = config.data, config.trainer.max_length
     if corpus is not None:
-        counted = [min(longest, sum(len(m.content) for m in c.messages) // 4) for c in corpus.conversations]
+        counted = [
+            min(longest, sum(len(m.content) for m in c.messages) // 4) for c in corpus.conversations[: data.regenerate]
+        ]
         return Lengths(len(counted), statistics.fmean(counted), longest, "four characters a token assumed")
     if data.known is None:
         raise InputError(
             f"data={data.name} is on the hub and its yaml does not say how large it is; give data.known.examples and "
             "data.known.tokens (their mean length), or a local copy: data=jsonl data.path=FILE_OR_FOLDER"
         )
-    examples = min(data.known.examples, data.limit or data.known.examples)
+    examples = min(n for n in (data.known.examples, data.limit, data.regenerate) if n is not None)
     return Lengths(examples, min(data.known.tokens, longest), longest, f"as conf/data/{data.name}.yaml states")
 
 

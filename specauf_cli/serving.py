@@ -124,8 +124,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     name = f"{options.backend}-{folder.name if folder else target.name}-{digest(identity, 8)}"
     place = Path(config.runs) / "servers" / name
     words = ["eval", "--backend", options.backend, "--base-url", "URL", *(["--run", folder.name] if folder else [])]
-    words += ["--served-model", options.served_model] if options.served_model else []
-    words += ["--served-drafter", options.served_drafter] if options.served_drafter else []
+    words += ["--served-model", _bare(options.served_model)] if options.served_model else []
+    words += ["--served-drafter", _bare(options.served_drafter)] if options.served_drafter else []
     asked = {
         k: config.resolved["evaluation"][k] for k in ("drafts", "prompts", "temperatures", "seed", "max_new_tokens")
     }
@@ -164,7 +164,7 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
             "command": command_line([*words, "--benchmarks", benchmarks, *extra]),
             "config": {"target": config.resolved["target"], **chosen}, "code": code_state(),
             # Of the machine that asked. What answered is under "server".
-            "environment": environment("cpu", 1), "server": {**asdict(served), "tokenizer": tokenizer},
+            "environment": environment("cpu", 1), "server": _bare({**asdict(served), "tokenizer": tokenizer}),
             "inputs": {
                 "template": identity["template"], "target": _fingerprint(folder), "drafter": _weights(served.drafter),
                 **{f"prompts of {p.name}": p.sha256 for p in prompts},
@@ -239,8 +239,18 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
             file=sys.stderr,
         )
     print("\n".join(shlex.join(line) for line in lines))
-    again = ["specauf", "eval", "--backend", backend, "--base-url", url, "--run", folder.name]
+    place = [w for w in extra if w.lstrip("+").startswith("runs=")]
+    again = ["specauf", "eval", "--backend", backend, "--base-url", url, "--run", folder.name, *place]
     print(f"then: {shlex.join(again)}", file=sys.stderr)
+
+
+def _bare(value: Any) -> Any:
+    """``value`` with every folder in it named by its last part alone: where it lies on a machine is nobody's business."""
+    if isinstance(value, dict):
+        return {k: _bare(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_bare(v) for v in value)
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~", "./", "../")) else value
 
 
 def _check_backend(name: str) -> None:

@@ -1,5 +1,6 @@
 """Commands around a training: what is checked and estimated before it, where its drafter goes after it."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -54,7 +55,8 @@ def import_(
     from specauf_cli import exchange
 
     folder = exchange.adopt(source, words, revision=revision)
-    print(f"measure it: specauf eval --run {folder.name}", file=sys.stderr)
+    place = [w for w in words if w.lstrip("+").startswith("runs=")]
+    print(f"measure it: {shlex.join(['specauf', 'eval', '--run', folder.name, *place])}", file=sys.stderr)
     print(f"fine-tune it: {exchange.fine_tune_command(folder)}", file=sys.stderr)
     print(folder)
 
@@ -87,13 +89,13 @@ def doctor(
     from specauf_cli import compose, runs
     from specauf_cli import doctor as clinic
 
-    extra, folder = overrides_of(overrides), None
+    extra, folder, asked = overrides_of(overrides), None, None
     if run is not None:
         (folder,) = runs.find(Path(runs_folder(extra)), [run], every=False)
-        config, _ = configs(folder, extra, "all")
+        config, asked = configs(folder, extra, "all")
     else:
         config = compose.compose(extra)
-    if not clinic.run(config, folder, dry=dry_run):
+    if not clinic.run(config, folder, dry=dry_run, asked=asked):
         raise typer.Exit(1)
 
 

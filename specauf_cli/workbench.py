@@ -1,5 +1,6 @@
 """A target with its data, and what is done on it: train a drafter, measure it, audit it."""
 
+import math
 import os
 import shutil
 import sys
@@ -282,7 +283,8 @@ def _probe(bench: Bench, config: Config) -> Callable[[DFlash], dict[str, float]]
         for prompts in load_benchmarks(replace(config, evaluation=few)) if not made else []:
             made.append(list(own_answers(config, bench.target, prompts, 0.0, _cache(bench)).trajectories))
         taus = [metrics.tau(replay(bench.target, drafter, m, batch_size=settings.batch_size)) for m in made]
-        return {"tau": sum(taus) / len(taus)}
+        taus = [t for t in taus if not math.isnan(t)]  # of a benchmark whose answers are all one token long
+        return {"tau": sum(taus) / len(taus)} if taus else {}
 
     return probe
 

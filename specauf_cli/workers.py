@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 
 from specauf_cli import compose, workbench
-from specauf_cli.records import RunRecord, load_record, read_json, write_json
+from specauf_cli.records import RunRecord, digest, load_record, read_json, write_json
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Config
 
@@ -126,8 +126,12 @@ def _side_by_side(cells: Sequence[Cell], count: int) -> Iterator[tuple[Cell, Run
                 with starting:
                     if left:
                         return
-                    if process is None or process.poll() is not None:
-                        process = stack.enter_context(_process(["worker"], OMP_NUM_THREADS=threads))
+                    try:
+                        if process is None or process.poll() is not None:
+                            process = stack.enter_context(_process(["worker"], OMP_NUM_THREADS=threads))
+                    except OSError as error:
+                        done.put((cell, f"its process could not be started: {error.strerror or error}"))
+                        continue
                 done.put((cell, _ask(process, cell)))
         if process is not None and process.stdin is not None:
             process.stdin.close()
@@ -191,7 +195,7 @@ def _process(words: Sequence[str], **environment: str) -> Iterator["subprocess.P
 
 def job(config: Config, overrides: list[str]) -> None:
     """A cell as a job of a sweep: fills it and leaves in ``runs/cells/`` what came of it."""
-    place = _place(Path(config.runs), config.backbone.name, config.objective.name, config.seed)
+    place = _place(config)
     try:
         write_json(place, {"record": str(Worker().fill(config, overrides)[1])})
     except InputError as error:
@@ -203,7 +207,7 @@ def _launched(cells: Sequence[Cell], runs: Path, launcher: str) -> Iterator[tupl
     """Hands the cells to a launcher as one sweep for all that share backbone and settings, and reads what its jobs left behind."""
     for backbone, settings in dict.fromkeys((c.backbone, c.settings) for c in cells):
         some = [c for c in cells if (c.backbone, c.settings) == (backbone, settings)]
-        places = {c: _place(runs, c.backbone, c.objective, c.seed) for c in some}
+        places = {c: _place(compose.compose(c.words)) for c in some}
         for place in places.values():
             place.unlink(missing_ok=True)
         objectives = ",".join(dict.fromkeys(c.objective for c in some))
@@ -220,5 +224,7 @@ def _launched(cells: Sequence[Cell], runs: Path, launcher: str) -> Iterator[tupl
             yield cell, load_record(Path(found["record"])) if "record" in found else str(found["failed"])
 
 
-def _place(runs: Path, backbone: str, objective: str, seed: int) -> Path:
-    return runs / "cells" / f"{backbone}-{objective}-s{seed}.json"
+def _place(config: Config) -> Path:
+    """Where a job leaves what came of it; other settings, another place: two sweeps may wait in one queue."""
+    name = f"{config.backbone.name}-{config.objective.name}-s{config.seed}-{digest(config.resolved, 8)}.json"
+    return Path(config.runs) / "cells" / name

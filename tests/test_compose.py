@@ -157,3 +157,54 @@ def test_broken_experiment_yaml_names_the_file(tmp_path: Path) -> None:
     path.write_text("name: mine\nrows: []\n")
     with pytest.raises(InputError, match="is missing"):
         experiment.load(str(path))
+
+
+def test_a_hub_name_on_a_target_that_is_another_model_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"target\.name=Qwen/Qwen3-1\.7B, but this target is Qwen/Qwen3-4B; give target=hf"
+    ):
+        compose.compose(["profile=single_gpu", "target.name=Qwen/Qwen3-1.7B"])
+    assert compose.compose(["target=hf", "target.name=Qwen/Qwen3-1.7B"]).target.path == "Qwen/Qwen3-1.7B"
+    assert compose.compose(["target=hf", "target.path=/x/y", "target.name=ORG/NAME"]).target.path == "/x/y"
+
+
+@pytest.mark.parametrize("folder", ["2024", "1e5", "true", "nan", "a b", "x,y", "null"])
+def test_a_path_is_taken_as_it_is_typed(folder: str) -> None:
+    if folder == "null":
+        assert compose.compose(["benchmark_root=null"]).benchmark_root is None
+        return
+    config = compose.compose(
+        [f"runs={folder}", "data=jsonl", f"data.path={folder}", "target=hf", f"target.path={folder}"]
+    )
+    assert (config.runs, config.data.path, config.target.path) == (folder, folder, folder)
+
+
+@pytest.mark.parametrize("word", ["experiment=table2", "hydra.job.name=x", "hydra/launcher=slurm"])
+def test_together_refuses_what_only_a_sweep_of_hydra_reads(word: str) -> None:
+    with pytest.raises(InputError, match="is for a sweep of Hydra's"):
+        compose.sweep(["-m", word, "seed=0"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("name: table2", "name: table2\nkind: []", r"kind \[\] is none of"),
+        ('"0":', '"0.0":', "a temperature is written as in"),
+        ("margin: 0.1", f"margin: {'9' * 400}", "margin=inf must be"),
+    ],
+)
+def test_values_that_no_page_can_use_are_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+    text = (choices.folder("experiments") / "table2.yaml").read_text()
+    assert old in text
+    path = tmp_path / "table2.yaml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=says):
+        experiment.load(str(path))
+
+
+def test_a_page_of_variants_names_the_papers_rows_right(tmp_path: Path) -> None:
+    text = (choices.folder("experiments") / "table3.yaml").read_text()
+    path = tmp_path / "table3.yaml"
+    path.write_text(text.replace("\n  s_auf:", "\n  s_auff:"))
+    with pytest.raises(InputError, match=r"objective of paper 's_auff' is none of .* Did you mean 's_auf'"):
+        experiment.load(str(path))

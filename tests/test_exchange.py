@@ -201,7 +201,8 @@ def test_what_the_hub_gave_is_named_by_its_commit(out: tuple[Path, str], monkeyp
 def test_an_imported_run_is_fine_tuned_under_a_name_of_its_own(out: tuple[Path, str], imported: Path) -> None:
     folder, run = out
     said = specauf(folder, "import", "out/hf", "profile=smoke").stderr.splitlines()
-    command = next(line for line in said if line.startswith("fine-tune it: specauf ")).split()[3:]
+    command = next(line for line in said if line.startswith("fine-tune it: specauf "))
+    command = shlex.split(command)[3:]
     still = ["trainer.lr=1e-30", "trainer.steps=2"]  # a step so small that it changes no weight
     tuned = folder / specauf(folder, *command, *still).stdout.strip()
     assert tuned.name.startswith("dflash-auf-")
@@ -298,3 +299,27 @@ def test_a_damaged_run_is_not_exported(out: tuple[Path, str], tmp_path: Path, fi
     assert f"{file.split('/')[-1]}" in done.stderr
     assert "is damaged; move runs/" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_target_layers": 36}, "was not made for target tiny: its num_target_layers is 36, the target's 4; give its profile"),
+        ({"taps": [0, 1, 3]}, "taps layer 3 of 0..3; target_layer_ids count decoder layers from 0"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_target_is_refused_by_what_its_file_says(
+    out: tuple[Path, str], tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    """Not by settings that came from it, which cannot be given."""
+    folder, _ = out
+    shutil.copytree(folder / "out" / "hf", tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    if "taps" in change:
+        config["dflash_config"]["target_layer_ids"] = change["taps"]
+    else:
+        config |= change
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    done = specauf(folder, "import", str(tmp_path / "other"), "profile=smoke", check=False)
+    assert done.returncode == 2
+    assert says in done.stderr

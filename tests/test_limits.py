@@ -63,6 +63,11 @@ WRONG = [
     ("benchmark.offline_chat.limit=0", "must be at least 1"),
     ("+domino.rank=3", "unknown setting domino.rank"),
     ("domino=null", "unknown setting domino.None"),
+    ("benchmark_root=", "benchmark_root='' must not be empty"),
+    ("experiment=null", "experiment is one of"),
+    (f"trainer.steps={'9' * 400}", "must be at most"),
+    (f"seed={'9' * 400}", "must be at most"),
+    (f"trainer.lr={'9' * 400}", "must be at most"),
 ]
 
 

@@ -161,7 +161,7 @@ def test_cells_of_a_launcher_leave_their_outcome_behind(
     found = dict(outcomes(cells, compose.compose(settings), "basic"))
     assert getattr(found[cells[0]], "objective", None) == "auf"
     assert found[cells[1]] == "the disk is full"
-    place = Path("runs/cells/dflash-auf-s0.json")
+    (place,) = Path("runs/cells").glob("dflash-auf-s0-*.json")
     assert load_record(Path(json.loads(place.read_text())["record"])).objective == "auf"
 
 
@@ -221,3 +221,27 @@ def _alive(folder: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def test_a_worker_that_cannot_be_started_fails_its_cells(
+    stub: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = workers.subprocess.Popen
+
+    def popen(words: list[str], **more: object) -> subprocess.Popen[str]:
+        if words[3] == "worker":
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return real(words, **more)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(workers.subprocess, "Popen", popen)
+    found = dict(outcomes(CELLS, compose.compose(["profile=smoke", "workers=2"]), None))
+    assert set(found.values()) == {"its process could not be started: Resource temporarily unavailable"}
+
+
+def test_two_sweeps_in_one_queue_leave_their_outcomes_in_different_places() -> None:
+    places = {
+        workers._place(compose.compose(["profile=smoke", *more]))
+        for more in ([], ["trainer.steps=5"], ["evaluation.prompts=1"], ["seed=1"])
+    }
+    assert len(places) == 4
+    assert workers._place(compose.compose(CELLS[0].words)) == workers._place(compose.compose([*CELLS[0].words][::-1]))

@@ -55,12 +55,20 @@ class Subject:
     """Settings with the data, target and drafter they mean. Nothing is trained: a target that is missing gets random weights.
 
     ``folder``: a finished run whose drafter is examined (else one is initialised). ``dry``: no target and no download.
+    ``asked``: settings whose benchmarks are examined, where they are not those that the data were cleaned of.
     ``parts`` gives parts that are open already: ``data``, ``prompts``, ``target``, ``drafter``.
     """
 
     def __init__(
-        self, config: Config, folder: Path | None = None, *, dry: bool = False, parts: dict[str, Any] | None = None
+        self,
+        config: Config,
+        folder: Path | None = None,
+        *,
+        dry: bool = False,
+        parts: dict[str, Any] | None = None,
+        asked: Config | None = None,
     ) -> None:
+        self.asked = asked or config
         self.config, self.folder, self.dry = config, folder, dry
         self.untrained = False
         self.refused = ""
@@ -89,10 +97,10 @@ class Subject:
         """Every benchmark's prompts: raw, and in the template they are asked in."""
 
         def load() -> list[tuple[PromptSet, PromptSet]]:
-            root = Path(self.config.benchmark_root) if self.config.benchmark_root else None
+            root = Path(self.asked.benchmark_root) if self.asked.benchmark_root else None
             return [
                 (benchmarks.load_raw(b, root=root), benchmarks.load(b, root=root))
-                for b in self.config.benchmark.values()
+                for b in self.asked.benchmark.values()
             ]
 
         if self.dry and self.downloads():
@@ -103,9 +111,10 @@ class Subject:
         """Data that these settings fetch from the hub."""
         config = self.config
         found = [f"data {config.data.hub_id}"] if config.data.source == "hub" else []
-        if config.benchmark_root is None:
-            found += [f"benchmark {b.name}" for b in config.benchmark.values() if b.source == "hub"]
-        return found
+        for chosen in (config, self.asked):
+            if chosen.benchmark_root is None:
+                found += [f"benchmark {b.name}" for b in chosen.benchmark.values() if b.source == "hub"]
+        return list(dict.fromkeys(found))
 
     def fetches_target(self) -> bool:
         """True for a target of the hub of which this machine has nothing yet."""

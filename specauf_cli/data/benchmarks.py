@@ -209,6 +209,8 @@ def _optional(row: Row, field: str, where: str) -> str | None:
 def _distinct(prompts: Iterable[Prompt], where: str) -> tuple[Prompt, ...]:
     kept: dict[str, Prompt] = {}
     for prompt in prompts:
+        if not is_unicode(prompt.id):
+            raise InputError(f"{where}: the id {prompt.id!r} is not valid Unicode (half a surrogate pair)")
         if prompt.id in kept:  # one prompt is one statistical cluster, so two of one id would be paired wrongly
             raise InputError(f"{where}: the id {prompt.id!r} occurs twice; ids must differ")
         kept[prompt.id] = prompt

@@ -193,12 +193,14 @@ def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example
     )
     previous = ""
     for (conversation, _, _), prompt, closing in zip(turns, prompts, closings, strict=True):
-        if chat.eos_id not in closing:
+        ends = {chat.eos_id} if chat.eos_id in closing else chat.stop_ids
+        last = max((i for i, token in enumerate(closing) if token in ends), default=None)
+        if last is None:
             raise InputError(
                 f"conversation {conversation.id}: the chat template does not end an answer with the end-of-turn token "
-                f"{chat.tokenizer.eos_token!r}, so a drafter could never learn to stop"
+                f"{chat.tokenizer.eos_token!r} or another one that ends a turn, so a drafter could never learn to stop"
             )
-        answer = closing[: len(closing) - closing[::-1].index(chat.eos_id)]
+        answer = closing[: last + 1]
         extends = conversation.id == previous and prompt[: len(runs[-1][1])] == runs[-1][1]
         if not extends:
             runs.append((conversation.id, [], []))

@@ -18,7 +18,9 @@ from specauf_cli.schema import InputError
 
 BACKENDS = ("sglang", "vllm")
 START = "start it as `specauf serve-command --run RUN` prints"
-PRIVATE = re.compile(r"key|secret|password|host|addr|ssl|url|log|(^|_)ports?$|internal_states|cert|endpoint|(^|_)env")
+PRIVATE = re.compile(
+    r"key|secret|password|host|addr|ssl|url|log|(^|_)ports?$|internal_states|cert|endpoint|(^|_)env|_dir$|storage"
+)
 """Flags that never enter a record: they may name a machine or open a door."""
 
 

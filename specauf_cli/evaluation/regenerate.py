@@ -26,7 +26,8 @@ def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationC
         kept += [c for p in part if (c := _conversation(target, p, answers.get(p.id, []))) is not None]
     if not kept:
         raise InputError(
-            f"data.regenerate={count}: the target ended none of its answers within evaluation.max_new_tokens={settings.max_new_tokens}"
+            f"data.regenerate={count}: the target ended none of its answers within evaluation.max_new_tokens={settings.max_new_tokens}, or no "
+            f"question fits with them into its context of {target.context_length} tokens"
         )
     dropped = {**corpus.dropped, "no answer of the target's that ends": count - len(kept)}
     return Corpus(f"{corpus.name}, answered by the target", tuple(kept), dropped, content_hash(kept))
@@ -59,6 +60,7 @@ def _answers(
         batch_size=settings.batch_size,
         cache=cache,
         shared=True,
+        empty=True,
     )
     found: dict[str, list[Trajectory]] = {}
     for t in made.trajectories:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+import torch._functorch.config as functorch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -144,6 +145,8 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
 
 @cache
 def _compiled_flex() -> Any:
+    # Domino's base branch goes back first and keeps the graph for the final one, which donated buffers forbid.
+    functorch.donated_buffer = False
     return torch.compile(flex_attention)
 
 

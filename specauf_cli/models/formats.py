@@ -27,6 +27,7 @@ from specauf_cli.settings import BackboneConfig
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LAYOUTS, ARCHITECTURES = ("hf", "vllm"), ("DFlashDraftModel", "DominoDraftModel")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+OTHER = "{} was not made for target {}: its {} is {!r}, the target's {!r}; give its profile"
 SIZES = (
     "hidden_size",
     "intermediate_size",
@@ -280,16 +281,23 @@ def drafter(found: Checkpoint, target: Target, backbone: BackboneConfig) -> tupl
 
 def _check_target(found: Checkpoint, target: Target, backbone: BackboneConfig) -> None:
     """InputError when ``found`` is for a target of other sizes, depth or mask token than ``target``."""
-    sizes, layers = target.draft_config(backbone), target.model.config.num_hidden_layers
+    sizes = target.draft_config(backbone)
     ours: dict[str, Any] = {k: getattr(sizes, k) for k in SIZES} | {"rope": _rope(sizes.to_dict())}
-    theirs = dict(found.sizes)
-    if found.target_layers is not None:
-        ours, theirs = ours | {"num_target_layers": layers}, theirs | {"num_target_layers": found.target_layers}
-    for key, value in theirs.items():
+    for key, value in found.sizes.items():
         if value != ours[key]:
-            raise InputError(
-                f"{found.folder} was not made for target {target.config.name}: its {key} is {value!r}, the target's {ours[key]!r}; give its profile"
-            )
+            raise InputError(OTHER.format(found.folder, target.config.name, key, value, ours[key]))
+    check_layers(found, target.config.name, target.model.config.num_hidden_layers)
+    if found.mask_id != target.chat.mask_id:
+        raise InputError(
+            f"{found.folder} was trained with mask token id {found.mask_id}, target {target.config.name} has "
+            f"{target.chat.mask_id}; give target.mask_token={found.mask_id}"
+        )
+
+
+def check_layers(found: Checkpoint, target: str, layers: int) -> None:
+    """InputError when ``found`` is for a target of another depth than ``layers``, or taps what cannot be tapped there."""
+    if found.target_layers is not None and found.target_layers != layers:
+        raise InputError(OTHER.format(found.folder, target, "num_target_layers", found.target_layers, layers))
     if found.taps[-1] >= layers - 1:
         written = "target_layer_ids count decoder layers from 0" if found.layout == "hf" else (
             "aux_hidden_state_layer_ids count hidden states, 0 being the embedding"
@@ -299,11 +307,6 @@ def _check_target(found: Checkpoint, target: Target, backbone: BackboneConfig) -
             "(its output is stored after the final norm); a file that counts otherwise must be corrected"
         )
     check_taps(found.taps, layers)
-    if found.mask_id != target.chat.mask_id:
-        raise InputError(
-            f"{found.folder} was trained with mask token id {found.mask_id}, target {target.config.name} has "
-            f"{target.chat.mask_id}; give target.mask_token={found.mask_id}"
-        )
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -370,6 +373,9 @@ def speculators_config(config: Mapping[str, Any], verifier: str | None, architec
     """``config`` (public Hugging Face keys) in the speculators layout, as vLLM's ``update_dflash`` reads it."""
     outer = ("architectures", "block_size", "dflash_config", "num_target_layers", "dtype")
     special, size = config["dflash_config"], config["block_size"]
+    greedy = {
+        "proposal_type": "greedy", "speculative_tokens": size - 1, "verifier_accept_k": 1, "accept_tolerance": 0.0,
+    }  # fmt: skip
     return {
         "architectures": ["DFlashDraftModel"],
         "speculators_model_type": "dflash",
@@ -387,14 +393,7 @@ def speculators_config(config: Mapping[str, Any], verifier: str | None, architec
         "speculators_config": {
             "algorithm": "dflash",
             "default_proposal_method": "greedy",
-            "proposal_methods": [
-                {
-                    "proposal_type": "greedy",
-                    "speculative_tokens": size - 1,
-                    "verifier_accept_k": 1,
-                    "accept_tolerance": 0.0,
-                }
-            ],
+            "proposal_methods": [greedy],
             "verifier": {"name_or_path": verifier, "architectures": list(architectures)},
         },
     }

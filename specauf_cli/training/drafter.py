@@ -266,6 +266,8 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
         if trainer.eval_every is None or done % trainer.eval_every:
             return {}
         found = task.probe(drafter)
+        if not found:
+            return found
         best = max((x for x in read_log(task.folder / "log.jsonl") if "tau" in x), key=lambda x: x["tau"], default=None)
         if best is None or found["tau"] > best["tau"]:  # the drafter with the best tau so far is kept too, and only it
             checkpoint.save(drafter, target, kept(done), run=task.identity)

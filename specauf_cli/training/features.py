@@ -154,7 +154,8 @@ class Disk:
                     f"trainer.features=disk needs {wanted / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free; use "
                     "trainer.features=online or another folder (runs=...)"
                 )
-        mine = missing[ranks.RANK :: ranks.WORLD]
+        # Dealt out by number: what is missing may differ between ranks that look at different times.
+        mine = [n for n in range(ranks.RANK, len(members), ranks.WORLD) if n in missing]
         with track("target features", len(mine)) as show:
             for done, shard in enumerate(mine, 1):
                 content = to_bytes({str(i): row for i, row in source._rows(members[shard])})

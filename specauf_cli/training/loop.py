@@ -193,6 +193,10 @@ def run(jobs: Sequence[Job]) -> list[Running]:
                 try:
                     one.advance()
                 except InputError as error:
+                    if (
+                        one.job.shared and ranks.WORLD > 1
+                    ):  # the other ranks may know nothing of it, and would wait for this one
+                        raise
                     one.failure = error
                     if len(jobs) > 1:
                         print(f"specauf: {error}; the others go on", file=sys.stderr)
@@ -206,6 +210,8 @@ def run(jobs: Sequence[Job]) -> list[Running]:
             if stop and left:
                 for one in left:
                     one.save()
+                if jobs[0].shared:
+                    ranks.wait()  # whoever ends first is taken for a failure, and the others are killed
                 raise Interrupted(stop, left[0].job.folder, left[0].done)
     return running
 
@@ -255,11 +261,15 @@ def _append(log: Path, line: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], int | None]]:
-    """Collects SIGINT and SIGTERM so that the step under way can finish; a second one stops at once."""
+    """Collects SIGINT and SIGTERM so that the step under way can finish; a second one stops at once.
+
+    Not so under torchrun, which passes on to its ranks what they have got themselves. One that comes when everything has just ended is
+    raised again, for whoever called.
+    """
     caught: list[int] = []
 
     def note(signum: int, _frame: FrameType | None) -> None:
-        if caught:
+        if caught and ranks.WORLD == 1:
             raise KeyboardInterrupt
         caught.append(signum)
 
@@ -273,6 +283,8 @@ def _signals() -> Iterator[Callable[[], int | None]]:
     finally:
         for s, handler in previous.items():
             signal.signal(s, handler)
+    if caught:
+        signal.raise_signal(caught[0])
 
 
 def _side_by_side(lines: Sequence[Mapping[str, float]]) -> str:

@@ -233,6 +233,7 @@ def test_subset_is_the_first_of_a_seeded_permutation(tmp_path: Path) -> None:
         ({"id": "b", "turns": ["\ud83d"]}, "line 2, turn 1: not valid Unicode"),
         ({"id": "b", "turns": ["q"], "reference": 3}, "line 2: 'reference' must be a string or null"),
         ({"id": "a", "turns": ["q"]}, "the id 'a' occurs twice"),
+        ({"id": "b\ud83d", "turns": ["q"]}, r"the id 'b\\ud83d' is not valid Unicode"),
     ],
 )
 def test_bad_rows_name_file_and_line(tmp_path: Path, row: object, message: str) -> None:

@@ -268,3 +268,11 @@ def test_what_a_foreign_target_declares_wrongly_is_one_line(chat: Chat, tmp_path
     (tmp_path / "t" / "tokenizer.json").write_text('{"version": "1.0')
     with pytest.raises(InputError, match=r"the tokenizer of target '.*/t' cannot be loaded: .*Unterminated"):
         Chat.load(config)
+
+
+def test_an_answer_may_end_with_a_stop_token_that_is_not_the_tokenizers_own(chat: Chat) -> None:
+    """A base model's tokenizer ends texts, its template turns: generation_config.json names both."""
+    other = Chat(chat.tokenizer, MASK, [chat.tokens(["<|im_end|>"])[0][0]])
+    other.eos_id = chat.pad_id
+    conversations = corpus(talk("Hi", "Hello."), talk("What is 2 + 2?", "Four."))
+    assert encode(other, conversations, max_length=500) == encode(chat, conversations, max_length=500)

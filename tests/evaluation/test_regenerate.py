@@ -117,3 +117,19 @@ def test_how_a_run_is_measured_does_not_change_the_answers_it_was_trained_on(
     bench = workbench.Bench(trained, None, empty, empty)  # type: ignore[arg-type]
     assert bench.serves(trained)
     assert not bench.serves(replace(trained, evaluation=measured.evaluation))
+
+
+def test_a_part_of_which_nothing_fits_is_left_out(
+    ending: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conversations are answered in parts; the last one may be a single question that is too long."""
+    monkeypatch.setattr(module, "CHUNK", 4)
+    few = replace(CORPUS, conversations=(*CORPUS.conversations[:4], talk("long", "word " * 5000)))
+    expected = regenerate(ending, CORPUS, 4, SETTINGS, tmp_path / "a")
+    for _ in range(2):  # made, and read back
+        made = regenerate(ending, few, 5, SETTINGS, tmp_path / "b")
+        assert made.conversations == expected.conversations
+    assert made.dropped["no answer of the target's that ends"] == 5 - len(made.conversations)
+    alone = replace(CORPUS, conversations=few.conversations[4:])
+    with pytest.raises(InputError, match="no question fits with them into its context"):
+        regenerate(ending, alone, 1, SETTINGS, tmp_path / "c")

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch._functorch.config as functorch
 from torch import Tensor
 
 from sequences import ANCHORS, close
-from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.dflash import DFlash, _compiled_flex
 from specauf_cli.models.target import Target
 
 MakeTarget = Callable[..., Target]
@@ -265,6 +266,12 @@ def test_drafts_are_the_argmax_of_the_logits_cut_to_the_proposals(
 def test_a_backbone_that_drafts_in_its_own_way_must_do_so_slot_by_slot_too() -> None:
     with pytest.raises(TypeError, match="Own defines draft, so it must define slot_by_slot too"):
         type("Own", (DFlash,), {"draft": lambda *_: None})
+
+
+def test_compiled_flex_keeps_what_a_second_branch_goes_back_through() -> None:
+    """Domino's base branch keeps the graph for the final one; a compiled backward pass must not give its buffers away."""
+    _compiled_flex()
+    assert functorch.donated_buffer is False
 
 
 def test_logits_of_its_own_are_more_than_the_rows_of_the_head() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specauf_cli import compose
+from specauf_cli import compose, ranks
 from specauf_cli.data.chat import encode
 from specauf_cli.models.blocks import collate
 from specauf_cli.models.target import Target
@@ -147,3 +147,23 @@ def test_no_more_tokens_than_fit_go_through_the_target_at_once(
     monkeypatch.setattr(Target, "features", lambda self, t: (widths.append(t.numel()), real(self, t))[1])
     Features(target, examples, replace(trainer, features="memory"), tmp_path)
     assert max(widths) <= 512 + 32 * 64
+
+
+def test_ranks_that_look_at_different_times_share_the_shards_alike(
+    trainer: TrainerConfig, target: Target, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second rank comes when the first has written one of its own already."""
+    disk = replace(trainer, features="disk")
+    monkeypatch.setattr(Disk, "SHARD", 20_000)
+    Features(target, examples, disk, tmp_path)
+    whole = {p.name[:5]: p for p in tmp_path.rglob("*.safetensors")}
+    assert len(whole) > 4
+    late = [p for n, p in whole.items() if n != "00000"]
+    for path in late:
+        path.unlink()
+    monkeypatch.setattr(ranks, "RANK", 1)
+    monkeypatch.setattr(ranks, "WORLD", 2)
+    monkeypatch.setattr(ranks, "wait", lambda: None)
+    Features(target, examples, disk, tmp_path)
+    made = sorted(int(p.name[:5]) for p in tmp_path.rglob("*.safetensors"))
+    assert made == [0, *range(1, len(whole), 2)]

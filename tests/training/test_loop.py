@@ -235,3 +235,43 @@ def test_optimiser_state_goes_back_to_the_gpu(tmp_path: Path) -> None:
         optimizer.step()
         state.save(tmp_path, module, optimizer, 1, {})
     assert optimizer.state[module.weight]["step"].item() == 2
+
+
+def test_a_signal_in_the_very_last_step_still_stops_what_would_come_next(tmp_path: Path) -> None:
+    """Everything is saved and nothing is left to do here, but an evaluation or another cell would follow."""
+    whole = job(tmp_path / "whole")
+    expected, _ = run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(job(tmp_path / "cut", hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 11 else None))
+    again = job(tmp_path / "cut", hook=lambda _: pytest.fail("another step"))
+    last, _ = run(again)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+    assert {**last, "tokens_per_second": 0} == {**expected, "tokens_per_second": 0}
+
+
+def test_ranks_get_a_signal_twice_and_save_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun passes on what its ranks have got themselves."""
+    monkeypatch.setattr(loop.ranks, "WORLD", 2)
+
+    def stopped() -> None:
+        with loop._signals() as caught:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            assert caught() == signal.SIGINT
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+
+
+def test_an_error_of_one_rank_is_raised_for_the_others_would_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop.ranks, "WORLD", 2)
+    monkeypatch.setattr(loop.ranks, "wait", lambda: None)
+    monkeypatch.setattr(loop.ranks, "largest", lambda number, _: number)
+
+    def full(_: int) -> None:
+        raise InputError("No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        loop.run([replace(job(tmp_path), snapshot=full, shared=True)])
