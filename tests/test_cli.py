@@ -13,6 +13,7 @@ import pytest
 
 from commands import ENV, ROOT, specauf
 from specauf_cli import study
+from specauf_cli.arguments import configs
 from specauf_cli.records import lock
 
 
@@ -354,3 +355,24 @@ def test_compare_finds_what_both_have_after_a_partial_evaluation(table: tuple[Pa
     specauf(folder, "eval", "--run", names[0], "--benchmarks", "offline_chat", "evaluation.audit=1")
     found = specauf(folder, "compare", *names).stdout
     assert len(re.findall(r"\(offline\) +T=0", found)) == 6
+
+
+def test_limits_of_benchmarks_leave_the_training_data_alone(table: tuple[Path, str]) -> None:
+    """Data were cleaned of the prompts chosen when the run was trained; how many are asked now is another matter."""
+    folder, _ = table
+    run = next(f.parent for f in sorted(folder.glob("runs/dflash-auf-*/finished.json")))
+    trained, asked = configs(run, ["benchmark.offline_chat.limit=2"], "all")
+    assert trained.benchmark["offline_chat"].limit != 2
+    assert asked.benchmark["offline_chat"].limit == 2
+    other = ["benchmark=gsm8k", "benchmark.gsm8k.limit=3", "benchmark_root=there"]
+    trained, asked = configs(run, other, "all")
+    assert "gsm8k" not in trained.benchmark
+    assert asked.benchmark["gsm8k"].limit == 3
+
+
+def test_data_fetch_takes_the_profile_it_fetches_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("specauf_cli.data.fetch.fetch", lambda *found, **_: asked.extend(found))
+    specauf(tmp_path, "data", "fetch", "--out", "there", "profile=cpu_real")
+    assert asked[0] == Path("there")
+    assert list(asked[1]) == ["gsm8k", "math500", "humaneval", "mbpp", "mt_bench", "alpaca"]  # type: ignore[call-overload]

@@ -71,7 +71,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("override", "says"), WRONG, ids=[w for w, _ in WRONG])
+@pytest.mark.parametrize(("override", "says"), WRONG, ids=[w[:40] for w, _ in WRONG])
 def test_wrong_settings_are_named(override: str, says: str) -> None:
     with pytest.raises(InputError) as caught:
         compose.compose(["profile=smoke", override])

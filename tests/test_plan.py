@@ -188,3 +188,9 @@ def test_batches_of_every_width_are_timed() -> None:
     assert len(chosen) == len(set(chosen)) == 6
     assert sum(i % 5 == 0 for i in chosen) == 3
     assert torch.tensor([max(order.lengths[k] for k in order.batch(i)) for i in chosen]).float().std() > 100
+
+
+def test_a_training_on_the_targets_own_answers_is_as_long_as_there_are_answers() -> None:
+    config = compose(("profile=single_gpu", "data.regenerate=5120"))
+    assert plan.estimated(config, None).examples == 5120
+    assert plan.estimated(compose(("profile=single_gpu",)), None).examples > 60_000

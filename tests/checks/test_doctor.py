@@ -125,3 +125,9 @@ def test_a_file_in_place_of_the_folder_of_runs(tmp_path: Path) -> None:
     done = specauf(tmp_path, "doctor", "profile=smoke", "runs=file", "--dry-run", check=False)
     assert done.returncode == 1
     assert "FAIL  settings      runs=file is a file; runs need a folder; fix: runs=FOLDER" in done.stdout
+
+
+def test_the_benchmarks_of_a_run_may_be_others_than_those_it_was_cleaned_of() -> None:
+    own, other = (compose.compose(["profile=smoke", f"benchmark=offline_{n}"]) for n in ("chat", "algebra"))
+    assert [raw.name for raw, _ in Subject(own).prompts()] == ["offline_chat"]
+    assert [raw.name for raw, _ in Subject(own, asked=other).prompts()] == ["offline_algebra"]

@@ -5,12 +5,13 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from specauf_cli import compose
+from specauf_cli import compose, workbench
 from specauf_cli.data.chat import encode
 from specauf_cli.models import checkpoint
 from specauf_cli.models.target import Target
@@ -338,3 +339,19 @@ def test_the_best_drafter_measured_on_the_way_is_kept(target: Target, examples: 
 def test_flex_attention_does_not_train_on_a_cpu(target: Target, examples: list[Example]) -> None:
     with pytest.raises(InputError, match="flex trains on a GPU only"):
         step_of(config("auf", "backbone.attention=flex"), target, examples)
+
+
+def test_a_benchmark_whose_answers_have_no_round_is_left_out_of_the_measurement_on_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer of one token says nothing of a drafter; NaN in the log would end it there."""
+    taus = iter([float("nan"), 2.0, float("nan"), float("nan")])
+    bench = SimpleNamespace(target=None)
+    monkeypatch.setattr(workbench, "load_benchmarks", lambda _: ["one", "two"])
+    monkeypatch.setattr(workbench, "own_answers", lambda *_: SimpleNamespace(trajectories=()))
+    monkeypatch.setattr(workbench, "_cache", lambda _: None)
+    monkeypatch.setattr(workbench, "replay", lambda *_, **__: [])
+    monkeypatch.setattr(workbench.metrics, "tau", lambda _: next(taus))
+    probe = workbench._probe(bench, config("auf", "trainer.eval_every=4"))  # type: ignore[arg-type]
+    assert probe(None) == {"tau": 2.0}  # type: ignore[arg-type]
+    assert probe(None) == {}  # type: ignore[arg-type]
