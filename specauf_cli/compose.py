@@ -42,6 +42,9 @@ def _search() -> list[str]:
 
 def compose(overrides: Sequence[str]) -> Config:
     """The configuration that ``overrides`` describe. Errors: InputError, one line, with the nearest valid name."""
+    own = next((o for o in overrides if o.lstrip("+~").startswith(("hydra.", "hydra/"))), None)
+    if own is not None:
+        raise InputError(f"{own!r}: Hydra's own settings are for specauf train -m; a table takes --launcher NAME")
     return _resolved(compose_raw(overrides), overrides)
 
 
@@ -113,6 +116,9 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
                 f"{several!r} names several values; add -m to run each of them: specauf train -m {several}"
             )
         check_choices(plain)
+        page = next((o for o in plain if o.startswith("experiment=")), None)
+        if page and not {"-m", "--multirun", "--cfg", "-c"} & set(arguments):
+            raise InputError(f"{page!r} names several drafters; add -m to train each of them: specauf train -m {page}")
 
     failed: list[str] = []
     stopped: list[BaseException] = []

@@ -208,3 +208,10 @@ def test_a_page_of_variants_names_the_papers_rows_right(tmp_path: Path) -> None:
     path.write_text(text.replace("\n  s_auf:", "\n  s_auff:"))
     with pytest.raises(InputError, match=r"objective of paper 's_auff' is none of .* Did you mean 's_auf'"):
         experiment.load(str(path))
+
+
+def test_hydras_own_settings_and_pages_are_for_its_sweeps() -> None:
+    with pytest.raises(InputError, match=r"a table takes --launcher NAME"):
+        compose.compose(["profile=smoke", "hydra/launcher=slurm"])
+    with pytest.raises(InputError, match="names several drafters; add -m"):
+        compose.run_hydra(lambda *_: pytest.fail("trained"), ["experiment=table2", "profile=smoke"])
