@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -237,6 +237,15 @@ def test_optimiser_state_goes_back_to_the_gpu(tmp_path: Path) -> None:
     assert optimizer.state[module.weight]["step"].item() == 2
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handling of SIGINT, which a process that was started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_in_the_very_last_step_still_stops_what_would_come_next(tmp_path: Path) -> None:
     """Everything is saved and nothing is left to do here, but an evaluation or another cell would follow."""
     whole = job(tmp_path / "whole")
@@ -249,6 +258,7 @@ def test_a_signal_in_the_very_last_step_still_stops_what_would_come_next(tmp_pat
     assert {**last, "tokens_per_second": 0} == {**expected, "tokens_per_second": 0}
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ranks_get_a_signal_twice_and_save_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun passes on what its ranks have got themselves."""
     monkeypatch.setattr(loop.ranks, "WORLD", 2)
