@@ -29,9 +29,14 @@ def overrides_of(words: Sequence[str] | None) -> list[str]:
     return list(words or [])
 
 
+def runs_words(overrides: Sequence[str]) -> list[str]:
+    """Those of ``overrides`` that name the folder of the runs."""
+    return [o for o in overrides if o.lstrip("+").startswith("runs=")]
+
+
 def runs_folder(overrides: Sequence[str]) -> str:
     """The folder that ``runs=...`` names among ``overrides``. Errors: InputError for an empty one."""
-    given = [o.partition("=")[2].strip("'\"") for o in overrides if o.lstrip("+").startswith("runs=")]
+    given = [o.partition("=")[2].strip("'\"") for o in runs_words(overrides)]
     if given and not given[-1]:
         raise InputError("runs= is empty; it names the folder of the runs, for example runs=runs")
     return os.path.expanduser(given[-1]) if given else "runs"
@@ -49,7 +54,7 @@ def configs(folder: Path, extra: Sequence[str], benchmarks: str) -> "tuple[Confi
     """How a run was trained (its data were cleaned of the benchmarks chosen then), and how it is measured now."""
     from specauf_cli import compose, runs
 
-    place = [] if any(o.lstrip("+").startswith("runs=") for o in extra) else [f"runs={folder.parent}"]
+    place = [] if runs_words(extra) else [f"runs={folder.parent}"]
     own, extra = [*runs.about_of(folder)["overrides"], *place], list(extra)
     # Answers that were regenerated for its training depend on the evaluation settings of then.
     later = [o for o in extra if o.lstrip("+").startswith(("benchmark=", "benchmark.", "evaluation=", "evaluation."))]

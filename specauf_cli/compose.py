@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from specauf_cli import identity, limits
+from specauf_cli import ranks
 from specauf_cli.choices import OWN, check_choices, file_of, folder, groups, own_folder
 from specauf_cli.schema import BlockStats, InputError, first_line, nearest
 from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig, typed
@@ -136,7 +137,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
         except InputError as error:
             if elsewhere:  # in a process of its own: Hydra brings the error back
                 raise
-            if not multirun or int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a rank alone cannot begin the next job
+            if not multirun or ranks.WORLD > 1:  # a rank alone cannot begin the next job
                 stopped.append(error)
                 raise SystemExit(2) from error
             print(f"specauf: {' '.join(overrides)}: {error}", file=sys.stderr)  # the other jobs of a sweep go on
@@ -176,7 +177,7 @@ def sweep(overrides: Sequence[str]) -> list[tuple[Config, list[str]]]:
             continue
         if override.startswith("-"):
             raise InputError(f"--together takes overrides only, not {override!r}")
-        if override.startswith(("experiment=", "hydra.", "hydra/")):
+        if override.startswith("experiment="):
             raise InputError(
                 f"{override!r} is for a sweep of Hydra's (-m); --together takes objective=auf,decay and the like"
             )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specauf_cli.arguments import configs, runs_folder, runs_folder_only, with_benchmarks
+from specauf_cli.arguments import configs, runs_folder, runs_folder_only, runs_words, with_benchmarks
 from specauf_cli.records import (
     code_state,
     command_line,
@@ -239,8 +239,7 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
             file=sys.stderr,
         )
     print("\n".join(shlex.join(line) for line in lines))
-    place = [w for w in extra if w.lstrip("+").startswith("runs=")]
-    again = ["specauf", "eval", "--backend", backend, "--base-url", url, "--run", folder.name, *place]
+    again = ["specauf", "eval", "--backend", backend, "--base-url", url, "--run", folder.name, *runs_words(extra)]
     print(f"then: {shlex.join(again)}", file=sys.stderr)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from specauf_cli.arguments import OVERRIDES, Overrides, configs, overrides_of, runs_folder, runs_folder_only
+from specauf_cli.arguments import OVERRIDES, Overrides, configs, overrides_of, runs_folder, runs_folder_only, runs_words
 from specauf_cli.schema import InputError, nearest
 
 app = typer.Typer()
@@ -55,8 +55,7 @@ def import_(
     from specauf_cli import exchange
 
     folder = exchange.adopt(source, words, revision=revision)
-    place = [w for w in words if w.lstrip("+").startswith("runs=")]
-    print(f"measure it: {shlex.join(['specauf', 'eval', '--run', folder.name, *place])}", file=sys.stderr)
+    print(f"measure it: {shlex.join(['specauf', 'eval', '--run', folder.name, *runs_words(words)])}", file=sys.stderr)
     print(f"fine-tune it: {exchange.fine_tune_command(folder)}", file=sys.stderr)
     print(folder)
 

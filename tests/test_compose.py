@@ -179,9 +179,12 @@ def test_a_path_is_taken_as_it_is_typed(folder: str) -> None:
     assert (config.runs, config.data.path, config.target.path) == (folder, folder, folder)
 
 
-@pytest.mark.parametrize("word", ["experiment=table2", "hydra.job.name=x", "hydra/launcher=slurm"])
-def test_together_refuses_what_only_a_sweep_of_hydra_reads(word: str) -> None:
-    with pytest.raises(InputError, match="is for a sweep of Hydra's"):
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [("experiment=table2", "is for a sweep of Hydra's"), ("hydra/launcher=slurm", "Hydra's own settings")],
+)
+def test_together_refuses_what_only_a_sweep_of_hydra_reads(word: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
         compose.sweep(["-m", word, "seed=0"])
 
 

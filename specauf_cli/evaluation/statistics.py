@@ -18,7 +18,7 @@ prompts of their own and are drawn apart, but share the draw of seeds: a seed is
 
 What these intervals cannot do. With one seed they speak of that drafter, not of training again. With few seeds they
 reach no further than the seeds seen: simulated, a nominal 95 % covers 90, 93 and 94 % with two, three and five seeds where
-seeds vary a fifth as much as prompts, and 77, 88 and 92 % where half as much. With 8 prompts it covers 87 %, with 60 93 %.
+seeds vary a fifth as much as prompts, and 77, 88 and 92 % where half as much. With 8 prompts it covers 87 %.
 The tests repeat these simulations.
 """
 

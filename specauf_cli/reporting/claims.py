@@ -37,6 +37,16 @@ def verdicts(measured: Measured, definition: str) -> list[Verdict]:
     average tau. C5 the base-branch variant that the paper names is the best of the six. Source: Spec-AUF (arXiv 2607.01893),
     sections 4 and 5.
     """
+    result = of_tau(measured, definition)
+    if {"auf", "decay"} <= {r.objective for r in measured.records}:
+        result += [_depths(measured, temperature) for temperature in measured.temperatures]
+    if any("curve" in r.training for r in measured.of("auf")):
+        result.append(_rising(measured))
+    return sorted(result, key=lambda v: (v.claim, v.temperature or 0.0))
+
+
+def of_tau(measured: Measured, definition: str) -> list[Verdict]:
+    """Verdicts on the claims that compare tau, C1 to C5: those that can depend on how it is counted."""
     result = []
     have = {r.objective for r in measured.records}
     for temperature in measured.temperatures:
@@ -46,14 +56,11 @@ def verdicts(measured: Measured, definition: str) -> list[Verdict]:
             result.append(_equivalent(measured, temperature, definition))
         if {"auf", "decay"} <= have:
             result.append(_inversion(measured, temperature, definition))
-            result.append(_depths(measured, temperature))
         if "decay" in have and {*BASE_VARIANTS, *OTHER_VARIANTS} & have:
             result.append(_every_variant(measured, temperature, definition))
         if {*BASE_VARIANTS, *OTHER_VARIANTS} <= have:
             result.append(_base_best(measured, temperature, definition))
-    if any("curve" in r.training for r in measured.of("auf")):
-        result.append(_rising(measured))
-    return sorted(result, key=lambda v: (v.claim, v.temperature or 0.0))
+    return result
 
 
 def matrix(found: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting import tables
-from specauf_cli.reporting.claims import verdicts
+from specauf_cli.reporting.claims import Verdict, verdicts
 from specauf_cli.reporting.figures import Figure
 from specauf_cli.reporting.measured import select, sources
 
@@ -46,16 +46,16 @@ def html(
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     chosen = [e for e in experiments if select(e, records).records]
     shown = [r for e in chosen for r in select(e, records).records]
-    first = shown[0]
+    first, found = shown[0], [v for e in chosen for v in verdicts(select(e, records), e.definition)]
     parts = [
         f"<h1>SpecAUF, profile {escape(profile)}</h1>",
         f"<p>{escape(first.config['profile']['text'])} Target: {escape(first.target['title'])}.</p>",
-        f"<p>{_headline(chosen, records)}</p>",
+        f"<p>{_headline(found, records)}</p>",
         '<nav><a href="#verdicts">Verdicts</a>'
         + "".join(f'<a href="#{e.name}">{escape(e.title.split(":")[0])}</a>' for e in chosen)
         + '<a href="#figures">Figures</a><a href="#commands">Commands</a><a href="#records">Records</a></nav>',
         '<h2 id="verdicts">Verdicts on the paper\'s claims</h2>',
-        _matrix(chosen, records),
+        _matrix(found),
     ]
     for experiment in chosen:
         body = tables.markdown(experiment, records, links=links).partition("\n")[2]
@@ -82,17 +82,16 @@ def html(
     )
 
 
-def _headline(experiments: Sequence[Experiment], records: Sequence[RunRecord]) -> str:
+def _headline(found: Sequence[Verdict], records: Sequence[RunRecord]) -> str:
     """How many claims hold, do not hold, or could not be separated, over all temperatures."""
-    found = [v.verdict for e in experiments for v in verdicts(select(e, records), e.definition)]
-    counted = ", ".join(f"<b>{found.count(name)}</b> <span class={css}>{name}</span>" for name, css in MARK.items())
+    words = [v.verdict for v in found]
+    counted = ", ".join(f"<b>{words.count(name)}</b> <span class={css}>{name}</span>" for name, css in MARK.items())
     seeds = len({r.seed for r in records})
     return f"{len(found)} verdicts on the paper's claims: {counted}. {seeds} seed{'s' if seeds > 1 else ''}."
 
 
-def _matrix(experiments: Sequence[Experiment], records: Sequence[RunRecord]) -> str:
+def _matrix(found: Sequence[Verdict]) -> str:
     rows = []
-    found = [v for e in experiments for v in verdicts(select(e, records), e.definition)]
     for v in sorted(found, key=lambda v: (v.claim, v.temperature or 0.0)):
         at = "–" if v.temperature is None else f"{v.temperature:g}"
         cells = [

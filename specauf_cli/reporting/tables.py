@@ -11,7 +11,7 @@ from specauf_cli.evaluation.metrics import TAU
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.pages import Experiment, Variants
 from specauf_cli.records import RunRecord
-from specauf_cli.reporting.claims import verdicts
+from specauf_cli.reporting.claims import of_tau, verdicts
 from specauf_cli.reporting.measured import Measured, common, select, sources
 
 DASH = "–"
@@ -170,7 +170,7 @@ def difference_table(measured: Measured) -> list[str]:
 def definition_table(measured: Measured) -> list[str]:
     """Average tau and every verdict that rests on tau, counted as other tools count: does a conclusion depend on the ruler?"""
     titles = {r.objective: r.title for r in measured.experiment.rows if measured.of(r.objective)}
-    found = {d: [v for v in verdicts(measured, d) if v.temperature is not None and v.claim != "C6"] for d in TAU}
+    found = {d: of_tau(measured, d) for d in TAU}
     claims = sorted({v.claim for each in found.values() for v in each})
     head = ["T", "definition", *titles.values(), *claims]
     text = [table_row(head), table_row(["---"] * 2 + ["--:"] * len(titles) + ["---"] * len(claims))]

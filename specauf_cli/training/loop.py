@@ -193,10 +193,8 @@ def run(jobs: Sequence[Job]) -> list[Running]:
                 try:
                     one.advance()
                 except InputError as error:
-                    if (
-                        one.job.shared and ranks.WORLD > 1
-                    ):  # the other ranks may know nothing of it, and would wait for this one
-                        raise
+                    if one.job.shared and ranks.WORLD > 1:
+                        raise  # the other ranks may know nothing of it, and would wait for this one
                     one.failure = error
                     if len(jobs) > 1:
                         print(f"specauf: {error}; the others go on", file=sys.stderr)
