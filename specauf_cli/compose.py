@@ -25,8 +25,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specauf_cli import identity, limits
-from specauf_cli import ranks
+from specauf_cli import identity, limits, ranks
 from specauf_cli.choices import OWN, check_choices, file_of, folder, groups, own_folder
 from specauf_cli.schema import BlockStats, InputError, first_line, nearest
 from specauf_cli.settings import BackboneConfig, Config, ObjectiveConfig, typed
