@@ -1,5 +1,6 @@
 """One self-contained HTML page per profile: headline, tables, verdicts, figures, commands, environment, records. No network."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -50,7 +51,7 @@ def html(
     parts = [
         f"<h1>SpecAUF, profile {escape(profile)}</h1>",
         f"<p>{escape(first.config['profile']['text'])} Target: {escape(first.target['title'])}.</p>",
-        f"<p>{_headline(found, records)}</p>",
+        f"<p>{_headline(found, shown)}</p>",
         '<nav><a href="#verdicts">Verdicts</a>'
         + "".join(f'<a href="#{e.name}">{escape(e.title.split(":")[0])}</a>' for e in chosen)
         + '<a href="#figures">Figures</a><a href="#commands">Commands</a><a href="#records">Records</a></nav>',
@@ -86,8 +87,8 @@ def _headline(found: Sequence[Verdict], records: Sequence[RunRecord]) -> str:
     """How many claims hold, do not hold, or could not be separated, over all temperatures."""
     words = [v.verdict for v in found]
     counted = ", ".join(f"<b>{words.count(name)}</b> <span class={css}>{name}</span>" for name, css in MARK.items())
-    seeds = len({r.seed for r in records})
-    return f"{len(found)} verdicts on the paper's claims: {counted}. {seeds} seed{'s' if seeds > 1 else ''}."
+    counts = sorted(set(Counter((r.backbone, r.objective) for r in records).values()))
+    return f"{len(found)} verdicts on the paper's claims: {counted}. {' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}."
 
 
 def _matrix(found: Sequence[Verdict]) -> str:
