@@ -52,10 +52,10 @@ def runs_folder_only(overrides: Sequence[str]) -> str:
 
 def configs(folder: Path, extra: Sequence[str], benchmarks: str) -> "tuple[Config, Config]":
     """How a run was trained (its data were cleaned of the benchmarks chosen then), and how it is measured now."""
-    from specauf_cli import compose, runs
+    from specauf_cli import compose, runs, trust
 
     place = [] if runs_words(extra) else [f"runs={folder.parent}"]
-    own, extra = [*runs.about_of(folder)["overrides"], *place], list(extra)
+    own, extra = [*trust.overrides_of(folder, extra), *place], list(extra)
     # Answers that were regenerated for its training depend on the evaluation settings of then.
     later = [o for o in extra if o.lstrip("+").startswith(("benchmark=", "benchmark.", "evaluation=", "evaluation."))]
     as_trained = compose.compose([*own, *(o for o in extra if o not in later)])

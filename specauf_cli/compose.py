@@ -18,6 +18,7 @@ from hydra import initialize_config_dir
 from hydra import main as hydra_main
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -73,6 +74,18 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         raise InputError(_explain(error, overrides)) from error
     finally:
         Singleton.set_state(outer)
+
+
+def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """Key and plain value of every override, as Hydra's own grammar reads them (None for a deletion).
+
+    Errors: InputError for a word that is no override.
+    """
+    try:
+        found = OverridesParser.create().parse_overrides(_plain_paths(overrides))
+        return [(o.key_or_group, None if o.is_delete() else o.value()) for o in found]
+    except HydraException as error:
+        raise InputError(_explain(error, overrides)) from error
 
 
 PATHS = ("runs", "data_root", "benchmark_root", "data.path", "target.path", "init")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from specauf_cli import compose, runs, workbench
+from specauf_cli import compose, runs, trust, workbench
 from specauf_cli.evaluation.statistics import interval, sample
 from specauf_cli.identity import is_local
 from specauf_cli.models import checkpoint, formats, sizes
@@ -34,6 +34,10 @@ from specauf_cli.training import pretrain
 
 FIXED = ("backbone", "objective", "init", "trainer.steps", "trainer.epochs", "target.taps")
 """Settings that a checkpoint from elsewhere decides itself."""
+
+
+NAMING = ("profile", "target", "target.name", "target.path", "target.revision", "data_root")
+"""Settings that say which target a run was trained for."""
 
 
 def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | None = None) -> Path:
@@ -87,7 +91,7 @@ def target_path(folder: Path) -> str:
     """Hub id or folder of the target that a run was trained for. Errors: InputError when it was trained here and is gone."""
     about = runs.about_of(folder)
     if about["config"]["target"].get("path") is not None:  # a folder is named by the run's own words alone
-        return str(compose.compose(about["overrides"]).target.path)
+        return str(compose.compose(trust.overrides_of(folder, only=NAMING)).target.path)
     targets = folder.parent / "targets"
     for place in sorted(p.parent for p in targets.glob(f"*/{pretrain.MARKER}")):
         if pretrain.describe(str(place)).get("fingerprint") == about["inputs"].get("target"):
@@ -253,6 +257,7 @@ def _place(
         "inputs": workbench.inputs_of(bench, weights),
         "data": {"name": "unknown, trained elsewhere"},
         "code": code_state(),
+        "signature": runs.signature_of(name, overrides),
         "started": now(),
         "imported": imported,
     }

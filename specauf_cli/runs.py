@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from specauf_cli import signature
 from specauf_cli.records import (
     RunRecord,
     code_state,
@@ -185,6 +186,16 @@ def about_of(folder: Path) -> dict[str, Any]:
     if about["run"] != folder.resolve().name:
         raise InputError(f"{folder} holds the run {about['run']}; a run's folder keeps its name, so rename it back")
     return about
+
+
+def signature_of(run: str, overrides: Sequence[str]) -> str | None:
+    """This user's signature of a run's overrides, for its ``run.json``; None where no key can be kept."""
+    return signature.sign([run, list(overrides)])
+
+
+def is_signed(about: dict[str, Any]) -> bool:
+    """True when this user typed the overrides of a run, by what ``run.json`` says (``about_of``)."""
+    return signature.is_own([about["run"], about["overrides"]], about.get("signature"))
 
 
 @contextmanager

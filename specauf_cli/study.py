@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from specauf_cli import choices, compose, ranks, workbench
+from specauf_cli import choices, compose, ranks, signature, trust, workbench
 from specauf_cli.experiment import load as load_experiment
 from specauf_cli.experiment import objective_yaml
 from specauf_cli.experiment import overrides as changes_of
@@ -19,7 +19,7 @@ from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.measured import select
 from specauf_cli.reporting.report import html
-from specauf_cli.runs import about_of, snapshot
+from specauf_cli.runs import snapshot
 from specauf_cli.runs import snapshots as snapshots_of
 from specauf_cli.schema import InputError, nearest
 from specauf_cli.workers import Cell, outcomes
@@ -159,7 +159,7 @@ def _measure_on_the_way(local: Path, records: Sequence[RunRecord], overrides: Se
         steps = [s for s in snapshots_of(folder) if not any(snapshot(folder, s).glob("records/*.json"))]
         if not steps:
             continue
-        own = [*about_of(folder)["overrides"], f"runs={local}", *FEW, *overrides]
+        own = [*trust.overrides_of(folder, overrides), f"runs={local}", *FEW, *overrides]
         config = compose.compose(own)
         if bench is None or not bench.serves(config):
             bench = workbench.open_bench(config)
@@ -181,7 +181,8 @@ def _remember(path: Path, page: Experiment, asked: str, records: Sequence[RunRec
     known = read_json(path) if path.is_file() else {}
     known = known if isinstance(known, dict) else {}
     source = str(Path(asked).resolve()) if Path(asked).is_file() else asked
-    made = {"page": source, "records": [f"{r.run}/records/{r.id}.json" for r in records]}
+    names = [f"{r.run}/records/{r.id}.json" for r in records]
+    made = {"page": source, "records": names, "signature": signature.sign([page.backbone, source])}
     write_json(path, {**known, page.backbone: made})
 
 
@@ -205,6 +206,18 @@ def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[Experiment], 
         )
     ):
         raise InputError(f"{path} is damaged; delete it, specauf table profile={profile} writes it anew")
+    for backbone, found in tables_.items():
+        own = signature.is_own([backbone, found["page"]], found.get("signature"))
+        if not own and found["page"] not in shipped_experiments():
+            raise InputError(
+                f"{path} names the page {found['page']!r}, and that was not written by you: make the table again, "
+                f"specauf table {found['page']} profile={profile}"
+            )
+        outside = [n for n in found["records"] if not (local / n).resolve().is_relative_to(local.resolve())]
+        if outside:
+            raise InputError(
+                f"{path} names a record outside {local}/, {outside[0]!r}; delete it and make the table again"
+            )
     pages = [page for found in tables_.values() if isinstance(page := load_experiment(found["page"]), Experiment)]
     records = [load_record(local / name) for found in tables_.values() for name in found["records"]]
     if not any(select(page, records).records for page in pages):

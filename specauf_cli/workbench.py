@@ -47,6 +47,7 @@ from specauf_cli.runs import (
     initial,
     other_code,
     result_of,
+    signature_of,
     snapshot,
 )
 from specauf_cli.schema import Corpus, Example, InputError, Trajectory
@@ -227,6 +228,7 @@ def _announce(bench: Bench, config: Config, overrides: Sequence[str], folder: Pa
     about = {
         "run": folder.name,
         "overrides": list(overrides),
+        "signature": signature_of(folder.name, overrides),
         "command": command_line(["train", *overrides]),
         "config": config.resolved,
         "inputs": inputs_of(bench, init),

@@ -6,12 +6,14 @@ import fcntl
 import functools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no network in tests
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="specauf-state-")  # the key that signs runs, not the user's own
 
 import pytest
 from jaxtyping import install_import_hook

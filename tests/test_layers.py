@@ -19,6 +19,7 @@ LEVELS = [
     {"plan"},
     {"workers"},
     {"experiment", "exchange"},
+    {"trust"},
     {"compose", "workbench"},
     {"machine"},
     {"training", "evaluation", "reporting"},
@@ -29,6 +30,7 @@ LEVELS = [
     {"ranks"},
     {"limits", "records", "progress"},
     {"settings", "pages", "identity", "choices"},
+    {"signature"},
     {"schema", "__init__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
