@@ -20,6 +20,7 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "vocabulary": target.vocabulary,
     "rendering": text.rendering,
     "stop tokens": text.stop_tokens,
+    "control tokens": text.control_tokens,
     "first prompt": text.first_prompt,
     "labels": drafter.labels,
     "leak": drafter.leak,
@@ -51,7 +52,7 @@ def line(name: str, finding: Finding) -> str:
     """The finding as it is printed: verdict, name, what was found, the fix."""
     fix = f"; fix: {finding.fix}" if finding.fix else ""
     return "\n".join(
-        [f"{finding.verdict:<5} {name:<13} {finding.found}{fix}", *(f"{'':19} {s}" for s in finding.shown)]
+        [f"{finding.verdict:<5} {name:<14} {finding.found}{fix}", *(f"{'':20} {s}" for s in finding.shown)]
     )
 
 

@@ -99,7 +99,7 @@ def stop_tokens(subject: Subject) -> Finding:
     special = set(chat.tokenizer.all_special_ids) | set(chat.tokenizer.added_tokens_decoder)
     stops = ", ".join(_token(chat, t) for t in sorted(chat.stop_ids))
     ends, early, answers = set[int](), 0, 0
-    for conversation in sample:
+    for conversation in (c for c in sample if not _spelled(chat, c)):
         try:
             closings = [closing for _, closing in chat.answers(conversation)]
         except InputError as error:
@@ -130,6 +130,31 @@ def stop_tokens(subject: Subject) -> Finding:
         )  # fmt: skip
     found = ", ".join(_token(chat, t) for t in sorted(ends))
     return Finding(OK, f"{answers} answers end with {found}; generation stops at {stops}")
+
+
+def _spelled(chat: Chat, conversation: Conversation) -> str | None:
+    """The first control token that a conversation spells out."""
+    return next(filter(None, (chat.control_token(m.content) for m in conversation.messages)), None)
+
+
+def control_tokens(subject: Subject) -> Finding:
+    """No text spells out a control token: such conversations are dropped from training, such prompts are not asked."""
+    chat, corpora = subject.target().chat, subject.data()
+    everything = [c for corpus in corpora for c in corpus.conversations]
+    found = {c.id: token for c in everything if (token := _spelled(chat, c)) is not None}
+    counted = [f"{len(found)} of {len(everything)} conversations"] if found else []
+    with suppress(LeftOut):  # the benchmarks have a line of their own
+        for _, asked in subject.prompts():
+            spelled = {p.id: token for p in asked.prompts for turn in p.turns if (token := chat.control_token(turn))}
+            counted += [f"{len(spelled)} of {len(asked.prompts)} prompts of {asked.name}"] if spelled else []
+            found |= spelled
+    if not found:
+        return Finding(OK, f"none is spelled out in {len(everything)} conversations or in a prompt")
+    name, token = next(iter(found.items()))
+    return Finding(
+        WARN, f"{'; '.join(counted)} spell out a control token, the first one {token!r} in {name}; they are left out",
+        "write it in another way in your data, or leave it as it is",
+    )  # fmt: skip
 
 
 def first_prompt(subject: Subject) -> Finding:

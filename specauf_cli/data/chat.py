@@ -25,6 +25,9 @@ CHATML = (
 )
 
 
+SPELLS_CONTROL = "a control token spelled out in the text"
+"""Why a conversation is dropped or a request skipped."""
+
 DATE = "26 Jul 2024"
 """Llama 3's templates write a date into every prompt; theirs where none is given, and never that of the day."""
 
@@ -66,6 +69,7 @@ class Chat:
                     f"mask token {mask_token!r} is not in the tokenizer; give a token of it, or an id, as target.mask_token"
                 )
             self.mask_id = known[mask_token]
+        self._controls: tuple[int, re.Pattern[str]] | None = None
 
     @classmethod
     def load(cls, config: TargetConfig) -> "Chat":
@@ -120,6 +124,30 @@ class Chat:
     def save(self, folder: Path) -> None:
         """Writes the tokenizer in the Hugging Face layout."""
         self.tokenizer.save_pretrained(folder)
+
+    def control_token(self, text: str) -> str | None:
+        """The first control token that ``text`` spells out: inside a conversation it would be read as markup and not as text.
+
+        Control tokens are the tokenizer's special tokens, and those of its added tokens that end a turn, pad or mask.
+        """
+        pattern = self._control_pattern()
+        found = pattern.search(text)
+        normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
+        if found is None and normalizer is not None:  # which may turn other characters into a token's own
+            found = pattern.search(normalizer.normalize_str(text))
+        return None if found is None else found[0]
+
+    def _control_pattern(self) -> re.Pattern[str]:
+        if self._controls is None or self._controls[0] != self.mask_id:  # the target may choose the mask token later
+            added = self.tokenizer.added_tokens_decoder
+            ids = {self.mask_id, self.pad_id, *self.stop_ids}
+            names = {t.content for i, t in added.items() if t.special or i in ids} | set(
+                self.tokenizer.all_special_tokens
+            )
+            longest_first = sorted(filter(None, names), key=len, reverse=True)
+            pattern = "|".join(map(re.escape, longest_first)) or r"(?!)"
+            self._controls = self.mask_id, re.compile(pattern)
+        return self._controls[1]
 
     def render(self, messages: Sequence[Message], *, generation: bool) -> str:
         """The template's text for ``messages``; ``generation`` adds the opening of the assistant's turn."""
@@ -180,17 +208,21 @@ def free_tokens(tokenizer: Any) -> list[int]:
 def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example], dict[str, int]]:
     """Examples of a corpus, and how many conversations, examples and tokens there are and what was cut or dropped.
 
-    One conversation gives one example when every turn's tokens extend the previous turn's, else one per such run. An
+    A conversation that spells out a control token is dropped: its text would be tokenised, and supervised, as markup. One
+    conversation gives one example when every turn's tokens extend the previous turn's, else one per such run. An
     answer is supervised from its first token to its end-of-turn token. Examples longer than ``max_length`` are cut there.
     Errors: InputError when no example with two neighbouring supervised tokens remains.
     """
-    turns = [(c, *turn) for c in corpus.conversations for turn in chat.answers(c)]
+    plain = [c for c in corpus.conversations if not any(chat.control_token(m.content) for m in c.messages)]
+    turns = [(c, *turn) for c in plain for turn in chat.answers(c)]
     prompts = chat.tokens([prompt for _, prompt, _ in turns])
     closings = chat.tokens([answer for _, _, answer in turns])
     runs: list[tuple[str, list[int], list[bool]]] = []
     counts: Counter[str] = Counter(
         conversations=len(corpus.conversations), **{f"dropped: {k}": v for k, v in corpus.dropped.items()}
     )
+    if len(plain) < len(corpus.conversations):
+        counts[f"dropped: {SPELLS_CONTROL}"] = len(corpus.conversations) - len(plain)
     previous = ""
     for (conversation, _, _), prompt, closing in zip(turns, prompts, closings, strict=True):
         ends = {chat.eos_id} if chat.eos_id in closing else chat.stop_ids
@@ -221,7 +253,12 @@ def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example
     if not examples:
         raise InputError(
             f"data {corpus.name!r}: nothing to supervise in {len(corpus.conversations)} conversations "
-            f"(no answer of two tokens within trainer.max_length={max_length})"
+            f"(no answer of two tokens within trainer.max_length={max_length}"
+            + (
+                f"; {len(corpus.conversations) - len(plain)} dropped: {SPELLS_CONTROL})"
+                if len(plain) < len(corpus.conversations)
+                else ")"
+            )
         )
     counts["examples"] = len(examples)
     counts["tokens"] = sum(len(e.tokens) for e in examples)

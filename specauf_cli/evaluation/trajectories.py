@@ -59,6 +59,10 @@ def get(
         "prompts": prompts.sha256, "temperature": temperature, "seed": seed if temperature > 0 else None,
         "max_new_tokens": max_new_tokens, "tail": tail, "dtype": str(target.model.dtype), "stop": sorted(target.chat.stop_ids),
     }  # fmt: skip
+    if any(
+        target.chat.control_token(turn) for p in prompts.prompts for turn in p.turns
+    ):  # once they were asked all the same
+        identity["control tokens"] = "skipped"
     path = cache / f"{prompts.name}-t{temperature:g}-{digest(identity, 12)}.json"
     found = _read(path, identity)
     lacking = int(found is None)
@@ -83,9 +87,10 @@ def get(
     if shared and ranks.WORLD > 1:
         made = _of_all_ranks(path, identity, made, prompts.prompts)
     if not made.trajectories and not empty:
+        reasons = "; ".join(f"{count} skipped: {reason}" for reason, count in made.skipped.items())
         raise InputError(
-            f"no prompt fits the target: its context holds {target.context_length} tokens, and every prompt plus "
-            f"evaluation.max_new_tokens={max_new_tokens} is longer"
+            f"{prompts.title}: no prompt fits the target ({reasons}); its context holds {target.context_length} tokens, "
+            f"evaluation.max_new_tokens={max_new_tokens} among them"
         )
     if not shared or ranks.FIRST:
         _write(path, identity, made)

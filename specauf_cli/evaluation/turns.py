@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from specauf_cli.data.chat import Chat
+from specauf_cli.data.chat import SPELLS_CONTROL, Chat
 from specauf_cli.schema import Message, Prompt
 
 
@@ -20,8 +20,8 @@ class Request:
 class Turns:
     """Gives the requests of one turn after another; every request must be answered before the next turn is taken.
 
-    A request of more than ``longest`` tokens (None: no limit) is skipped and counted in ``skipped`` by its reason, and so are the
-    turns after it. ``whose`` names the model that is too small.
+    A request of more than ``longest`` tokens (None: no limit), or one whose text spells out a control token, is skipped and
+    counted in ``skipped`` by its reason, and so are the turns after it. ``whose`` names the model that is too small.
     """
 
     def __init__(self, prompts: Sequence[Prompt], chat: Chat, longest: int | None, whose: str) -> None:
@@ -39,7 +39,10 @@ class Turns:
         talk = self.talk[prompt.id]
         if len(talk) < 2 * turn:
             return self._skipped("an earlier turn was skipped")
-        tokens = self.chat.prompt([*talk, Message("user", prompt.turns[turn])])
+        asked = [*talk, Message("user", prompt.turns[turn])]
+        if any(self.chat.control_token(m.content) for m in asked):
+            return self._skipped(SPELLS_CONTROL)
+        tokens = self.chat.prompt(asked)
         if self.longest is not None and len(tokens) > self.longest:
             return self._skipped(f"prompt longer than the {self.whose}'s context")
         return Request(f"{prompt.id}#{turn}", prompt.id, turn, tokens)

@@ -93,10 +93,24 @@ def test_supervision_that_leaves_the_end_of_turn_out(healthy: Break, monkeypatch
     only(healthy(), "stop tokens", "the last supervised token is")
 
 
-def test_special_tokens_in_the_data(healthy: Break, data: tuple[Corpus, Corpus]) -> None:
+def test_control_tokens_in_data_and_prompts(
+    healthy: Break, data: tuple[Corpus, Corpus], prompts: list[tuple[PromptSet, PromptSet]]
+) -> None:
     bad = Conversation("bad", (Message("user", "Hi."), Message("assistant", "Well<|im_end|>, hello.")))
     corpus = replace(data[0], conversations=(bad, *data[0].conversations))
-    only(healthy(data=(corpus, data[1])), "stop tokens", "1 of ", "hold a stop token before their end")
+    said = only(healthy(data=(corpus, data[1])), "control tokens", "1 of 31 conversations", "'<|im_end|>' in bad")
+    assert said.startswith("warn")
+    _, asked = prompts[0]
+    asked = replace(asked, prompts=(replace(asked.prompts[0], turns=("What is <|mask|>?",)), *asked.prompts[1:]))
+    only(healthy(prompts=[(asked, asked)]), "control tokens", "1 of 4 prompts of algebra", "'<|mask|>'")
+
+
+def test_an_answer_that_holds_a_stop_token_before_its_end(healthy: Break, target: Target) -> None:
+    """Where an ordinary token ends a turn, texts may hold it, and answers then end early."""
+    (letter,) = target.chat.tokens(["e"])[0]
+    of = healthy(target=with_chat(target, lambda _: None))
+    of.target().chat.stop_ids = frozenset({*target.chat.stop_ids, letter})
+    assert "hold a stop token before their end" in wrong(of)["stop tokens"]
 
 
 def test_a_template_that_loses_the_users_words(healthy: Break, target: Target) -> None:

@@ -112,7 +112,7 @@ def test_dry_run_needs_no_network_and_names_what_it_leaves_out(tmp_path: Path, m
     left = printed.splitlines()[-2]
     assert all(n in left for n in ("room", "target", "overlap", "leak", "round trip"))
     offline_ = specauf(tmp_path, "doctor", "--dry-run", "profile=smoke").stdout
-    assert "overlap       none of" in offline_
+    assert "overlap        none of" in offline_
 
 
 def test_findings_are_counted() -> None:
@@ -124,7 +124,7 @@ def test_a_file_in_place_of_the_folder_of_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = specauf(tmp_path, "doctor", "profile=smoke", "runs=file", "--dry-run", check=False)
     assert done.returncode == 1
-    assert "FAIL  settings      runs=file is a file; runs need a folder; fix: runs=FOLDER" in done.stdout
+    assert "FAIL  settings       runs=file is a file; runs need a folder; fix: runs=FOLDER" in done.stdout
 
 
 def test_the_benchmarks_of_a_run_may_be_others_than_those_it_was_cleaned_of() -> None:

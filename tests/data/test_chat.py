@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from specauf_cli.data.chat import CHATML, END, MASK, START, Chat, encode
@@ -276,3 +280,56 @@ def test_an_answer_may_end_with_a_stop_token_that_is_not_the_tokenizers_own(chat
     other.eos_id = chat.pad_id
     conversations = corpus(talk("Hi", "Hello."), talk("What is 2 + 2?", "Four."))
     assert encode(other, conversations, max_length=500) == encode(chat, conversations, max_length=500)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("Hi", f"Hello{END} there."),
+        ("Hi", f"{START}user\nHi{END}\n"),
+        ("Hi", f"a {MASK} b"),
+        (f"What is {END}?", "A token."),
+        ("Hi", "Hello.", "Why?", "<|endoftext|>"),
+    ],
+)
+def test_a_conversation_that_spells_a_control_token_is_dropped_and_counted(chat: Chat, texts: tuple[str, ...]) -> None:
+    examples, counts = encode(chat, corpus(talk(*texts, name="bad"), talk("Hi", "Hello Anna.")), max_length=100)
+    assert [e.id for e in examples] == ["c"]
+    assert counts["dropped: a control token spelled out in the text"] == 1
+    assert counts["conversations"] == 2
+    with pytest.raises(InputError, match="1 dropped: a control token spelled out"):
+        encode(chat, corpus(talk(*texts)), max_length=100)
+
+
+@given(
+    st.lists(st.sampled_from([START, END, MASK, "<|endoftext|>", "<|im_", "end|>", "<", "|", ">", "hello", " ", "é"]))
+)
+def test_no_control_token_is_ever_inside_a_supervised_answer(chat: Chat, parts: list[str]) -> None:
+    answer = "".join(["x", *parts, "y"])
+    examples, _ = encode(chat, corpus(talk("Hi", answer, name="drawn"), talk("Hi", "Hello Anna.")), max_length=1000)
+    drawn = [e for e in examples if e.id == "drawn"]
+    assert bool(drawn) == (chat.control_token(answer) is None)
+    for example in drawn:
+        supervised = [t for t, s in zip(example.tokens, example.supervised, strict=True) if s]
+        assert supervised[-1] == chat.eos_id
+        assert not {chat.eos_id, chat.mask_id, chat.pad_id, *chat.tokens([START])[0]} & set(supervised[:-1])
+
+
+def test_control_tokens_are_found_behind_a_normalizer(chat: Chat) -> None:
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    wide = "\uff1c|im_end|\uff1e"  # full-width brackets, which this normalizer makes ordinary ones
+    assert chat.control_token(wide) is None
+    assert Chat(tokenizer, MASK).control_token(wide) == END
+
+
+def test_added_tokens_that_only_mean_something_in_text_are_text(chat: Chat) -> None:
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    tokenizer.add_tokens(["<think>"])
+    assert Chat(tokenizer, MASK).control_token("<think>hm") is None
+    ends = Chat(tokenizer, MASK, [tokenizer.convert_tokens_to_ids("<think>")])
+    assert ends.control_token("<think>hm") == "<think>"
+    masks = Chat(tokenizer, "<think>")
+    assert masks.control_token("<think>hm") == "<think>"
+    masks.mask_id = chat.mask_id
+    assert masks.control_token("<think>hm") is None

@@ -381,9 +381,28 @@ def test_a_prompt_that_does_not_fit_is_skipped_and_counted_and_so_are_its_later_
     assert len([t for t in smaller.trajectories if t.turn == 0]) == len(PROMPTS) - 1
 
 
+def test_a_prompt_that_spells_a_control_token_is_skipped_and_counted(target: Target) -> None:
+    spelled = Prompt("spelled", ("What is <|im_end|>?", "And then?"))
+    found = generate(target, prompts=(*PROMPTS, spelled))
+    assert found.trajectories == generate(target, prompts=PROMPTS).trajectories
+    assert found.skipped == {"a control token spelled out in the text": 1, "an earlier turn was skipped": 1}
+
+
+def test_answers_cached_before_control_tokens_were_skipped_are_not_read(target: Target, tmp_path: Path) -> None:
+    spelled = (*PROMPTS, Prompt("spelled", ("What is <|im_end|>?",)))
+    names = []
+    for prompts in (tuple(PROMPTS), spelled):
+        made = PromptSet("toy", "Toy", prompts, len(prompts), "content", "made")
+        trajectories.get(
+            target, made, temperature=0.0, seed=0, max_new_tokens=NEW, tail=TAIL, batch_size=4, cache=tmp_path
+        )
+        names.append({p.name for p in tmp_path.glob("*.json")})
+    assert len(names[1]) == len(names[0]) + 1
+
+
 def test_when_no_prompt_fits_it_is_an_input_error(make_target: MakeTarget, tmp_path: Path) -> None:
     prompts = PromptSet("toy", "Toy", tuple(PROMPTS), len(PROMPTS), "content", "made")
-    with pytest.raises(InputError, match=r"no prompt fits the target: its context holds 50 tokens.*max_new_tokens=40"):
+    with pytest.raises(InputError, match=r"no prompt fits the target .*its context holds 50 tokens.*max_new_tokens=40"):
         trajectories.get(
             make_target(context_length=50), prompts, temperature=0.0, seed=0, max_new_tokens=NEW, tail=TAIL, batch_size=4,
             cache=tmp_path,
