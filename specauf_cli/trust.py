@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from specauf_cli import compose
-from specauf_cli.runs import ABOUT, about_of, is_signed
+from specauf_cli import compose, runs
 from specauf_cli.schema import InputError
 
 ELSEWHERE = ("runs", "init")
@@ -24,8 +23,8 @@ def overrides_of(folder: Path, given: Sequence[str] = (), only: Sequence[str] | 
     ``given``: the user's own overrides, which stand in for what would be refused. ``only``: the keys that are wanted (None:
     all of them). Errors: InputError naming the setting.
     """
-    about = about_of(folder)
-    typed_here = is_signed(about)
+    about = runs.about_of(folder)
+    typed_here = runs.is_signed(about)
     own_keys = {key for key, _ in compose.parsed(given)}
     kept = []
     for word, (key, value) in zip(about["overrides"], compose.parsed(about["overrides"]), strict=True):
@@ -38,7 +37,7 @@ def overrides_of(folder: Path, given: Sequence[str] = (), only: Sequence[str] | 
             kept.append(word)
         elif key not in own_keys:
             raise InputError(
-                f"{folder / ABOUT} asks for {word!r}, which {reason}; a run folder cannot ask for that: if you trust it, give "
+                f"{folder / runs.ABOUT} asks for {word!r}, which {reason}; a run folder cannot ask for that: if you trust it, give "
                 f"{key}=... on the command line yourself"
             )
     return kept
@@ -54,7 +53,7 @@ def _runs_code(key: str, value: Any) -> str:
     return ""
 
 
-def _reaches_out(value: Any, runs: Path) -> str:
+def _reaches_out(value: Any, runs_folder: Path) -> str:
     """Why a setting reads outside the runs folder, or the environment; empty when it does not."""
     for _, inner in _walk("", value):
         if not isinstance(inner, str):
@@ -62,7 +61,7 @@ def _reaches_out(value: Any, runs: Path) -> str:
         if "${" in inner:
             return "is an interpolation"
         path = Path(os.path.expanduser(inner))
-        inside = path.is_absolute() and path.resolve().is_relative_to(runs)
+        inside = path.is_absolute() and path.resolve().is_relative_to(runs_folder)
         if ".." in path.parts or "://" in inner or (path.is_absolute() and not inside):
             return "names a place outside the runs folder"
     return ""

@@ -108,7 +108,7 @@ def test_how_a_run_is_measured_does_not_change_the_answers_it_was_trained_on(
 ) -> None:
     words = ["profile=smoke", "data.regenerate=64", "evaluation.max_new_tokens=40"]
     trained = compose.compose(words)
-    monkeypatch.setattr(runs, "about_of", lambda _: {"overrides": words, "config": trained.resolved})
+    monkeypatch.setattr(runs, "about_of", lambda _: {"run": "r", "overrides": words, "config": trained.resolved})
     later = ["evaluation.max_new_tokens=7", "evaluation.precision=bf16"]
     as_trained, measured = configs(tmp_path / "runs" / "r", later, "all")
     assert as_trained.evaluation == trained.evaluation
