@@ -17,7 +17,8 @@ from specauf_cli.records import RunRecord, atomic, code_state, load_record, read
 from specauf_cli.reporting import conditions, tables
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
-from specauf_cli.reporting.measured import select
+from specauf_cli.reporting.frontpage import averages
+from specauf_cli.reporting.measured import Measured, select
 from specauf_cli.reporting.report import html
 from specauf_cli.runs import snapshot
 from specauf_cli.runs import snapshots as snapshots_of
@@ -258,6 +259,7 @@ def render() -> None:
     quoted: dict[str, str] = {}
     judged: dict[str, list[Verdict]] = {}
     pages: dict[str, dict[str, str]] = {}
+    measured: dict[str, dict[str, Measured]] = {}
     shipped = {name: load_experiment(name) for name in shipped_experiments()}
     for name, experiment in shipped.items():
         if isinstance(experiment, Variants):
@@ -273,7 +275,7 @@ def render() -> None:
             page = RESULTS / profile.name / f"{name}.md"
             _write(page, tables.markdown(experiment, records, links=f"../records/{profile.name}"))
             _write(page.with_suffix(".csv"), tables.to_csv(experiment, records))
-            quoted[f"table {profile.name}/{name}"] = _quote(experiment, records, profile.name)
+            measured.setdefault(name, {})[profile.name] = select(experiment, records)
             found = verdicts(select(experiment, records), experiment.definition)
             judged.setdefault(profile.name, []).extend(found)
             pages.setdefault(profile.name, {}).update({v.claim: f"results/{profile.name}/{name}.md" for v in found})
@@ -289,6 +291,7 @@ def render() -> None:
         print(RESULTS / profile.name / "figures.md")
         print(RESULTS / profile.name / "report.html")
     quoted["claims"] = "\n".join([*matrix(judged, pages), ""])
+    quoted |= {f"averages {name}": "\n".join([*averages(found), ""]) for name, found in measured.items()}
     readme = Path("README.md")
     if readme.is_file():
         text = readme.read_text("utf-8")
@@ -317,19 +320,6 @@ def _print(path: Path, text: str) -> None:
     _write(path, text)
     print("\n" + text)
     print(f"written: {path}", file=sys.stderr)
-
-
-def _quote(experiment: Experiment, records: Sequence[RunRecord], profile: str) -> str:
-    """The table alone, for the README, with a link to the page that has the footnotes."""
-    rows = tables.main_table(select(experiment, records))
-    return "\n".join(
-        [
-            *rows,
-            "",
-            f"Footnotes and records: [results/{profile}/{experiment.name}.md](results/{profile}/{experiment.name}.md)",
-            "",
-        ]
-    )
 
 
 def _require_clean() -> None:

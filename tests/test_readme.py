@@ -1,4 +1,4 @@
-"""The commands of the README run, on the smoke profile."""
+"""The commands of the README and of the pages beside it run, on the smoke profile."""
 
 import re
 import shutil
@@ -8,7 +8,13 @@ import pytest
 
 from commands import ROOT, specauf
 
-README = re.findall(r"^(specauf [^#\n]+?)\s*(?:#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+PAGES = ("README.md", "docs/commands.md", "docs/targets.md")
+COMMANDS = dict.fromkeys(
+    command
+    for page in PAGES
+    for command in re.findall(r"^(?:\$ )?(specauf [^#\n]+?)\s*(?:#.*)?$", (ROOT / page).read_text(), re.MULTILINE)
+)
+"""Every command of the front page and of the pages that list commands, each once."""
 
 
 ELSEWHERE = (
@@ -24,7 +30,7 @@ ELSEWHERE = (
 )  # places and an objective of the reader's, a GPU, and a page of 42 drafters (test_study runs a small one)
 
 
-@pytest.mark.parametrize("command", [c for c in README if not any(x in c for x in ELSEWHERE)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not any(x in c for x in ELSEWHERE)])
 def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
     folder, _ = table
     words = command.split()[1:]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from specauf_cli import compose, experiment, study, workbench
+from specauf_cli import compose, experiment, study, trust, workbench
 from specauf_cli.choices import folder
 from specauf_cli.records import RunRecord, load_record, save_record
 from specauf_cli.reporting import figures as drawings
@@ -26,16 +26,13 @@ README = """# A project
 <!-- claims -->
 <!-- end -->
 
-<!-- table laptop/table2 -->
+<!-- averages table2 -->
 an old table
 <!-- end -->
 
 Prose in between, with | bars | in it.
 
-<!-- table cpu_real/table2 -->
-<!-- end -->
-
-<!-- table unknown/table2 -->
+<!-- averages unknown -->
 stays
 <!-- end -->
 """
@@ -80,13 +77,15 @@ def test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing
             assert f"]({link})" in page
             assert (here / f"results/{profile}" / link).is_file()
     readme = made["README.md"].decode()
-    first, second, third = (readme.split(f"<!-- table {p}/table2 -->\n")[1].split("<!-- end -->")[0] for p in ("laptop", "cpu_real", "unknown"))  # fmt: skip
+    first, second = (
+        readme.split(f"<!-- averages {n} -->\n")[1].split("<!-- end -->")[0] for n in ("table2", "unknown")
+    )
     assert "old table" not in readme
-    assert "| 0 | AUF | ours | **3.38** ± " in first
-    assert "| 0 | AUF | ours | **8.38** ± " in second
-    assert "[results/laptop/table2.md](results/laptop/table2.md)" in first
-    assert "[results/cpu_real/table2.md](results/cpu_real/table2.md)" in second
-    assert third == "stays\n"
+    head, _, *rows = first.splitlines()
+    assert head.startswith("| average tau | `cpu_real`, T = 0 | `laptop`, T = 0 | paper, T = 0 |")
+    assert "| AUF | 8.38 ± 0.06 | 3.38 ± 0.06 | 2.61 |" in rows
+    assert "| decay | – | 2.38 ± 0.06 | 2.40 |" in rows
+    assert second == "stays\n"
     claims = readme.split("<!-- claims -->\n")[1].split("<!-- end -->")[0]
     assert "| claim | `cpu_real` | `laptop` |" in claims
     assert (
@@ -390,7 +389,7 @@ def test_figures_measure_what_an_interrupted_call_left(cells: dict[str, Any], mo
     for step in (8, 16, 24):
         (place / "snapshots" / f"step-{step:06d}").mkdir(parents=True)
     save_record(constant("auf", EXPERIMENT.columns, 1, run="run-auf", step=8), place / "snapshots/step-000008/records")
-    monkeypatch.setattr(study, "about_of", lambda _: {"overrides": ["profile=smoke"]})
+    monkeypatch.setattr(trust, "overrides_of", lambda *_: ["profile=smoke"])
     asked: list[int] = []
     monkeypatch.setattr(workbench, "measure", lambda *_, step: asked.append(step))
     study.figures(["profile=smoke"])
