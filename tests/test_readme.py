@@ -22,6 +22,7 @@ ELSEWHERE = (
     "FILE",
     "RUN",
     "URL",
+    "ORG/NAME",
     "PATH",
     "--help",
     "train profile=single_gpu",
