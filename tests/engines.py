@@ -26,7 +26,8 @@ from specauf_cli.schema import Trace, Trajectory
 
 PROPOSALS = 15
 Fault = Callable[[int, dict[str, Any]], Any]
-"""Number of this request to generate, and its answer -> the answer to give, or ``reset``, ``500``, ``html``, ``("slow", s)``."""
+"""Number of this request to generate, and its answer -> the answer to give, or what goes wrong: a status, ``reset``, text that is no
+JSON, ``("slow", seconds, answer)``, ``("drip", seconds, answer)`` (so long between two bytes), ``("moved", address)``, ``("large", bytes)``."""
 
 
 def trace(trajectory: Trajectory) -> Trace:
@@ -198,9 +199,14 @@ def running(engine: Engine) -> Iterator[str]:
             self.give(engine.post(self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
 
         def give(self, answer: Any) -> None:
+            drip = 0.0
+            if isinstance(answer, tuple) and answer[0] in ("moved", "large"):
+                self.special(*answer)
+                return
             if isinstance(answer, tuple):
-                time.sleep(answer[1])
-                answer = answer[2]
+                kind, seconds, answer = answer
+                time.sleep(seconds if kind == "slow" else 0.0)
+                drip = seconds if kind == "drip" else 0.0
             if answer == "reset":  # the connection is cut in the middle of an answer
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -214,9 +220,25 @@ def running(engine: Engine) -> Iterator[str]:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
-                self.wfile.write(text.encode())
+                for part in text.encode() if drip else ():
+                    self.wfile.write(bytes([part]))
+                    time.sleep(drip)
+                self.wfile.write(b"" if drip else text.encode())
             except OSError:
                 pass  # it was not waited for
+
+        def special(self, kind: str, value: Any) -> None:
+            """A redirection to the address ``value``, or an answer of ``value`` bytes."""
+            self.send_response(307 if kind == "moved" else 200)
+            if kind == "moved":
+                self.send_header("Location", value)
+            self.send_header("Content-Length", "0" if kind == "moved" else str(value))
+            self.end_headers()
+            try:
+                for _ in range(0 if kind == "moved" else value // 2**20):
+                    self.wfile.write(b" " * 2**20)
+            except OSError:
+                pass  # it was not read to its end
 
         def log_message(self, *_: Any) -> None:
             pass

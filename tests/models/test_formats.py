@@ -169,7 +169,9 @@ def test_the_speculators_package_sees_the_same_logits(
     else:
         edit(folder, lambda c: c["speculators_config"]["verifier"].update(name_or_path=str(tmp_path / "target")))
     config = DFlashSpeculatorConfig.from_pretrained(folder)
-    assert config.sliding_window_non_causal or layout == "hf", "a block is not causal; its own converter writes the default"
+    assert config.sliding_window_non_causal or layout == "hf", (
+        "a block is not causal; its own converter writes the default"
+    )
     config.transformer_layer_config._attn_implementation = "eager"  # the default is compiled, for GPUs
     peer = DFlashDraftModel.from_pretrained(folder, config=config).eval()
     tokens = sequence()[None]

@@ -1,6 +1,10 @@
 """Servers that lie, are others, or work for others: refused in one line."""
 
+import contextlib
 import re
+import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +64,59 @@ def test_a_lie_is_one_line_and_the_other_answers_stay(folder: Path, sglang: SGLa
     assert "more rounds than its" in done.stderr
     assert "3 answers are kept; run the same command to continue" in done.stderr
     assert lines(folder) == 3
+
+
+def test_an_answer_that_drips_is_given_up_in_time(sglang: SGLang, known: Known) -> None:
+    sglang.fault = lambda _, answer: ("drip", 0.05, answer)
+    with running(sglang) as url:
+        backend = backends.SGLang(client.Client(url, timeout=0.5, retries=0), [2])
+        began = time.perf_counter()
+        with pytest.raises(client.Unanswered, match=r"no answer in 0\.5 s \(--timeout\); tried 1 times"):
+            backend.ask(known[0.0]["offline_algebra"][0].prompt, temperature=0.0, seed=0, max_new_tokens=TOKENS)
+        assert time.perf_counter() - began < 2
+
+
+def test_headers_that_drip_are_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 200:
+                    connection.send(bytes([byte]))
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        began = time.perf_counter()
+        asked = client.Client(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5, retries=0)
+        with pytest.raises(client.Unanswered, match="no answer in 0\\.5 s"):
+            asked.first("/version")
+        assert time.perf_counter() - began < 2
+
+
+def test_a_redirection_is_not_followed(folder: Path, sglang: SGLang, make_vllm: Callable[[bool], VLLM]) -> None:
+    elsewhere = make_vllm(True)
+    with running(elsewhere) as other:
+        sglang.fault = lambda _, answer: ("moved", f"{other}/generate")
+        done = ask(folder, sglang, check=False)
+    assert (
+        f"/generate redirects to '{other}/generate' (307), and only the address that was given is asked" in done.stderr
+    )
+    assert done.returncode == 2
+    assert elsewhere.bodies == []
+
+
+@pytest.mark.parametrize("size", [2 * 2**20, 2**40])
+def test_an_answer_without_end_is_not_read(
+    sglang: SGLang, known: Known, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(client, "LARGEST", 2**20)
+    sglang.fault = lambda _, answer: ("large", size)
+    with running(sglang) as url:
+        backend = backends.SGLang(client.Client(url, timeout=5.0, retries=3), [2])
+        with pytest.raises(InputError, match="/generate answers with more than 1 MiB; is it an SGLang or vLLM server"):
+            backend.ask(known[0.0]["offline_algebra"][0].prompt, temperature=0.0, seed=0, max_new_tokens=TOKENS)
+    assert sglang.asked == 1
 
 
 def own(answer: dict[str, Any], **changes: Any) -> dict[str, Any]:
