@@ -58,6 +58,7 @@ class Engine(ABC):
         self.lock, self.bodies = threading.Lock(), list[dict[str, Any]]()
         self.info: dict[str, Any] = {}
         self.tokenizes, self.port = True, 0
+        self.started: float | None = 1.79569817272e09
 
     @property
     def asked(self) -> int:
@@ -96,7 +97,7 @@ class SGLang(Engine):
     def get(self, path: str) -> Any:
         flags = {
             "model_path": self.model, "served_model_name": self.model, "speculative_algorithm": "DFLASH", "version": "0.6.1",
-            "speculative_draft_model_path": self.drafter, "speculative_num_draft_tokens": PROPOSALS + 1, "context_length": 512,
+            "speculative_draft_model_path": self.drafter, "speculative_num_draft_tokens": PROPOSALS + 1, "context_length": 512, "dtype": "float32",
             "random_seed": random.randrange(10**9), "host": "10.0.0.7", "port": 30000, "api_key": "sesame", "internal_states": [{}],
         }  # fmt: skip
         if path == "/get_server_info":
@@ -150,6 +151,7 @@ class VLLM(Engine):
             t, label = self.totals, f'engine="0",model_name="{self.model}"'
             lines = ["# HELP vllm:num_requests_running x", f"vllm:num_requests_running{{{label}}} 0.0"]
             lines += [f'vllm:request_success_total{{{label},finished_reason="stop"}} {t["success"]}.0']
+            lines += [f"process_start_time_seconds {self.started}"] if self.started is not None else []
             if self.spec:
                 lines += [f"vllm:spec_decode_num_{k}_total{{{label}}} {float(t[n])}" for k, n in (("drafts", "drafts"), ("draft_tokens", "draft_tokens"), ("accepted_tokens", "accepted"))]  # fmt: skip
                 lines += [f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{{label},position="{i}"}} {float(n)}' for i, n in enumerate(self.slots)]  # fmt: skip
