@@ -84,7 +84,10 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
 
 
 def target_path(folder: Path) -> str:
-    """Hub id, or absolute path, of the target that a run was trained for. Errors: InputError when it was trained here and is gone."""
+    """Hub id, or absolute path, of the target that a run was trained for.
+
+    Errors: InputError when it was trained here and is gone.
+    """
     about = runs.about_of(folder)
     if about["config"]["target"].get("path") is not None:  # a folder is named by the run's own words alone
         return _anywhere(str(compose.compose(about["overrides"]).target.path))

@@ -2,7 +2,7 @@
 
 runs/servers/<id>/             one server as it was found: its model, drafter, settings and version are in the id
 runs/servers/<id>/answers.jsonl   every finished answer, appended at once; a second run of the command continues it
-runs/servers/<id>/<hash>.json     the record: command, settings, code, what the server says of itself, what of it could not be
+runs/servers/<id>/<hash>.json     the record: command, settings, code, what the server says of itself, what of it was not
                                   compared with the settings (``unchecked``), counts per request
 
 A server that does not name its drafter is known by when it was started: answers are used again for that start alone.
@@ -44,7 +44,7 @@ FORMATS = {"sglang": "hf", "vllm": "vllm"}
 """What ``specauf export`` writes for each engine."""
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-"""How the engines name what ``evaluation.precision`` says; a server in another one measures something else than replay here."""
+"""How the engines name what ``evaluation.precision`` says, the precision of replay here."""
 
 LASTING = ("dtype", "quantization", "kv_cache_dtype", "revision", "tp_size", "attention_backend")
 """Settings that tell one server from another; others (seeds, sizes of its memory) change when it is started again."""
@@ -94,8 +94,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     """Measures the drafter that a running server uses, on the benchmarks as rendered for the target, and prints tau.
 
     The settings are those of a run (the latest finished one by default), or with ``target=...`` those given. Errors:
-    InputError for a server of another target, drafter, dtype, number of draft tokens or kind, or one that stops answering (what
-    it answered is kept).
+    InputError for a server of another target, drafter, dtype, number of draft tokens or kind, or one that stops answering
+    (what it answered is kept).
     """
     from specauf_cli.data.chat import Chat
     from specauf_cli.evaluation import server
@@ -147,7 +147,11 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
         again = (
             "until it is restarted" if known["drafter"] else "never, since it does not say either when it was started"
         )
-        print(f"note: {client.url} does not name its drafter: answers are used again {again}; --served-drafter NAME keeps them", file=sys.stderr)  # fmt: skip
+        print(
+            f"note: {client.url} does not name its drafter: answers are used again {again}; --served-drafter NAME keeps "
+            "them",
+            file=sys.stderr,
+        )
     if backend.counts == "counters":
         print(
             f"{name}: answers carry no counts, so the server's counters are read around every {options.concurrency} requests; intervals "
@@ -172,8 +176,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
             if _known(now_served, client, options) != known:
                 answers.discard()
                 raise InputError(
-                    f"{client.url} was started again or changed while it was asked ({_who(served)}, then {_who(now_served)}), so what it "
-                    "answered may be of two drafters"
+                    f"{client.url} was started again or changed while it was asked ({_who(served)}, then "
+                    f"{_who(now_served)}), so what it answered may be of two drafters"
                 )
         except InputError as error:
             kept = f"{len(answers.found)} answers are kept; run the same command to continue"
@@ -209,8 +213,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
 def serve_command(backend: str, run: str | None, drafter: str | None, extra: Sequence[str]) -> None:
     """Prints the command that serves a finished run's drafter beside its target, after the export where that is missing.
 
-    Of ``extra`` it takes ``runs=`` and ``evaluation.precision=``, which is the dtype to serve (default: the run's own). Paths in
-    it are absolute. Errors: InputError for an engine that cannot serve this drafter, naming why.
+    Of ``extra`` it takes ``runs=`` and ``evaluation.precision=``, which is the dtype to serve (default: the run's own).
+    Paths in it are absolute. Errors: InputError for an engine that cannot serve this drafter, naming why.
     """
     from specauf_cli import exchange
     from specauf_cli import runs as all_runs
@@ -241,6 +245,8 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
     path = (Path(drafter) if drafter is not None else folder / "export" / FORMATS[backend]).resolve()
     if drafter is not None and not (path / "config.json").is_file():
         raise InputError(f"--drafter {drafter}: there is no such folder with config.json; `specauf export` writes one")
+    if backend == "vllm" and (path / "config.json").is_file():
+        _check_export(path)
     if proposals < wanted:
         print(f"note: {backend} drafts {proposals} tokens a round, evaluation here {wanted}", file=sys.stderr)
     lines = []
@@ -267,8 +273,8 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
         lines.append([*words, "--host", "127.0.0.1", "--port", "8000"])
         url = "http://127.0.0.1:8000"
         print(
-            "note: --per-request-spec-decode-metrics counts every request, so tau gets intervals; vLLM up to 0.28.0 does not know it "
-            "(vLLM#48915): leave it out there",
+            "note: --per-request-spec-decode-metrics counts every request, so tau gets intervals; vLLM up to 0.28.0 does "
+            "not know it (vLLM#48915): leave it out there",
             file=sys.stderr,
         )
     print("\n".join(shlex.join(line) for line in lines))
@@ -285,6 +291,15 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
         *chosen,
     ]
     print(f"then: {shlex.join(again)}", file=sys.stderr)
+
+
+def _check_export(path: Path) -> None:
+    """InputError for an export whose blocks vLLM would run causally, as older versions of this tool wrote it."""
+    if read_json(path / "config.json").get("sliding_window_non_causal", True) is not True:
+        raise InputError(
+            f"{path / 'config.json'}: sliding_window_non_causal must be true, else vLLM runs the block causally; move the "
+            "folder away and export again"
+        )
 
 
 def _bare(value: Any) -> Any:
@@ -373,25 +388,25 @@ def _check_drafter(served: "Served", folder: Path | None, options: Options) -> N
 
 
 def _drafted(proposals: int, block_size: int) -> int:
-    """Tokens that an engine drafts a round: at most a block without its anchor, whatever slots the drafter was trained with."""
+    """Tokens that an engine drafts a round: at most a block without its anchor, whatever slots the drafter has."""
     return min(proposals, block_size - 1)
 
 
 def _check_settings(served: "Served", config: "Config", folder: Path | None, options: Options) -> list[str]:
-    """What of the server could not be compared with the settings, which is said too; InputError for what is other than they are."""
+    """What of the server could not be compared with the settings, on stderr too; InputError for what is other."""
     url, precision = options.base_url, config.evaluation.precision
     if served.dtype not in (None, DTYPES[precision]):
         same = [f", or measure it so: evaluation.precision={p}" for p, d in DTYPES.items() if d == served.dtype]
         raise InputError(
-            f"{url} runs the target in {served.dtype}, the settings say evaluation.precision={precision}: restart it with --dtype "
-            f"{DTYPES[precision]}{''.join(same)}"
+            f"{url} runs the target in {served.dtype}, the settings say evaluation.precision={precision}: restart it "
+            f"with --dtype {DTYPES[precision]}{''.join(same)}"
         )
     if folder is not None:
         wanted = _drafted(config.backbone.proposals, config.backbone.block_size)
         if served.algorithm is not None and served.algorithm.lower() != "dflash":
             raise InputError(
-                f"{url} drafts by {served.algorithm}, the drafter of run {folder.name} by DFLASH; start it as `specauf serve-command "
-                f"--backend {options.backend} --run {folder.name}` prints"
+                f"{url} drafts by {served.algorithm}, the drafter of run {folder.name} by DFLASH; start it as `specauf "
+                f"serve-command --backend {options.backend} --run {folder.name}` prints"
             )
         if served.proposals not in (None, wanted):
             flag = (
@@ -417,12 +432,14 @@ def _check_settings(served: "Served", config: "Config", folder: Path | None, opt
 
 
 def _known(served: "Served", client: "Client", options: Options) -> dict[str, Any]:
-    """What tells this server from another one. ``drafter`` is its drafter's name, else when it was started; None: it says neither."""
+    """What tells this server from another one. ``drafter`` is its name, else when the server was started; None: neither."""
     from specauf_cli.evaluation.backends import started
 
     return {
         "served": [served.backend, served.version, served.name, served.drafter, served.algorithm, served.proposals],
-        "flags": {k: v for k, v in served.flags.items() if isinstance(v, dict) or k.startswith("speculative_") or k in LASTING},
+        "flags": {
+            k: v for k, v in served.flags.items() if isinstance(v, dict) or k.startswith("speculative_") or k in LASTING
+        },
         "drafter": served.drafter or options.served_drafter or started(client),
     }  # fmt: skip
 

@@ -27,7 +27,8 @@ from specauf_cli.schema import Trace, Trajectory
 PROPOSALS = 15
 Fault = Callable[[int, dict[str, Any]], Any]
 """Number of this request to generate, and its answer -> the answer to give, or what goes wrong: a status, ``reset``, text that is no
-JSON, ``("slow", seconds, answer)``, ``("drip", seconds, answer)`` (so long between two bytes), ``("moved", address)``, ``("large", bytes)``."""
+JSON, ``("slow", seconds, answer)``, ``("drip", seconds, answer)`` (so long between two bytes), ``("moved", address)``,
+``("large", bytes)``."""
 
 
 def trace(trajectory: Trajectory) -> Trace:
@@ -97,7 +98,8 @@ class SGLang(Engine):
     def get(self, path: str) -> Any:
         flags = {
             "model_path": self.model, "served_model_name": self.model, "speculative_algorithm": "DFLASH", "version": "0.6.1",
-            "speculative_draft_model_path": self.drafter, "speculative_num_draft_tokens": PROPOSALS + 1, "context_length": 512, "dtype": "float32",
+            "speculative_draft_model_path": self.drafter, "speculative_num_draft_tokens": PROPOSALS + 1, "context_length": 512,
+            "dtype": "float32",
             "random_seed": random.randrange(10**9), "host": "10.0.0.7", "port": 30000, "api_key": "sesame", "internal_states": [{}],
         }  # fmt: skip
         if path == "/get_server_info":

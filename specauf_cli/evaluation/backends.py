@@ -28,8 +28,9 @@ PRIVATE = re.compile(
 class Served:
     """What a server says of itself. None: it does not say. ``proposals`` draft tokens a round, ``context`` tokens a request.
 
-    ``names`` are the names it serves the target by (``name`` is what requests must say), ``dtype`` is that of the target's weights
-    (``float32``, ``bfloat16``, ...), ``verification`` how drafts are accepted (one that counts otherwise is refused), ``flags`` its settings.
+    ``names`` are the names it serves the target by (``name`` is what requests must say), ``dtype`` is that of the target's
+    weights (``float32``, ``bfloat16``, ...), ``verification`` the engine's name of how drafts are accepted, ``flags`` its
+    settings.
     """
 
     backend: str
@@ -109,7 +110,8 @@ class SGLang:
         return Served(
             self.name, _text(flags.get("version")), str(names[0]), tuple(dict.fromkeys(map(str, names))),
             _text(flags.get("speculative_draft_model_path")), str(algorithm), self._proposals,
-            context if type(context) is int else None, _dtype(flags.get("dtype")), "target_only", _public({**flags, **model}),
+            context if type(context) is int else None, _dtype(flags.get("dtype")), "target_only",
+            _public({**flags, **model}),
         )  # fmt: skip
 
     def probe(self, prompt: Sequence[int]) -> None:
@@ -203,8 +205,9 @@ class VLLM:
             )
         verification = _text(spec.get("rejection_sample_method"))
         if verification is not None and verification not in EXACT:
+            what = COUNTS_OTHERWISE.get(verification, "accepts drafts by a rule that is unknown here")
             raise InputError(
-                f"{self.client.url} {COUNTS_OTHERWISE.get(verification, 'accepts drafts by a rule that is unknown here')} "
+                f"{self.client.url} {what} "
                 f"(rejection_sample_method={verification}); valid: {', '.join(EXACT)}; restart it without"
             )
         proposals, context = spec.get("num_speculative_tokens"), card.get("max_model_len")
@@ -213,7 +216,8 @@ class VLLM:
         return Served(
             self.name, _text(version), self.model, tuple(dict.fromkeys(str(n) for n in (card["id"], card.get("root")) if n)),
             _text(spec.get("model")), _text(spec.get("method")), proposals if type(proposals) is int else None,
-            context if type(context) is int else None, _dtype(flags.get("model_config", {}).get("dtype")), verification, flags,
+            context if type(context) is int else None, _dtype(flags.get("model_config", {}).get("dtype")), verification,
+            flags,
         )  # fmt: skip
 
     def _flags(self) -> dict[str, Any]:
@@ -238,7 +242,8 @@ class VLLM:
             )
         if spec.get("num_speculative_tokens_per_batch_size"):
             raise InputError(
-                f"{self.client.url} drafts more or fewer tokens as it is busy (num_speculative_tokens_per_batch_size): restart it without"
+                f"{self.client.url} drafts more or fewer tokens as it is busy (num_speculative_tokens_per_batch_size): "
+                "restart it without"
             )
         return {**found, "speculative_config": _public(spec)}
 
@@ -325,12 +330,12 @@ class VLLM:
 
 
 EXACT = ("standard", "strict")
-"""What vLLM has called the verification that accepts a draft token with its target probability, the newest name first."""
+"""What vLLM has called the verification that accepts a draft token with its target probability, newest first."""
 
 COUNTS_OTHERWISE = {
     "synthetic": "accepts tokens the target would not emit",
     "typical": "accepts tokens the target would not emit",
-    "block": "verifies a block as a whole, which accepts more tokens of the same drafter,",
+    "block": "verifies blocks as a whole and so accepts more tokens of the same drafter",
 }
 
 

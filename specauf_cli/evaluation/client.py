@@ -39,7 +39,7 @@ class Refused(InputError):
 
 
 class _Timed(io.RawIOBase):
-    """What a connection receives until ``ends`` (``time.monotonic``). Errors: TimeoutError afterwards, however little is missing."""
+    """What a connection receives until ``ends`` (``time.monotonic``). Errors: TimeoutError afterwards."""
 
     def __init__(self, connection: socket.socket, ends: float) -> None:
         self._connection, self._ends = connection, ends
@@ -67,7 +67,7 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Whole(http.client.HTTPConnection):
-    """One request and its answer within ``timeout`` seconds; by itself the library allows as many for every single read."""
+    """One request and its answer within ``timeout`` seconds; the library allows as many for every single read."""
 
     response_class = _Answer
 
@@ -114,7 +114,8 @@ class Client:
     """One server. ``failures`` counts failed tries; ``stop`` ends waiting and retrying of every thread that shares it."""
 
     def __init__(self, url: str, *, timeout: float, retries: int, key: str | None = None) -> None:
-        """``timeout`` seconds per try, its whole answer included; ``retries`` after the first; ``key`` is sent as a bearer token. Errors: InputError."""
+        """``timeout`` seconds per try, its whole answer included; ``retries`` after the first; ``key`` is sent as a bearer
+        token. Errors: InputError for what none of them can be."""
         self.url = checked(url)
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(
@@ -171,8 +172,8 @@ class Client:
                 if 300 <= error.code < 400:
                     place = error.headers.get("Location", "nowhere")[:200]
                     raise InputError(
-                        f"{self.url}{path} redirects to {place!r} ({error.code}), and only the address that was given is asked: give "
-                        "--base-url of the server itself"
+                        f"{self.url}{path} redirects to {place!r} ({error.code}), and only the address that was given "
+                        "is asked: give --base-url of the server itself"
                     ) from error
                 said = _said(error)
                 if error.code in (401, 403):
@@ -195,7 +196,7 @@ class Client:
         raise Unanswered(f"{self.url}{path}: {reason}; tried {attempt + 1} times")
 
     def _body(self, answer: Any, path: str) -> bytes:
-        """All of ``answer``. Errors: InputError for one of more than ``LARGEST`` bytes, IncompleteRead for one that broke off."""
+        """All of ``answer``. Errors: InputError for more than ``LARGEST`` bytes, IncompleteRead for one that broke off."""
         raw: bytes = answer.read(LARGEST + 1)
         if len(raw) > LARGEST:
             raise InputError(

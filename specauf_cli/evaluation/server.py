@@ -1,8 +1,8 @@
 """Acceptance measured by a running server: the benchmark prompts are sent to it, its own counts are kept.
 
 Every finished answer is appended to a JSON Lines file at once; a later call reads it first and asks only what is missing.
-An answer is known by its prompt's tokens, so a second turn is asked again only when the first was answered differently, and by
-how many requests were asked at once, which changes a server's batches and with them its rounding.
+An answer is known by its prompt's tokens, so a second turn is asked again only when the first was answered differently,
+and by how many requests were asked at once, which changes a server's batches and with them its rounding.
 Where only the server's running counters know (vLLM without per-request metrics) requests go out in waves, the counters are
 read before and after each while nothing else runs, and a wave that was disturbed is asked again.
 

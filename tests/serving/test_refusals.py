@@ -222,7 +222,7 @@ def test_vllm_without_a_drafter_is_one_line(folder: Path, make_vllm: Callable[[b
         ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "synthetic"}, "would not emit"),
         ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "typical"}, "would not emit"),
         ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "block"},
-         "verifies a block as a whole, which accepts more tokens of the same drafter, (rejection_sample_method=block); valid: standard, strict"),
+         "verifies blocks as a whole and so accepts more tokens of the same drafter (rejection_sample_method=block); valid: standard, strict"),
         ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "entropy"}, "a rule that is unknown here"),
         ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "num_speculative_tokens_per_batch_size": [[1, 4, 15]]},
          "drafts more or fewer tokens as it is busy"),

@@ -82,7 +82,7 @@ def test_serve_command(folder: Path, make_run: Callable[..., str], tmp_path: Pat
     (tmp_path / "my export").mkdir()
     empty = specauf(folder, "serve-command", "--drafter", "my export", check=False)
     assert "--drafter my export: there is no such folder with config.json" in empty.stderr
-    (tmp_path / "my export" / "config.json").touch()
+    (tmp_path / "my export" / "config.json").write_text("{}")
     (only,) = specauf(folder, "serve-command", "--backend", "vllm", "--drafter", "my export").stdout.splitlines()
     words = shlex.split(only)
     assert words[:4] == ["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", str(folder / "model")]
@@ -91,6 +91,9 @@ def test_serve_command(folder: Path, make_run: Callable[..., str], tmp_path: Pat
     assert words[words.index("--dtype") + 1] == "float32"
     assert words[words.index("--per-request-spec-decode-metrics") + 1] == "summary"
     assert "--served-model-name" not in words
+    (tmp_path / "my export" / "config.json").write_text('{"sliding_window_non_causal": false}')
+    old = specauf(folder, "serve-command", "--backend", "vllm", "--drafter", "my export", check=False).stderr
+    assert "config.json: sliding_window_non_causal must be true, else vLLM runs the block causally" in old
     missing = specauf(folder, "serve-command", "--drafter", "nothing", check=False)
     assert "--drafter nothing: there is no such folder" in missing.stderr
     assert "no run ''" in specauf(folder, "serve-command", "--run", "", check=False).stderr
