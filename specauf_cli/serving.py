@@ -182,7 +182,10 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
         except InputError as error:
             kept = f"{len(answers.found)} answers are kept; run the same command to continue"
             if known["drafter"] is None:
-                kept = "nothing tells this server from another, so no answer is used again; --served-drafter NAME does"
+                kept = (
+                    "no answer is used again, for it names neither its drafter nor its start; --served-drafter NAME keeps "
+                    "them"
+                )
             raise InputError(f"{error}; {kept}") from error
         finally:
             answers.close()

@@ -257,7 +257,10 @@ def test_without_a_drafter_and_a_start_no_answer_is_used_again(folder: Path, mak
     assert engine.asked == 2 * once
     engine.fault = lambda number, answer: 400
     failed = ask(folder, engine, check=False).stderr
-    assert "nothing tells this server from another, so no answer is used again; --served-drafter NAME does" in failed
+    assert (
+        "no answer is used again, for it names neither its drafter nor its start; --served-drafter NAME keeps them"
+        in failed
+    )
 
 
 @pytest.mark.parametrize("kind", ["sglang", "vllm"])
