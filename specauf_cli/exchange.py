@@ -87,21 +87,30 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
     return out
 
 
-def target_path(folder: Path) -> str:
-    """Hub id or folder of the target that a run was trained for. Errors: InputError when it was trained here and is gone."""
+def target_path(folder: Path, given: Sequence[str] = ()) -> str:
+    """Hub id, or absolute path, of the target that a run was trained for; ``given``: ``target.path=`` as the user names it.
+
+    Errors: InputError when it was trained here and is gone, or when a run folder from elsewhere names a place of its own.
+    """
     about = runs.about_of(folder)
     if about["config"]["target"].get("path") is not None:  # a folder is named by the run's own words alone
-        return str(compose.compose(trust.overrides_of(folder, only=NAMING)).target.path)
+        words = [*trust.overrides_of(folder, given, only=NAMING), *given]
+        return _anywhere(str(compose.compose(words).target.path))
     targets = folder.parent / "targets"
     for place in sorted(p.parent for p in targets.glob(f"*/{pretrain.MARKER}")):
         if pretrain.describe(str(place)).get("fingerprint") == about["inputs"].get("target"):
-            return str(place)
+            return _anywhere(str(place))
     raise InputError(f"the target of run {folder.name} is not under {targets}/ any more")
+
+
+def _anywhere(path: str) -> str:
+    """A folder as its absolute path: an engine is started somewhere else. A hub id as it is."""
+    return str(Path(path).expanduser().resolve()) if is_local(path) else path
 
 
 def _verifier(folder: Path, own: dict[str, Any], given: str | None) -> tuple[str, list[str]]:
     """What vLLM loads as the target of a run, and its classes: ``given``, or what the run was trained for (``own`` says)."""
-    name = target_path(folder) if given is None else given
+    name = target_path(folder) if given is None else _anywhere(given)
     local = Path(name) / "config.json"
     if given is not None and not local.is_file() and not formats.HUB_ID.fullmatch(given):
         raise InputError(f"--verifier {given!r} is neither a folder with config.json nor a hub id, ORG/NAME")

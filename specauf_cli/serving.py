@@ -2,11 +2,15 @@
 
 runs/servers/<id>/             one server as it was found: its model, drafter, settings and version are in the id
 runs/servers/<id>/answers.jsonl   every finished answer, appended at once; a second run of the command continues it
-runs/servers/<id>/<hash>.json     the record: command, settings, code, what the server says of itself, counts per request
+runs/servers/<id>/<hash>.json     the record: command, settings, code, what the server says of itself, what of it was not
+                                  compared with the settings (``unchecked``), counts per request
+
+A server that does not name its drafter is known by when it was started: answers are used again for that start alone.
 """
 
 import json
 import os
+import secrets
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,11 +36,15 @@ from specauf_cli.settings import TargetConfig
 if TYPE_CHECKING:
     from specauf_cli.data.chat import Chat
     from specauf_cli.evaluation.backends import Served
+    from specauf_cli.evaluation.client import Client
     from specauf_cli.settings import Config
 
 SCHEMA = 1
 FORMATS = {"sglang": "hf", "vllm": "vllm"}
 """What ``specauf export`` writes for each engine."""
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+"""How the engines name what ``evaluation.precision`` says, the precision of replay here."""
 
 LASTING = ("dtype", "quantization", "kv_cache_dtype", "revision", "tp_size", "attention_backend")
 """Settings that tell one server from another; others (seeds, sizes of its memory) change when it is started again."""
@@ -86,7 +94,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     """Measures the drafter that a running server uses, on the benchmarks as rendered for the target, and prints tau.
 
     The settings are those of a run (the latest finished one by default), or with ``target=...`` those given. Errors:
-    InputError for a server of another target, drafter or kind, or one that stops answering (what it answered is kept).
+    InputError for a server of another target, drafter, dtype, number of draft tokens or kind, or one that stops answering
+    (what it answered is kept).
     """
     from specauf_cli.data.chat import Chat
     from specauf_cli.evaluation import server
@@ -110,28 +119,39 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     served = backend.served()
     _check_model(served, target.path, options)
     _check_drafter(served, folder, options)
+    unchecked = _check_settings(served, config, folder, options)
     first = _rendered(chat, prompts[0].prompts[0].turns[0])
     tokenizer = _check_tokenizer(client, served, chat, first)
     backend.probe(chat.tokens([first])[0])
+    known = _known(served, client, options)
     identity = {
-        "served": [served.backend, served.version, served.name, served.drafter, served.algorithm, served.proposals],
-        "flags": {k: v for k, v in served.flags.items() if isinstance(v, dict) or k.startswith("speculative_") or k in LASTING},
-        "run": folder.name if folder else None,
-        "template": digest(chat.tokenizer.chat_template, 16), "vocabulary": chat.vocab, "stop": sorted(chat.stop_ids),
-        # A vLLM server need not name its drafter; then its address is all that tells two apart, unless the user names it.
-        "drafter": [served.drafter or options.served_drafter or client.url, _weights(served.drafter)],
+        **known, "run": folder.name if folder else None, "template": digest(chat.tokenizer.chat_template, 16),
+        "vocabulary": chat.vocab, "stop": sorted(chat.stop_ids),
+        # What nothing tells from another server is another one every time.
+        "drafter": [known["drafter"] or secrets.token_hex(8), _weights(served.drafter)],
     }  # fmt: skip
     name = f"{options.backend}-{folder.name if folder else target.name}-{digest(identity, 8)}"
     place = Path(config.runs) / "servers" / name
     words = ["eval", "--backend", options.backend, "--base-url", "URL", *(["--run", folder.name] if folder else [])]
     words += ["--served-model", _bare(options.served_model)] if options.served_model else []
     words += ["--served-drafter", _bare(options.served_drafter)] if options.served_drafter else []
+    words += ["--concurrency", str(options.concurrency)]
     asked = {
-        k: config.resolved["evaluation"][k] for k in ("drafts", "prompts", "temperatures", "seed", "max_new_tokens")
+        k: config.resolved["evaluation"][k]
+        for k in ("drafts", "prompts", "temperatures", "seed", "max_new_tokens", "precision")
     }
     chosen = {"evaluation": asked, "benchmark": config.resolved["benchmark"]}
     results = []
     print(f"{name}: {served.name}, {_who(served)}, asked {options.concurrency} at a time", file=sys.stderr)
+    if served.drafter is None and options.served_drafter is None:
+        again = (
+            "until it is restarted" if known["drafter"] else "never, since it does not say either when it was started"
+        )
+        print(
+            f"note: {client.url} does not name its drafter: answers are used again {again}; --served-drafter NAME keeps "
+            "them",
+            file=sys.stderr,
+        )
     if backend.counts == "counters":
         print(
             f"{name}: answers carry no counts, so the server's counters are read around every {options.concurrency} requests; intervals "
@@ -152,15 +172,28 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
                 for prompt_set in prompts:
                     column = config.benchmark[prompt_set.name].column
                     results.append(server.measure(asking, prompt_set, column=column, temperature=temperature))
+            now_served = backend.served()
+            if _known(now_served, client, options) != known:
+                answers.discard()
+                raise InputError(
+                    f"{client.url} was started again or changed while it was asked ({_who(served)}, then "
+                    f"{_who(now_served)}), so what it answered may be of two drafters"
+                )
         except InputError as error:
             kept = f"{len(answers.found)} answers are kept; run the same command to continue"
+            if known["drafter"] is None:
+                kept = (
+                    "no answer is used again, for it names neither its drafter nor its start; --served-drafter NAME keeps "
+                    "them"
+                )
             raise InputError(f"{error}; {kept}") from error
         finally:
             answers.close()
         record = {
             "schema": SCHEMA, "kind": "server", "id": name, "backend": options.backend,
             "definition": options.backend, "definition_text": server.DEFINITIONS[options.backend],
-            "counts": backend.counts, "run": folder.name if folder else None, "profile": config.profile.name,
+            "counts": backend.counts, "concurrency": options.concurrency, "unchecked": unchecked,
+            "run": folder.name if folder else None, "profile": config.profile.name,
             "command": command_line([*words, "--benchmarks", benchmarks, *extra]),
             "config": {"target": config.resolved["target"], **chosen}, "code": code_state(),
             # Of the machine that asked. What answered is under "server".
@@ -170,10 +203,10 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
                 **{f"prompts of {p.name}": p.sha256 for p in prompts},
             },
             "columns": server.COLUMNS, "benchmarks": [asdict(r) for r in results],
-            "cost": {"seconds": round(sum(r.seconds for r in results), 2), "concurrency": options.concurrency},
+            "cost": {"seconds": round(sum(r.seconds for r in results), 2)},
             "written": now(),
         }  # fmt: skip
-        path = place / f"{digest(chosen, 8)}.json"
+        path = place / f"{digest([chosen, options.concurrency], 8)}.json"
         if not _same(path, record):
             write_json(path, record)
     print("\n".join(summary.of_server(read_json(path))))
@@ -183,33 +216,37 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
 def serve_command(backend: str, run: str | None, drafter: str | None, extra: Sequence[str]) -> None:
     """Prints the command that serves a finished run's drafter beside its target, after the export where that is missing.
 
-    Errors: InputError for an engine that cannot serve this drafter, naming why.
+    Of ``extra`` it takes ``runs=``, ``evaluation.precision=``, which is the dtype to serve (default: the run's own), and, for
+    a run folder from elsewhere, ``target.path=`` and ``target.trust_remote_code=``. Paths in it are absolute. Errors: InputError for an engine that cannot serve this drafter, naming why.
     """
-    from specauf_cli import exchange
+    from specauf_cli import compose, exchange
     from specauf_cli import runs as all_runs
 
     _check_backend(backend)
-    (folder,) = all_runs.find(Path(runs_folder_only(extra)), [run] if run is not None else [], every=False)
+    chosen = [o for o in extra if o.lstrip("+").startswith("evaluation.precision=")]
+    named = [o for o in extra if o.lstrip("+").startswith(("target.path=", "target.trust_remote_code="))]
+    place = Path(runs_folder_only([o for o in extra if o not in (*chosen, *named)]))
+    (folder,) = all_runs.find(place, [run] if run is not None else [], every=False)
     config = all_runs.about_of(folder)["config"]  # as it was trained, whatever the yaml files say today
     target, backbone = config["target"], config["backbone"]
     with all_runs.intact(folder, all_runs.ABOUT):
-        kind, wanted, trust = (
-            backbone["model"]["_target_"].rpartition(".")[2],
-            backbone["proposals"],
-            target["trust_remote_code"],
-        )
-        # The engines draft at most a block without its anchor, whatever slots the drafter was trained with.
-        proposals = min(wanted, backbone["block_size"] - 1)
+        kind, wanted = backbone["model"]["_target_"].rpartition(".")[2], backbone["proposals"]
+        proposals = _drafted(wanted, backbone["block_size"])
+        precision = chosen[-1].partition("=")[2] if chosen else config["evaluation"]["precision"]
+    if precision not in DTYPES:
+        raise InputError(f"evaluation.precision={precision}: valid: {', '.join(DTYPES)}.{nearest(precision, DTYPES)}")
     if kind not in ("DFlash", "Domino"):
         raise InputError(f"run {folder.name}: neither engine serves a {kind} drafter, only DFlash and Domino")
     if backend == "vllm" and kind == "Domino":
         raise InputError(
             f"run {folder.name}: vLLM serves no Domino drafter yet (vLLM#46707 is open); use --backend sglang"
         )
-    model = exchange.target_path(folder)
-    path = Path(drafter) if drafter is not None else folder / "export" / FORMATS[backend]
+    model = exchange.target_path(folder, named)
+    path = (Path(drafter) if drafter is not None else folder / "export" / FORMATS[backend]).resolve()
     if drafter is not None and not (path / "config.json").is_file():
         raise InputError(f"--drafter {drafter}: there is no such folder with config.json; `specauf export` writes one")
+    if backend == "vllm" and (path / "config.json").is_file():
+        _check_export(path)
     if proposals < wanted:
         print(f"note: {backend} drafts {proposals} tokens a round, evaluation here {wanted}", file=sys.stderr)
     lines = []
@@ -218,8 +255,14 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
         lines.append(words + ([f"runs={folder.parent}"] if str(folder.parent) != "runs" else []))
     commit = _fingerprint(folder)
     revision = commit if len(commit) == 40 and not Path(model).is_dir() else target["revision"]
-    shared = ["--revision", revision] if revision else []
-    shared += ["--trust-remote-code"] if trust else []
+    shared = ["--dtype", DTYPES[precision], *(["--revision", revision] if revision else [])]
+    if ("target.trust_remote_code", True) in compose.parsed(named):  # never because a run folder says so
+        shared += ["--trust-remote-code"]
+    elif target["trust_remote_code"]:
+        print(
+            "note: this target was trained upon with target.trust_remote_code=true; give that here too if you trust its code",
+            file=sys.stderr,
+        )
     if backend == "sglang":
         words = ["python", "-m", "sglang.launch_server", "--model-path", model, *shared]
         words += ["--speculative-algorithm", "DFLASH", "--speculative-draft-model-path", str(path)]
@@ -230,17 +273,39 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
         url = "http://127.0.0.1:30000"
     else:
         spec = {"method": "dflash", "model": str(path), "num_speculative_tokens": proposals}
-        words = ["vllm", "serve", model, *shared, "--speculative-config", json.dumps(spec, separators=(",", ":"))]
+        words = ["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", model, *shared]  # so that it names its drafter and dtype
+        words += ["--speculative-config", json.dumps(spec, separators=(",", ":"))]
+        words += ["--per-request-spec-decode-metrics", "summary"]
         lines.append([*words, "--host", "127.0.0.1", "--port", "8000"])
         url = "http://127.0.0.1:8000"
         print(
-            "note: a vLLM that knows --per-request-spec-decode-metrics summary (vLLM#48915) counts every request; add it, and tau gets "
-            "intervals",
+            "note: --per-request-spec-decode-metrics counts every request, so tau gets intervals; vLLM up to 0.28.0 does "
+            "not know it (vLLM#48915): leave it out there",
             file=sys.stderr,
         )
     print("\n".join(shlex.join(line) for line in lines))
-    again = ["specauf", "eval", "--backend", backend, "--base-url", url, "--run", folder.name, *runs_words(extra)]
+    again = [
+        "specauf",
+        "eval",
+        "--backend",
+        backend,
+        "--base-url",
+        url,
+        "--run",
+        folder.name,
+        *runs_words(extra),
+        *chosen,
+    ]
     print(f"then: {shlex.join(again)}", file=sys.stderr)
+
+
+def _check_export(path: Path) -> None:
+    """InputError for an export whose blocks vLLM would run causally, as older versions of this tool wrote it."""
+    if read_json(path / "config.json").get("sliding_window_non_causal", True) is not True:
+        raise InputError(
+            f"{path / 'config.json'}: sliding_window_non_causal must be true, else vLLM runs the block causally; move the "
+            "folder away and export again"
+        )
 
 
 def _bare(value: Any) -> Any:
@@ -313,14 +378,12 @@ def _check_model(served: "Served", expected: str, options: Options) -> None:
 
 
 def _check_drafter(served: "Served", folder: Path | None, options: Options) -> None:
-    """InputError when the server drafts with something else than the run's drafter; a line where it does not say."""
+    """InputError when the server drafts with something else than the run's drafter."""
     if options.served_drafter is not None and served.drafter not in (None, options.served_drafter):
         raise InputError(
             f"{options.base_url} drafts with {served.drafter}, not {options.served_drafter!r} as --served-drafter says"
         )
-    if served.drafter is None:
-        print(f"note: {options.base_url} does not say which drafter it uses, so that is not checked; --served-drafter NAME keeps its answers apart from another's", file=sys.stderr)  # fmt: skip
-    elif folder is not None and options.served_drafter is None:
+    if served.drafter is not None and folder is not None and options.served_drafter is None:
         places = [folder / "export" / FORMATS[options.backend], folder / "drafter"]
         own = [w for w in (_weights(str(p)) for p in places) if w]
         if not any(_same_model(served.drafter, str(p)) for p in places) and _weights(served.drafter) not in own:
@@ -328,6 +391,63 @@ def _check_drafter(served: "Served", folder: Path | None, options: Options) -> N
                 f"{options.base_url} drafts with {served.drafter}, expected was {places[0]}; if that is the drafter of run "
                 f"{folder.name}: --served-drafter {served.drafter}; to measure it by itself: target=..."
             )
+
+
+def _drafted(proposals: int, block_size: int) -> int:
+    """Tokens that an engine drafts a round: at most a block without its anchor, whatever slots the drafter has."""
+    return min(proposals, block_size - 1)
+
+
+def _check_settings(served: "Served", config: "Config", folder: Path | None, options: Options) -> list[str]:
+    """What of the server could not be compared with the settings, on stderr too; InputError for what is other."""
+    url, precision = options.base_url, config.evaluation.precision
+    if served.dtype not in (None, DTYPES[precision]):
+        same = [f", or measure it so: evaluation.precision={p}" for p, d in DTYPES.items() if d == served.dtype]
+        raise InputError(
+            f"{url} runs the target in {served.dtype}, the settings say evaluation.precision={precision}: restart it "
+            f"with --dtype {DTYPES[precision]}{''.join(same)}"
+        )
+    if folder is not None:
+        wanted = _drafted(config.backbone.proposals, config.backbone.block_size)
+        if served.algorithm is not None and served.algorithm.lower() != "dflash":
+            raise InputError(
+                f"{url} drafts by {served.algorithm}, the drafter of run {folder.name} by DFLASH; start it as `specauf "
+                f"serve-command --backend {options.backend} --run {folder.name}` prints"
+            )
+        if served.proposals not in (None, wanted):
+            flag = (
+                f"--speculative-num-draft-tokens {wanted + 1}"
+                if options.backend == "sglang"
+                else f"num_speculative_tokens {wanted}"
+            )
+            raise InputError(
+                f"{url} drafts {served.proposals} tokens a round, run {folder.name} {wanted}: restart it with {flag}"
+            )
+    told = {k: getattr(served, k) for k in ("drafter", "dtype", "proposals", "verification")}
+    untold = [k for k, value in told.items() if value is None]
+    alone = [k for k in ("drafter", "proposals") if folder is None and k not in untold]
+    if untold:
+        print(
+            f"note: not checked, because {url} does not say its {', '.join(untold)}"
+            + ("; a vLLM in developer mode does, VLLM_SERVER_DEV_MODE=1" if options.backend == "vllm" else ""),
+            file=sys.stderr,
+        )
+    if alone:
+        print(f"note: not checked, because no run is given to compare with: {', '.join(alone)}", file=sys.stderr)
+    return sorted(untold + alone)
+
+
+def _known(served: "Served", client: "Client", options: Options) -> dict[str, Any]:
+    """What tells this server from another one. ``drafter`` is its name, else when the server was started; None: neither."""
+    from specauf_cli.evaluation.backends import started
+
+    return {
+        "served": [served.backend, served.version, served.name, served.drafter, served.algorithm, served.proposals],
+        "flags": {
+            k: v for k, v in served.flags.items() if isinstance(v, dict) or k.startswith("speculative_") or k in LASTING
+        },
+        "drafter": served.drafter or options.served_drafter or started(client),
+    }  # fmt: skip
 
 
 def _weights(path: str | None) -> str | None:

@@ -26,7 +26,9 @@ from specauf_cli.schema import Trace, Trajectory
 
 PROPOSALS = 15
 Fault = Callable[[int, dict[str, Any]], Any]
-"""Number of this request to generate, and its answer -> the answer to give, or ``reset``, ``500``, ``html``, ``("slow", s)``."""
+"""Number of this request to generate, and its answer -> the answer to give, or what goes wrong: a status, ``reset``, text that is no
+JSON, ``("slow", seconds, answer)``, ``("drip", seconds, answer)`` (so long between two bytes), ``("moved", address)``,
+``("large", bytes)``."""
 
 
 def trace(trajectory: Trajectory) -> Trace:
@@ -57,6 +59,7 @@ class Engine(ABC):
         self.lock, self.bodies = threading.Lock(), list[dict[str, Any]]()
         self.info: dict[str, Any] = {}
         self.tokenizes, self.port = True, 0
+        self.started: float | None = 1.79569817272e09
 
     @property
     def asked(self) -> int:
@@ -96,6 +99,7 @@ class SGLang(Engine):
         flags = {
             "model_path": self.model, "served_model_name": self.model, "speculative_algorithm": "DFLASH", "version": "0.6.1",
             "speculative_draft_model_path": self.drafter, "speculative_num_draft_tokens": PROPOSALS + 1, "context_length": 512,
+            "dtype": "float32",
             "random_seed": random.randrange(10**9), "host": "10.0.0.7", "port": 30000, "api_key": "sesame", "internal_states": [{}],
         }  # fmt: skip
         if path == "/get_server_info":
@@ -149,6 +153,7 @@ class VLLM(Engine):
             t, label = self.totals, f'engine="0",model_name="{self.model}"'
             lines = ["# HELP vllm:num_requests_running x", f"vllm:num_requests_running{{{label}}} 0.0"]
             lines += [f'vllm:request_success_total{{{label},finished_reason="stop"}} {t["success"]}.0']
+            lines += [f"process_start_time_seconds {self.started}"] if self.started is not None else []
             if self.spec:
                 lines += [f"vllm:spec_decode_num_{k}_total{{{label}}} {float(t[n])}" for k, n in (("drafts", "drafts"), ("draft_tokens", "draft_tokens"), ("accepted_tokens", "accepted"))]  # fmt: skip
                 lines += [f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{{label},position="{i}"}} {float(n)}' for i, n in enumerate(self.slots)]  # fmt: skip
@@ -198,9 +203,14 @@ def running(engine: Engine) -> Iterator[str]:
             self.give(engine.post(self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
 
         def give(self, answer: Any) -> None:
+            drip = 0.0
+            if isinstance(answer, tuple) and answer[0] in ("moved", "large"):
+                self.special(*answer)
+                return
             if isinstance(answer, tuple):
-                time.sleep(answer[1])
-                answer = answer[2]
+                kind, seconds, answer = answer
+                time.sleep(seconds if kind == "slow" else 0.0)
+                drip = seconds if kind == "drip" else 0.0
             if answer == "reset":  # the connection is cut in the middle of an answer
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -214,9 +224,25 @@ def running(engine: Engine) -> Iterator[str]:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
-                self.wfile.write(text.encode())
+                for part in text.encode() if drip else ():
+                    self.wfile.write(bytes([part]))
+                    time.sleep(drip)
+                self.wfile.write(b"" if drip else text.encode())
             except OSError:
                 pass  # it was not waited for
+
+        def special(self, kind: str, value: Any) -> None:
+            """A redirection to the address ``value``, or an answer of ``value`` bytes."""
+            self.send_response(307 if kind == "moved" else 200)
+            if kind == "moved":
+                self.send_header("Location", value)
+            self.send_header("Content-Length", "0" if kind == "moved" else str(value))
+            self.end_headers()
+            try:
+                for _ in range(0 if kind == "moved" else value // 2**20):
+                    self.wfile.write(b" " * 2**20)
+            except OSError:
+                pass  # it was not read to its end
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -106,7 +107,12 @@ def test_the_target_trained_here_is_named_for_vllm(out: tuple[Path, str], tmp_pa
     folder, run = out
     specauf(folder, "export", "--run", run, "--format", "vllm", "--out", str(tmp_path / "x"))
     named = json.loads((tmp_path / "x" / "config.json").read_text())["speculators_config"]["verifier"]["name_or_path"]
-    assert (folder / named / "model.safetensors").is_file()
+    assert Path(named).is_absolute(), "vLLM is started somewhere else"
+    assert (Path(named) / "model.safetensors").is_file()
+    relative = os.path.relpath(named, folder)
+    specauf(folder, "export", "--run", run, "--format", "vllm", "--out", str(tmp_path / "y"), "--verifier", relative)
+    again = json.loads((tmp_path / "y" / "config.json").read_text())["speculators_config"]["verifier"]["name_or_path"]
+    assert again == named
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_half(

@@ -216,3 +216,14 @@ def test_without_a_place_for_the_key_nothing_is_signed(tmp_path: Path, monkeypat
     assert signature.sign(["a"]) is None
     assert not signature.is_own(["a"], None)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_servers_command_line_trusts_code_only_where_the_user_says_so(plant: Plant, tmp_path: Path) -> None:
+    plant("target=hf", "target.path=/models/x", "target.trust_remote_code=true")
+    assert "run.json asks for 'target.path=/models/x'" in specauf(tmp_path, "serve-command", check=False).stderr
+    done = specauf(tmp_path, "serve-command", "target.path=/models/y")
+    assert "--model-path /models/y" in done.stdout
+    assert "--trust-remote-code" not in done.stdout
+    assert "give that here too if you trust its code" in done.stderr
+    given = specauf(tmp_path, "serve-command", "target.path=/models/y", "target.trust_remote_code=true")
+    assert "--trust-remote-code" in given.stdout

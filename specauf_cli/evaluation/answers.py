@@ -85,6 +85,12 @@ class Answers:
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
+    def discard(self) -> None:
+        """Forgets every answer, on disk too."""
+        self.found.clear()
+        self.waves.clear()
+        self._file.truncate(0)
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()

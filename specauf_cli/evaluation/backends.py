@@ -28,7 +28,9 @@ PRIVATE = re.compile(
 class Served:
     """What a server says of itself. None: it does not say. ``proposals`` draft tokens a round, ``context`` tokens a request.
 
-    ``names`` are the names it serves the target by (``name`` is what requests must say), ``flags`` its settings.
+    ``names`` are the names it serves the target by (``name`` is what requests must say), ``dtype`` is that of the target's
+    weights (``float32``, ``bfloat16``, ...), ``verification`` the engine's name of how drafts are accepted, ``flags`` its
+    settings.
     """
 
     backend: str
@@ -39,6 +41,8 @@ class Served:
     algorithm: str | None
     proposals: int | None
     context: int | None
+    dtype: str | None
+    verification: str | None
     flags: dict[str, Any]
 
 
@@ -106,7 +110,8 @@ class SGLang:
         return Served(
             self.name, _text(flags.get("version")), str(names[0]), tuple(dict.fromkeys(map(str, names))),
             _text(flags.get("speculative_draft_model_path")), str(algorithm), self._proposals,
-            context if type(context) is int else None, _public({**flags, **model}),
+            context if type(context) is int else None, _dtype(flags.get("dtype")), "target_only",
+            _public({**flags, **model}),
         )  # fmt: skip
 
     def probe(self, prompt: Sequence[int]) -> None:
@@ -198,16 +203,21 @@ class VLLM:
                 f"{self.client.url} samples its drafts (draft_sample_method={spec['draft_sample_method']}); here drafts are greedy: "
                 "restart it without"
             )
-        if spec.get("rejection_sample_method") in ("synthetic", "typical"):
+        verification = _text(spec.get("rejection_sample_method"))
+        if verification is not None and verification not in EXACT:
+            what = COUNTS_OTHERWISE.get(verification, "accepts drafts by a rule that is unknown here")
             raise InputError(
-                f"{self.client.url} accepts tokens the target would not emit (rejection_sample_method={spec['rejection_sample_method']}); "
-                "restart it without"
+                f"{self.client.url} {what} "
+                f"(rejection_sample_method={verification}); valid: {', '.join(EXACT)}; restart it without"
             )
         proposals, context = spec.get("num_speculative_tokens"), card.get("max_model_len")
+        if not flags:  # its counters have one number per draft token, in developer mode or not
+            proposals = len(self._totals()[1]) or None
         return Served(
             self.name, _text(version), self.model, tuple(dict.fromkeys(str(n) for n in (card["id"], card.get("root")) if n)),
             _text(spec.get("model")), _text(spec.get("method")), proposals if type(proposals) is int else None,
-            context if type(context) is int else None, flags,
+            context if type(context) is int else None, _dtype(flags.get("model_config", {}).get("dtype")), verification,
+            flags,
         )  # fmt: skip
 
     def _flags(self) -> dict[str, Any]:
@@ -229,6 +239,11 @@ class VLLM:
         if not isinstance(spec, dict):
             raise InputError(
                 f"{self.client.url} decodes without a drafter (no speculative_config), so there is no tau; {START}"
+            )
+        if spec.get("num_speculative_tokens_per_batch_size"):
+            raise InputError(
+                f"{self.client.url} drafts more or fewer tokens as it is busy (num_speculative_tokens_per_batch_size): "
+                "restart it without"
             )
         return {**found, "speculative_config": _public(spec)}
 
@@ -280,17 +295,7 @@ class VLLM:
 
     def counters(self) -> Counters:
         """The totals of /metrics, all engines together. Errors: InputError when speculative decoding counts nothing there."""
-        totals: dict[str, float] = {}
-        slots: dict[int, float] = {}
-        for line in self.client.text("/metrics").splitlines():
-            found = re.fullmatch(r"vllm:(\w+?)(?:_total)?(?:\{(.*)\})?\s+([-+0-9.eE]+|NaN)(?:\s+\d+)?", line.strip())
-            if found is None or found[3] == "NaN":
-                continue
-            name, labels, value = found[1], found[2] or "", float(found[3])
-            if name == "spec_decode_num_accepted_tokens_per_pos":
-                slot = re.search(r'position="(\d+)"', labels)
-                slots[int(slot[1]) if slot else 0] = slots.get(int(slot[1]) if slot else 0, 0.0) + value
-            totals[name] = totals.get(name, 0.0) + value
+        totals, slots = self._totals()
         if "spec_decode_num_drafts" not in totals or "spec_decode_num_accepted_tokens" not in totals:
             raise InputError(
                 f"{self.client.url}: neither its answers nor its /metrics (vllm:spec_decode_num_drafts) count drafts, so it decodes without "
@@ -305,13 +310,52 @@ class VLLM:
         running = round(totals.get("num_requests_running", 0.0) + totals.get("num_requests_waiting", 0.0))
         return Counters(drafts, proposed, accepted, tuple(round(slots[k]) for k in sorted(slots)), finished, running)
 
+    def _totals(self) -> tuple[dict[str, float], dict[int, float]]:
+        """The counters of /metrics by name, and accepted tokens by slot; empty where there are none."""
+        totals: dict[str, float] = {}
+        slots: dict[int, float] = {}
+        for line in _metrics(self.client).splitlines():
+            found = re.fullmatch(r"vllm:(\w+?)(?:_total)?(?:\{(.*)\})?\s+([-+0-9.eE]+|NaN)(?:\s+\d+)?", line.strip())
+            if found is None or found[3] == "NaN":
+                continue
+            name, labels, value = found[1], found[2] or "", float(found[3])
+            if name == "spec_decode_num_accepted_tokens_per_pos":
+                slot = re.search(r'position="(\d+)"', labels)
+                slots[int(slot[1]) if slot else 0] = slots.get(int(slot[1]) if slot else 0, 0.0) + value
+            totals[name] = totals.get(name, 0.0) + value
+        return totals, slots
+
     def _wrong(self, what: str) -> InputError:
         return InputError(f"{self.client.url}: an answer of /v1/completions {what}")
+
+
+EXACT = ("standard", "strict")
+"""What vLLM has called the verification that accepts a draft token with its target probability, newest first."""
+
+COUNTS_OTHERWISE = {
+    "synthetic": "accepts tokens the target would not emit",
+    "typical": "accepts tokens the target would not emit",
+    "block": "verifies blocks as a whole and so accepts more tokens of the same drafter",
+}
 
 
 Backend = SGLang | VLLM
 """``counts`` is ``request``, or ``counters`` where only the server's running totals know. ``served`` asks it who it is, ``probe``
 how it counts, ``ask`` is one request; each raises InputError for what cannot be true or is not there."""
+
+
+def started(client: Client) -> str | None:
+    """When the process that answers was started, as its /metrics say; None where they do not."""
+    found = re.findall(r"^process_start_time_seconds(?:\{.*\})?\s+(\S+)", _metrics(client), re.MULTILINE)
+    return " ".join(found) or None
+
+
+def _metrics(client: Client) -> str:
+    """The server's Prometheus metrics, empty where it has none."""
+    try:
+        return client.text("/metrics")
+    except Refused:
+        return ""
 
 
 def tokenized(client: Client, model: str, text: str) -> tuple[int, ...] | None:
@@ -348,6 +392,12 @@ def _ids(value: Any) -> tuple[int, ...] | None:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _dtype(value: Any) -> str | None:
+    """An engine's name of a dtype, without what it is called in Python; None for ``auto``, which names none."""
+    name = str(value or "auto").removeprefix("torch.")
+    return {"auto": None, "float": "float32", "half": "float16"}.get(name, name)
 
 
 def _public(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,22 @@
 """HTTP to one server: JSON in and out, timeouts, retries with exponential back-off. Standard library only."""
 
 import http.client
+import io
 import ipaddress
 import json
 import re
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from specauf_cli.schema import InputError
+
+LARGEST = 64 * 2**20
+"""Bytes of one answer; more is no answer of these servers."""
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds before the first retry, doubled before each further one up to the longest."""
@@ -32,11 +38,84 @@ class Refused(InputError):
         self.status = status
 
 
+class _Timed(io.RawIOBase):
+    """What a connection receives until ``ends`` (``time.monotonic``). Errors: TimeoutError afterwards."""
+
+    def __init__(self, connection: socket.socket, ends: float) -> None:
+        self._connection, self._ends = connection, ends
+        self._raw = connection.makefile("rb", buffering=0)  # keeps the connection open until this is closed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        self._connection.settimeout(_left(self._ends))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that is whole, headers included, before the timeout of its connection is over; else TimeoutError."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **words: Any) -> None:
+        super().__init__(sock, *args, **words)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Timed(sock, time.monotonic() + (sock.gettimeout() or 0.0)))
+
+
+class _Whole(http.client.HTTPConnection):
+    """One request and its answer within ``timeout`` seconds; the library allows as many for every single read."""
+
+    response_class = _Answer
+
+    def connect(self) -> None:
+        self._ends = time.monotonic() + (self.timeout or 0.0)
+        super().connect()
+        self.sock.settimeout(_left(self._ends))
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        self.sock.settimeout(_left(self._ends))
+        return super().getresponse()
+
+
+class _WholeTLS(_Whole, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Whole, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_WholeTLS, req)
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: only the address that was given is contacted, a key goes nowhere else."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _left(ends: float) -> float:
+    """Seconds until ``ends``. Errors: TimeoutError when there are none."""
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
 class Client:
     """One server. ``failures`` counts failed tries; ``stop`` ends waiting and retrying of every thread that shares it."""
 
     def __init__(self, url: str, *, timeout: float, retries: int, key: str | None = None) -> None:
-        """``timeout`` seconds per try, ``retries`` after the first; ``key`` is sent as a bearer token. Errors: InputError."""
+        """``timeout`` seconds per try, its whole answer included; ``retries`` after the first; ``key`` is sent as a bearer
+        token. Errors: InputError for what none of them can be."""
         self.url = checked(url)
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(
@@ -50,7 +129,8 @@ class Client:
         self.stop, self._lock = threading.Event(), threading.Lock()
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         # A proxy of the environment is for the outside, never for a server on this machine.
-        self._open = (urllib.request.build_opener(urllib.request.ProxyHandler({})) if _is_here(self.url) else urllib.request.build_opener()).open  # fmt: skip
+        proxy = [urllib.request.ProxyHandler({})] if _is_here(self.url) else []
+        self._open = urllib.request.build_opener(_Http, _Https, _Stay, *proxy).open
 
     def post(self, path: str, body: Any) -> Any:
         """The JSON answer to a POST. Errors: Unanswered after all tries, Refused for a 4xx."""
@@ -84,9 +164,17 @@ class Client:
             try:
                 request = urllib.request.Request(self.url + path, body, self._headers)
                 with self._open(request, timeout=self.timeout) as answer:
-                    raw = answer.read()
+                    raw = self._body(answer, path)
                 return read(raw)
+            except InputError:  # is a ValueError, but no other try turns it
+                raise
             except urllib.error.HTTPError as error:
+                if 300 <= error.code < 400:
+                    place = error.headers.get("Location", "nowhere")[:200]
+                    raise InputError(
+                        f"{self.url}{path} redirects to {place!r} ({error.code}), and only the address that was given "
+                        "is asked: give --base-url of the server itself"
+                    ) from error
                 said = _said(error)
                 if error.code in (401, 403):
                     said += " (SPECAUF_API_KEY is to hold the server's key)"
@@ -106,6 +194,18 @@ class Client:
             with self._lock:
                 self.failures += 1
         raise Unanswered(f"{self.url}{path}: {reason}; tried {attempt + 1} times")
+
+    def _body(self, answer: Any, path: str) -> bytes:
+        """All of ``answer``. Errors: InputError for more than ``LARGEST`` bytes, IncompleteRead for one that broke off."""
+        raw: bytes = answer.read(LARGEST + 1)
+        if len(raw) > LARGEST:
+            raise InputError(
+                f"{self.url}{path} answers with more than {LARGEST / 2**20:g} MiB; is it an SGLang or vLLM server?"
+            )
+        told = answer.headers.get("Content-Length", "")
+        if told.isdigit() and len(raw) < int(told):  # read with a bound does not say so itself
+            raise http.client.IncompleteRead(raw, int(told) - len(raw))
+        return raw
 
 
 def checked(url: str) -> str:

@@ -1,7 +1,8 @@
 """Acceptance measured by a running server: the benchmark prompts are sent to it, its own counts are kept.
 
 Every finished answer is appended to a JSON Lines file at once; a later call reads it first and asks only what is missing.
-An answer is known by its prompt's tokens, so a second turn is asked again only when the first was answered differently.
+An answer is known by its prompt's tokens, so a second turn is asked again only when the first was answered differently,
+and by how many requests were asked at once, which changes a server's batches and with them its rounding.
 Where only the server's running counters know (vLLM without per-request metrics) requests go out in waves, the counters are
 read before and after each while nothing else runs, and a wave that was disturbed is asked again.
 
@@ -96,7 +97,15 @@ def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: flo
     for turn, some in enumerate(turns):
         requests = []
         for r in some:
-            identity = [prompts.name, r.prompt_id, turn, temperature, asking.max_new_tokens, list(r.prompt)]
+            identity = [
+                prompts.name,
+                r.prompt_id,
+                turn,
+                temperature,
+                asking.max_new_tokens,
+                asking.concurrency,
+                list(r.prompt),
+            ]
             key = digest([*identity, asking.seed if temperature > 0 else None], 24)
             requests.append(Keyed(r.id, r.prompt_id, turn, r.prompt, key))
         name = f"{prompts.title}, T={temperature:g}" + (f", turn {turn + 1}" if turn else "")
@@ -107,8 +116,8 @@ def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: flo
     result.skipped = turns.skipped
     if not done:
         raise InputError(
-            f"{prompts.title}: no prompt fits the server's context of {asking.context} tokens with evaluation.max_new_tokens="
-            f"{asking.max_new_tokens}"
+            f"{prompts.title}: no prompt can be asked ({'; '.join(f'{n} skipped: {r}' for r, n in turns.skipped.items())}); the server's "
+            f"context holds {asking.context} tokens, evaluation.max_new_tokens={asking.max_new_tokens} among them"
         )
     ordered = [done[p.id, t] for p in prompts.prompts for t in range(len(p.turns)) if (p.id, t) in done]
     for r, a in ordered:

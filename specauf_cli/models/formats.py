@@ -385,7 +385,8 @@ def speculators_config(config: Mapping[str, Any], verifier: str | None, architec
         "aux_hidden_state_layer_ids": [i + 1 for i in special["target_layer_ids"]],
         "draft_vocab_size": config["vocab_size"],
         "sample_from_anchor": False,
-        "sliding_window_non_causal": False,
+        # Slots of a block see each other. vLLM reads this for layers without a window too: false is a causal block there.
+        "sliding_window_non_causal": True,
         "tie_word_embeddings": False,
         "dtype": config["dtype"],
         "transformer_layer_config": {k: v for k, v in config.items() if k not in outer}

@@ -169,6 +169,9 @@ def test_the_speculators_package_sees_the_same_logits(
     else:
         edit(folder, lambda c: c["speculators_config"]["verifier"].update(name_or_path=str(tmp_path / "target")))
     config = DFlashSpeculatorConfig.from_pretrained(folder)
+    assert config.sliding_window_non_causal or layout == "hf", (
+        "a block is not causal; its own converter writes the default"
+    )
     config.transformer_layer_config._attn_implementation = "eager"  # the default is compiled, for GPUs
     peer = DFlashDraftModel.from_pretrained(folder, config=config).eval()
     tokens = sequence()[None]
@@ -182,6 +185,23 @@ def test_the_speculators_package_sees_the_same_logits(
         ours = drafter.logits(target, hidden[0], tokens[:0])["base"]
     theirs = logits.view(3, 8, -1)[:, 1:]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("layout", formats.LAYOUTS)
+def test_vllm_runs_the_block_without_a_causal_mask(exported: Any, layout: str) -> None:
+    """By its own reader of configurations, and its own rule of what a layer of the drafter sees."""
+    pytest.importorskip("vllm", reason="an environment of its own: its pins conflict with ours")
+    from vllm.model_executor.models.qwen3_dflash import dflash_has_any_non_causal
+    from vllm.transformers_utils.config import get_config
+
+    folder, _ = exported(layout=layout)
+    config = get_config(str(folder), trust_remote_code=False)
+    assert config.dflash_config["target_layer_ids"] == [0, 1, 2]
+    assert not config.dflash_config.get("causal", False)
+    assert dflash_has_any_non_causal(config)
+    edit(folder, lambda c: c.update(sliding_window_non_causal=False))
+    causal = not dflash_has_any_non_causal(get_config(str(folder), trust_remote_code=False))
+    assert causal == (layout == "vllm"), "the key alone decides in the speculators layout"
 
 
 @BACKBONES
@@ -213,6 +233,7 @@ def test_the_speculators_layout_names_hidden_states_and_its_target(exported: Any
     assert config["speculators_config"]["verifier"] == {"name_or_path": "ORG/NAME", "architectures": []}
     assert config["speculators_config"]["proposal_methods"][0]["speculative_tokens"] == 7
     assert config["transformer_layer_config"]["rope_parameters"] == {"rope_type": "default", "rope_theta": 10_000.0}
+    assert config["sliding_window_non_causal"] is True, "vLLM reads false as a causal block"
     assert formats.read(folder).verifier == "ORG/NAME"
 
 

@@ -71,22 +71,29 @@ def test_a_run_expects_its_own_drafter(folder: Path, sglang: SGLang, make_run: C
 def test_serve_command(folder: Path, make_run: Callable[..., str], tmp_path: Path) -> None:
     name = make_run()
     first, second = specauf(folder, "serve-command", "--run", name).stdout.splitlines()
-    assert first == f"specauf export --run {name} --format hf --out runs/{name}/export/hf"
+    assert first == f"specauf export --run {name} --format hf --out {folder}/runs/{name}/export/hf"
     words = shlex.split(second)
-    assert words[:5] == ["python", "-m", "sglang.launch_server", "--model-path", "model"]
+    assert words[:5] == ["python", "-m", "sglang.launch_server", "--model-path", str(folder / "model")]
+    assert words[words.index("--dtype") + 1] == "float32"
     assert words[words.index("--speculative-algorithm") + 1] == "DFLASH"
-    assert words[words.index("--speculative-draft-model-path") + 1] == f"runs/{name}/export/hf"
+    assert words[words.index("--speculative-draft-model-path") + 1] == f"{folder}/runs/{name}/export/hf"
     assert words[words.index("--speculative-num-draft-tokens") + 1] == "16"
     assert "--speculative-domino-candidate-pool-size" not in words
     (tmp_path / "my export").mkdir()
     empty = specauf(folder, "serve-command", "--drafter", "my export", check=False)
     assert "--drafter my export: there is no such folder with config.json" in empty.stderr
-    (tmp_path / "my export" / "config.json").touch()
+    (tmp_path / "my export" / "config.json").write_text("{}")
     (only,) = specauf(folder, "serve-command", "--backend", "vllm", "--drafter", "my export").stdout.splitlines()
     words = shlex.split(only)
-    assert words[:3] == ["vllm", "serve", "model"]
+    assert words[:4] == ["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", str(folder / "model")]
     spec = json.loads(words[words.index("--speculative-config") + 1])
-    assert spec == {"method": "dflash", "model": "my export", "num_speculative_tokens": 15}
+    assert spec == {"method": "dflash", "model": str(folder / "my export"), "num_speculative_tokens": 15}
+    assert words[words.index("--dtype") + 1] == "float32"
+    assert words[words.index("--per-request-spec-decode-metrics") + 1] == "summary"
+    assert "--served-model-name" not in words
+    (tmp_path / "my export" / "config.json").write_text('{"sliding_window_non_causal": false}')
+    old = specauf(folder, "serve-command", "--backend", "vllm", "--drafter", "my export", check=False).stderr
+    assert "config.json: sliding_window_non_causal must be true, else vLLM runs the block causally" in old
     missing = specauf(folder, "serve-command", "--drafter", "nothing", check=False)
     assert "--drafter nothing: there is no such folder" in missing.stderr
     assert "no run ''" in specauf(folder, "serve-command", "--run", "", check=False).stderr
@@ -102,10 +109,24 @@ def test_the_target_trained_here_is_found(folder: Path, chat: Chat, make_run: Ca
         marker = {"fingerprint": fingerprint, "files": {}, "parameters": 1, "vocabulary": 1, "train": {}, "last": {}}
         (folder / "runs" / "targets" / place / "specauf.json").write_text(json.dumps(marker))
     words = shlex.split(specauf(folder, "serve-command").stdout.splitlines()[-1])
-    assert words[words.index("--model-path") + 1] == "runs/targets/tiny-b"
+    assert words[words.index("--model-path") + 1] == str(folder / "runs" / "targets" / "tiny-b")
     assert "--revision" not in words
     asked = ["eval", "--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--retries", "0"]
     assert "Connection refused" in specauf(folder, *asked, check=False).stderr
+
+
+@pytest.mark.parametrize("backend", ["sglang", "vllm"])
+def test_the_dtype_is_that_of_the_evaluation(folder: Path, make_run: Callable[..., str], backend: str) -> None:
+    """The frozen weights may be kept in another one; what replay measures is in the evaluation's."""
+    make_run("evaluation.precision=bf16", "target.dtype=fp32")
+    dtype = "--dtype {}".format
+    assert dtype("bfloat16") in specauf(folder, "serve-command", "--backend", backend).stdout
+    other = specauf(folder, "serve-command", "--backend", backend, "evaluation.precision=fp32")
+    assert dtype("float32") in other.stdout
+    assert other.stderr.splitlines()[-1].endswith(" evaluation.precision=fp32"), "then it is measured so"
+    wrong = specauf(folder, "serve-command", "evaluation.precision=bf61", check=False).stderr
+    assert "evaluation.precision=bf61: valid: fp32, bf16. Did you mean 'bf16'?" in wrong
+    assert "takes no setting but" in specauf(folder, "serve-command", "evaluation.seed=1", check=False).stderr
 
 
 def test_serve_command_of_a_hub_target_names_the_commit(folder: Path, make_run: Callable[..., str]) -> None:

@@ -69,8 +69,11 @@ def test_a_record_holds_what_is_needed_and_nothing_private(folder: Path, sglang:
     assert found["server"]["flags"]["speculative_num_draft_tokens"] == 16
     assert found["server"]["tokenizer"] == "cuts the first prompt as the target's"
     assert found["command"].startswith(
-        f"specauf eval --backend sglang --base-url URL --benchmarks {CHOSEN} profile=smoke"
+        f"specauf eval --backend sglang --base-url URL --concurrency 8 --benchmarks {CHOSEN} profile=smoke"
     )
+    assert found["concurrency"] == 8
+    assert found["config"]["evaluation"]["precision"] == "fp32"
+    assert found["unchecked"] == ["drafter", "proposals"], "no run says which they should be"
     assert found["code"].keys() >= {"commit", "dirty"}
     assert len(found["inputs"]["prompts of offline_chat"]) == 64
     text = json.dumps(found)
@@ -166,7 +169,7 @@ def test_waves_of_another_choice_of_prompts_are_not_mixed(
 ) -> None:
     engine = make_vllm(False)
     ask(folder, engine, "--concurrency", "4")
-    ask(folder, engine, "--concurrency", "1", "evaluation.prompts=1")
+    ask(folder, engine, "--concurrency", "4", "evaluation.prompts=1")
     asked = engine.asked
     done = ask(folder, engine, "--concurrency", "4")
     assert engine.asked > asked, "a wave whose prompts were counted again since says nothing alone"
@@ -223,6 +226,77 @@ def test_another_drafter_is_another_record(folder: Path, sglang: SGLang) -> None
     ask(folder, sglang)
     assert sglang.asked == 2 * asked
     assert len(list(folder.glob("runs/servers/*/*.json"))) == 2
+
+
+def test_a_server_that_names_no_drafter_is_known_by_its_start(folder: Path, make_vllm: Callable[[bool], VLLM]) -> None:
+    engine = make_vllm(True)
+    said = ask(folder, engine).stderr
+    assert "does not name its drafter: answers are used again until it is restarted; --served-drafter NAME" in said
+    once = engine.asked
+    ask(folder, engine)
+    assert engine.asked == once, "the same process"
+    assert engine.started is not None
+    engine.started += 60
+    ask(folder, engine)
+    assert engine.asked == 2 * once, "started again, it may have another drafter"
+    assert len(list(folder.glob("runs/servers/*/*.json"))) == 2
+    ask(folder, engine, "--served-drafter", "mine")
+    engine.started += 60
+    ask(folder, engine, "--served-drafter", "mine")
+    assert engine.asked == 3 * once, "the user knows that it is the same drafter"
+    assert "drafter" in json.loads(next(folder.glob("runs/servers/*/*.json")).read_text())["unchecked"]
+
+
+def test_without_a_drafter_and_a_start_no_answer_is_used_again(folder: Path, make_vllm: Callable[[bool], VLLM]) -> None:
+    engine = make_vllm(True)
+    engine.started = None
+    said = ask(folder, engine).stderr
+    assert "answers are used again never, since it does not say either when it was started" in said
+    once = engine.asked
+    ask(folder, engine)
+    assert engine.asked == 2 * once
+    engine.fault = lambda number, answer: 400
+    failed = ask(folder, engine, check=False).stderr
+    assert (
+        "no answer is used again, for it names neither its drafter nor its start; --served-drafter NAME keeps them"
+        in failed
+    )
+
+
+@pytest.mark.parametrize("kind", ["sglang", "vllm"])
+def test_a_server_that_becomes_another_while_it_is_asked_leaves_no_record(
+    folder: Path, sglang: SGLang, make_vllm: Callable[[bool], VLLM], kind: str
+) -> None:
+    engine: SGLang | VLLM = sglang if kind == "sglang" else make_vllm(True)
+
+    def become(number: int, answer: Any) -> Any:
+        if number == 2:
+            engine.drafter = "/models/another"
+            engine.started = 1.0
+        return answer
+
+    engine.fault = become
+    done = ask(folder, engine, check=False)
+    assert done.returncode == 2
+    assert "was started again or changed while it was asked" in done.stderr
+    assert "0 answers are kept; run the same command" in done.stderr
+    assert not list(folder.glob("runs/servers/*/*.json"))
+    assert lines(folder) == 0
+
+
+@pytest.mark.parametrize("kind", ["sglang", "counters"])
+def test_answers_that_were_asked_together_are_not_single_ones(
+    folder: Path, sglang: SGLang, make_vllm: Callable[[bool], VLLM], kind: str
+) -> None:
+    engine: SGLang | VLLM = sglang if kind == "sglang" else make_vllm(False)
+    ask(folder, engine, "--concurrency", "4")
+    once = engine.asked
+    ask(folder, engine, "--concurrency", "1")
+    assert engine.asked == 2 * once
+    found = [json.loads(p.read_text()) for p in folder.glob("runs/servers/*/*.json")]
+    assert sorted(r["concurrency"] for r in found) == [1, 4]
+    ask(folder, engine, "--concurrency", "4")
+    assert engine.asked == 2 * once
 
 
 def test_another_drafter_at_the_same_path_is_another_record(folder: Path, sglang: SGLang) -> None:
