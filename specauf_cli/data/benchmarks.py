@@ -98,6 +98,11 @@ def hub_prompts(config: BenchmarkConfig) -> tuple[tuple[Prompt, ...], str]:
 
     Raises ``InputError`` when the hub cannot be reached, has no such set, or its rows lack a field of ``turns``.
     """
+    if not config.hub_id and config.file:
+        raise InputError(
+            f"benchmark {config.name}: its prompts are read from the file {config.file} and nowhere else; say where it is: "
+            "benchmark_root=DIR"
+        )
     if not config.hub_id or not config.turns:
         raise InputError(f"benchmark {config.name}: source hub needs hub_id and turns")
     rows, commit = hub_rows(

@@ -8,6 +8,8 @@ from itertools import accumulate
 from operator import mul
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specauf_cli.evaluation import metrics
 from specauf_cli.schema import InputError, Trace
@@ -141,3 +143,45 @@ def test_the_order_of_traces_does_not_matter() -> None:
         assert metrics.tau(mixed, definition) == pytest.approx(metrics.tau(traces, definition), abs=1e-12)
     for function in (metrics.survival, metrics.alpha, metrics.histogram, metrics.full_blocks, metrics.tokens_per_pass):
         assert function(mixed) == function(traces)
+
+
+# --- the end of an answer, as other tools count it ---
+
+
+def rounds_of(accepts: list[int], limit: int, end: int | None, *, one_more: bool) -> tuple[list[int], int, bool]:
+    """A decoding loop: the prefill gives a token, then rounds of A + 1, until the stop token (number ``end``) or the limit.
+
+    ``one_more``: the loop of z-lab, DeepSpec and SpecForge, which compares the tokens of the rounds alone with the limit.
+    Returns A of every round, all tokens emitted, and whether the stop token was among the first ``limit``.
+    """
+    emitted, done = 1, list[int]()
+    while (emitted - one_more < limit) and not (end is not None and emitted >= end):
+        done.append(accepts[len(done)])
+        emitted += done[-1] + 1
+    return done, emitted, end is not None and end <= min(emitted, limit)
+
+
+@given(
+    accepts=st.lists(st.integers(0, 7), min_size=40, max_size=40),
+    limit=st.integers(2, 40),
+    end=st.one_of(st.none(), st.integers(2, 60)),
+)
+def test_the_tools_own_sums_are_ours_where_an_answer_ends_by_itself(
+    accepts: list[int], limit: int, end: int | None
+) -> None:
+    ours, emitted, ended = rounds_of(accepts, limit, end, one_more=False)
+    theirs, theirs_emitted, _ = rounds_of(accepts, limit, end, one_more=True)
+    length = min(emitted, limit, end or limit)
+    made = [Trace("p", 0, tuple(ours), 7, length, ended)]
+    deepspec = (min(theirs_emitted, end or theirs_emitted) - 1) / len(theirs)  # cut at the stop token, not at the limit
+    z_lab = sum(a + 1 for a in theirs) / len(theirs)
+    if ended:
+        assert metrics.tau(made, "eos_truncated") == pytest.approx(deepspec)
+        assert metrics.tau(made, "per_response") == pytest.approx(z_lab)
+        return
+    exactly = emitted == limit  # then they go on for another round
+    assert theirs == ours + accepts[len(ours) : len(ours) + exactly]
+    if not exactly:
+        assert metrics.tau(made, "per_response") == pytest.approx(z_lab)
+        overshoot = min(emitted, end or emitted) - limit
+        assert metrics.tau(made, "eos_truncated") == pytest.approx(deepspec - overshoot / len(ours))

@@ -1,0 +1,110 @@
+"""How often does rounding change a draw at T = 1? The inverse CDF that is used against keyed Gumbel noise.
+
+    python benchmarks/draws.py             needs the laptop target of `make table`; about five minutes
+
+The logits of the target's own answers are computed twice in fp32: in one pass over the sequence (as replay and the audit see
+them), and by verification passes of 16 tokens on a cache (as live decoding sees them). Both ways of drawing get both logits
+and the same keyed random numbers; a draw that differs is a flip. Then the time of one draw, by vocabulary size. Writes
+benchmarks/draws.json.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specauf_cli import compose, workbench
+from specauf_cli.evaluation.evaluate import load_benchmarks, own_answers
+from specauf_cli.models.target import Target
+from specauf_cli.records import code_state, environment, now, write_json
+from specauf_cli.schema import Trajectory
+
+BLOCK = 16
+VOCABULARIES = (2_048, 32_000, 152_000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", default="runs")
+    parser.add_argument("--seeds", type=int, default=20, help="random numbers for every position")
+    parser.add_argument("--out", default="benchmarks/draws.json")
+    options = parser.parse_args()
+    config = compose.compose(["profile=laptop", f"runs={options.runs}"])
+    bench = workbench.open_bench(config)
+    cache = Path(options.runs) / "trajectories" / bench.target.fingerprint[:16]
+    draws, flips, gap = 0, {"inverse CDF": 0, "Gumbel": 0}, 0.0
+    for prompts in load_benchmarks(config):
+        for number, trajectory in enumerate(own_answers(config, bench.target, prompts, 1.0, cache).trajectories):
+            whole, blocks = both(bench.target, trajectory)
+            gap = max(gap, float((whole - blocks).abs().max()))
+            for seed in range(options.seeds):
+                generator = np.random.Generator(np.random.Philox(key=(seed << 32) + number))
+                u = torch.from_numpy(generator.random(len(whole)))
+                noise = torch.from_numpy(generator.gumbel(size=tuple(whole.shape)).astype(np.float32))
+                flips["inverse CDF"] += int((by_cdf(whole, u) != by_cdf(blocks, u)).sum())
+                flips["Gumbel"] += int(((whole + noise).argmax(-1) != (blocks + noise).argmax(-1)).sum())
+                draws += len(whole)
+        print(prompts.name, draws, flips, flush=True)
+    result = {
+        "command": f"python benchmarks/draws.py --seeds {options.seeds}",
+        "date": now(),
+        "draws": draws,
+        "flips": flips,
+        "largest difference of a logit": gap,
+        "milliseconds of a draw": {f"{v:,}": cost(v) for v in VOCABULARIES},
+        "environment": environment(str(bench.target.device), torch.get_num_threads()),
+        "code": code_state(),
+    }
+    write_json(Path(options.out), result)
+    print(json.dumps(result["milliseconds of a draw"], indent=1))
+
+
+@torch.no_grad()
+def both(target: Target, t: Trajectory) -> tuple[Tensor, Tensor]:
+    """Logits ``[completion tokens, V]`` of an answer: from one pass, and block after block on a cache."""
+    tokens = torch.tensor([[*t.prompt, *t.tokens[: t.length - 1]]], device=target.device)
+    whole, _ = target.forward(tokens, target.new_cache())
+    cache, begin = target.new_cache(), len(t.prompt)
+    first, _ = target.forward(tokens[:, :begin], cache, last_only=True)
+    pieces = [first[0]]
+    while begin < tokens.shape[1]:
+        logits, _ = target.forward(tokens[:, begin : begin + BLOCK], cache)
+        pieces.append(logits[0])
+        begin += BLOCK
+    return whole[0, len(t.prompt) - 1 :].float(), torch.cat(pieces).float()
+
+
+def by_cdf(logits: Tensor, u: Tensor) -> Tensor:
+    """As ``evaluation.sampling.Sampler.choose``."""
+    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    return torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)[:, 0]
+
+
+def cost(vocabulary: int, repeat: int = 30) -> dict[str, float]:
+    """Milliseconds of one draw, its random numbers included: the median of ``repeat``."""
+    logits = torch.randn(1, vocabulary)
+    generator = np.random.Generator(np.random.Philox(key=1))
+
+    def gumbel() -> None:
+        (logits + torch.from_numpy(generator.gumbel(size=(1, vocabulary)).astype(np.float32))).argmax(-1)
+
+    def cdf() -> None:
+        by_cdf(logits, torch.from_numpy(generator.random(1)))
+
+    found = {}
+    for name, draw in (("inverse CDF", cdf), ("Gumbel", gumbel)):
+        times = []
+        for _ in range(repeat):
+            begin = time.perf_counter()
+            draw()
+            times.append(time.perf_counter() - begin)
+        found[name] = round(1000 * sorted(times)[repeat // 2], 3)
+    return found
+
+
+if __name__ == "__main__":
+    main()
