@@ -225,7 +225,7 @@ def table(
 def list_runs(overrides: Overrides = None) -> None:
     """List the runs with their state: finished, training, interrupted at step n, failed and why."""
     from specauf_cli import runs
-    from specauf_cli.reporting import summary
+    from specauf_cli.reporting import escape, summary
 
     local = Path(runs_folder_only(overrides_of(overrides)))
     found = runs.states(local)
@@ -241,7 +241,7 @@ def list_runs(overrides: Overrides = None) -> None:
                 )
             except InputError as error:
                 text = f"damaged record: {error}"
-        print(f"{run.name}  {text}".rstrip())
+        print(escape.plain(f"{run.name}  {text}").rstrip())
 
 
 @app.command(context_settings=OVERRIDES)

@@ -9,6 +9,7 @@ import pandas as pd
 from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
 from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord, settings_of
+from specauf_cli.reporting.escape import cell, link, path
 from specauf_cli.schema import InputError, Trace
 
 
@@ -121,5 +122,5 @@ def sources(records: Sequence[RunRecord], links: str) -> str:
     for r in records:
         name = f"{r.config['backbone']['title']} {r.title}" if several else r.title
         label, place = (f"s{r.seed}", "") if r.step is None else (f"s{r.seed} step {r.step}", "steps/")
-        found.setdefault(name, []).append(f"[{label}]({links}/{place}{r.id}.json)")
-    return " · ".join(f"{name} {' '.join(each)}" for name, each in found.items())
+        found.setdefault(name, []).append(link(label, f"{links}/{place}{path(f'{r.id}.json')}"))
+    return " · ".join(f"{cell(name)} {' '.join(each)}" for name, each in found.items())

@@ -16,6 +16,7 @@ from specauf_cli.evaluation.statistics import (
     sample,
 )
 from specauf_cli.records import BenchmarkResult, RunRecord, settings_of
+from specauf_cli.reporting import escape
 from specauf_cli.schema import InputError
 
 
@@ -43,7 +44,7 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
         if not asked
         else f"  audit: {same} of {asked} live outputs equal the target's own token for token, {rounds} have the recorded rounds"
     )
-    return text
+    return escape.lines(text)
 
 
 def of_server(record: Mapping[str, Any]) -> list[str]:
@@ -73,7 +74,7 @@ def of_server(record: Mapping[str, Any]) -> list[str]:
     if not own:
         text.append("  no interval: the server's counters add up all prompts (--concurrency 1 counts them one by one)")
     text.append(f"  tokenizer of the server: {served['tokenizer']}")
-    return text
+    return escape.lines(text)
 
 
 def _share(histogram: Sequence[int]) -> str:
@@ -107,7 +108,7 @@ def of_state(
     if log:
         last = ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in log[-1].items() if k != "step")
         text += [f"  loss {sparkline([line['loss'] for line in log])}", f"  last line of the log: {last}"]
-    return text
+    return escape.lines(text)
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
@@ -158,7 +159,7 @@ def comparison(measured: Sequence[Sequence[RunRecord]], definition: str) -> list
                         _line(a.title, temperature, difference(mine[a.benchmark], base[a.benchmark], a.benchmark))
                     )
             text.append(_line("average", temperature, average_difference(mine, base)))
-    return text
+    return escape.lines(text)
 
 
 def _alike(mine: Sequence[RunRecord], base: Sequence[RunRecord]) -> tuple[RunRecord, RunRecord]:
