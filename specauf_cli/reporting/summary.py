@@ -17,6 +17,7 @@ from specauf_cli.evaluation.statistics import (
 )
 from specauf_cli.records import BenchmarkResult, RunRecord, settings_of
 from specauf_cli.reporting import escape
+from specauf_cli.reporting.labels import labels
 from specauf_cli.schema import InputError
 
 
@@ -136,10 +137,15 @@ def comparison(measured: Sequence[Sequence[RunRecord]], definition: str) -> list
     Errors: InputError when they never were, share no benchmark, or were measured on other prompts.
     """
     baseline = measured[0][-1]
-    text = [f"baseline: {baseline.run} ({baseline.title}, seed {baseline.seed}), tau ({definition})"]
-    for records in measured[1:]:
+    apart = labels([records[-1].config for records in measured])
+    names = [
+        ", ".join(filter(None, [records[-1].title, label, f"seed {records[-1].seed}"]))
+        for records, label in zip(measured, apart, strict=True)
+    ]
+    text = [f"baseline: {baseline.run} ({names[0]}), tau ({definition})"]
+    for records, name in zip(measured[1:], names[1:], strict=True):
         other, first = _alike(records, measured[0])
-        text.append(f"\n{other.run} ({other.title}, seed {other.seed}) minus baseline")
+        text.append(f"\n{other.run} ({name}) minus baseline")
         differs = [k for k in ("target", "data") if other.inputs.get(k) != first.inputs.get(k)]
         text += (
             [f"  note: trained for or on another {' and '.join(differs)}, so this compares more than objectives"]

@@ -11,8 +11,8 @@ from specauf_cli.evaluation.metrics import TAU
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.pages import Experiment, Variants
 from specauf_cli.records import RunRecord
+from specauf_cli.reporting import escape
 from specauf_cli.reporting.claims import of_tau, verdicts
-from specauf_cli.reporting.escape import cell, code
 from specauf_cli.reporting.measured import Measured, common, select, sources
 
 DASH = "–"
@@ -99,9 +99,9 @@ def _paper(experiment: Experiment, temperature: float, objective: str) -> tuple[
 def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str | None = None) -> str:
     """The table as Markdown with differences, verdicts and footnotes. ``links``: where the record files lie from there."""
     measured = select(experiment, records)
-    text = [f"# {cell(experiment.title)}", "", *main_table(measured), ""]
+    text = [f"# {escape.cell(experiment.title)}", "", *main_table(measured), ""]
     if measured.records:
-        text += [f"## Differences to {cell(_title(measured.experiment))}", "", *difference_table(measured), ""]
+        text += [f"## Differences to {escape.cell(_title(measured.experiment))}", "", *difference_table(measured), ""]
         found = verdicts(measured, experiment.definition)
         text += [
             "## Verdicts on the paper's claims",
@@ -112,10 +112,10 @@ def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str
         text += [
             table_row(
                 [
-                    cell(f"{v.claim}: {v.text}"),
+                    escape.cell(f"{v.claim}: {v.text}"),
                     DASH if v.temperature is None else f"{v.temperature:g}",
                     f"**{v.verdict}**",
-                    cell(v.numbers),
+                    escape.cell(v.numbers),
                 ]
             )
             for v in found
@@ -130,7 +130,7 @@ def main_table(measured: Measured) -> list[str]:
     text = _head(experiment)
     titles = {b.column: b.title for r in measured.records for b in r.benchmarks}
     if any(titles.get(c, t) != t for c, t in experiment.columns.items()):
-        measured_on = (f"*{cell(titles.get(c, DASH))}*" for c in experiment.columns)
+        measured_on = (f"*{escape.cell(titles.get(c, DASH))}*" for c in experiment.columns)
         text.append(table_row(["", "", "*ours measured on*", *measured_on, "", ""]))
     all_lines = lines(measured)
     best: dict[tuple[float, int], float] = {}
@@ -144,7 +144,7 @@ def main_table(measured: Measured) -> list[str]:
         for i, cell in enumerate(line.values):
             top = isinstance(cell, Interval) and round(cell.value, 2) == best[line.temperature, i]
             cells.append(_shown(cell, bold=top))
-        first = [f"{line.temperature:g}", cell(line.method)] if line.source == "ours" else ["", ""]
+        first = [f"{line.temperature:g}", escape.cell(line.method)] if line.source == "ours" else ["", ""]
         share = (
             DASH
             if line.accuracy is None
@@ -159,7 +159,7 @@ def difference_table(measured: Measured) -> list[str]:
     text = _head(measured.experiment)
     for line in differences(measured):
         cells = [_signed(cell) for cell in line.values]
-        first = [f"{line.temperature:g}", cell(line.method)] if line.source == "ours" else ["", ""]
+        first = [f"{line.temperature:g}", escape.cell(line.method)] if line.source == "ours" else ["", ""]
         points = DASH
         if line.accuracy is not None:
             mark = "" if line.accuracy.separable else " (n.s.)"
@@ -173,7 +173,7 @@ def definition_table(measured: Measured) -> list[str]:
     titles = {r.objective: r.title for r in measured.experiment.rows if measured.of(r.objective)}
     found = {d: of_tau(measured, d) for d in TAU}
     claims = sorted({v.claim for each in found.values() for v in each})
-    head = ["T", "definition", *map(cell, titles.values()), *claims]
+    head = ["T", "definition", *map(escape.cell, titles.values()), *claims]
     text = [table_row(head), table_row(["---"] * 2 + ["--:"] * len(titles) + ["---"] * len(claims))]
     for temperature in measured.temperatures:
         for definition, each in found.items():
@@ -190,13 +190,13 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     """Footnotes: what was counted, on what, with which seeds, how the audit went, and the records behind the numbers."""
     experiment, chosen = measured.experiment, measured.records
     if not chosen:
-        return ["No run of this table is finished yet.", "", f"Paper: {cell(experiment.paper.source)}."]
+        return ["No run of this table is finished yet.", "", f"Paper: {escape.cell(experiment.paper.source)}."]
     first = chosen[0]
     seeds = len({r.seed for r in chosen})
     text = [
         profile_note(first),
         _changes_note(chosen),
-        f"tau: definition {code(experiment.definition)} (docs/tau.md; the paper's is the mean of A + 1 over rounds); average over "
+        f"tau: definition {escape.code(experiment.definition)} (docs/tau.md; the paper's is the mean of A + 1 over rounds); average over "
         "benchmarks unweighted. Bold: best of ours in the column.",
         "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts, a conversation being "
         f"one cluster{', and seeds' if seeds > 1 else '; with one seed it speaks of this drafter, not of training again'}. "
@@ -213,7 +213,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
         _prompts_note(first),
         _seeds_note(chosen),
         audit_note(chosen),
-        f"Paper: {cell(experiment.paper.source)}.",
+        f"Paper: {escape.cell(experiment.paper.source)}.",
     ]
     if links is not None:
         text.append(f"Records: {sources(chosen, links)}.")
@@ -223,7 +223,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
 def variants(table: Variants, objectives: Mapping[str, Mapping[str, Any]]) -> str:
     """The matrix of credits per branch as Markdown, from the content of ``conf/objective``, with the paper's beside it."""
     text = [
-        f"# {cell(table.title)}",
+        f"# {escape.cell(table.title)}",
         "",
         table_row(["name", "base branch", "final branch", "decay", "as in the paper"]),
         table_row(["---"] * 5),
@@ -231,12 +231,12 @@ def variants(table: Variants, objectives: Mapping[str, Mapping[str, Any]]) -> st
     for row in table.rows:
         found = matrix(objectives[row.objective])
         same = DASH if row.objective not in table.paper else "yes" if found == table.paper[row.objective] else "**no**"
-        text.append(table_row([cell(row.title), *map(cell, found), same]))
+        text.append(table_row([escape.cell(row.title), *map(escape.cell, found), same]))
     note = (
         "common: the whole valid block; base-auf, final-auf: up to and including the first wrong token of that branch. Read from "
         "`conf/objective`, not written by hand."
     )
-    return "\n".join([*text, "", note, "", f"Paper: {cell(table.source)}.", ""])
+    return "\n".join([*text, "", note, "", f"Paper: {escape.cell(table.source)}.", ""])
 
 
 def matrix(objective: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -267,7 +267,7 @@ def to_csv(experiment: Experiment, records: Sequence[RunRecord]) -> str:
 
 
 def _head(experiment: Experiment) -> list[str]:
-    head = ["T", "method", "", *map(cell, experiment.columns.values()), "Avg", "block-mask acc."]
+    head = ["T", "method", "", *map(escape.cell, experiment.columns.values()), "Avg", "block-mask acc."]
     return [table_row(head), table_row(["---"] * 3 + ["--:"] * (len(head) - 3))]
 
 
@@ -305,36 +305,36 @@ def _detectable_note(measured: Measured) -> str:
 
 def _prompts_note(record: RunRecord) -> str:
     """How many were asked, how many were left out, and how many answers ended before the limit cut them off."""
-    seen = {b.column: f"{cell(b.title)} {b.prompts}" for b in record.benchmarks}
+    seen = {b.column: f"{escape.cell(b.title)} {b.prompts}" for b in record.benchmarks}
     lowest = min(b.temperature for b in record.benchmarks)
     skipped = sum(n for b in record.benchmarks if b.temperature == lowest for n in b.skipped.values())
     most = record.config["evaluation"].get("max_new_tokens")
     ended = []
     for temperature in sorted({b.temperature for b in record.benchmarks}):
         shares = [
-            f"{cell(b.title)} {100 * sum(t.ended for t in b.traces) / len(b.traces):.0f}"
+            f"{escape.cell(b.title)} {100 * sum(t.ended for t in b.traces) / len(b.traces):.0f}"
             for b in record.benchmarks
             if b.temperature == temperature and b.traces
         ]
         ended.append(f"at T = {temperature:g} {', '.join(shares)} %")
     return (
-        f"Prompts: {', '.join(seen.values())}; {skipped} {'request' if skipped == 1 else 'requests'} skipped. At most {cell(most)} new "
+        f"Prompts: {', '.join(seen.values())}; {skipped} {'request' if skipped == 1 else 'requests'} skipped. At most {escape.cell(most)} new "
         f"tokens each; answers that ended by themselves: {'; '.join(ended)}."
     )
 
 
 def profile_note(record: RunRecord) -> str:
     """What was measured where, in a sentence or two."""
-    return f"Profile {code(record.profile)}. {cell(record.config['profile']['text'])} Target: {_target(record)}."
+    return f"Profile {escape.code(record.profile)}. {escape.cell(record.config['profile']['text'])} Target: {_target(record)}."
 
 
 def _target(record: RunRecord) -> str:
     """Its title, and its size and training data where it was trained here."""
     found = record.target
     if "parameters" not in found:
-        return cell(found["title"])
+        return escape.cell(found["title"])
     data = record.training.get("data", {}).get("name", "its data")
-    return f"{cell(found['title'])}, {found['parameters']:,} parameters, trained from scratch on {code(data)} ({found['train']['tokens seen']:,} tokens)"
+    return f"{escape.cell(found['title'])}, {found['parameters']:,} parameters, trained from scratch on {escape.code(data)} ({found['train']['tokens seen']:,} tokens)"
 
 
 PLACES = (
@@ -348,7 +348,7 @@ def _changes_note(chosen: Sequence[RunRecord]) -> str:
     """Settings that were changed on the command line, in training or when measured."""
     words = [w for r in chosen for c in (r.training.get("command", ""), r.command) for w in shlex.split(c)]
     changed = dict.fromkeys(w for w in words if "=" in w and w.partition("=")[0].lstrip("+~") not in PLACES)
-    return f"Changed on the command line: {', '.join(map(code, changed))}." if changed else ""
+    return f"Changed on the command line: {', '.join(map(escape.code, changed))}." if changed else ""
 
 
 def _seeds_note(chosen: Sequence[RunRecord]) -> str:
@@ -357,7 +357,7 @@ def _seeds_note(chosen: Sequence[RunRecord]) -> str:
     if len(distinct) == 1:
         only = distinct.pop()
         return f"Seeds: {', '.join(map(str, only))} (same initial weights, data order and anchors for every objective)."
-    return "Seeds: " + "; ".join(f"{cell(k)}: {', '.join(map(str, v))}" for k, v in seeds.items()) + "."
+    return "Seeds: " + "; ".join(f"{escape.cell(k)}: {', '.join(map(str, v))}" for k, v in seeds.items()) + "."
 
 
 def audit_note(chosen: Sequence[RunRecord]) -> str:
@@ -369,7 +369,7 @@ def audit_note(chosen: Sequence[RunRecord]) -> str:
     if not asked:
         return f"Audit: no request was decoded live ({traces} requests measured by replay alone)."
     return (
-        f"Audit ({cell(precision)}, decoded live): {same} of {asked} outputs equal the target's own token for token, {rounds} of "
+        f"Audit ({escape.cell(precision)}, decoded live): {same} of {asked} outputs equal the target's own token for token, {rounds} of "
         f"{asked} have the recorded rounds exactly ({traces} requests measured)."
     )
 
