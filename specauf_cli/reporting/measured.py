@@ -10,6 +10,7 @@ from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
 from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord, settings_of
 from specauf_cli.reporting.escape import cell, link, path
+from specauf_cli.reporting.labels import labels
 from specauf_cli.schema import InputError, Trace
 
 
@@ -80,8 +81,18 @@ def select(experiment: Experiment, records: Sequence[RunRecord]) -> Measured:
             raise InputError(
                 f"{experiment.name}: {other} and {run} are both {record.objective} with seed {record.seed}; keep one"
             )
+    for name in names:
+        _check_one_training(experiment, [r for r in chosen.values() if r.objective == name])
     _check_same_ruler(experiment, list(chosen.values()))
     return Measured(experiment, tuple(sorted(chosen.values(), key=lambda r: (names.index(r.objective), r.seed))))
+
+
+def _check_one_training(experiment: Experiment, records: Sequence[RunRecord]) -> None:
+    """The seeds of a row differ in nothing but the seed: a mean over other settings would be no mean over seeds."""
+    apart = [{"objective": r.config.get("objective")} for r in records]
+    differ = [f"{r.run} ({label})" for r, label in zip(records, labels(apart), strict=True) if label]
+    if differ:
+        raise InputError(f"{experiment.name}: {' and '.join(differ)} cannot share a row; keep those trained one way")
 
 
 def _check_same_ruler(experiment: Experiment, records: Sequence[RunRecord]) -> None:

@@ -336,3 +336,11 @@ def test_examples_of_one_conversation_are_one_cluster() -> None:
     first, second = (interval(m.accuracy("auf"), "heldout") for m in (one, four))
     assert second.value == pytest.approx(first.value)
     assert second.half_width == pytest.approx(first.half_width)
+
+
+def test_seeds_of_a_row_are_trained_one_way() -> None:
+    made = [same("auf", 1, seed=s) for s in (0, 1)]
+    for i, r in enumerate(made):
+        r.config["objective"] = {"base": {"gamma": 4 + i}}
+    with pytest.raises(InputError, match=r"auf-s0 \(gamma 4\) and dflash-auf-s1 \(gamma 5\) cannot share a row"):
+        select(EXPERIMENT, made)
