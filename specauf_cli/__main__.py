@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 
 from specauf_cli.cli import app
+from specauf_cli.reporting.escape import plain
 from specauf_cli.schema import InputError
 
 
@@ -86,7 +87,7 @@ def _stop(signum: int, _frame: object) -> None:
 def _fail(text: str, code: int) -> NoReturn:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the last line is on its way out
-    print(f"specauf: {text}", file=sys.stderr)
+    print(plain(f"specauf: {text}"), file=sys.stderr)
     raise SystemExit(code)
 
 

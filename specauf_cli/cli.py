@@ -225,12 +225,13 @@ def table(
 def list_runs(overrides: Overrides = None) -> None:
     """List the runs with their state: finished, training, interrupted at step n, failed and why."""
     from specauf_cli import runs
-    from specauf_cli.reporting import summary
+    from specauf_cli.reporting import escape, summary
 
     local = Path(runs_folder_only(overrides_of(overrides)))
     found = runs.states(local)
     if not found:
         raise InputError(f"no run under {local}/ yet; specauf train objective=auf backbone=dflash")
+    apart = summary.apart(found)
     for run in found:
         text = f"{run.state} at step {run.step}  {run.reason}"
         if run.state == "finished":
@@ -241,7 +242,7 @@ def list_runs(overrides: Overrides = None) -> None:
                 )
             except InputError as error:
                 text = f"damaged record: {error}"
-        print(f"{run.name}  {text}".rstrip())
+        print(escape.plain("  ".join(filter(None, [run.name, apart.get(run.name), text]))).rstrip())
 
 
 @app.command(context_settings=OVERRIDES)

@@ -18,6 +18,7 @@ from specauf_cli.identity import is_local
 from specauf_cli.models import checkpoint, formats, sizes
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.records import (
+    BenchmarkResult,
     RunRecord,
     code_state,
     command_line,
@@ -28,6 +29,7 @@ from specauf_cli.records import (
     run_id,
     write_json,
 )
+from specauf_cli.reporting.escape import cell, code
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Config
 from specauf_cli.training import pretrain
@@ -135,25 +137,27 @@ def card(
     }
     imported = about.get("imported")
     origin = (
-        f"adopted from {imported['source']}" if imported else f"trained by SpecAUF with {chosen['objective']['title']}"
+        f"adopted from {cell(imported['source'])}"
+        if imported
+        else f"trained by SpecAUF with {cell(chosen['objective']['title'])}"
     )
     loader = "public DFlash and Domino loaders (SGLang, SpecForge)" if layout == "hf" else "vLLM and speculators"
     sizes = f"draft layers {config['num_hidden_layers']}, block size {config['block_size']}, {dtype}"
     lines = [
         "---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v is not None), "---", "",
-        f"# {backbone['title']} drafter for {target['title']}", "",
+        f"# {cell(backbone['title'])} drafter for {cell(target['title'])}", "",
         f"A block drafter for speculative decoding, {origin}; {sizes}. For {loader}. It has neither embedding nor head of "
         "its own: both are the target's.", "",
         "## Measured", "", *_measured(records, rounded=dtype != "fp32"),
         "## How it was made", "",
-        f"- target: {target['title']}, {where}, weights {own.get('target_fingerprint')}",
-        f"- tapped layers: {', '.join(map(str, special['target_layer_ids']))} (decoder layers counted from 0, the feature is the layer's "
-        f"output); mask token id {special['mask_token_id']}",
-        f"- data: {about['data']['name']}" + "".join(f", {v} {k}" for k, v in about["data"].items() if k == "examples"),
-        f"- command: `{about['command']}`",
-        f"- run: {about['run']}, seed {chosen['seed']}",
-        f"- weights before export: sha256 {own.get('weights')}",
-        f"- code: specauf {about['code'].get('version')}, commit {about['code']['commit']}"
+        f"- target: {cell(target['title'])}, {cell(where)}, weights {cell(own.get('target_fingerprint'))}",
+        f"- tapped layers: {', '.join(map(cell, special['target_layer_ids']))} (decoder layers counted from 0, the feature is the layer's "
+        f"output); mask token id {cell(special['mask_token_id'])}",
+        f"- data: {cell(about['data']['name'])}" + "".join(f", {cell(v)} {k}" for k, v in about["data"].items() if k == "examples"),
+        f"- command: {code(about['command'])}",
+        f"- run: {cell(about['run'])}, seed {cell(chosen['seed'])}",
+        f"- weights before export: sha256 {cell(own.get('weights'))}",
+        f"- code: specauf {cell(about['code'].get('version'))}, commit {cell(about['code']['commit'])}"
         + (" with uncommitted changes" if about["code"]["dirty"] else ""), "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -174,8 +178,8 @@ def _measured(records: Sequence[RunRecord], *, rounded: bool) -> list[str]:
     for record in records:
         settings = record.config["evaluation"]
         lines += [
-            f"Precision {settings['precision']}, at most {settings['max_new_tokens']} new tokens, greedy drafts of "
-            f"{record.config['backbone']['proposals']}, seed {settings['seed']}, {record.written}:",
+            f"Precision {cell(settings['precision'])}, at most {cell(settings['max_new_tokens'])} new tokens, greedy drafts of "
+            f"{cell(record.config['backbone']['proposals'])}, seed {cell(settings['seed'])}, {cell(record.written)}:",
             "",
             "| benchmark | T | prompts | tau |",
             "|---|--:|--:|--:|",
@@ -183,10 +187,15 @@ def _measured(records: Sequence[RunRecord], *, rounded: bool) -> list[str]:
         for b in record.benchmarks:
             found = interval(sample({record.seed: b.traces}, "engine"), b.benchmark)
             lines.append(
-                f"| {b.title} | {b.temperature:g} | {b.prompts} | {found.value:.3f} ± {found.half_width:.3f} |"
+                f"| {cell(b.title)} | {b.temperature:g} | {b.measured}{_left_out(b)} | {found.value:.3f} ± {found.half_width:.3f} |"
             )
         lines.append("")
     return lines
+
+
+def _left_out(result: BenchmarkResult) -> str:
+    """What was skipped of a benchmark, by reason, for its cell in the card."""
+    return "".join(f" ({n} skipped: {cell(reason)})" for reason, n in result.skipped.items())
 
 
 def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> Path:

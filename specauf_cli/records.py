@@ -195,6 +195,11 @@ class BenchmarkResult:
     starts: dict[str, list[int]]
     traces: tuple[Trace, ...]
 
+    @property
+    def measured(self) -> int:
+        """Prompts with a trace: of the ``prompts`` that were asked some may have been skipped."""
+        return len({t.prompt_id for t in self.traces})
+
 
 @dataclass(frozen=True)
 class RunRecord:

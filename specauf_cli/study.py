@@ -17,6 +17,7 @@ from specauf_cli.records import RunRecord, atomic, code_state, load_record, read
 from specauf_cli.reporting import conditions, tables
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
+from specauf_cli.reporting.escape import path as address
 from specauf_cli.reporting.frontpage import averages
 from specauf_cli.reporting.measured import Measured, select
 from specauf_cli.reporting.report import html
@@ -273,18 +274,20 @@ def render() -> None:
             if not isinstance(experiment, Experiment) or not select(experiment, records).records:
                 continue
             page = RESULTS / profile.name / f"{name}.md"
-            _write(page, tables.markdown(experiment, records, links=f"../records/{profile.name}"))
+            _write(page, tables.markdown(experiment, records, links=address("..", "records", profile.name)))
             _write(page.with_suffix(".csv"), tables.to_csv(experiment, records))
             measured.setdefault(name, {})[profile.name] = select(experiment, records)
             found = verdicts(select(experiment, records), experiment.definition)
             judged.setdefault(profile.name, []).extend(found)
-            pages.setdefault(profile.name, {}).update({v.claim: f"results/{profile.name}/{name}.md" for v in found})
+            pages.setdefault(profile.name, {}).update(
+                {v.claim: address("results", profile.name, f"{name}.md") for v in found}
+            )
             print(page)
         if not any(select(e, records).records for e in _tau_experiments()):
             continue
         snapshots = [load_record(p) for p in sorted((profile / "steps").glob("*.json"))]
         drawn = _draw(RESULTS / profile.name / "figures", _tau_experiments(), records, snapshots)
-        links = f"../records/{profile.name}"
+        links = address("..", "records", profile.name)
         _write(RESULTS / profile.name / "figures.md", drawings.page(profile.name, drawn, links=links))
         text = html(profile.name, _tau_experiments(), records, drawn, _variant_pages(), links=links)
         _write(RESULTS / profile.name / "report.html", text)
@@ -306,7 +309,7 @@ def _render_conditions(page: Conditions, folder: Path) -> None:
     """Renders a page of conditions from its records, a folder for each condition."""
     records = {c.name: [load_record(p) for p in sorted((folder / c.name).glob("*.json"))] for c in page.conditions}
     path = RESULTS / folder.parent.name / f"{page.name}.md"
-    _write(path, conditions.markdown(page, records, links=f"../records/{folder.parent.name}/{page.name}"))
+    _write(path, conditions.markdown(page, records, links=address("..", "records", folder.parent.name, page.name)))
     _write(path.with_suffix(".csv"), conditions.to_csv(page, records))
     print(path)
 

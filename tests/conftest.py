@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import functools
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no network in tests
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="specauf-state-")  # the key that signs runs, not the user's own
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 import pytest
 from jaxtyping import install_import_hook

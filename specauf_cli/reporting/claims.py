@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from specauf_cli.evaluation.statistics import Interval, average_difference, difference, equivalent
+from specauf_cli.reporting.escape import cell, code
 from specauf_cli.reporting.measured import Measured, common
 from specauf_cli.schema import InputError
 
@@ -69,7 +70,7 @@ def matrix(found: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapping[s
     ``found``: verdicts by profile; ``links[profile][claim]``: the page with the numbers behind them.
     """
     claims = sorted({(v.claim, v.text) for verdicts_ in found.values() for v in verdicts_})
-    rows = [f"| claim | {' | '.join(f'`{profile}`' for profile in found)} |", "| --- |" + " --- |" * len(found)]
+    rows = [f"| claim | {' | '.join(map(code, found))} |", "| --- |" + " --- |" * len(found)]
     for name, text in claims:
         cells = []
         for profile, verdicts_ in found.items():
@@ -78,7 +79,7 @@ def matrix(found: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapping[s
             same = len({v.verdict for v in mine}) == 1
             said = mine[0].verdict if same else ", ".join(words)
             cells.append(f"[{said}]({links[profile][name]})" if mine else "–")
-        rows.append(f"| **{name}** {text} | {' | '.join(cells)} |")
+        rows.append(f"| **{cell(name)}** {cell(text)} | {' | '.join(cells)} |")
     return rows
 
 

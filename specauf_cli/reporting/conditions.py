@@ -9,6 +9,7 @@ from specauf_cli.evaluation.statistics import Interval, average, difference, equ
 from specauf_cli.pages import Condition, Conditions
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting.claims import FAILS, HOLDS, all_above, all_within, pairs, signed
+from specauf_cli.reporting.escape import cell, path
 from specauf_cli.reporting.measured import select, sources
 from specauf_cli.reporting.tables import DASH, audit_note, profile_note, table_row
 
@@ -71,13 +72,11 @@ def markdown(page: Conditions, records: Mapping[str, Sequence[RunRecord]], *, li
     ``records`` by the name of their condition; ``links``: where the folders of records lie from there.
     """
     findings = [f for c in page.conditions if (f := finding(page, c, records.get(c.name, ()))) is not None]
-    missing = [
-        f"{c.factor} {c.value}".strip() for c in page.conditions if c.name not in {f.condition.name for f in findings}
-    ]
+    missing = [_name(c) for c in page.conditions if c.name not in {f.condition.name for f in findings}]
     titles = {r.objective: r.title for r in page.rows}
-    head = ["factor", "value", *(f"tau, {t}" for t in titles.values()), "AUF - decay", CLAIMS[0], "AUF - AUF+decay", CLAIMS[1],
+    head = ["factor", "value", *(f"tau, {cell(t)}" for t in titles.values()), "AUF - decay", CLAIMS[0], "AUF - AUF+decay", CLAIMS[1],
             "accuracy, decay - AUF", CLAIMS[2]]  # fmt: skip
-    text = [f"# {page.title}", "", *_summary(findings), "", table_row(head), table_row(["---"] * len(head))]
+    text = [f"# {cell(page.title)}", "", *_summary(findings), "", table_row(head), table_row(["---"] * len(head))]
     for f in findings:
         of, columns = [v for k, v in f.gain.items() if k != AVERAGE], len(page.columns)
         above = sum(i.low > 0 for i in of)
@@ -85,7 +84,7 @@ def markdown(page: Conditions, records: Mapping[str, Sequence[RunRecord]], *, li
         text.append(
             table_row(
                 [
-                    f.condition.factor, f.condition.value,
+                    cell(f.condition.factor), cell(f.condition.value),
                     *(f"{f.taus[o].value:.2f} ± {f.taus[o].half_width:.2f}" for o in titles),
                     signed(f.gain[AVERAGE]), f"**{f.verdicts[CLAIMS[0]]}** ({above} of {columns})",
                     signed(f.rest[AVERAGE]), f"**{f.verdicts[CLAIMS[1]]}** ({close} of {columns})",
@@ -121,9 +120,14 @@ def markdown(page: Conditions, records: Mapping[str, Sequence[RunRecord]], *, li
         ]
     if links is not None:
         text += ["", "Records:", ""]
-        for name, title in ((f.condition.name, f"{f.condition.factor} {f.condition.value}".strip()) for f in findings):
-            text.append(f"- {title}: {sources(records[name], f'{links}/{name}')}")
+        for name, title in ((f.condition.name, _name(f.condition)) for f in findings):
+            text.append(f"- {title}: {sources(records[name], f'{links}/{path(name)}')}")
     return "\n".join([*text, ""])
+
+
+def _name(condition: Condition) -> str:
+    """A condition in words, for Markdown."""
+    return cell(f"{condition.factor} {condition.value}".strip())
 
 
 def _summary(findings: Sequence[Finding]) -> list[str]:
@@ -133,7 +137,7 @@ def _summary(findings: Sequence[Finding]) -> list[str]:
         holds = sum(f.verdicts[claim] == HOLDS for f in findings)
         parts = [f"**{claim}** on average holds under {holds} of {len(findings)} conditions"]
         for word in (FAILS, "not separable"):
-            names = [f"{f.condition.factor} {f.condition.value}".strip() for f in findings if f.verdicts[claim] == word]
+            names = [_name(f.condition) for f in findings if f.verdicts[claim] == word]
             parts += [f"{word}: {', '.join(names)}"] if names else []
         found.append("- " + "; ".join(parts) + ".")
     return found
@@ -141,11 +145,11 @@ def _summary(findings: Sequence[Finding]) -> list[str]:
 
 def _benchmarks(page: Conditions, findings: Sequence[Finding]) -> list[str]:
     """AUF - decay on every benchmark."""
-    head = ["AUF - decay", "", *page.columns.values()]
+    head = ["AUF - decay", "", *map(cell, page.columns.values())]
     rows = [table_row(head), table_row(["---"] * len(head))]
     for f in findings:
         cells = [signed(f.gain[t]) if t in f.gain else DASH for t in page.columns.values()]
-        rows.append(table_row([f.condition.factor, f.condition.value, *cells]))
+        rows.append(table_row([cell(f.condition.factor), cell(f.condition.value), *cells]))
     return rows
 
 

@@ -22,6 +22,7 @@ from specauf_cli.evaluation import metrics
 from specauf_cli.evaluation.statistics import average
 from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord
+from specauf_cli.reporting import escape
 from specauf_cli.reporting.measured import Measured, select, sources
 from specauf_cli.schema import InputError
 
@@ -90,9 +91,16 @@ def figures(
 
 def page(profile: str, drawn: Sequence[Figure], *, links: str) -> str:
     """The figures of a profile as a Markdown page with captions. ``links``: where the record files lie from there."""
-    text = [f"# Figures, profile `{profile}`", ""]
+    text = [f"# Figures, profile {escape.code(profile)}", ""]
     for figure in drawn:
-        text += [f"## {figure.title}", "", f"![{figure.title}](figures/{figure.name}.png)", "", figure.caption, ""]
+        text += [
+            f"## {escape.cell(figure.title)}",
+            "",
+            f"![{escape.cell(figure.title)}](figures/{escape.path(figure.name)}.png)",
+            "",
+            figure.caption,
+            "",
+        ]
         text += [f"Records: {sources(figure.records, links)}.", ""]
     return "\n".join(text)
 
@@ -106,7 +114,7 @@ def _dynamics(measured: Measured) -> Figure | None:
     axes = canvas.subplots(2, 3).ravel()
     for ax, (column, label) in zip(axes, CURVES.items(), strict=False):
         for title, look, frame in curves:
-            ax.plot(frame["step"], frame[column], label=title, linewidth=1.4, **{**look, "marker": ""})
+            ax.plot(frame["step"], frame[column], label=escape.drawn(title), linewidth=1.4, **{**look, "marker": ""})
         ax.set(xlabel="step", ylabel=label)
     axes[5].axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -128,7 +136,7 @@ def _plane(measured: Measured) -> Figure | None:
     for title, look, frame in curves:
         x, y = frame["active_ratio"], frame["support_accuracy"]
         ax.plot(x, y, linewidth=1.2, alpha=0.8, **{**look, "marker": ""})
-        ax.plot(x.iloc[-1:], y.iloc[-1:], label=title, **{**look, "linestyle": "none"})
+        ax.plot(x.iloc[-1:], y.iloc[-1:], label=escape.drawn(title), **{**look, "linestyle": "none"})
     ax.set(xlabel="active ratio |S| / |V|", ylabel="support accuracy (accuracy on S)")
     ax.legend(title="last step")
     text = "Path of training, from the lower left; the marker is the last step. Mean over seeds. S: accept-until-fail support."
@@ -154,12 +162,18 @@ def _depths(measured: Measured) -> Figure | None:
         ks, shift = np.array([k for k, _ in points]), 0.07 * (i - 2)
         values = np.array([p.value for _, p in points])
         spread = np.array([[p.value - p.low for _, p in points], [p.high - p.value for _, p in points]]).clip(0)
-        left.errorbar(ks + shift, values, yerr=spread, capsize=2, label=title, linewidth=1.2, **look)
+        left.errorbar(ks + shift, values, yerr=spread, capsize=2, label=escape.drawn(title), linewidth=1.2, **look)
         seen = [r.heldout for r in measured.of(objective) if "reached" in r.heldout]
         drawn += len(points)
         if seen:
             reached, passed = (np.sum([h[n][: DEPTHS.stop - 1] for h in seen], axis=0) for n in ("reached", "passed"))
-            right.plot(np.array(DEPTHS) + shift, passed / np.maximum(reached, 1), label=title, linewidth=1.2, **look)
+            right.plot(
+                np.array(DEPTHS) + shift,
+                passed / np.maximum(reached, 1),
+                label=escape.drawn(title),
+                linewidth=1.2,
+                **look,
+            )
     if not drawn:
         return None
     left.set(
@@ -188,7 +202,7 @@ def _survival(measured: Measured) -> Figure | None:
         ]
         alive = np.array(metrics.survival(traces))
         shown = alive > 0
-        ax.plot(np.arange(len(alive))[shown], alive[shown], label=title, **look)
+        ax.plot(np.arange(len(alive))[shown], alive[shown], label=escape.drawn(title), **look)
     ax.set(xlabel="k", ylabel="P(A ≥ k)", yscale="log", title=f"all rounds of all benchmarks, T = {temperature:g}")
     ax.legend()
     text = "Survival of a block: the share of rounds that accept at least k draft tokens; one plus the sum over k ≥ 1 is the pooled tau."
@@ -220,10 +234,10 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
                 points.setdefault(s.step or 0, []).append(float(np.mean(taus)))
         steps = sorted(points)
         means = [float(np.mean(points[s])) for s in steps]
-        ax.plot(steps, means, label=title, **look)
+        ax.plot(steps, means, label=escape.drawn(title), **look)
     ax.set(xlabel="training step", ylabel=f"tau ({measured.experiment.definition}), T = {temperature:g}")
     ax.legend()
-    prompts = sum(b.prompts for b in chosen[0].benchmarks if b.temperature == temperature)
+    prompts = sum(b.measured for b in chosen[0].benchmarks if b.temperature == temperature)
     text = f"tau of drafters kept along the way, average over benchmarks, {prompts} prompts in all (fewer than in the tables)."
     return _figure(measured, "steps", "tau against training", text, canvas, chosen)
 
@@ -257,11 +271,11 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
         own = [p for p in points if p[0].backbone == backbone]
         for title, look in {p[1]: p[2] for p in own}.items():
             xy = [(x, y) for _, t, _, x, y in own if t == title]
-            ax.plot(*zip(*xy, strict=True), label=title, **{**look, "linestyle": "none"})
+            ax.plot(*zip(*xy, strict=True), label=escape.drawn(title), **{**look, "linestyle": "none"})
         if len(own) > 2:
             rho = pd.DataFrame([p[3:] for p in own]).corr("spearman").to_numpy()[0, 1]
-            notes.append(f"{own[0][0].config['backbone']['title']} {rho:+.2f} ({len(own)} runs)")
-        ax.set(xlabel="block-mask token accuracy, %", title=own[0][0].config["backbone"]["title"])
+            notes.append(f"{escape.cell(own[0][0].config['backbone']['title'])} {rho:+.2f} ({len(own)} runs)")
+        ax.set(xlabel="block-mask token accuracy, %", title=escape.drawn(own[0][0].config["backbone"]["title"]))
         ax.legend()
     axes[0].set_ylabel("tau, average over benchmarks, T = 0")
     text = (

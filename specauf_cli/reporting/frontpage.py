@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from specauf_cli.evaluation.statistics import Interval
+from specauf_cli.reporting.escape import cell, code
 from specauf_cli.reporting.measured import Measured
 from specauf_cli.reporting.tables import DASH, lines, table_row
 
@@ -16,15 +17,15 @@ def averages(measured: Mapping[str, Measured]) -> list[str]:
     }
     temperatures = sorted({t for m in measured.values() for t in m.temperatures})
     sources = [*((p, "ours") for p in measured), (next(iter(measured)), "paper")]
-    head = [f"`{p}`, T = {t:g}" if s == "ours" else f"paper, T = {t:g}" for t in temperatures for p, s in sources]
+    head = [f"{code(p)}, T = {t:g}" if s == "ours" else f"paper, T = {t:g}" for t in temperatures for p, s in sources]
     text = [table_row(["average tau", *head]), table_row(["---", *["--:"] * len(head)])]
     for row in experiment.rows:
-        cells = [found[p].get((t, row.title, s)) for t in temperatures for p, s in sources]
-        text.append(table_row([row.title, *map(_shown, cells)]))
+        shown = [found[p].get((t, row.title, s)) for t in temperatures for p, s in sources]
+        text.append(table_row([cell(row.title), *map(_shown, shown)]))
     return text
 
 
-def _shown(cell: Interval | float | None) -> str:
-    if cell is None:
+def _shown(value: Interval | float | None) -> str:
+    if value is None:
         return DASH
-    return f"{cell.value:.2f} ± {cell.half_width:.2f}" if isinstance(cell, Interval) else f"{cell:.2f}"
+    return f"{value.value:.2f} ± {value.half_width:.2f}" if isinstance(value, Interval) else f"{value:.2f}"

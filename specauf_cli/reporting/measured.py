@@ -9,6 +9,8 @@ import pandas as pd
 from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
 from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord, settings_of
+from specauf_cli.reporting.escape import cell, link, path
+from specauf_cli.reporting.labels import labels
 from specauf_cli.schema import InputError, Trace
 
 
@@ -76,11 +78,26 @@ def select(experiment: Experiment, records: Sequence[RunRecord]) -> Measured:
     for run, record in chosen.items():
         other = seen.setdefault((record.objective, record.seed), run)
         if other != run:
-            raise InputError(
-                f"{experiment.name}: {other} and {run} are both {record.objective} with seed {record.seed}; keep one"
+            both = [chosen[other], record]
+            one, two = (
+                f"{r.run} ({label})" if label else r.run
+                for r, label in zip(both, labels([r.config for r in both]), strict=True)
             )
+            raise InputError(
+                f"{experiment.name}: {one} and {two} are both {record.objective} with seed {record.seed}; keep one"
+            )
+    for name in names:
+        _check_one_training(experiment, [r for r in chosen.values() if r.objective == name])
     _check_same_ruler(experiment, list(chosen.values()))
     return Measured(experiment, tuple(sorted(chosen.values(), key=lambda r: (names.index(r.objective), r.seed))))
+
+
+def _check_one_training(experiment: Experiment, records: Sequence[RunRecord]) -> None:
+    """The seeds of a row differ in nothing but the seed: a mean over other settings would be no mean over seeds."""
+    apart = labels([r.config for r in records])
+    differ = [f"{r.run} ({label})" for r, label in zip(records, apart, strict=True) if label]
+    if differ:
+        raise InputError(f"{experiment.name}: {' and '.join(differ)} cannot share a row; keep those trained one way")
 
 
 def _check_same_ruler(experiment: Experiment, records: Sequence[RunRecord]) -> None:
@@ -121,5 +138,5 @@ def sources(records: Sequence[RunRecord], links: str) -> str:
     for r in records:
         name = f"{r.config['backbone']['title']} {r.title}" if several else r.title
         label, place = (f"s{r.seed}", "") if r.step is None else (f"s{r.seed} step {r.step}", "steps/")
-        found.setdefault(name, []).append(f"[{label}]({links}/{place}{r.id}.json)")
-    return " · ".join(f"{name} {' '.join(each)}" for name, each in found.items())
+        found.setdefault(name, []).append(link(label, f"{links}/{place}{path(f'{r.id}.json')}"))
+    return " · ".join(f"{cell(name)} {' '.join(each)}" for name, each in found.items())

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 
 from markdown_it import MarkdownIt
 
@@ -10,6 +9,7 @@ from specauf_cli.pages import Experiment
 from specauf_cli.records import RunRecord
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.claims import Verdict, verdicts
+from specauf_cli.reporting.escape import markup, path
 from specauf_cli.reporting.figures import Figure
 from specauf_cli.reporting.measured import select, sources
 
@@ -49,35 +49,38 @@ def html(
     shown = [r for e in chosen for r in select(e, records).records]
     first, found = shown[0], [v for e in chosen for v in verdicts(select(e, records), e.definition)]
     parts = [
-        f"<h1>SpecAUF, profile {escape(profile)}</h1>",
-        f"<p>{escape(first.config['profile']['text'])} Target: {escape(first.target['title'])}.</p>",
+        f"<h1>SpecAUF, profile {markup(profile)}</h1>",
+        f"<p>{markup(first.config['profile']['text'])} Target: {markup(first.target['title'])}.</p>",
         f"<p>{_headline(found, shown)}</p>",
         '<nav><a href="#verdicts">Verdicts</a>'
-        + "".join(f'<a href="#{e.name}">{escape(e.title.split(":")[0])}</a>' for e in chosen)
+        + "".join(f'<a href="#{markup(e.name)}">{markup(e.title.split(":")[0])}</a>' for e in chosen)
         + '<a href="#figures">Figures</a><a href="#commands">Commands</a><a href="#records">Records</a></nav>',
         '<h2 id="verdicts">Verdicts on the paper\'s claims</h2>',
         _matrix(found),
     ]
     for experiment in chosen:
         body = tables.markdown(experiment, records, links=links).partition("\n")[2]
-        parts += [f'<h2 id="{experiment.name}">{escape(experiment.title)}</h2>', _wide(markdown.render(_lower(body)))]
+        parts += [
+            f'<h2 id="{markup(experiment.name)}">{markup(experiment.title)}</h2>',
+            _wide(markdown.render(_lower(body))),
+        ]
     for text in variants:
         heading, _, body = text.partition("\n")
-        parts += [f"<h2>{escape(heading.removeprefix('# '))}</h2>", _wide(markdown.render(body))]
+        parts += [f"<h2>{markdown.renderInline(heading.removeprefix('# '))}</h2>", _wide(markdown.render(body))]
     parts.append('<h2 id="figures">Figures</h2>')
     for figure in drawn:
         caption = markdown.renderInline(
             figure.caption + (f" Records: {sources(figure.records, links)}." if links else "")
         )
         parts.append(
-            f"<figure>{_inline(figure)}<figcaption><b>{escape(figure.title)}.</b> {caption}</figcaption></figure>"
+            f"<figure>{_inline(figure)}<figcaption><b>{markup(figure.title)}.</b> {caption}</figcaption></figure>"
         )
     parts += ['<h2 id="commands">Commands</h2>', _commands(shown), "<h2>Environment</h2>", _environment(shown)]
     parts += ['<h2 id="records">Records</h2>', _records(shown, links)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>SpecAUF, {escape(profile)}</title><style>{CSS}</style></head><body>\n"
+        f"<title>SpecAUF, {markup(profile)}</title><style>{CSS}</style></head><body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
@@ -96,10 +99,10 @@ def _matrix(found: Sequence[Verdict]) -> str:
     for v in sorted(found, key=lambda v: (v.claim, v.temperature or 0.0)):
         at = "–" if v.temperature is None else f"{v.temperature:g}"
         cells = [
-            v.claim,
+            markup(v.claim),
             at,
             f"<span class={MARK[v.verdict]}><b>{v.verdict}</b></span>",
-            f"{escape(v.text)}.<br>{escape(v.numbers)}",
+            f"{markup(v.text)}.<br>{markup(v.numbers)}",
         ]
         rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     head = "<tr><th>claim</th><th>T</th><th>verdict</th><th>what was claimed and measured</th></tr>"
@@ -108,19 +111,22 @@ def _matrix(found: Sequence[Verdict]) -> str:
 
 def _commands(records: Sequence[RunRecord]) -> str:
     lines = [line for r in records for line in (r.training["command"], r.command)]
-    return f"<p>Every run was made by these, in this order.</p><pre>{escape(chr(10).join(dict.fromkeys(lines)))}</pre>"
+    return f"<p>Every run was made by these, in this order.</p><pre>{chr(10).join(map(markup, dict.fromkeys(lines)))}</pre>"
 
 
 def _environment(records: Sequence[RunRecord]) -> str:
     seen: dict[str, Mapping[str, object]] = {str(r.environment): r.environment for r in records}
     text = [", ".join(f"{k} {v}" for k, v in e.items() if v is not None) for e in seen.values()]
     commits = sorted({str(c["commit"])[:12] for r in records for c in (r.code, r.training["code"])})
-    return "".join(f"<p>{escape(t)}</p>" for t in text) + f"<p>Commits: <code>{escape(', '.join(commits))}</code></p>"
+    return "".join(f"<p>{markup(t)}</p>" for t in text) + f"<p>Commits: <code>{markup(', '.join(commits))}</code></p>"
 
 
 def _records(records: Sequence[RunRecord], links: str | None) -> str:
     names = [
-        f'<a href="{links}/{r.id}.json"><code>{r.id}</code></a>' if links else f"<code>{r.id}</code>" for r in records
+        f'<a href="{markup(links)}/{path(f"{r.id}.json")}"><code>{markup(r.id)}</code></a>'
+        if links
+        else f"<code>{markup(r.id)}</code>"
+        for r in records
     ]
     return "<ul>" + "".join(f"<li>{n}</li>" for n in names) + "</ul>"
 

@@ -16,6 +16,9 @@ from specauf_cli.evaluation.statistics import (
     sample,
 )
 from specauf_cli.records import BenchmarkResult, RunRecord, settings_of
+from specauf_cli.reporting import escape
+from specauf_cli.reporting.labels import labels
+from specauf_cli.runs import State
 from specauf_cli.schema import InputError
 
 
@@ -27,7 +30,7 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
         chosen = [b for b in record.benchmarks if b.temperature == temperature]
         samples = {b.benchmark: sample({record.seed: b.traces}, definition) for b in chosen}
         for b in chosen:
-            rest = f"({b.prompts} prompts)"
+            rest = f"({prompts_of(b)})"
             if all_starts and b.starts:
                 rest += f"  all starts: mean accepted {_mean(b.starts['histogram']):.3f}, alpha {_alphas(b.starts['histogram'])}"
             text.append(
@@ -43,7 +46,7 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
         if not asked
         else f"  audit: {same} of {asked} live outputs equal the target's own token for token, {rounds} have the recorded rounds"
     )
-    return text
+    return escape.lines(text)
 
 
 def of_server(record: Mapping[str, Any]) -> list[str]:
@@ -62,7 +65,7 @@ def of_server(record: Mapping[str, Any]) -> list[str]:
                 continue
             samples[name] = from_terms({0: found})
             left = "".join(f", {n} skipped: {reason}" for reason, n in b["skipped"].items())
-            counts = f"({b['prompts']} prompts, {len(b['requests'])} requests{left})"
+            counts = f"({len({r[0] for r in b['requests']})} prompts, {len(b['requests'])} requests{left})"
             shown = _pm(interval(samples[name], name)) if own else f"tau {samples[name].tau:6.3f}"
             rounds = server.histogram(b)
             share = f"  {_share(rounds)}" if rounds else ""
@@ -73,7 +76,13 @@ def of_server(record: Mapping[str, Any]) -> list[str]:
     if not own:
         text.append("  no interval: the server's counters add up all prompts (--concurrency 1 counts them one by one)")
     text.append(f"  tokenizer of the server: {served['tokenizer']}")
-    return text
+    return escape.lines(text)
+
+
+def prompts_of(result: BenchmarkResult) -> str:
+    """How many prompts were measured, and what was skipped and why: ``79 prompts, 1 skipped: prompt longer than ...``."""
+    left = "".join(f", {n} skipped: {reason}" for reason, n in result.skipped.items())
+    return f"{result.measured} prompts{left}"
 
 
 def _share(histogram: Sequence[int]) -> str:
@@ -107,7 +116,7 @@ def of_state(
     if log:
         last = ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in log[-1].items() if k != "step")
         text += [f"  loss {sparkline([line['loss'] for line in log])}", f"  last line of the log: {last}"]
-    return text
+    return escape.lines(text)
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
@@ -117,6 +126,20 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     low, high = min(means), max(means)
     drawn = "".join(bars[round((v - low) / (high - low) * 7) if high > low else 0] for v in means)
     return f"{values[0]:.3f} {drawn} {values[-1]:.3f}"
+
+
+def apart(states: Sequence[State]) -> dict[str, str]:
+    """By name, what tells a run from those whose names differ from its own in the hash alone: ``(gamma 4)``."""
+    alike: dict[str, list[State]] = {}
+    for state in states:
+        if state.about:  # a damaged run says nothing
+            alike.setdefault(state.name.rpartition("-")[0], []).append(state)
+    named = (
+        (s, label)
+        for some in alike.values()
+        for s, label in zip(some, labels([s.about["config"] for s in some]), strict=True)
+    )
+    return {s.name: f"({label})" for s, label in named if label}
 
 
 def averages(record: RunRecord, definition: str) -> str:
@@ -135,10 +158,15 @@ def comparison(measured: Sequence[Sequence[RunRecord]], definition: str) -> list
     Errors: InputError when they never were, share no benchmark, or were measured on other prompts.
     """
     baseline = measured[0][-1]
-    text = [f"baseline: {baseline.run} ({baseline.title}, seed {baseline.seed}), tau ({definition})"]
-    for records in measured[1:]:
+    apart = labels([records[-1].config for records in measured])
+    names = [
+        ", ".join(filter(None, [records[-1].title, label, f"seed {records[-1].seed}"]))
+        for records, label in zip(measured, apart, strict=True)
+    ]
+    text = [f"baseline: {baseline.run} ({names[0]}), tau ({definition})"]
+    for records, name in zip(measured[1:], names[1:], strict=True):
         other, first = _alike(records, measured[0])
-        text.append(f"\n{other.run} ({other.title}, seed {other.seed}) minus baseline")
+        text.append(f"\n{other.run} ({name}) minus baseline")
         differs = [k for k in ("target", "data") if other.inputs.get(k) != first.inputs.get(k)]
         text += (
             [f"  note: trained for or on another {' and '.join(differs)}, so this compares more than objectives"]
@@ -158,7 +186,7 @@ def comparison(measured: Sequence[Sequence[RunRecord]], definition: str) -> list
                         _line(a.title, temperature, difference(mine[a.benchmark], base[a.benchmark], a.benchmark))
                     )
             text.append(_line("average", temperature, average_difference(mine, base)))
-    return text
+    return escape.lines(text)
 
 
 def _alike(mine: Sequence[RunRecord], base: Sequence[RunRecord]) -> tuple[RunRecord, RunRecord]:

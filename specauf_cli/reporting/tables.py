@@ -11,6 +11,7 @@ from specauf_cli.evaluation.metrics import TAU
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.pages import Experiment, Variants
 from specauf_cli.records import RunRecord
+from specauf_cli.reporting import escape
 from specauf_cli.reporting.claims import of_tau, verdicts
 from specauf_cli.reporting.measured import Measured, common, select, sources
 
@@ -98,9 +99,9 @@ def _paper(experiment: Experiment, temperature: float, objective: str) -> tuple[
 def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str | None = None) -> str:
     """The table as Markdown with differences, verdicts and footnotes. ``links``: where the record files lie from there."""
     measured = select(experiment, records)
-    text = [f"# {experiment.title}", "", *main_table(measured), ""]
+    text = [f"# {escape.cell(experiment.title)}", "", *main_table(measured), ""]
     if measured.records:
-        text += [f"## Differences to {_title(experiment)}", "", *difference_table(measured), ""]
+        text += [f"## Differences to {escape.cell(_title(measured.experiment))}", "", *difference_table(measured), ""]
         found = verdicts(measured, experiment.definition)
         text += [
             "## Verdicts on the paper's claims",
@@ -111,10 +112,10 @@ def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str
         text += [
             table_row(
                 [
-                    f"{v.claim}: {v.text}",
+                    escape.cell(f"{v.claim}: {v.text}"),
                     DASH if v.temperature is None else f"{v.temperature:g}",
                     f"**{v.verdict}**",
-                    v.numbers,
+                    escape.cell(v.numbers),
                 ]
             )
             for v in found
@@ -129,7 +130,7 @@ def main_table(measured: Measured) -> list[str]:
     text = _head(experiment)
     titles = {b.column: b.title for r in measured.records for b in r.benchmarks}
     if any(titles.get(c, t) != t for c, t in experiment.columns.items()):
-        measured_on = (f"*{titles.get(c, DASH)}*" for c in experiment.columns)
+        measured_on = (f"*{escape.cell(titles.get(c, DASH))}*" for c in experiment.columns)
         text.append(table_row(["", "", "*ours measured on*", *measured_on, "", ""]))
     all_lines = lines(measured)
     best: dict[tuple[float, int], float] = {}
@@ -143,7 +144,7 @@ def main_table(measured: Measured) -> list[str]:
         for i, cell in enumerate(line.values):
             top = isinstance(cell, Interval) and round(cell.value, 2) == best[line.temperature, i]
             cells.append(_shown(cell, bold=top))
-        first = [f"{line.temperature:g}", line.method] if line.source == "ours" else ["", ""]
+        first = [f"{line.temperature:g}", escape.cell(line.method)] if line.source == "ours" else ["", ""]
         share = (
             DASH
             if line.accuracy is None
@@ -158,7 +159,7 @@ def difference_table(measured: Measured) -> list[str]:
     text = _head(measured.experiment)
     for line in differences(measured):
         cells = [_signed(cell) for cell in line.values]
-        first = [f"{line.temperature:g}", line.method] if line.source == "ours" else ["", ""]
+        first = [f"{line.temperature:g}", escape.cell(line.method)] if line.source == "ours" else ["", ""]
         points = DASH
         if line.accuracy is not None:
             mark = "" if line.accuracy.separable else " (n.s.)"
@@ -172,7 +173,7 @@ def definition_table(measured: Measured) -> list[str]:
     titles = {r.objective: r.title for r in measured.experiment.rows if measured.of(r.objective)}
     found = {d: of_tau(measured, d) for d in TAU}
     claims = sorted({v.claim for each in found.values() for v in each})
-    head = ["T", "definition", *titles.values(), *claims]
+    head = ["T", "definition", *map(escape.cell, titles.values()), *claims]
     text = [table_row(head), table_row(["---"] * 2 + ["--:"] * len(titles) + ["---"] * len(claims))]
     for temperature in measured.temperatures:
         for definition, each in found.items():
@@ -189,13 +190,13 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     """Footnotes: what was counted, on what, with which seeds, how the audit went, and the records behind the numbers."""
     experiment, chosen = measured.experiment, measured.records
     if not chosen:
-        return ["No run of this table is finished yet.", "", f"Paper: {experiment.paper.source}."]
+        return ["No run of this table is finished yet.", "", f"Paper: {escape.cell(experiment.paper.source)}."]
     first = chosen[0]
     seeds = len({r.seed for r in chosen})
     text = [
         profile_note(first),
         _changes_note(chosen),
-        f"tau: definition `{experiment.definition}` (docs/tau.md; the paper's is the mean of A + 1 over rounds); average over "
+        f"tau: definition {escape.code(experiment.definition)} (docs/tau.md; the paper's is the mean of A + 1 over rounds); average over "
         "benchmarks unweighted. Bold: best of ours in the column.",
         "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts, a conversation being "
         f"one cluster{', and seeds' if seeds > 1 else '; with one seed it speaks of this drafter, not of training again'}. "
@@ -212,7 +213,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
         _prompts_note(first),
         _seeds_note(chosen),
         audit_note(chosen),
-        f"Paper: {experiment.paper.source}.",
+        f"Paper: {escape.cell(experiment.paper.source)}.",
     ]
     if links is not None:
         text.append(f"Records: {sources(chosen, links)}.")
@@ -222,7 +223,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
 def variants(table: Variants, objectives: Mapping[str, Mapping[str, Any]]) -> str:
     """The matrix of credits per branch as Markdown, from the content of ``conf/objective``, with the paper's beside it."""
     text = [
-        f"# {table.title}",
+        f"# {escape.cell(table.title)}",
         "",
         table_row(["name", "base branch", "final branch", "decay", "as in the paper"]),
         table_row(["---"] * 5),
@@ -230,12 +231,12 @@ def variants(table: Variants, objectives: Mapping[str, Mapping[str, Any]]) -> st
     for row in table.rows:
         found = matrix(objectives[row.objective])
         same = DASH if row.objective not in table.paper else "yes" if found == table.paper[row.objective] else "**no**"
-        text.append(table_row([row.title, *found, same]))
+        text.append(table_row([escape.cell(row.title), *map(escape.cell, found), same]))
     note = (
         "common: the whole valid block; base-auf, final-auf: up to and including the first wrong token of that branch. Read from "
         "`conf/objective`, not written by hand."
     )
-    return "\n".join([*text, "", note, "", f"Paper: {table.source}.", ""])
+    return "\n".join([*text, "", note, "", f"Paper: {escape.cell(table.source)}.", ""])
 
 
 def matrix(objective: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -266,7 +267,7 @@ def to_csv(experiment: Experiment, records: Sequence[RunRecord]) -> str:
 
 
 def _head(experiment: Experiment) -> list[str]:
-    head = ["T", "method", "", *experiment.columns.values(), "Avg", "block-mask acc."]
+    head = ["T", "method", "", *map(escape.cell, experiment.columns.values()), "Avg", "block-mask acc."]
     return [table_row(head), table_row(["---"] * 3 + ["--:"] * (len(head) - 3))]
 
 
@@ -303,37 +304,40 @@ def _detectable_note(measured: Measured) -> str:
 
 
 def _prompts_note(record: RunRecord) -> str:
-    """How many were asked, how many were left out, and how many answers ended before the limit cut them off."""
-    seen = {b.column: f"{b.title} {b.prompts}" for b in record.benchmarks}
+    """How many were measured, what was skipped and why, and how many answers ended before the limit cut them off."""
     lowest = min(b.temperature for b in record.benchmarks)
-    skipped = sum(n for b in record.benchmarks if b.temperature == lowest for n in b.skipped.values())
+    coldest = [b for b in record.benchmarks if b.temperature == lowest]
+    seen = [f"{escape.cell(b.title)} {b.measured}" for b in coldest]
+    skipped = sum(n for b in coldest for n in b.skipped.values())
+    reasons = [f"{escape.cell(b.title)} {n}, {escape.cell(reason)}" for b in coldest for reason, n in b.skipped.items()]
+    why = f" ({'; '.join(reasons)})" if reasons else ""
     most = record.config["evaluation"].get("max_new_tokens")
     ended = []
     for temperature in sorted({b.temperature for b in record.benchmarks}):
         shares = [
-            f"{b.title} {100 * sum(t.ended for t in b.traces) / len(b.traces):.0f}"
+            f"{escape.cell(b.title)} {100 * sum(t.ended for t in b.traces) / len(b.traces):.0f}"
             for b in record.benchmarks
             if b.temperature == temperature and b.traces
         ]
         ended.append(f"at T = {temperature:g} {', '.join(shares)} %")
     return (
-        f"Prompts: {', '.join(seen.values())}; {skipped} {'request' if skipped == 1 else 'requests'} skipped. At most {most} new "
+        f"Prompts: {', '.join(seen)}; {skipped} {'request' if skipped == 1 else 'requests'} skipped{why}. At most {escape.cell(most)} new "
         f"tokens each; answers that ended by themselves: {'; '.join(ended)}."
     )
 
 
 def profile_note(record: RunRecord) -> str:
     """What was measured where, in a sentence or two."""
-    return f"Profile `{record.profile}`. {record.config['profile']['text']} Target: {_target(record)}."
+    return f"Profile {escape.code(record.profile)}. {escape.cell(record.config['profile']['text'])} Target: {_target(record)}."
 
 
 def _target(record: RunRecord) -> str:
     """Its title, and its size and training data where it was trained here."""
     found = record.target
     if "parameters" not in found:
-        return str(found["title"])
+        return escape.cell(found["title"])
     data = record.training.get("data", {}).get("name", "its data")
-    return f"{found['title']}, {found['parameters']:,} parameters, trained from scratch on `{data}` ({found['train']['tokens seen']:,} tokens)"
+    return f"{escape.cell(found['title'])}, {found['parameters']:,} parameters, trained from scratch on {escape.code(data)} ({found['train']['tokens seen']:,} tokens)"
 
 
 PLACES = (
@@ -347,7 +351,7 @@ def _changes_note(chosen: Sequence[RunRecord]) -> str:
     """Settings that were changed on the command line, in training or when measured."""
     words = [w for r in chosen for c in (r.training.get("command", ""), r.command) for w in shlex.split(c)]
     changed = dict.fromkeys(w for w in words if "=" in w and w.partition("=")[0].lstrip("+~") not in PLACES)
-    return f"Changed on the command line: {', '.join(f'`{w}`' for w in changed)}." if changed else ""
+    return f"Changed on the command line: {', '.join(map(escape.code, changed))}." if changed else ""
 
 
 def _seeds_note(chosen: Sequence[RunRecord]) -> str:
@@ -356,7 +360,7 @@ def _seeds_note(chosen: Sequence[RunRecord]) -> str:
     if len(distinct) == 1:
         only = distinct.pop()
         return f"Seeds: {', '.join(map(str, only))} (same initial weights, data order and anchors for every objective)."
-    return "Seeds: " + "; ".join(f"{k}: {', '.join(map(str, v))}" for k, v in seeds.items()) + "."
+    return "Seeds: " + "; ".join(f"{escape.cell(k)}: {', '.join(map(str, v))}" for k, v in seeds.items()) + "."
 
 
 def audit_note(chosen: Sequence[RunRecord]) -> str:
@@ -368,7 +372,7 @@ def audit_note(chosen: Sequence[RunRecord]) -> str:
     if not asked:
         return f"Audit: no request was decoded live ({traces} requests measured by replay alone)."
     return (
-        f"Audit ({precision}, decoded live): {same} of {asked} outputs equal the target's own token for token, {rounds} of "
+        f"Audit ({escape.cell(precision)}, decoded live): {same} of {asked} outputs equal the target's own token for token, {rounds} of "
         f"{asked} have the recorded rounds exactly ({traces} requests measured)."
     )
 

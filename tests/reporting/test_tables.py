@@ -262,7 +262,7 @@ def test_footnotes_say_what_was_counted_on_what_and_where_the_records_are() -> N
     text = " ".join(tables.markdown(EXPERIMENT, made, links="../records/laptop").split())
     assert "Profile `laptop`. A laptop. Target: tiny." in text
     assert "tau: definition `engine`" in text
-    assert "Prompts: GSM8K 2; 3 requests skipped. At most" in text
+    assert "Prompts: GSM8K 2; 3 requests skipped (GSM8K 3, too long). At most" in text
     assert "answers that ended by themselves: at T = 0 GSM8K 100 %." in text
     assert "Seeds: 0, 7 (same initial weights" in text
     assert "and seeds. (n.s.): not separable" in text
@@ -336,3 +336,11 @@ def test_examples_of_one_conversation_are_one_cluster() -> None:
     first, second = (interval(m.accuracy("auf"), "heldout") for m in (one, four))
     assert second.value == pytest.approx(first.value)
     assert second.half_width == pytest.approx(first.half_width)
+
+
+def test_seeds_of_a_row_are_trained_one_way() -> None:
+    made = [same("auf", 1, seed=s) for s in (0, 1)]
+    for i, r in enumerate(made):
+        r.config["objective"] = {"base": {"gamma": 4 + i}}
+    with pytest.raises(InputError, match=r"auf-s0 \(gamma 4\) and dflash-auf-s1 \(gamma 5\) cannot share a row"):
+        select(EXPERIMENT, made)
