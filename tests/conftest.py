@@ -17,8 +17,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no network in tests
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="specauf-state-")  # the key that signs runs, not the user's own
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
-import pytest
-from jaxtyping import install_import_hook
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Before anything imports these modules: their tensor signatures are then checked on every call.
 install_import_hook(
