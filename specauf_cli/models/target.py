@@ -83,7 +83,7 @@ class Target:
         """Where the embedding lives; inputs go there."""
         return self._embedding.weight.device
 
-    def embed(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def embed(self, tokens: Int[Tensor, "*N"]) -> Float[Tensor, "*N D"]:
         """The frozen input embedding."""
         return self._embedding(tokens)  # type: ignore[no-any-return]
 
