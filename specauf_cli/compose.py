@@ -84,8 +84,8 @@ def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     try:
         found = OverridesParser.create().parse_overrides(_plain_paths(overrides))
         return [(o.key_or_group, None if o.is_delete() else o.value()) for o in found]
-    except HydraException as error:
-        raise InputError(_explain(error, overrides)) from error
+    except (HydraException, ValueError, RecursionError) as error:
+        raise InputError(f"not an override: {first_line(error)[:200]}") from error
 
 
 PATHS = ("runs", "data_root", "benchmark_root", "data.path", "target.path", "init")

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import math
 import os
 import platform
 import resource
@@ -102,9 +101,11 @@ def lock(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
                 ) from error
             print(f"{what} is in use by {holder}; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+        try:
+            file.truncate(0)
+            os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())  # not buffered: said once
+        except OSError as error:
+            raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
         yield
 
 
@@ -120,6 +121,8 @@ def _flock(file: TextIO) -> None:
 def held(folder: Path) -> str:
     """The process that holds ``folder`` at the moment, as it named itself; empty when none does."""
     try:
+        if not (folder / ".lock").is_file():
+            return ""
         with open(folder / ".lock", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -152,6 +155,8 @@ def pretty(value: Any, indent: int = 0) -> str:
 def read_json(path: Path) -> Any:
     """Errors: InputError naming the file, and the line where its JSON breaks."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise InputError(f"cannot read {path}: it is not a file")
         return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
@@ -159,6 +164,17 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); the file is damaged") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not valid UTF-8; the file is damaged") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: nested too deeply; the file is damaged") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: a number that is too long; the file is damaged") from error
+
+
+def is_number(value: Any) -> bool:
+    """True for a finite number that fits a float."""
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -167,9 +183,9 @@ def read_log(path: Path) -> list[dict[str, float]]:
     for text in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
-        numbers = isinstance(line, dict) and all(type(v) in (int, float) and math.isfinite(v) for v in line.values())
+        numbers = isinstance(line, dict) and all(map(is_number, line.values()))
         if not numbers or type(line.get("step")) is not int or "loss" not in line:
             break
         lines.append(line)
@@ -260,7 +276,7 @@ def load_record(path: Path) -> RunRecord:
         record = RunRecord(**raw)
         name = record.id
         _check(record)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is not a complete run record: {error}; delete it and measure again") from error
     if name != path.stem:
         raise InputError(f"{path} holds the record {name}: it was renamed or altered; delete it and measure again")
@@ -271,7 +287,16 @@ def _check(record: RunRecord) -> None:
     """Errors: ValueError, KeyError, TypeError or AttributeError for a record that no evaluation can have written."""
     if not record.benchmarks or not isinstance(record.written, str):
         raise ValueError("it measured nothing")
+    if type(record.seed) is not int or not all(isinstance(t, str) for t in (record.run, record.title, record.command)):
+        raise ValueError("seed, run, title or command is of another kind")
     for b in record.benchmarks:
+        texts = (b.benchmark, b.title, b.column, b.origin, *(t.prompt_id for t in b.traces))
+        counts = [*b.skipped.values(), b.prompts, *(b.audit.get(k) for k in ("requests", "identical", "same_rounds"))]
+        counts += [n for t in b.traces for n in (t.tokens, t.turn, t.proposed)]
+        if not all(isinstance(t, str) for t in texts) or not all(type(n) is int and n < 2**31 for n in counts):
+            raise ValueError(f"{b.title!r}: a text or a count is of another kind")
+        if not is_number(b.temperature):
+            raise ValueError(f"{b.title}: temperature {b.temperature!r}")
         for t in b.traces:
             if not all(type(a) is int and 0 <= a <= t.proposed for a in t.accepted) or t.tokens < 1:
                 raise ValueError(f"{b.benchmark}: impossible rounds of {t.prompt_id}")
@@ -279,6 +304,9 @@ def _check(record: RunRecord) -> None:
                 raise ValueError(f"{b.benchmark}: impossible rounds of {t.prompt_id}")
         if not b.traces or {"requests", "identical", "same_rounds"} - set(b.audit):
             raise ValueError(f"{b.benchmark}: no requests")
+    sums = [n for k in ("id_correct", "id_valid", "valid", "correct") for n in record.heldout.get(k, ())]
+    if not all(map(is_number, sums)):
+        raise ValueError("heldout holds what is no count")
     for part, keys in (
         (record.heldout, ("ids", "id_correct", "id_valid", "valid", "correct")),
         (record.training, ("command", "code")),

@@ -9,7 +9,6 @@ runs/servers/<id>/            what a running server answered and counted (``serv
 runs/tables/                  what ``specauf table`` printed
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from specauf_cli.records import (
     digest,
     file_sha256,
     held,
+    is_number,
     load_record,
     read_json,
     read_log,
@@ -215,9 +215,7 @@ def result_of(folder: Path) -> dict[str, Any]:
     whole = (
         isinstance(result, dict) and isinstance(result.get("last"), dict) and type(result["last"].get("step")) is int
     )
-    whole = whole and all(
-        type(result.get(k)) in (int, float) and math.isfinite(result[k]) for k in ("seconds", "peak_memory_mib")
-    )
+    whole = whole and all(is_number(result.get(k)) for k in ("seconds", "peak_memory_mib"))
     if not whole or not all((folder / "drafter" / n).is_file() for n in ("config.json", "model.safetensors")):
         raise InputError(
             f"{folder / FINISHED} or the drafter beside it is damaged; move {folder} aside and train again"

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -192,7 +192,8 @@ def train_together(
             if (folder / FINISHED).exists():
                 result_of(folder)
                 print(f"{name}: finished already{other_code(about_of(folder)['code'])}", file=sys.stderr)
-                os.utime(folder / FINISHED)
+                with suppress(OSError):  # the latest run is only a default; the folder may be read-only
+                    os.utime(folder / FINISHED)
                 continue
             if ranks.FIRST:
                 stack.enter_context(lock(folder, f"run {name}"))

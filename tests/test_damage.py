@@ -213,3 +213,61 @@ def test_an_ascii_terminal_still_shows_the_result(here: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "average" in done.stdout
+
+
+def broken(here: Path, name: str, text: str) -> Path:
+    path = next((run_of(here, "auf") / "records").iterdir()) if name == "record" else run_of(here, "auf") / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["run.json", "record", "finished.json", "log.jsonl"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' + "1" * 5000 + "}"])
+def test_a_file_that_no_parser_survives_is_damage_of_one_run(here: Path, name: str, text: str) -> None:
+    broken(here, name, text)
+    listed = specauf(here, "ls")
+    assert len(listed.stdout.splitlines()) == 2
+    shown = specauf(here, "show", run_of(here, "auf").name, check=False)
+    assert "internal error" not in shown.stderr
+    assert shown.returncode == (0 if name == "log.jsonl" else 2)
+
+
+@pytest.mark.parametrize("name", ["run.json", "record", ".lock"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(here: Path, name: str) -> None:
+    run = run_of(here, "auf")
+    path = broken(here, name, "") if name != ".lock" else run / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    if name == ".lock":
+        (run / "finished.json").unlink()
+    assert len(specauf(here, "ls").stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("seed",), [1]), (("benchmarks", 0, "title"), None), (("benchmarks", 0, "temperature"), "x"),
+        (("benchmarks", 0, "temperature"), float("nan")), (("benchmarks", 0, "traces", 0, "tokens"), 10**400),
+        (("benchmarks", 0, "traces", 0, "prompt_id"), [1]), (("benchmarks", 0, "skipped"), 5),
+        (("heldout", "valid"), "x"), (("benchmarks", 0, "audit", "requests"), "x"), (("heldout", "id_valid"), [float("nan")]),
+    ],
+)  # fmt: skip
+def test_a_record_with_values_of_another_kind_is_named(here: Path, keys: tuple[str | int, ...], value: object) -> None:
+    path = next((run_of(here, "auf") / "records").iterdir())
+    whole = json.loads(path.read_text())
+    inner = whole
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(whole))
+    assert f"records/{path.name} is not a complete run record" in refused(here, "show", run_of(here, "auf").name)
+
+
+def test_a_read_only_folder_still_gives_its_finished_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", denied)
+    about = json.loads((run_of(here, "auf") / "run.json").read_text())
+    words = [w for w in about["overrides"] if not w.startswith("runs=")]
+    assert specauf(here, "train", *words).stdout.strip().endswith(run_of(here, "auf").name)
