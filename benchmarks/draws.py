@@ -2,10 +2,9 @@
 
     python benchmarks/draws.py             needs the laptop target of `make table`; about five minutes
 
-The logits of the target's own answers are computed twice in fp32: in one pass over the sequence (as replay and the audit see
-them), and by verification passes of 16 tokens on a cache (as live decoding sees them). Both ways of drawing get both logits
-and the same keyed random numbers; a draw that differs is a flip. Then the time of one draw, by vocabulary size. Writes
-benchmarks/draws.json.
+The logits of the target's own answers are computed twice in fp32: in one pass over the sequence, and by verification
+passes of 16 tokens on a cache, as in live decoding. Both ways of drawing get both logits and the same keyed random
+numbers; a draw that differs is a flip. Then the time of one draw, by vocabulary size. Writes benchmarks/draws.json.
 """
 
 import argparse

@@ -19,7 +19,6 @@ from specauf_cli.identity import is_local
 from specauf_cli.models import checkpoint, formats, sizes
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.records import (
-    BenchmarkResult,
     RunRecord,
     code_state,
     command_line,
@@ -31,6 +30,7 @@ from specauf_cli.records import (
     write_json,
 )
 from specauf_cli.reporting.escape import cell, code
+from specauf_cli.reporting.tables import measured_prompts
 from specauf_cli.schema import InputError
 from specauf_cli.settings import Config
 from specauf_cli.training import pretrain
@@ -91,9 +91,10 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
 
 
 def target_path(folder: Path, given: Sequence[str] = ()) -> str:
-    """Hub id, or absolute path, of the target that a run was trained for; ``given``: ``target.path=`` as the user names it.
+    """Hub id, or absolute path, of the target that a run was trained for.
 
-    Errors: InputError when it was trained here and is gone, or when a run folder from elsewhere names a place of its own.
+    ``given``: ``target.path=`` as the user names it. Errors: InputError when it was trained here and is gone, or when a
+    run folder from elsewhere names a place of its own.
     """
     about = runs.about_of(folder)
     if about["config"]["target"].get("path") is not None:  # a folder is named by the run's own words alone
@@ -152,9 +153,10 @@ def card(
         "## Measured", "", *_measured(records, rounded=dtype != "fp32"),
         "## How it was made", "",
         f"- target: {cell(target['title'])}, {cell(where)}, weights {cell(own.get('target_fingerprint'))}",
-        f"- tapped layers: {', '.join(map(cell, special['target_layer_ids']))} (decoder layers counted from 0, the feature is the layer's "
-        f"output); mask token id {cell(special['mask_token_id'])}",
-        f"- data: {cell(about['data']['name'])}" + "".join(f", {cell(v)} {k}" for k, v in about["data"].items() if k == "examples"),
+        f"- tapped layers: {', '.join(map(cell, special['target_layer_ids']))} (decoder layers counted from 0, the "
+        f"feature is the layer's output); mask token id {cell(special['mask_token_id'])}",
+        f"- data: {cell(about['data']['name'])}"
+        + (f", {cell(about['data']['examples'])} examples" if "examples" in about["data"] else ""),
         f"- command: {code(about['command'])}",
         f"- run: {cell(about['run'])}, seed {cell(chosen['seed'])}",
         f"- weights before export: sha256 {cell(own.get('weights'))}",
@@ -179,8 +181,9 @@ def _measured(records: Sequence[RunRecord], *, rounded: bool) -> list[str]:
     for record in records:
         settings = record.config["evaluation"]
         lines += [
-            f"Precision {cell(settings['precision'])}, at most {cell(settings['max_new_tokens'])} new tokens, greedy drafts of "
-            f"{cell(record.config['backbone']['proposals'])}, seed {cell(settings['seed'])}, {cell(record.written)}:",
+            f"Precision {cell(settings['precision'])}, at most {cell(settings['max_new_tokens'])} new tokens, greedy "
+            f"drafts of {cell(record.config['backbone']['proposals'])}, seed {cell(settings['seed'])}, "
+            f"{cell(record.written)}:",
             "",
             "| benchmark | T | prompts | tau |",
             "|---|--:|--:|--:|",
@@ -188,15 +191,11 @@ def _measured(records: Sequence[RunRecord], *, rounded: bool) -> list[str]:
         for b in record.benchmarks:
             found = interval(sample({record.seed: b.traces}, "engine"), b.benchmark)
             lines.append(
-                f"| {cell(b.title)} | {b.temperature:g} | {b.measured}{_left_out(b)} | {found.value:.3f} ± {found.half_width:.3f} |"
+                f"| {cell(b.title)} | {b.temperature:g} | {measured_prompts(b)} | "
+                f"{found.value:.3f} ± {found.half_width:.3f} |"
             )
         lines.append("")
     return lines
-
-
-def _left_out(result: BenchmarkResult) -> str:
-    """What was skipped of a benchmark, by reason, for its cell in the card."""
-    return "".join(f" ({n} skipped: {cell(reason)})" for reason, n in result.skipped.items())
 
 
 def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> Path:

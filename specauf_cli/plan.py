@@ -90,7 +90,7 @@ def plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool =
             chosen = heads.choose(mode, config.objective, plain, logits, device)
             modes[chosen] = _head(config, sizes, mode, branches, slots, device)
         except InputError:
-            continue  # a credit that reaches behind the first miss cannot be pruned
+            continue  # a credit that reaches past the first wrong token cannot be pruned
     made = Plan(
         config, sizes, lengths, steps, head, drafter, all_sizes.target_parameters(sizes),
         _work(config, sizes, lengths, taps, attention) | {"head": modes[head][0]}, modes,

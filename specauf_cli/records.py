@@ -154,9 +154,9 @@ def pretty(value: Any, indent: int = 0) -> str:
 
 def read_json(path: Path) -> Any:
     """Errors: InputError naming the file, and the line where its JSON breaks."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
+        raise InputError(f"cannot read {path}: it is not a file")
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for without end
-            raise InputError(f"cannot read {path}: it is not a file")
         return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
@@ -167,8 +167,6 @@ def read_json(path: Path) -> Any:
     except RecursionError as error:
         raise InputError(f"{path}: nested too deeply; the file is damaged") from error
     except ValueError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: a number that is too long; the file is damaged") from error
 
 

@@ -2,8 +2,8 @@
 
 runs/servers/<id>/             one server as it was found: its model, drafter, settings and version are in the id
 runs/servers/<id>/answers.jsonl   every finished answer, appended at once; a second run of the command continues it
-runs/servers/<id>/<hash>.json     the record: command, settings, code, what the server says of itself, what of it was not
-                                  compared with the settings (``unchecked``), counts per request
+runs/servers/<id>/<hash>.json     the record: command, settings, code, what the server says of itself, what of it was
+                                  not compared with the settings (``unchecked``), counts per request
 
 A server that does not name its drafter is known by when it was started: answers are used again for that start alone.
 """
@@ -94,8 +94,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     """Measures the drafter that a running server uses, on the benchmarks as rendered for the target, and prints tau.
 
     The settings are those of a run (the latest finished one by default), or with ``target=...`` those given. Errors:
-    InputError for a server of another target, drafter, dtype, number of draft tokens or kind, or one that stops answering
-    (what it answered is kept).
+    InputError for a server of another target, drafter, dtype, number of draft tokens or kind, or one that stops
+    answering (what it answered is kept).
     """
     from specauf_cli.data.chat import Chat
     from specauf_cli.evaluation import server
@@ -148,8 +148,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
             "until it is restarted" if known["drafter"] else "never, since it does not say either when it was started"
         )
         print(
-            f"note: {client.url} does not name its drafter: answers are used again {again}; --served-drafter NAME keeps "
-            "them",
+            f"note: {client.url} does not name its drafter: answers are used again {again}; --served-drafter NAME "
+            "keeps them",
             file=sys.stderr,
         )
     if backend.counts == "counters":
@@ -183,8 +183,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
             kept = f"{len(answers.found)} answers are kept; run the same command to continue"
             if known["drafter"] is None:
                 kept = (
-                    "no answer is used again, for it names neither its drafter nor its start; --served-drafter NAME keeps "
-                    "them"
+                    "no answer is used again, for it names neither its drafter nor its start; --served-drafter NAME "
+                    "keeps them"
                 )
             raise InputError(f"{error}; {kept}") from error
         finally:
@@ -216,8 +216,9 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
 def serve_command(backend: str, run: str | None, drafter: str | None, extra: Sequence[str]) -> None:
     """Prints the command that serves a finished run's drafter beside its target, after the export where that is missing.
 
-    Of ``extra`` it takes ``runs=``, ``evaluation.precision=``, which is the dtype to serve (default: the run's own), and, for
-    a run folder from elsewhere, ``target.path=`` and ``target.trust_remote_code=``. Paths in it are absolute. Errors: InputError for an engine that cannot serve this drafter, naming why.
+    Of ``extra`` it takes ``runs=``, ``evaluation.precision=``, which is the dtype to serve (default: the run's own),
+    and, for a run folder from elsewhere, ``target.path=`` and ``target.trust_remote_code=``. Paths in it are absolute.
+    Errors: InputError for an engine that cannot serve this drafter, naming why.
     """
     from specauf_cli import compose, exchange
     from specauf_cli import runs as all_runs
@@ -260,7 +261,7 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
         shared += ["--trust-remote-code"]
     elif target["trust_remote_code"]:
         print(
-            "note: this target was trained upon with target.trust_remote_code=true; give that here too if you trust its code",
+            "note: the run used target.trust_remote_code=true; give that here too if you trust the target's code",
             file=sys.stderr,
         )
     if backend == "sglang":
@@ -279,23 +280,13 @@ def serve_command(backend: str, run: str | None, drafter: str | None, extra: Seq
         lines.append([*words, "--host", "127.0.0.1", "--port", "8000"])
         url = "http://127.0.0.1:8000"
         print(
-            "note: --per-request-spec-decode-metrics counts every request, so tau gets intervals; vLLM up to 0.28.0 does "
-            "not know it (vLLM#48915): leave it out there",
+            "note: --per-request-spec-decode-metrics counts every request, so tau gets intervals; vLLM up to 0.28.0 "
+            "does not know it (vLLM#48915): leave it out there",
             file=sys.stderr,
         )
     print("\n".join(shlex.join(line) for line in lines))
-    again = [
-        "specauf",
-        "eval",
-        "--backend",
-        backend,
-        "--base-url",
-        url,
-        "--run",
-        folder.name,
-        *runs_words(extra),
-        *chosen,
-    ]
+    again = ["specauf", "eval", "--backend", backend, "--base-url", url, "--run", folder.name]
+    again += [*runs_words(extra), *chosen]
     print(f"then: {shlex.join(again)}", file=sys.stderr)
 
 
@@ -303,8 +294,8 @@ def _check_export(path: Path) -> None:
     """InputError for an export whose blocks vLLM would run causally, as older versions of this tool wrote it."""
     if read_json(path / "config.json").get("sliding_window_non_causal", True) is not True:
         raise InputError(
-            f"{path / 'config.json'}: sliding_window_non_causal must be true, else vLLM runs the block causally; move the "
-            "folder away and export again"
+            f"{path / 'config.json'}: sliding_window_non_causal must be true, else vLLM runs the block causally; move "
+            "the folder away and export again"
         )
 
 
@@ -438,7 +429,7 @@ def _check_settings(served: "Served", config: "Config", folder: Path | None, opt
 
 
 def _known(served: "Served", client: "Client", options: Options) -> dict[str, Any]:
-    """What tells this server from another one. ``drafter`` is its name, else when the server was started; None: neither."""
+    """What tells this server from another one. ``drafter`` is its name, else the server's start; None: neither."""
     from specauf_cli.evaluation.backends import started
 
     return {

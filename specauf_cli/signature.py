@@ -1,8 +1,8 @@
-"""What this user typed, told apart from what came with a folder: a signature by a key that never leaves the user's account.
+"""What this user typed, told apart from what came with a folder: a signature by a key that stays in the account.
 
-A run folder holds the overrides it was trained with. Those that this user typed carry a signature; a folder from elsewhere,
-or one that was altered, has none that this key made. The key is 32 random bytes in ``$XDG_STATE_HOME/specauf/key``
-(``~/.local/state`` by default), readable by its owner only.
+A run folder holds the overrides it was trained with. Those that this user typed carry a signature; a folder from
+elsewhere, or one that was altered, has none that this key made. The key is 32 random bytes in
+``$XDG_STATE_HOME/specauf/key`` (``~/.local/state`` by default), readable by its owner only.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def sign(value: Any) -> str | None:
-    """HMAC-SHA-256 of a JSON value, hex digits; None where no key can be kept (a read-only home): nothing is trusted then."""
+    """HMAC-SHA-256 of a JSON value, hex digits; None where no key can be kept (a read-only home): nothing is signed."""
     key = _key(create=True)
     return None if key is None else _digest(key, value)
 

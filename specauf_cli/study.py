@@ -271,13 +271,13 @@ def render() -> None:
         for name, experiment in shipped.items():
             if isinstance(experiment, Conditions) and (profile / name).is_dir():
                 _render_conditions(experiment, profile / name)
-            if not isinstance(experiment, Experiment) or not select(experiment, records).records:
+            if not isinstance(experiment, Experiment) or not (chosen := select(experiment, records)).records:
                 continue
             page = RESULTS / profile.name / f"{name}.md"
             _write(page, tables.markdown(experiment, records, links=address("..", "records", profile.name)))
             _write(page.with_suffix(".csv"), tables.to_csv(experiment, records))
-            measured.setdefault(name, {})[profile.name] = select(experiment, records)
-            found = verdicts(select(experiment, records), experiment.definition)
+            measured.setdefault(name, {})[profile.name] = chosen
+            found = verdicts(chosen, experiment.definition)
             judged.setdefault(profile.name, []).extend(found)
             pages.setdefault(profile.name, {}).update(
                 {v.claim: address("results", profile.name, f"{name}.md") for v in found}

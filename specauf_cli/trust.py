@@ -1,8 +1,8 @@
 """Settings that a run folder brings along: which of them count, and which must come from the user's own command line.
 
-A run folder is data. What it says of sizes, seeds and names is used; what would run code never is (``trust_remote_code``,
-``_target_`` and the like), and folders outside the runs folder and interpolations are used only where this user typed them
-(``signature``). Whatever is refused counts when it is given on the command line.
+A run folder is data. What it says of sizes, seeds and names is used; what would run code never is
+(``trust_remote_code``, ``_target_`` and the like), and folders outside the runs folder and interpolations are used only
+where this user typed them (``signature``). Whatever is refused counts when it is given on the command line.
 """
 
 import os
@@ -13,15 +13,12 @@ from typing import Any
 from specauf_cli import compose, runs
 from specauf_cli.schema import InputError
 
-ELSEWHERE = ("runs", "init")
-"""Settings of a run that are not used when it is opened again: where it was written, and the weights it began with."""
-
 
 def overrides_of(folder: Path, given: Sequence[str] = (), only: Sequence[str] | None = None) -> list[str]:
     """The overrides that a run was trained with, as far as a folder may bring them; ``runs=`` is left to the caller.
 
-    ``given``: the user's own overrides, which stand in for what would be refused. ``only``: the keys that are wanted (None:
-    all of them). Errors: InputError naming the setting.
+    ``given``: the user's own overrides, which stand in for what would be refused. ``only``: the keys that are wanted
+    (None: all of them). Errors: InputError naming the setting.
     """
     about = runs.about_of(folder)
     typed_here = runs.is_signed(about)
@@ -31,14 +28,14 @@ def overrides_of(folder: Path, given: Sequence[str] = (), only: Sequence[str] | 
         if key == "runs" or (only is not None and key not in only):
             continue
         reason = _runs_code(key, value)
-        if not reason and not typed_here and key not in ELSEWHERE:
+        if not reason and not typed_here and key != "init":  # the weights it began with are not opened again
             reason = _reaches_out(value, folder.resolve().parent)
         if not reason:
             kept.append(word)
         elif key not in own_keys:
             raise InputError(
-                f"{folder / runs.ABOUT} asks for {word!r}, which {reason}; a run folder cannot ask for that: if you trust it, give "
-                f"{key}=... on the command line yourself"
+                f"{folder / runs.ABOUT} asks for {word!r}, which {reason}; a run folder cannot ask for that: if you "
+                f"trust it, give {key}=... on the command line yourself"
             )
     return kept
 

@@ -224,6 +224,6 @@ def test_a_servers_command_line_trusts_code_only_where_the_user_says_so(plant: P
     done = specauf(tmp_path, "serve-command", "target.path=/models/y")
     assert "--model-path /models/y" in done.stdout
     assert "--trust-remote-code" not in done.stdout
-    assert "give that here too if you trust its code" in done.stderr
+    assert "give that here too if you trust the target's code" in done.stderr
     given = specauf(tmp_path, "serve-command", "target.path=/models/y", "target.trust_remote_code=true")
     assert "--trust-remote-code" in given.stdout

@@ -134,7 +134,7 @@ def stop_tokens(subject: Subject) -> Finding:
 
 def _spelled(chat: Chat, conversation: Conversation) -> str | None:
     """The first control token that a conversation spells out."""
-    return next(filter(None, (chat.control_token(m.content) for m in conversation.messages)), None)
+    return chat.control_token(*(m.content for m in conversation.messages))
 
 
 def control_tokens(subject: Subject) -> Finding:
@@ -145,7 +145,7 @@ def control_tokens(subject: Subject) -> Finding:
     counted = [f"{len(found)} of {len(everything)} conversations"] if found else []
     with suppress(LeftOut):  # the benchmarks have a line of their own
         for _, asked in subject.prompts():
-            spelled = {p.id: token for p in asked.prompts for turn in p.turns if (token := chat.control_token(turn))}
+            spelled = {p.id: token for p in asked.prompts if (token := chat.control_token(*p.turns)) is not None}
             counted += [f"{len(spelled)} of {len(asked.prompts)} prompts of {asked.name}"] if spelled else []
             found |= spelled
     if not found:
@@ -153,7 +153,7 @@ def control_tokens(subject: Subject) -> Finding:
     name, token = next(iter(found.items()))
     return Finding(
         WARN, f"{'; '.join(counted)} spell out a control token, the first one {token!r} in {name}; they are left out",
-        "write it in another way in your data, or leave it as it is",
+        "write it in another way in your data, or accept that they are left out",
     )  # fmt: skip
 
 

@@ -100,8 +100,8 @@ def hub_prompts(config: BenchmarkConfig) -> tuple[tuple[Prompt, ...], str]:
     """
     if not config.hub_id and config.file:
         raise InputError(
-            f"benchmark {config.name}: its prompts are read from the file {config.file} and nowhere else; say where it is: "
-            "benchmark_root=DIR"
+            f"benchmark {config.name}: its prompts are read from the file {config.file} and nowhere else; say where it "
+            "is: benchmark_root=DIR"
         )
     if not config.hub_id or not config.turns:
         raise InputError(f"benchmark {config.name}: source hub needs hub_id and turns")

@@ -125,11 +125,14 @@ class Chat:
         """Writes the tokenizer in the Hugging Face layout."""
         self.tokenizer.save_pretrained(folder)
 
-    def control_token(self, text: str) -> str | None:
-        """The first control token that ``text`` spells out: inside a conversation it would be read as markup and not as text.
+    def control_token(self, *texts: str) -> str | None:
+        """The first control token that ``texts`` spell out; in a conversation it would be read as markup, not as text.
 
         Control tokens are the tokenizer's special tokens, and those of its added tokens that end a turn, pad or mask.
         """
+        return next(filter(None, map(self._control_token, texts)), None)
+
+    def _control_token(self, text: str) -> str | None:
         pattern = self._control_pattern()
         found = pattern.search(text)
         normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
@@ -141,10 +144,8 @@ class Chat:
         if self._controls is None or self._controls[0] != self.mask_id:  # the target may choose the mask token later
             added = self.tokenizer.added_tokens_decoder
             ids = {self.mask_id, self.pad_id, *self.stop_ids}
-            names = {t.content for i, t in added.items() if t.special or i in ids} | set(
-                self.tokenizer.all_special_tokens
-            )
-            longest_first = sorted(filter(None, names), key=len, reverse=True)
+            names = {t.content for i, t in added.items() if t.special or i in ids}
+            longest_first = sorted(filter(None, names | set(self.tokenizer.all_special_tokens)), key=len, reverse=True)
             pattern = "|".join(map(re.escape, longest_first)) or r"(?!)"
             self._controls = self.mask_id, re.compile(pattern)
         return self._controls[1]
@@ -208,12 +209,13 @@ def free_tokens(tokenizer: Any) -> list[int]:
 def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example], dict[str, int]]:
     """Examples of a corpus, and how many conversations, examples and tokens there are and what was cut or dropped.
 
-    A conversation that spells out a control token is dropped: its text would be tokenised, and supervised, as markup. One
-    conversation gives one example when every turn's tokens extend the previous turn's, else one per such run. An
+    A conversation that spells out a control token is dropped: its text would be tokenised, and supervised, as markup.
+    One conversation gives one example when every turn's tokens extend the previous turn's, else one per such run. An
     answer is supervised from its first token to its end-of-turn token. Examples longer than ``max_length`` are cut there.
     Errors: InputError when no example with two neighbouring supervised tokens remains.
     """
-    plain = [c for c in corpus.conversations if not any(chat.control_token(m.content) for m in c.messages)]
+    plain = [c for c in corpus.conversations if chat.control_token(*(m.content for m in c.messages)) is None]
+    spelled = len(corpus.conversations) - len(plain)
     turns = [(c, *turn) for c in plain for turn in chat.answers(c)]
     prompts = chat.tokens([prompt for _, prompt, _ in turns])
     closings = chat.tokens([answer for _, _, answer in turns])
@@ -221,8 +223,8 @@ def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example
     counts: Counter[str] = Counter(
         conversations=len(corpus.conversations), **{f"dropped: {k}": v for k, v in corpus.dropped.items()}
     )
-    if len(plain) < len(corpus.conversations):
-        counts[f"dropped: {SPELLS_CONTROL}"] = len(corpus.conversations) - len(plain)
+    if spelled:
+        counts[f"dropped: {SPELLS_CONTROL}"] = spelled
     previous = ""
     for (conversation, _, _), prompt, closing in zip(turns, prompts, closings, strict=True):
         ends = {chat.eos_id} if chat.eos_id in closing else chat.stop_ids
@@ -253,12 +255,7 @@ def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example
     if not examples:
         raise InputError(
             f"data {corpus.name!r}: nothing to supervise in {len(corpus.conversations)} conversations "
-            f"(no answer of two tokens within trainer.max_length={max_length}"
-            + (
-                f"; {len(corpus.conversations) - len(plain)} dropped: {SPELLS_CONTROL})"
-                if len(plain) < len(corpus.conversations)
-                else ")"
-            )
+            f"(no answer of two tokens within trainer.max_length={max_length}; {spelled} dropped: {SPELLS_CONTROL})"
         )
     counts["examples"] = len(examples)
     counts["tokens"] = sum(len(e.tokens) for e in examples)

@@ -28,9 +28,9 @@ PRIVATE = re.compile(
 class Served:
     """What a server says of itself. None: it does not say. ``proposals`` draft tokens a round, ``context`` tokens a request.
 
-    ``names`` are the names it serves the target by (``name`` is what requests must say), ``dtype`` is that of the target's
-    weights (``float32``, ``bfloat16``, ...), ``verification`` the engine's name of how drafts are accepted, ``flags`` its
-    settings.
+    ``names`` are the names it serves the target by (``name`` is what requests must say), ``dtype`` is that of the
+    target's weights (``float32``, ``bfloat16``, ...), ``verification`` the engine's name of how drafts are accepted,
+    ``flags`` its settings.
     """
 
     backend: str

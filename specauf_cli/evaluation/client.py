@@ -114,8 +114,10 @@ class Client:
     """One server. ``failures`` counts failed tries; ``stop`` ends waiting and retrying of every thread that shares it."""
 
     def __init__(self, url: str, *, timeout: float, retries: int, key: str | None = None) -> None:
-        """``timeout`` seconds per try, its whole answer included; ``retries`` after the first; ``key`` is sent as a bearer
-        token. Errors: InputError for what none of them can be."""
+        """``timeout`` seconds per try, its whole answer included; ``retries`` after the first.
+
+        ``key`` is sent as a bearer token. Errors: InputError for what none of them can be.
+        """
         self.url = checked(url)
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(
@@ -196,7 +198,7 @@ class Client:
         raise Unanswered(f"{self.url}{path}: {reason}; tried {attempt + 1} times")
 
     def _body(self, answer: Any, path: str) -> bytes:
-        """All of ``answer``. Errors: InputError for more than ``LARGEST`` bytes, IncompleteRead for one that broke off."""
+        """All of ``answer``. Errors: InputError beyond ``LARGEST`` bytes, IncompleteRead for one that broke off."""
         raw: bytes = answer.read(LARGEST + 1)
         if len(raw) > LARGEST:
             raise InputError(

@@ -34,8 +34,8 @@ def _pooled(trace: Trace) -> tuple[float, float]:
 def _per_response(trace: Trace) -> tuple[float, float]:
     """Mean of A + 1 over the request's rounds, overshoot counted; mean over requests: z-lab's evaluation.
 
-    Equal to it for answers that end by themselves; of one cut at ``max_new_tokens`` z-lab counts another round where the
-    round before filled it exactly.
+    Equal to it for answers of several tokens that end by themselves; of one cut at ``max_new_tokens`` z-lab counts
+    another round where the round before filled it exactly.
     Example: accepted (4, 1) and (0, 1, 2) -> (3.5 + 2) / 2 = 2.75.
     """
     return 1 + sum(trace.accepted) / len(trace.accepted), 1.0
@@ -44,8 +44,9 @@ def _per_response(trace: Trace) -> tuple[float, float]:
 def _eos_truncated(trace: Trace) -> tuple[float, float]:
     """Tokens that rounds emitted, cut at the end, over rounds, all requests together: DeepSpec's.
 
-    Equal to it for answers that end by themselves; of one cut at ``max_new_tokens`` DeepSpec counts the last round whole, and
-    another round where the round before filled it exactly. The prefill token comes from no round. Example: 8 tokens in 2 rounds and 4 in 3 -> (7 + 3) / 5 = 2.00.
+    Equal to it for answers of several tokens that end by themselves; of one cut at ``max_new_tokens`` DeepSpec counts
+    the last round whole, and another round where the round before filled it exactly. The prefill token comes from no
+    round. Example: 8 tokens in 2 rounds and 4 in 3 -> (7 + 3) / 5 = 2.00.
     """
     return float(trace.tokens - 1), float(len(trace.accepted))
 

@@ -23,7 +23,7 @@ from specauf_cli.data.chat import Chat
 from specauf_cli.evaluation.answers import Answers
 from specauf_cli.evaluation.backends import VLLM, Answer, Backend, Counters
 from specauf_cli.evaluation.client import Client
-from specauf_cli.evaluation.turns import Request, Turns
+from specauf_cli.evaluation.turns import Request, Turns, skips
 from specauf_cli.progress import track
 from specauf_cli.records import digest
 from specauf_cli.schema import InputError, PromptSet
@@ -97,15 +97,8 @@ def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: flo
     for turn, some in enumerate(turns):
         requests = []
         for r in some:
-            identity = [
-                prompts.name,
-                r.prompt_id,
-                turn,
-                temperature,
-                asking.max_new_tokens,
-                asking.concurrency,
-                list(r.prompt),
-            ]
+            settings = [temperature, asking.max_new_tokens, asking.concurrency]
+            identity = [prompts.name, r.prompt_id, turn, *settings, list(r.prompt)]
             key = digest([*identity, asking.seed if temperature > 0 else None], 24)
             requests.append(Keyed(r.id, r.prompt_id, turn, r.prompt, key))
         name = f"{prompts.title}, T={temperature:g}" + (f", turn {turn + 1}" if turn else "")
@@ -116,8 +109,8 @@ def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: flo
     result.skipped = turns.skipped
     if not done:
         raise InputError(
-            f"{prompts.title}: no prompt can be asked ({'; '.join(f'{n} skipped: {r}' for r, n in turns.skipped.items())}); the server's "
-            f"context holds {asking.context} tokens, evaluation.max_new_tokens={asking.max_new_tokens} among them"
+            f"{prompts.title}: no prompt can be asked ({skips(turns.skipped)}); the server's context holds "
+            f"{asking.context} tokens, evaluation.max_new_tokens={asking.max_new_tokens} among them"
         )
     ordered = [done[p.id, t] for p in prompts.prompts for t in range(len(p.turns)) if (p.id, t) in done]
     for r, a in ordered:

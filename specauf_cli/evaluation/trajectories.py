@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from specauf_cli import ranks
 from specauf_cli.evaluation.sampling import Sampler
-from specauf_cli.evaluation.turns import Request, Turns
+from specauf_cli.evaluation.turns import Request, Turns, skips
 from specauf_cli.models.target import Target
 from specauf_cli.progress import track
 from specauf_cli.records import atomic, digest, file_sha256, write_json
@@ -59,9 +59,8 @@ def get(
         "prompts": prompts.sha256, "temperature": temperature, "seed": seed if temperature > 0 else None,
         "max_new_tokens": max_new_tokens, "tail": tail, "dtype": str(target.model.dtype), "stop": sorted(target.chat.stop_ids),
     }  # fmt: skip
-    if any(
-        target.chat.control_token(turn) for p in prompts.prompts for turn in p.turns
-    ):  # once they were asked all the same
+    # Answers cached before such prompts were skipped must not be read again.
+    if target.chat.control_token(*(turn for p in prompts.prompts for turn in p.turns)) is not None:
         identity["control tokens"] = "skipped"
     path = cache / f"{prompts.name}-t{temperature:g}-{digest(identity, 12)}.json"
     found = _read(path, identity)
@@ -87,10 +86,9 @@ def get(
     if shared and ranks.WORLD > 1:
         made = _of_all_ranks(path, identity, made, prompts.prompts)
     if not made.trajectories and not empty:
-        reasons = "; ".join(f"{count} skipped: {reason}" for reason, count in made.skipped.items())
         raise InputError(
-            f"{prompts.title}: no prompt fits the target ({reasons}); its context holds {target.context_length} tokens, "
-            f"evaluation.max_new_tokens={max_new_tokens} among them"
+            f"{prompts.title}: no prompt fits the target ({skips(made.skipped)}); its context holds "
+            f"{target.context_length} tokens, evaluation.max_new_tokens={max_new_tokens} among them"
         )
     if not shared or ranks.FIRST:
         _write(path, identity, made)

@@ -1,6 +1,6 @@
 """Requests: prompts of several turns, each turn rendered once the turns before it are answered."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from specauf_cli.data.chat import SPELLS_CONTROL, Chat
@@ -17,11 +17,16 @@ class Request:
     prompt: tuple[int, ...]
 
 
+def skips(skipped: Mapping[str, int]) -> str:
+    """What was skipped, in words: ``1 skipped: prompt longer than the target's context``; empty for nothing."""
+    return ", ".join(f"{count} skipped: {reason}" for reason, count in skipped.items())
+
+
 class Turns:
     """Gives the requests of one turn after another; every request must be answered before the next turn is taken.
 
-    A request of more than ``longest`` tokens (None: no limit), or one whose text spells out a control token, is skipped and
-    counted in ``skipped`` by its reason, and so are the turns after it. ``whose`` names the model that is too small.
+    A request of more than ``longest`` tokens (None: no limit), or one whose text spells out a control token, is skipped
+    and counted in ``skipped`` by its reason, as are the turns after it. ``whose`` names the model that is too small.
     """
 
     def __init__(self, prompts: Sequence[Prompt], chat: Chat, longest: int | None, whose: str) -> None:
@@ -40,7 +45,7 @@ class Turns:
         if len(talk) < 2 * turn:
             return self._skipped("an earlier turn was skipped")
         asked = [*talk, Message("user", prompt.turns[turn])]
-        if any(self.chat.control_token(m.content) for m in asked):
+        if self.chat.control_token(*(m.content for m in asked)) is not None:
             return self._skipped(SPELLS_CONTROL)
         tokens = self.chat.prompt(asked)
         if self.longest is not None and len(tokens) > self.longest:

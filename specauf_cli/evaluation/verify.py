@@ -21,9 +21,9 @@ def accepted_prefix(draft: Int[Tensor, "*N P"], truth: Int[Tensor, "*N P"]) -> I
 def accepted_slotwise(
     propose: Callable[[int, Tensor, Tensor], Tensor], anchors: Int[Tensor, "N"], truth: Int[Tensor, "N P"]
 ) -> Int[Tensor, "N"]:
-    """``accepted_prefix`` of what ``propose(slot, blocks, token before)`` drafts, without drafting behind a block's first miss.
+    """``accepted_prefix`` of what ``propose(slot, blocks, token before)`` drafts; nothing is drafted after a rejection.
 
-    ``anchors`` are the tokens before slot 0. Up to its first miss the tokens before a block's slots are the truth.
+    ``anchors`` are the tokens before slot 0. Up to its first rejection the tokens before a block's slots are the truth.
     """
     count = torch.zeros_like(anchors)
     blocks, before = torch.arange(len(anchors), device=anchors.device), anchors

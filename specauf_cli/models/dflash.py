@@ -292,7 +292,7 @@ class DFlash(nn.Module):
     def slot_by_slot(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
     ) -> SlotBySlot:
-        """The proposals of ``draft``, one slot at a time and on the blocks that still matter: replay stops at the first miss."""
+        """The proposals of ``draft``, slot by slot, for the blocks that still matter: replay stops at a rejection."""
         hidden = self.hidden(target, context, anchor_tokens, anchors).flatten(0, 1)
 
         def propose(slot: int, blocks: Int[Tensor, "M"], before: Int[Tensor, "M"]) -> Int[Tensor, "M"]:

@@ -385,7 +385,7 @@ def speculators_config(config: Mapping[str, Any], verifier: str | None, architec
         "aux_hidden_state_layer_ids": [i + 1 for i in special["target_layer_ids"]],
         "draft_vocab_size": config["vocab_size"],
         "sample_from_anchor": False,
-        # Slots of a block see each other. vLLM reads this for layers without a window too: false is a causal block there.
+        # Slots of a block see each other. vLLM reads this for layers without a window too: false is a causal block.
         "sliding_window_non_causal": True,
         "tie_word_embeddings": False,
         "dtype": config["dtype"],

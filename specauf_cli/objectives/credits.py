@@ -47,4 +47,4 @@ def support(stats: BlockStats) -> Bool[Tensor, "N K"]:
 
 
 TRUNCATING = (auf, auf_decay)
-"""Credits that are 0 behind the first miss and need no statistics from there: what a pruned head may leave out."""
+"""Credits that are 0 after the first wrong token and need no statistics there: a pruned head may skip those rows."""

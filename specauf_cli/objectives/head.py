@@ -36,12 +36,12 @@ def choose(asked: str, objective: ObjectiveConfig, row_wise: bool, logits: int, 
     """The head for an objective: ``asked``, or what ``auto`` means for ``logits`` numbers in a batch on a kind of device.
 
     ``row_wise``: ``DFlash.row_wise`` of the drafter. Errors: InputError where pruning would change the loss: a credit that
-    reaches behind the first miss, two branches, or logits that are more than the head's rows.
+    reaches past the first wrong token, two branches, or logits that are more than the head's rows.
     """
     truncates = row_wise and getattr(objective.base, "func", objective.base) in TRUNCATING
     if asked == "pruned" and not truncates:
         raise InputError(
-            f"trainer.head=pruned needs a backbone with DFlash's own logits and a credit that ends at the first miss "
+            "trainer.head=pruned needs a backbone with DFlash's own logits and a credit that ends at the first wrong token "
             f"({', '.join(f.__name__ for f in TRUNCATING)}); not so with objective {objective.name!r} here; use chunked, full or auto"
         )
     if asked != "auto":
@@ -66,7 +66,7 @@ def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_
     """Statistics and cross-entropy of every branch by one of the three ways; ``head`` is not ``auto`` any more.
 
     ``row_wise``: logits of a slot follow from its own hidden state by the frozen head alone, one branch of them.
-    Pruned, ``correct`` is known on the support only and false behind it: enough for every truncating credit, not for
+    Pruned, ``correct`` is known on the support only and false after it: enough for every truncating credit, not for
     common-mask accuracy (``hits``).
     """
     hidden, previous, labels, mask = blocks

@@ -1,6 +1,6 @@
 """Text from records, run folders and yaml files, made harmless where it is shown: terminal, Markdown, HTML, drawings.
 
-A record may come from anybody: nothing in it may become a tag, a link, a table cell, a formula or a command to the terminal.
+A record may come from anybody: nothing in it may become a tag, a link, a table cell, a formula or a terminal command.
 """
 
 import html
@@ -16,7 +16,7 @@ SPECIAL = re.compile(r"[\\`*\[\]<|&~]")
 
 
 def plain(text: object) -> str:
-    """``text`` in one line for a terminal: control characters, line ends among them, are shown as escapes (``\\x1b``)."""
+    """``text`` in one line for a terminal: control characters and line ends are shown as escapes (``\\x1b``)."""
     return "".join(_visible(c) for c in str(text))
 
 
@@ -52,7 +52,7 @@ def markup(text: object) -> str:
 
 
 def drawn(text: object) -> str:
-    """``text`` for matplotlib: a dollar sign starts no formula, a leading underscore does not hide it from the legend."""
+    """``text`` for matplotlib: a dollar sign starts no formula, a leading underscore does not hide it in a legend."""
     shown = plain(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 

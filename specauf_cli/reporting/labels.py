@@ -10,7 +10,7 @@ MOST = 3
 
 
 def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each resolved config the training settings in which they differ: ``gamma 4``, ``trainer.steps 500, gamma 1.65``.
+    """For each resolved config the training settings in which they differ, as ``gamma 1.65, trainer.steps 500``.
 
     A knob of the objective has its short name, other settings their dotted key; a setting that only some have does not
     count as different. Of more than three the rest is counted. Empty where nothing differs.

@@ -111,7 +111,8 @@ def _matrix(found: Sequence[Verdict]) -> str:
 
 def _commands(records: Sequence[RunRecord]) -> str:
     lines = [line for r in records for line in (r.training["command"], r.command)]
-    return f"<p>Every run was made by these, in this order.</p><pre>{chr(10).join(map(markup, dict.fromkeys(lines)))}</pre>"
+    shown = "\n".join(map(markup, dict.fromkeys(lines)))
+    return f"<p>Every run was made by these, in this order.</p><pre>{shown}</pre>"
 
 
 def _environment(records: Sequence[RunRecord]) -> str:

@@ -15,6 +15,7 @@ from specauf_cli.evaluation.statistics import (
     interval,
     sample,
 )
+from specauf_cli.evaluation.turns import skips
 from specauf_cli.records import BenchmarkResult, RunRecord, settings_of
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.labels import labels
@@ -64,8 +65,8 @@ def of_server(record: Mapping[str, Any]) -> list[str]:
                 text.append(f"{label}no request had a round ({len(b['requests'])} requests)")
                 continue
             samples[name] = from_terms({0: found})
-            left = "".join(f", {n} skipped: {reason}" for reason, n in b["skipped"].items())
-            counts = f"({len({r[0] for r in b['requests']})} prompts, {len(b['requests'])} requests{left})"
+            asked = f"{len({r[0] for r in b['requests']})} prompts, {len(b['requests'])} requests"
+            counts = f"({', '.join(filter(None, [asked, skips(b['skipped'])]))})"
             shown = _pm(interval(samples[name], name)) if own else f"tau {samples[name].tau:6.3f}"
             rounds = server.histogram(b)
             share = f"  {_share(rounds)}" if rounds else ""
@@ -80,9 +81,8 @@ def of_server(record: Mapping[str, Any]) -> list[str]:
 
 
 def prompts_of(result: BenchmarkResult) -> str:
-    """How many prompts were measured, and what was skipped and why: ``79 prompts, 1 skipped: prompt longer than ...``."""
-    left = "".join(f", {n} skipped: {reason}" for reason, n in result.skipped.items())
-    return f"{result.measured} prompts{left}"
+    """How many prompts were measured, and what was skipped and why: ``79 prompts, 1 skipped: prompt longer ...``."""
+    return ", ".join(filter(None, [f"{result.measured} prompts", skips(result.skipped)]))
 
 
 def _share(histogram: Sequence[int]) -> str:
@@ -158,10 +158,10 @@ def comparison(measured: Sequence[Sequence[RunRecord]], definition: str) -> list
     Errors: InputError when they never were, share no benchmark, or were measured on other prompts.
     """
     baseline = measured[0][-1]
-    apart = labels([records[-1].config for records in measured])
+    newest = [records[-1] for records in measured]
     names = [
-        ", ".join(filter(None, [records[-1].title, label, f"seed {records[-1].seed}"]))
-        for records, label in zip(measured, apart, strict=True)
+        ", ".join(filter(None, [r.title, label, f"seed {r.seed}"]))
+        for r, label in zip(newest, labels([r.config for r in newest]), strict=True)
     ]
     text = [f"baseline: {baseline.run} ({names[0]}), tau ({definition})"]
     for records, name in zip(measured[1:], names[1:], strict=True):

@@ -9,8 +9,9 @@ import pandas as pd
 
 from specauf_cli.evaluation.metrics import TAU
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
+from specauf_cli.evaluation.turns import skips
 from specauf_cli.pages import Experiment, Variants
-from specauf_cli.records import RunRecord
+from specauf_cli.records import BenchmarkResult, RunRecord
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.claims import of_tau, verdicts
 from specauf_cli.reporting.measured import Measured, common, select, sources
@@ -169,7 +170,7 @@ def difference_table(measured: Measured) -> list[str]:
 
 
 def definition_table(measured: Measured) -> list[str]:
-    """Average tau and every verdict that rests on tau, counted as other tools count: does a conclusion depend on the ruler?"""
+    """Average tau and every verdict based on tau, by each definition: does a conclusion depend on the definition?"""
     titles = {r.objective: r.title for r in measured.experiment.rows if measured.of(r.objective)}
     found = {d: of_tau(measured, d) for d in TAU}
     claims = sorted({v.claim for each in found.values() for v in each})
@@ -196,8 +197,8 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     text = [
         profile_note(first),
         _changes_note(chosen),
-        f"tau: definition {escape.code(experiment.definition)} (docs/tau.md; the paper's is the mean of A + 1 over rounds); average over "
-        "benchmarks unweighted. Bold: best of ours in the column.",
+        f"tau: definition {escape.code(experiment.definition)} (docs/tau.md; the paper's is the mean of A + 1 over "
+        "rounds); average over benchmarks unweighted. Bold: best of ours in the column.",
         "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts, a conversation being "
         f"one cluster{', and seeds' if seeds > 1 else '; with one seed it speaks of this drafter, not of training again'}. "
         "(n.s.): not separable, the interval of the difference contains 0.",
@@ -303,32 +304,42 @@ def _detectable_note(measured: Measured) -> str:
     )
 
 
+def measured_prompts(result: BenchmarkResult) -> str:
+    """Prompts that were measured, and what was skipped, for Markdown: ``199 (1 skipped: ...)``."""
+    return f"{result.measured} ({escape.cell(skips(result.skipped))})" if result.skipped else f"{result.measured}"
+
+
 def _prompts_note(record: RunRecord) -> str:
     """How many were measured, what was skipped and why, and how many answers ended before the limit cut them off."""
-    lowest = min(b.temperature for b in record.benchmarks)
-    coldest = [b for b in record.benchmarks if b.temperature == lowest]
-    seen = [f"{escape.cell(b.title)} {b.measured}" for b in coldest]
-    skipped = sum(n for b in coldest for n in b.skipped.values())
-    reasons = [f"{escape.cell(b.title)} {n}, {escape.cell(reason)}" for b in coldest for reason, n in b.skipped.items()]
-    why = f" ({'; '.join(reasons)})" if reasons else ""
-    most = record.config["evaluation"].get("max_new_tokens")
+    at: dict[float, list[BenchmarkResult]] = {}
+    for b in record.benchmarks:
+        at.setdefault(b.temperature, []).append(b)
+    counts = {
+        t: ", ".join(f"{escape.cell(b.title)} {measured_prompts(b)}" for b in results) for t, results in at.items()
+    }
+    if len(set(counts.values())) == 1:
+        measured = next(iter(counts.values()))
+    else:
+        measured = "; ".join(f"at T = {t:g} {text}" for t, text in sorted(counts.items()))
     ended = []
-    for temperature in sorted({b.temperature for b in record.benchmarks}):
+    for temperature, results in sorted(at.items()):
         shares = [
             f"{escape.cell(b.title)} {100 * sum(t.ended for t in b.traces) / len(b.traces):.0f}"
-            for b in record.benchmarks
-            if b.temperature == temperature and b.traces
+            for b in results
+            if b.traces
         ]
         ended.append(f"at T = {temperature:g} {', '.join(shares)} %")
+    most = escape.cell(record.config["evaluation"].get("max_new_tokens"))
     return (
-        f"Prompts: {', '.join(seen)}; {skipped} {'request' if skipped == 1 else 'requests'} skipped{why}. At most {escape.cell(most)} new "
-        f"tokens each; answers that ended by themselves: {'; '.join(ended)}."
+        f"Prompts measured: {measured}. At most {most} new tokens each; answers that ended by themselves: "
+        f"{'; '.join(ended)}."
     )
 
 
 def profile_note(record: RunRecord) -> str:
     """What was measured where, in a sentence or two."""
-    return f"Profile {escape.code(record.profile)}. {escape.cell(record.config['profile']['text'])} Target: {_target(record)}."
+    text = escape.cell(record.config["profile"]["text"])
+    return f"Profile {escape.code(record.profile)}. {text} Target: {_target(record)}."
 
 
 def _target(record: RunRecord) -> str:
@@ -337,7 +348,10 @@ def _target(record: RunRecord) -> str:
     if "parameters" not in found:
         return escape.cell(found["title"])
     data = record.training.get("data", {}).get("name", "its data")
-    return f"{escape.cell(found['title'])}, {found['parameters']:,} parameters, trained from scratch on {escape.code(data)} ({found['train']['tokens seen']:,} tokens)"
+    return (
+        f"{escape.cell(found['title'])}, {found['parameters']:,} parameters, trained from scratch on "
+        f"{escape.code(data)} ({found['train']['tokens seen']:,} tokens)"
+    )
 
 
 PLACES = (
@@ -372,8 +386,8 @@ def audit_note(chosen: Sequence[RunRecord]) -> str:
     if not asked:
         return f"Audit: no request was decoded live ({traces} requests measured by replay alone)."
     return (
-        f"Audit ({escape.cell(precision)}, decoded live): {same} of {asked} outputs equal the target's own token for token, {rounds} of "
-        f"{asked} have the recorded rounds exactly ({traces} requests measured)."
+        f"Audit ({escape.cell(precision)}, decoded live): {same} of {asked} outputs equal the target's own token for "
+        f"token, {rounds} of {asked} have the recorded rounds exactly ({traces} requests measured)."
     )
 
 

@@ -262,7 +262,7 @@ def test_footnotes_say_what_was_counted_on_what_and_where_the_records_are() -> N
     text = " ".join(tables.markdown(EXPERIMENT, made, links="../records/laptop").split())
     assert "Profile `laptop`. A laptop. Target: tiny." in text
     assert "tau: definition `engine`" in text
-    assert "Prompts: GSM8K 2; 3 requests skipped (GSM8K 3, too long). At most" in text
+    assert "Prompts measured: GSM8K 2 (3 skipped: too long). At most" in text
     assert "answers that ended by themselves: at T = 0 GSM8K 100 %." in text
     assert "Seeds: 0, 7 (same initial weights" in text
     assert "and seeds. (n.s.): not separable" in text
