@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specauf_cli import compose, workbench
+from specauf_cli import session
+from specauf_cli.config import compose
 from specauf_cli.evaluation.evaluate import load_benchmarks, own_answers
 from specauf_cli.models.target import Target
-from specauf_cli.records import code_state, environment, now, write_json
-from specauf_cli.schema import Trajectory
+from specauf_cli.store.files import write_json
+from specauf_cli.store.provenance import code_state, environment, now
+from specauf_cli.types import Trajectory
 
 BLOCK = 16
 VOCABULARIES = (2_048, 32_000, 152_000)
@@ -33,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", default="benchmarks/draws.json")
     options = parser.parse_args()
     config = compose.compose(["profile=laptop", f"runs={options.runs}"])
-    bench = workbench.open_bench(config)
+    bench = session.open_bench(config)
     cache = Path(options.runs) / "trajectories" / bench.target.fingerprint[:16]
     draws, flips, gap = 0, {"inverse CDF": 0, "Gumbel": 0}, 0.0
     for prompts in load_benchmarks(config):

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from specauf_cli import calibration, plan
-from specauf_cli.compose import compose
-from specauf_cli.machine import use_machine
+from specauf_cli.config.compose import compose
 from specauf_cli.models import checkpoint
-from specauf_cli.records import atomic, code_state, environment, now, write_json
+from specauf_cli.planning import calibration, plan
+from specauf_cli.runtime.machine import use_machine
+from specauf_cli.store.files import atomic, write_json
+from specauf_cli.store.provenance import code_state, environment, now
 from specauf_cli.training.drafter import Step
 from specauf_cli.training.features import Features
 
@@ -101,7 +102,7 @@ def page(rows: dict[str, dict[str, object]], result: dict[str, object], goal: st
     lines = [
         "# The limits of a training step",
         "",
-        f"`{result['command']}`, {str(result['date'])[:10]}. Work in GFLOP of matrix products, counted by hand (`specauf_cli/plan.py`);",
+        f"`{result['command']}`, {str(result['date'])[:10]}. Work in GFLOP of matrix products, counted by hand (`specauf_cli/planning/plan.py`);",
         "peak: one large product on this machine. Record with machine and versions: [limits.json](limits.json).",
         "",
         "| step | head | target's pass | drafter | head and loss | seconds | GFLOP/s | peak | share of peak |",

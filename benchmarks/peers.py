@@ -128,7 +128,7 @@ def prepare(path: Path, vocabulary: int) -> None:
     """Writes the batch, the target's part and the drafter's weights."""
     from transformers import Qwen3Config
 
-    from specauf_cli.compose import compose
+    from specauf_cli.config.compose import compose
     from specauf_cli.models.blocks import sample_anchors, valid_anchors
     from specauf_cli.models.dflash import DFlash
 
@@ -162,10 +162,10 @@ def prepare(path: Path, vocabulary: int) -> None:
 def ours(given: Given, *, labels: str = "data", normalize: str = "batch") -> Contestant:
     from transformers import Qwen3Config
 
-    from specauf_cli.compose import compose
+    from specauf_cli.config.compose import compose
     from specauf_cli.models.dflash import DFlash
-    from specauf_cli.schema import Example
     from specauf_cli.training import drafter as training
+    from specauf_cli.types import Example
 
     config = compose(
         [
@@ -520,7 +520,8 @@ def main() -> None:
         print(json.dumps(work(options) if options.work else versions(options.versions)))
         return
 
-    from specauf_cli.records import code_state, environment, now, write_json
+    from specauf_cli.store.files import write_json
+    from specauf_cli.store.provenance import code_state, environment, now
 
     with tempfile.TemporaryDirectory() as name:
         parent = Parent(options, Path(name))

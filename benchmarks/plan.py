@@ -14,8 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from specauf_cli.compose import compose
-from specauf_cli.records import code_state, environment, now, peak_memory_mib, write_json
+from specauf_cli.config.compose import compose
+from specauf_cli.store.files import write_json
+from specauf_cli.store.provenance import code_state, environment, now, peak_memory_mib
 
 CELLS = {
     "DFlash AUF": ["objective=auf"],
@@ -31,20 +32,22 @@ def cell(overrides: list[str], steps: int) -> dict[str, float]:
     """Planned and measured seconds of a step, planned and measured memory (MiB)."""
     import torch
 
-    from specauf_cli import calibration, plan, runs, workbench
-    from specauf_cli.machine import use_machine
+    from specauf_cli import session
+    from specauf_cli.planning import calibration, plan
+    from specauf_cli.runtime.machine import use_machine
+    from specauf_cli.store import layout
 
     with tempfile.TemporaryDirectory() as folder:
         small = [f"runs={folder}", "target.pretrain.steps=5", f"trainer.steps={steps}", "trainer.snapshot_every=null"]
         config = compose([*overrides, *small])
         device = use_machine(config)
-        bench = workbench.open_bench(config)
+        bench = session.open_bench(config)
         bench.examples()
         found = calibration.material(config)
         made = plan.plan(config, found.sizes, found.lengths)
         planned = calibration.seconds_per_step(made, found, device)
         before = peak_memory_mib()
-        taken = runs.result_of(workbench.train(bench, config, overrides))
+        taken = layout.result_of(session.train(bench, config, overrides))
         grown = taken["peak_memory_mib"] - before
         again = calibration.seconds_per_step(made, found, device)
     measured = taken["seconds"] / steps

@@ -16,13 +16,16 @@ from pathlib import Path
 
 import torch
 
-from specauf_cli import compose, runs, workbench
+from specauf_cli import session
+from specauf_cli.config import compose
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import decode_all
 from specauf_cli.evaluation.evaluate import load_benchmarks
 from specauf_cli.evaluation.replay import batches, replay
 from specauf_cli.models import checkpoint
-from specauf_cli.records import code_state, environment, now, write_json
+from specauf_cli.store import layout
+from specauf_cli.store.files import write_json
+from specauf_cli.store.provenance import code_state, environment, now
 
 
 def main() -> None:
@@ -34,11 +37,11 @@ def main() -> None:
     options = parser.parse_args()
     folders = [
         f
-        for f in runs.find(Path(options.runs), [], every=True)
+        for f in layout.find(Path(options.runs), [], every=True)
         if f"-{options.profile}-s0-" in f.name and "dflash-" in f.name
     ]
-    config = compose.compose([*runs.about_of(folders[0])["overrides"], f"runs={options.runs}"])
-    bench = workbench.open_bench(config)
+    config = compose.compose([*layout.about_of(folders[0])["overrides"], f"runs={options.runs}"])
+    bench = session.open_bench(config)
     target, settings = bench.target, config.evaluation
     drafters = {f.name: checkpoint.load(f / "drafter", target, config.backbone) for f in folders}
     prompts = load_benchmarks(config)

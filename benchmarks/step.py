@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 
-from specauf_cli.compose import compose
+from specauf_cli.config.compose import compose
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import branch_losses
-from specauf_cli.records import code_state, environment, now, peak_memory_mib, write_json
+from specauf_cli.store.files import write_json
+from specauf_cli.store.provenance import code_state, environment, now, peak_memory_mib
 
 VOCABULARIES = (2_000, 16_000, 32_000, 152_000)
 CELLS = (

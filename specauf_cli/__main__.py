@@ -9,9 +9,9 @@ from typing import NoReturn
 
 import typer
 
-from specauf_cli.cli import app
+from specauf_cli.cli.app import app
+from specauf_cli.errors import InputError
 from specauf_cli.reporting.escape import plain
-from specauf_cli.schema import InputError
 
 
 class _Stopped(BaseException):

@@ -27,16 +27,16 @@ install_import_hook(
 
 import torch  # noqa: E402
 
-from commands import specauf  # noqa: E402
-from specauf_cli import compose  # noqa: E402
+from helpers.commands import specauf  # noqa: E402
+from specauf_cli.config import compose  # noqa: E402
+from specauf_cli.config.schema import BackboneConfig, PretrainConfig, TargetConfig  # noqa: E402
 from specauf_cli.data import offline  # noqa: E402
 from specauf_cli.data.chat import MASK, Chat  # noqa: E402
 from specauf_cli.models import checkpoint  # noqa: E402
 from specauf_cli.models import target as targets  # noqa: E402
 from specauf_cli.models.dflash import DFlash  # noqa: E402
 from specauf_cli.models.target import Target  # noqa: E402
-from specauf_cli.schema import Corpus  # noqa: E402
-from specauf_cli.settings import BackboneConfig, PretrainConfig, TargetConfig  # noqa: E402
+from specauf_cli.types import Corpus  # noqa: E402
 
 torch.set_num_threads(1)  # the tensors here are tiny, and the machine is shared
 

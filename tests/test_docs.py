@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from commands import ROOT, specauf
-from hub import publish
-from specauf_cli import compose, doctor
+from helpers.commands import ROOT, specauf
+from helpers.hub import publish
+from specauf_cli.config import compose
 from specauf_cli.data.chat import Chat
-from specauf_cli.records import read_json
-from specauf_cli.schema import InputError
+from specauf_cli.doctor import examination
+from specauf_cli.errors import InputError
+from specauf_cli.store.files import read_json
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 OWN = (ROOT / "docs" / "own.md").read_text()
@@ -212,4 +213,4 @@ def test_every_file_setting_and_record_key_that_the_index_names_exists() -> None
 def test_the_doctors_lines_are_all_explained() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     explained = {n for head in re.findall(r"^## (.+)$", text, re.MULTILINE) for n in head.split(", ")}
-    assert set(doctor.CHECKS) <= explained
+    assert set(examination.CHECKS) <= explained

@@ -11,28 +11,18 @@ PACKAGE = Path(__file__).resolve().parent.parent / "specauf_cli"
 LEVELS = [
     {"__main__"},
     {"cli"},
-    {"tools"},
-    {"serving"},
-    {"arguments"},
-    {"study", "doctor", "calibration"},
-    {"checks"},
-    {"plan"},
-    {"workers"},
-    {"experiment", "exchange"},
-    {"trust"},
-    {"compose", "workbench"},
-    {"machine"},
+    {"study", "engines", "doctor"},
+    {"planning", "interchange"},
+    {"session"},
     {"training", "evaluation", "reporting"},
     {"models"},
     {"data"},
     {"objectives"},
-    {"runs"},
-    {"ranks"},
-    {"limits", "records", "progress"},
-    {"settings", "pages", "identity", "choices"},
-    {"signature"},
-    {"schema", "__init__"},
+    {"config", "store", "runtime"},
+    {"errors", "types", "__init__"},
 ]
+"""Rooms from the front door down; those of a line may import each other."""
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

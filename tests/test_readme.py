@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import ROOT, specauf
+from helpers.commands import ROOT, specauf
 
 PAGES = ("README.md", "docs/commands.md", "docs/targets.md")
 COMMANDS = dict.fromkeys(

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from specauf_cli.config.schema import BenchmarkConfig
 from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, names, read_bytes
-from specauf_cli.schema import InputError, Prompt, PromptSet, nearest
-from specauf_cli.settings import BenchmarkConfig
+from specauf_cli.errors import InputError, nearest
+from specauf_cli.types import Prompt, PromptSet
 
 SOURCES = ("offline", "hub")
 

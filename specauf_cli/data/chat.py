@@ -15,8 +15,9 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from specauf_cli.schema import Conversation, Corpus, Example, InputError, Message, first_line
-from specauf_cli.settings import TargetConfig
+from specauf_cli.config.schema import TargetConfig
+from specauf_cli.errors import InputError, first_line
+from specauf_cli.types import Conversation, Corpus, Example, Message
 
 PAD, START, END, MASK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"
 CHATML = (

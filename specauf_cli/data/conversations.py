@@ -15,9 +15,10 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from specauf_cli.config.schema import DataConfig
 from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, names, read_bytes
-from specauf_cli.schema import Conversation, Corpus, InputError, Message, PromptSet, nearest
-from specauf_cli.settings import DataConfig
+from specauf_cli.errors import InputError, nearest
+from specauf_cli.types import Conversation, Corpus, Message, PromptSet
 
 SOURCES = ("offline", "jsonl", "hub")
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from specauf_cli.config.schema import BenchmarkConfig, DataConfig
 from specauf_cli.data import benchmarks as benchmark_sets
 from specauf_cli.data import conversations
-from specauf_cli.schema import InputError
-from specauf_cli.settings import BenchmarkConfig, DataConfig
+from specauf_cli.errors import InputError
 
 
 def fetch(

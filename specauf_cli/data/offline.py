@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from specauf_cli.data.families import SCHEMAS, Turns
-from specauf_cli.schema import Conversation, Corpus, InputError, Message, Prompt, nearest
+from specauf_cli.errors import InputError, nearest
+from specauf_cli.types import Conversation, Corpus, Message, Prompt
 
 FAMILIES: tuple[str, ...] = tuple(SCHEMAS)
 

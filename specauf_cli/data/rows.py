@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from specauf_cli.schema import InputError
+from specauf_cli.errors import InputError
 
 Row = Mapping[str, object]
 

@@ -13,7 +13,7 @@ import torch
 from specauf_cli.evaluation.decode import decode_all
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Trajectory
+from specauf_cli.types import Trajectory
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from specauf_cli.evaluation import metrics
+from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.verify import accepted_prefix
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.progress import track
-from specauf_cli.schema import Trace, Trajectory
+from specauf_cli.runtime.progress import track
+from specauf_cli.types import Trace, Trajectory
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def decode_all(
                     max_new_tokens=max_new_tokens,
                 )
             )  # fmt: skip
-            show(len(result), f"tau {metrics.tau([trace for trace, _ in result]):.2f}")
+            show(len(result), f"tau {tau.mean([trace for trace, _ in result]):.2f}")
     return result
 
 

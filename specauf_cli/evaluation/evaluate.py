@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
-from specauf_cli import ranks
+from specauf_cli.config.schema import Config, EvaluationConfig
 from specauf_cli.data import benchmarks
-from specauf_cli.evaluation import metrics, trajectories
+from specauf_cli.errors import InputError
+from specauf_cli.evaluation import accuracy, tau, trajectories
 from specauf_cli.evaluation.decode import decode_all
 from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.records import BenchmarkResult
-from specauf_cli.schema import Corpus, InputError, PromptSet, Trace, Trajectory
-from specauf_cli.settings import Config, EvaluationConfig
+from specauf_cli.runtime import ranks
+from specauf_cli.store.records import BenchmarkResult
+from specauf_cli.types import Corpus, PromptSet, Trace, Trajectory
 
 
 def load_benchmarks(config: Config) -> list[PromptSet]:
@@ -56,7 +57,7 @@ def evaluate(
     """Results per benchmark and temperature, block-mask sums on held-out conversations, and seconds by part."""
     settings = config.evaluation
     clock = time.perf_counter()
-    blocks = metrics.heldout_blocks(
+    blocks = accuracy.heldout_blocks(
         target, drafter, heldout, max_length=config.trainer.max_length, anchors=settings.heldout_anchors,
         seed=settings.seed, batch_size=settings.batch_size,
     )  # fmt: skip
@@ -94,7 +95,7 @@ def evaluate(
                 )
             )  # fmt: skip
             identical = f"{audit['identical']} of {audit['requests']} live outputs equal the target's own"
-            _say(f"{prompt_set.title:>28}  T={temperature:g}  tau {metrics.tau(traces):.3f}  audit: {identical}")
+            _say(f"{prompt_set.title:>28}  T={temperature:g}  tau {tau.mean(traces):.3f}  audit: {identical}")
     return tuple(results), blocks, {k: round(v, 2) for k, v in seconds.items()}
 
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from specauf_cli.config.schema import EvaluationConfig
 from specauf_cli.data.conversations import content_hash
+from specauf_cli.errors import InputError
 from specauf_cli.evaluation import trajectories
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Conversation, Corpus, InputError, Message, Prompt, PromptSet, Trajectory
-from specauf_cli.settings import EvaluationConfig
+from specauf_cli.types import Conversation, Corpus, Message, Prompt, PromptSet, Trajectory
 
 CHUNK = 512
 """Conversations that are answered and kept at once: what an interrupted run has done so far stays."""

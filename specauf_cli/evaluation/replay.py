@@ -14,7 +14,7 @@ from torch import Tensor
 from specauf_cli.evaluation.verify import accepted_prefix, accepted_slotwise
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Trace, Trajectory
+from specauf_cli.types import Trace, Trajectory
 
 
 @dataclass(frozen=True)

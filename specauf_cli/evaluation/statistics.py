@@ -30,8 +30,9 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Integer
 
-from specauf_cli.evaluation import metrics
-from specauf_cli.schema import InputError, Trace
+from specauf_cli.errors import InputError
+from specauf_cli.evaluation import tau
+from specauf_cli.types import Trace
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -78,7 +79,7 @@ def sample(runs: Mapping[int, Sequence[Trace]], definition: str = "engine") -> S
 
     Errors: InputError for an unknown definition, no run, or a run without a round.
     """
-    return from_terms({seed: metrics.terms(traces, definition) for seed, traces in runs.items()})
+    return from_terms({seed: tau.terms(traces, definition) for seed, traces in runs.items()})
 
 
 def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int) -> Sample:

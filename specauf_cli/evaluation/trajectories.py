@@ -13,13 +13,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from specauf_cli import ranks
+from specauf_cli.errors import InputError
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.turns import Request, Turns, skips
 from specauf_cli.models.target import Target
-from specauf_cli.progress import track
-from specauf_cli.records import atomic, digest, file_sha256, write_json
-from specauf_cli.schema import InputError, Prompt, PromptSet, Trajectory
+from specauf_cli.runtime import ranks
+from specauf_cli.runtime.progress import track
+from specauf_cli.store.files import atomic, digest, file_sha256, write_json
+from specauf_cli.types import Prompt, PromptSet, Trajectory
 
 LAYOUT = 1
 COLUMNS = ["prompt id", "turn", "prompt tokens", "tokens with tail", "completion tokens", "ended"]

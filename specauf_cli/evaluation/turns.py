@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from specauf_cli.data.chat import SPELLS_CONTROL, Chat
-from specauf_cli.schema import Message, Prompt
+from specauf_cli.types import Message, Prompt
 
 
 @dataclass(frozen=True)

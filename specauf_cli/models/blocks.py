@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from specauf_cli.schema import Example
+from specauf_cli.types import Example
 
 BUCKET = 32
 """Sequences are padded to a multiple of this, so that shapes repeat: low-precision kernels are compiled per shape."""

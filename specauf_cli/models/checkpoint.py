@@ -8,12 +8,12 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from specauf_cli.limits import check_backbone
+from specauf_cli.config.limits import check_backbone
+from specauf_cli.config.schema import BackboneConfig
+from specauf_cli.errors import InputError
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.records import atomic, file_sha256, read_json, write_json
-from specauf_cli.schema import InputError
-from specauf_cli.settings import BackboneConfig
+from specauf_cli.store.files import atomic, file_sha256, read_json, write_json
 
 
 def create(target: Target, backbone: BackboneConfig) -> DFlash:

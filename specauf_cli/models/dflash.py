@@ -25,8 +25,8 @@ from transformers.models.qwen3.modeling_qwen3 import (
     repeat_kv,
 )
 
+from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.models.target import Target
-from specauf_cli.settings import BackboneConfig
 
 SlotBySlot = Callable[[int, Tensor, Tensor], Tensor]
 """``(slot, blocks [M], token before it [M])`` to the greedy proposals ``[M]`` of that slot. Slots are asked for in order, and a block that

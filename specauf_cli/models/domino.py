@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Qwen3Config
 
+from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.models.dflash import Context, DFlash, SlotBySlot
 from specauf_cli.models.target import Target
-from specauf_cli.settings import BackboneConfig
 
 
 class Domino(DFlash):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
-from specauf_cli.schema import InputError, first_line
-from specauf_cli.settings import BackboneConfig, PretrainConfig, SizesConfig, TargetConfig
+from specauf_cli.config.schema import BackboneConfig, PretrainConfig, SizesConfig, TargetConfig
+from specauf_cli.errors import InputError, first_line
 
 
 def of_model(config: Any) -> SizesConfig:

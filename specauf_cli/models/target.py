@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config, Qwen3F
 from transformers.utils import CONFIG_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
+from specauf_cli.config.identity import is_local
+from specauf_cli.config.schema import BackboneConfig, PretrainConfig, TargetConfig
 from specauf_cli.data.chat import Chat, free_tokens
-from specauf_cli.identity import is_local
+from specauf_cli.errors import InputError, first_line
 from specauf_cli.models import sizes
-from specauf_cli.records import digest, read_json
-from specauf_cli.schema import InputError, first_line
-from specauf_cli.settings import BackboneConfig, PretrainConfig, TargetConfig
+from specauf_cli.store.files import digest, read_json
 
 
 class _AllTapped(Exception):

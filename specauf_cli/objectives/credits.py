@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from specauf_cli.schema import BlockStats, InputError
+from specauf_cli.errors import InputError
+from specauf_cli.types import BlockStats
 
 
 def full_ce(stats: BlockStats) -> Float[Tensor, "N K"]:

@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from specauf_cli.config.schema import ObjectiveConfig
+from specauf_cli.errors import InputError
 from specauf_cli.objectives.credits import TRUNCATING
 from specauf_cli.objectives.loss import Facts, block_stats, cross_entropy
-from specauf_cli.schema import BlockStats, InputError
-from specauf_cli.settings import ObjectiveConfig
+from specauf_cli.types import BlockStats
 
 HEADS = ("auto", "full", "chunked", "pruned")
 AT_ONCE = {"cpu": 64_000_000, "cuda": 512_000_000}

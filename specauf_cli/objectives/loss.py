@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from specauf_cli.config.schema import ObjectiveConfig
+from specauf_cli.errors import InputError, nearest
 from specauf_cli.objectives.credits import support
-from specauf_cli.schema import BlockStats, InputError, nearest
-from specauf_cli.settings import ObjectiveConfig
+from specauf_cli.types import BlockStats
 
 NORMALIZE = ("batch", "block", "valid")
 

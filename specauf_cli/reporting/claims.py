@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from specauf_cli.errors import InputError
 from specauf_cli.evaluation.statistics import Interval, average_difference, difference, equivalent
 from specauf_cli.reporting.escape import cell, code
 from specauf_cli.reporting.measured import Measured, common
-from specauf_cli.schema import InputError
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not separable"
 DEPTHS = range(1, 7)

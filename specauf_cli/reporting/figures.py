@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from specauf_cli.evaluation import metrics
+from specauf_cli.config.pages import Experiment
+from specauf_cli.errors import InputError
+from specauf_cli.evaluation import accuracy, tau
 from specauf_cli.evaluation.statistics import average
-from specauf_cli.pages import Experiment
-from specauf_cli.records import RunRecord
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.measured import Measured, select, sources
-from specauf_cli.schema import InputError
+from specauf_cli.store.records import RunRecord
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -200,7 +200,7 @@ def _survival(measured: Measured) -> Figure | None:
         traces = [
             t for r in measured.of(objective) for b in r.benchmarks if b.temperature == temperature for t in b.traces
         ]
-        alive = np.array(metrics.survival(traces))
+        alive = np.array(tau.survival(traces))
         shown = alive > 0
         ax.plot(np.arange(len(alive))[shown], alive[shown], label=escape.drawn(title), **look)
     ax.set(xlabel="k", ylabel="P(A ≥ k)", yscale="log", title=f"all rounds of all benchmarks, T = {temperature:g}")
@@ -227,7 +227,7 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
         for s in chosen:
             if s.objective == objective:
                 taus = [
-                    metrics.tau(b.traces, measured.experiment.definition)
+                    tau.mean(b.traces, measured.experiment.definition)
                     for b in s.benchmarks
                     if b.temperature == temperature
                 ]
@@ -255,12 +255,14 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
         for objective, title, look in _rows(measured):
             for record in measured.of(objective):
                 taus = [
-                    metrics.tau(b.traces, measured.experiment.definition)
+                    tau.mean(b.traces, measured.experiment.definition)
                     for b in record.benchmarks
                     if b.temperature == temperature and b.column in measured.experiment.columns
                 ]
                 if len(taus) == len(measured.experiment.columns):
-                    points.append((record, title, look, 100 * metrics.accuracy(record.heldout), float(np.mean(taus))))
+                    points.append(
+                        (record, title, look, 100 * accuracy.common_mask(record.heldout), float(np.mean(taus)))
+                    )
     if len(points) < 2:
         return None
     backbones = list(dict.fromkeys(p[0].backbone for p in points))

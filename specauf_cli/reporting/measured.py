@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from specauf_cli.config.pages import Experiment
+from specauf_cli.errors import InputError
 from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
-from specauf_cli.pages import Experiment
-from specauf_cli.records import RunRecord, settings_of
 from specauf_cli.reporting.escape import cell, link, path
 from specauf_cli.reporting.labels import labels
-from specauf_cli.schema import InputError, Trace
+from specauf_cli.store.records import RunRecord, settings_of
+from specauf_cli.types import Trace
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from markdown_it import MarkdownIt
 
-from specauf_cli.pages import Experiment
-from specauf_cli.records import RunRecord
+from specauf_cli.config.pages import Experiment
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.claims import Verdict, verdicts
 from specauf_cli.reporting.escape import markup, path
 from specauf_cli.reporting.figures import Figure
 from specauf_cli.reporting.measured import select, sources
+from specauf_cli.store.records import RunRecord
 
 CSS = """
 :root { color-scheme: light; }

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from specauf_cli.evaluation import metrics, server
+from specauf_cli.engines import server
+from specauf_cli.errors import InputError
+from specauf_cli.evaluation import accuracy, tau
 from specauf_cli.evaluation.statistics import (
     Interval,
     Sample,
@@ -16,11 +18,10 @@ from specauf_cli.evaluation.statistics import (
     sample,
 )
 from specauf_cli.evaluation.turns import skips
-from specauf_cli.records import BenchmarkResult, RunRecord, settings_of
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.labels import labels
-from specauf_cli.runs import State
-from specauf_cli.schema import InputError
+from specauf_cli.store.layout import State
+from specauf_cli.store.records import BenchmarkResult, RunRecord, settings_of
 
 
 def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -> list[str]:
@@ -39,7 +40,7 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
             )
         text.append(f"  {'average':<28} T={temperature:g}  {_pm(average(samples))}")
     text.append(
-        f"  block-mask accuracy {100 * metrics.accuracy(record.heldout):.1f} %  (held-out conversations, common mask)"
+        f"  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %  (held-out conversations, common mask)"
     )
     asked, same, rounds = (sum(b.audit[k] for b in record.benchmarks) for k in ("requests", "identical", "same_rounds"))
     text.append(
@@ -146,9 +147,9 @@ def averages(record: RunRecord, definition: str) -> str:
     """One line: the average tau at each temperature, and block-mask accuracy."""
     found = []
     for temperature in sorted({b.temperature for b in record.benchmarks}):
-        taus = [metrics.tau(b.traces, definition) for b in record.benchmarks if b.temperature == temperature]
+        taus = [tau.mean(b.traces, definition) for b in record.benchmarks if b.temperature == temperature]
         found.append(f"T={temperature:g} tau {sum(taus) / len(taus):.3f}")
-    return f"{'  '.join(found)}  block-mask accuracy {100 * metrics.accuracy(record.heldout):.1f} %"
+    return f"{'  '.join(found)}  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %"
 
 
 def comparison(measured: Sequence[Sequence[RunRecord]], definition: str) -> list[str]:

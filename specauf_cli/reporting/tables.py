@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from specauf_cli.evaluation.metrics import TAU
+from specauf_cli.config.pages import Experiment, Variants
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
+from specauf_cli.evaluation.tau import TAU
 from specauf_cli.evaluation.turns import skips
-from specauf_cli.pages import Experiment, Variants
-from specauf_cli.records import BenchmarkResult, RunRecord
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.claims import of_tau, verdicts
 from specauf_cli.reporting.measured import Measured, common, select, sources
+from specauf_cli.store.records import BenchmarkResult, RunRecord
 
 DASH = "–"
 

@@ -12,19 +12,20 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from specauf_cli import ranks
+from specauf_cli.config.schema import Config, TrainerConfig
+from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
 from specauf_cli.models.blocks import Batch, collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import BranchLoss, branch_losses
-from specauf_cli.records import read_log
-from specauf_cli.schema import Example, InputError
-from specauf_cli.settings import Config, TrainerConfig
+from specauf_cli.runtime import ranks
+from specauf_cli.store.files import read_log
 from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Job, Outcome, Running, run
 from specauf_cli.training.tracking import OFF, sink
+from specauf_cli.types import Example
 
 
 class Order:

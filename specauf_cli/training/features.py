@@ -13,13 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from specauf_cli import ranks
+from specauf_cli.config.schema import TrainerConfig
+from specauf_cli.errors import InputError
 from specauf_cli.models.blocks import Batch, collate
 from specauf_cli.models.target import Target
-from specauf_cli.progress import track
-from specauf_cli.records import atomic, digest
-from specauf_cli.schema import Example, InputError
-from specauf_cli.settings import TrainerConfig
+from specauf_cli.runtime import ranks
+from specauf_cli.runtime.progress import track
+from specauf_cli.store.files import atomic, digest
+from specauf_cli.types import Example
 
 TOKENS = 16_384
 """Tokens of one target pass when everything is computed first."""

@@ -15,20 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from specauf_cli import ranks
-from specauf_cli.progress import track
-from specauf_cli.records import atomic, read_log
-from specauf_cli.schema import InputError
+from specauf_cli.errors import InputError, Interrupted
+from specauf_cli.runtime import ranks
+from specauf_cli.runtime.progress import track
+from specauf_cli.store.files import atomic, read_log
 from specauf_cli.training import state
 from specauf_cli.training.tracking import Sink
-
-
-class Interrupted(Exception):
-    """The user (or the system) asked to stop; everything up to the last finished step is saved."""
-
-    def __init__(self, signum: int, where: Path, step: int) -> None:
-        super().__init__(f"stopped after step {step}; saved in {where}")
-        self.exit_code = 128 + signum
 
 
 @dataclass(frozen=True)

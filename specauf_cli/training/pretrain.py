@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 
-from specauf_cli import ranks
+from specauf_cli.config.schema import PretrainConfig, TargetConfig
 from specauf_cli.data.chat import Chat, encode
+from specauf_cli.errors import InputError
 from specauf_cli.models import target as targets
-from specauf_cli.records import digest, file_sha256, lock, now, peak_memory_mib, read_json, write_json
-from specauf_cli.schema import Corpus, InputError
-from specauf_cli.settings import PretrainConfig, TargetConfig
+from specauf_cli.runtime import ranks
+from specauf_cli.store.files import digest, file_sha256, lock, read_json, write_json
+from specauf_cli.store.provenance import now, peak_memory_mib
 from specauf_cli.training.loop import Job, Outcome, run
+from specauf_cli.types import Corpus
 
 MARKER = "specauf.json"
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from specauf_cli.records import digest, file_sha256
-from specauf_cli.schema import InputError, first_line
+from specauf_cli.errors import InputError, first_line
+from specauf_cli.store.files import digest, file_sha256
 
 
 def save(

@@ -6,8 +6,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from specauf_cli.schema import first_line
-from specauf_cli.settings import TrackingConfig
+from specauf_cli.config.schema import TrackingConfig
+from specauf_cli.errors import first_line
 
 Sink = Callable[[Mapping[str, float]], None]
 OFF = TrackingConfig("none", None, None)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from specauf_cli.config.schema import BenchmarkConfig
 from specauf_cli.data import benchmarks as bm
-from specauf_cli.schema import InputError
-from specauf_cli.settings import BenchmarkConfig
+from specauf_cli.errors import InputError
 
 CONF = Path(__file__).parents[2] / "conf" / "benchmark"
 REAL = ["gsm8k", "math500", "humaneval", "mbpp", "mt_bench", "alpaca"]

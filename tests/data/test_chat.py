@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from specauf_cli.config.schema import TargetConfig
 from specauf_cli.data.chat import CHATML, END, MASK, START, Chat, encode
-from specauf_cli.schema import Conversation, Corpus, Example, InputError, Message
-from specauf_cli.settings import TargetConfig
+from specauf_cli.errors import InputError
+from specauf_cli.types import Conversation, Corpus, Example, Message
 
 THINK = "<think>\n\n</think>\n\n"
 # As Qwen3's: behind the last user turn the answer opens with an empty think block, and so does the generation prompt.

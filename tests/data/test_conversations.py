@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from specauf_cli.config.schema import DataConfig
 from specauf_cli.data import conversations as cv
 from specauf_cli.data.rows import resolved_commit
-from specauf_cli.schema import Conversation, Corpus, InputError, Message, Prompt, PromptSet
-from specauf_cli.settings import DataConfig
+from specauf_cli.errors import InputError
+from specauf_cli.types import Conversation, Corpus, Message, Prompt, PromptSet
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 PAIR = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]

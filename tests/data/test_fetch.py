@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from specauf_cli.config.schema import BenchmarkConfig, DataConfig
 from specauf_cli.data import benchmarks as bm
 from specauf_cli.data import conversations as cv
 from specauf_cli.data.fetch import fetch
-from specauf_cli.schema import InputError
-from specauf_cli.settings import BenchmarkConfig, DataConfig
+from specauf_cli.errors import InputError
 
 GSM8K = BenchmarkConfig(
     name="gsm8k", title="GSM8K", column="gsm8k", source="hub", family=None, hub_id="openai/gsm8k", subset="main",

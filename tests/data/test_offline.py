@@ -11,7 +11,8 @@ import pytest
 
 from specauf_cli.data.families import SCHEMAS
 from specauf_cli.data.offline import FAMILIES, conversations, heldout, prompts
-from specauf_cli.schema import Conversation, InputError, Prompt
+from specauf_cli.errors import InputError
+from specauf_cli.types import Conversation, Prompt
 
 SAMPLE = 300
 

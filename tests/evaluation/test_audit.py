@@ -16,7 +16,7 @@ from specauf_cli.evaluation.audit import Report, audit
 from specauf_cli.evaluation.decode import decode
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Prompt, Trace, Trajectory
+from specauf_cli.types import Prompt, Trace, Trajectory
 
 MakeDrafter = Callable[..., DFlash]
 NEW = 16

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from specauf_cli.errors import InputError
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import decode
 from specauf_cli.evaluation.replay import every_start, replay
@@ -22,7 +23,7 @@ from specauf_cli.models.blocks import previous_tokens
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.domino import Domino
 from specauf_cli.models.target import Target
-from specauf_cli.schema import InputError, Message, Prompt, PromptSet, Trace, Trajectory
+from specauf_cli.types import Message, Prompt, PromptSet, Trace, Trajectory
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]

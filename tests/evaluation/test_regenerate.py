@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands import specauf
-from specauf_cli import compose, runs, workbench
-from specauf_cli.arguments import configs
+from helpers.commands import specauf
+from specauf_cli import session
+from specauf_cli.config import compose
+from specauf_cli.config.schema import EvaluationConfig
 from specauf_cli.data.conversations import content_hash
+from specauf_cli.errors import InputError
 from specauf_cli.evaluation import regenerate as module
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.regenerate import regenerate
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Conversation, Corpus, InputError, Message
-from specauf_cli.settings import EvaluationConfig
+from specauf_cli.store import layout
+from specauf_cli.store.trust import configs
+from specauf_cli.types import Conversation, Corpus, Message
 
 SETTINGS = EvaluationConfig("replay", "greedy", None, (0.0,), 0, 40, 4, "fp32", 0, False, 4)
 
@@ -108,13 +111,13 @@ def test_how_a_run_is_measured_does_not_change_the_answers_it_was_trained_on(
 ) -> None:
     words = ["profile=smoke", "data.regenerate=64", "evaluation.max_new_tokens=40"]
     trained = compose.compose(words)
-    monkeypatch.setattr(runs, "about_of", lambda _: {"run": "r", "overrides": words, "config": trained.resolved})
+    monkeypatch.setattr(layout, "about_of", lambda _: {"run": "r", "overrides": words, "config": trained.resolved})
     later = ["evaluation.max_new_tokens=7", "evaluation.precision=bf16"]
     as_trained, measured = configs(tmp_path / "runs" / "r", later, "all")
     assert as_trained.evaluation == trained.evaluation
     assert (measured.evaluation.max_new_tokens, measured.evaluation.precision) == (7, "bf16")
     empty = Corpus("", ())
-    bench = workbench.Bench(trained, None, empty, empty)  # type: ignore[arg-type]
+    bench = session.Bench(trained, None, empty, empty)  # type: ignore[arg-type]
     assert bench.serves(trained)
     assert not bench.serves(replace(trained, evaluation=measured.evaluation))
 

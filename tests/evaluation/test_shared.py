@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from specauf_cli import compose, ranks
+from helpers.trained import together
+from specauf_cli.config import compose
+from specauf_cli.config.schema import Config
+from specauf_cli.errors import InputError
 from specauf_cli.evaluation import evaluate
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.records import read_json, write_json
-from specauf_cli.schema import Corpus, InputError
-from specauf_cli.settings import Config
-from trained import together
+from specauf_cli.runtime import ranks
+from specauf_cli.store.files import read_json, write_json
+from specauf_cli.types import Corpus
 
 MakeDrafter = Callable[..., DFlash]
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from specauf_cli.evaluation import metrics
+from specauf_cli.errors import InputError
+from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.statistics import (
     RESAMPLES,
     Interval,
@@ -23,7 +24,7 @@ from specauf_cli.evaluation.statistics import (
     replicates,
     sample,
 )
-from specauf_cli.schema import InputError, Trace
+from specauf_cli.types import Trace
 
 PROPOSED = 7
 
@@ -103,11 +104,11 @@ def test_intervals_equal_a_slow_reference() -> None:
 
 def test_a_sample_of_runs_holds_the_terms_of_tau() -> None:
     runs = {7: traces(seed=1), 3: traces(seed=2)}
-    for definition in metrics.TAU:
+    for definition in tau.TAU:
         made = sample(runs, definition)
         assert made.seeds == (3, 7)
         assert made.prompts == tuple(sorted(f"p{i}" for i in range(12)))
-        expected = (metrics.tau(runs[3], definition) + metrics.tau(runs[7], definition)) / 2
+        expected = (tau.mean(runs[3], definition) + tau.mean(runs[7], definition)) / 2
         assert made.tau == pytest.approx(expected, abs=1e-12)
         assert interval(made, "x").value == made.tau
     assert len(replicates(sample(runs), "x")) == RESAMPLES == 10_000
@@ -117,7 +118,7 @@ def test_a_prompt_without_rounds_in_one_seed_is_zero_there() -> None:
     made = sample({0: traces(3), 1: traces(2)}, "pooled")
     assert made.prompts == ("p0", "p1", "p2")
     assert made.denominator[1, 2] == made.numerator[1, 2] == 0
-    assert made.tau == pytest.approx((metrics.tau(traces(3), "pooled") + metrics.tau(traces(2), "pooled")) / 2)
+    assert made.tau == pytest.approx((tau.mean(traces(3), "pooled") + tau.mean(traces(2), "pooled")) / 2)
 
 
 def test_a_conversation_of_two_turns_is_one_cluster() -> None:
@@ -137,7 +138,7 @@ def test_alpha_is_a_ratio_of_sums_as_well() -> None:
     runs = {0: traces(30, seed=1), 1: traces(30, seed=2)}
     for k in range(1, 5):
         made = alpha_sample(runs, k)
-        assert made.tau == pytest.approx((metrics.alpha(runs[0])[k - 1] + metrics.alpha(runs[1])[k - 1]) / 2, abs=1e-12)
+        assert made.tau == pytest.approx((tau.alpha(runs[0])[k - 1] + tau.alpha(runs[1])[k - 1]) / 2, abs=1e-12)
         found = interval(made, "x")
         assert 0 <= found.low <= found.value <= found.high <= 1
     easier = alpha_sample({0: traces(30, seed=1, ease=6.0), 1: traces(30, seed=2, ease=6.0)}, 1)

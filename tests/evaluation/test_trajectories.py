@@ -13,7 +13,7 @@ import pytest
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.trajectories import Generated
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Prompt, PromptSet
+from specauf_cli.types import Prompt, PromptSet
 
 MakeTarget = Callable[..., Target]
 

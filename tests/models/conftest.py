@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from sequences import sequences
-from specauf_cli.models import checkpoint, formats
+from helpers.sequences import sequences
+from specauf_cli.config.schema import BackboneConfig
+from specauf_cli.interchange import formats
+from specauf_cli.models import checkpoint
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.domino import Domino
 from specauf_cli.models.target import Target
-from specauf_cli.settings import BackboneConfig
 
 DOMINO = partial(Domino, gru_hidden_dim=6, emb_dim=5, pure_draft_prefix_len=1)
 

@@ -13,11 +13,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from specauf_cli.config.schema import BackboneConfig
+from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.schema import InputError
-from specauf_cli.settings import BackboneConfig
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]

@@ -9,7 +9,7 @@ import torch
 import torch._functorch.config as functorch
 from torch import Tensor
 
-from sequences import ANCHORS, close
+from helpers.sequences import ANCHORS, close
 from specauf_cli.models.dflash import DFlash, _compiled_flex
 from specauf_cli.models.target import Target
 

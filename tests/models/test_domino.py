@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from specauf_cli.limits import check_backbone
+from specauf_cli.config.limits import check_backbone
+from specauf_cli.config.schema import BackboneConfig
+from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
 from specauf_cli.models.blocks import previous_tokens
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.domino import Domino
 from specauf_cli.models.target import Target
-from specauf_cli.schema import InputError
-from specauf_cli.settings import BackboneConfig
 
 MakeDrafter = Callable[..., DFlash]
 G, R = 6, 5

@@ -13,17 +13,19 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from commands import specauf
-from hub import KINDS, edit, publish, rename
-from specauf_cli.compose import compose
+from helpers.commands import specauf
+from helpers.hub import KINDS, edit, publish, rename
+from specauf_cli.config.compose import compose
+from specauf_cli.config.identity import is_local
+from specauf_cli.config.schema import TargetConfig
 from specauf_cli.data.chat import CHATML, Chat
-from specauf_cli.identity import is_local
+from specauf_cli.errors import InputError
 from specauf_cli.models import sizes
 from specauf_cli.models import target as targets
 from specauf_cli.models.target import spread, taps_of
-from specauf_cli.records import command_line, run_id
-from specauf_cli.schema import Conversation, InputError, Message
-from specauf_cli.settings import TargetConfig
+from specauf_cli.store.provenance import command_line
+from specauf_cli.store.records import run_id
+from specauf_cli.types import Conversation, Message
 
 SHIPPED = ("qwen3_0_6b", "qwen3_1_7b", "qwen3_4b", "qwen3_8b", "llama3_1_8b")
 

@@ -28,12 +28,12 @@ from transformers import (
     RwkvConfig,
 )
 
-from sequences import ANCHORS, LENGTH, close, sequences
+from helpers.sequences import ANCHORS, LENGTH, close, sequences
+from specauf_cli.config.schema import TargetConfig
 from specauf_cli.data.chat import Chat
+from specauf_cli.errors import InputError
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target, check_cache, check_taps, content_fingerprint
-from specauf_cli.schema import InputError
-from specauf_cli.settings import TargetConfig
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from specauf_cli.errors import InputError
 from specauf_cli.objectives import credits
 from specauf_cli.objectives.loss import block_stats
-from specauf_cli.schema import BlockStats, InputError
+from specauf_cli.types import BlockStats
 
 CREDITS = [
     credits.full_ce,

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from specauf_cli.config.schema import ObjectiveConfig
+from specauf_cli.errors import InputError
 from specauf_cli.objectives import credits
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import NORMALIZE, BranchLoss, branch_losses
-from specauf_cli.schema import BlockStats, InputError
-from specauf_cli.settings import ObjectiveConfig
+from specauf_cli.types import BlockStats
 
 N, K, D, V = 40, 7, 16, 33
 CREDITS: dict[str, Callable[[BlockStats], Tensor]] = {

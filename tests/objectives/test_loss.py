@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from specauf_cli.config.schema import ObjectiveConfig
+from specauf_cli.errors import InputError
 from specauf_cli.objectives import credits
 from specauf_cli.objectives.loss import (
     NORMALIZE,
@@ -22,8 +24,7 @@ from specauf_cli.objectives.loss import (
     telemetry,
     weighted_ce,
 )
-from specauf_cli.schema import BlockStats, InputError
-from specauf_cli.settings import ObjectiveConfig
+from specauf_cli.types import BlockStats
 
 Credit = Callable[[BlockStats], Tensor]
 CREDITS = {

@@ -9,14 +9,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from specauf_cli import experiment
-from specauf_cli.pages import Experiment, Row
-from specauf_cli.records import RunRecord
+from helpers.synthetic import benchmark, heldout, record
+from specauf_cli.config import specs
+from specauf_cli.config.pages import Experiment, Row
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting.report import html
-from synthetic import benchmark, heldout, record
+from specauf_cli.store.records import RunRecord
 
-TABLES = [t for t in map(experiment.load, ("table2", "table4")) if isinstance(t, Experiment)]
+TABLES = [t for t in map(specs.load, ("table2", "table4")) if isinstance(t, Experiment)]
 COLUMNS = TABLES[0].columns
 STEPS = list(range(20, 201, 20))
 

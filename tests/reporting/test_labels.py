@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from specauf_cli import experiment
-from specauf_cli.records import RunRecord
+from helpers.synthetic import benchmark, constant, record
+from specauf_cli.config import specs
+from specauf_cli.errors import InputError
 from specauf_cli.reporting import summary
 from specauf_cli.reporting.labels import labels
 from specauf_cli.reporting.measured import select
-from specauf_cli.runs import State
-from specauf_cli.schema import InputError
-from synthetic import benchmark, constant, record
+from specauf_cli.store.layout import State
+from specauf_cli.store.records import RunRecord
 
 
 def config(gamma: float, steps: int = 100, final: float | None = None, **trainer: int) -> dict[str, object]:
@@ -63,7 +63,7 @@ def test_listed_runs_of_one_name_are_told_apart_and_others_are_not() -> None:
 
 
 def test_a_table_does_not_average_or_choose_between_runs_that_were_trained_in_two_ways() -> None:
-    page = experiment.load("table2")
+    page = specs.load("table2")
     one, two, *_ = decays()
     with pytest.raises(InputError, match=r"\(gamma 1\.0\) and .*\(gamma 1\.65\) are both decay with seed 0; keep one"):
         select(page, [one, two])

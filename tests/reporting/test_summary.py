@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from specauf_cli.records import BenchmarkResult, RunRecord
+from helpers.synthetic import Rounds, benchmark, heldout, record
+from specauf_cli.errors import InputError
 from specauf_cli.reporting import summary
-from specauf_cli.schema import InputError, Trace
-from synthetic import Rounds, benchmark, heldout, record
+from specauf_cli.store.records import BenchmarkResult, RunRecord
+from specauf_cli.types import Trace
 
 WORKED = (Trace("a", 0, (4, 1), 15, 7, True), Trace("b", 0, (0, 1, 2), 15, 5, True))
 """7 tokens in 2 rounds (8 without the cut at the end), 5 in 3 (7 without)."""

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from specauf_cli import experiment
+from helpers.synthetic import benchmark, constant, heldout, record
+from specauf_cli.config import specs
+from specauf_cli.errors import InputError
 from specauf_cli.evaluation.statistics import Interval, average, average_difference, difference, interval, sample
-from specauf_cli.records import RunRecord
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.measured import select
-from specauf_cli.schema import InputError
-from synthetic import benchmark, constant, heldout, record
+from specauf_cli.store.records import RunRecord
 
-EXPERIMENT = experiment.load("table2")
+EXPERIMENT = specs.load("table2")
 COLUMNS = tuple(EXPERIMENT.columns)
 
 
@@ -295,19 +295,19 @@ def test_empty_table_says_so() -> None:
     assert "| paper | 2.51 |" in text
 
 
-VARIANTS = experiment.load("table3")
+VARIANTS = specs.load("table3")
 
 
 def test_the_variant_matrix_is_read_from_the_objectives_and_is_the_papers() -> None:
-    found = {row.objective: tables.matrix(experiment.objective_yaml(row.objective)) for row in VARIANTS.rows}
+    found = {row.objective: tables.matrix(specs.objective_yaml(row.objective)) for row in VARIANTS.rows}
     assert found == VARIANTS.paper
-    page = tables.variants(VARIANTS, {o: experiment.objective_yaml(o) for o in found})
+    page = tables.variants(VARIANTS, {o: specs.objective_yaml(o) for o in found})
     assert page.count("| yes |") == 7
     assert "| S-AUF+D | base-auf | base-auf | on | yes |" in page
 
 
 def test_an_objective_that_drifts_from_the_paper_is_shown() -> None:
-    objectives = {row.objective: experiment.objective_yaml(row.objective) for row in VARIANTS.rows}
+    objectives = {row.objective: specs.objective_yaml(row.objective) for row in VARIANTS.rows}
     objectives["s_auf"] = objectives["s_auf"] | {"final_reads": "final"}
     page = tables.variants(VARIANTS, objectives)
     assert "| S-AUF | base-auf | final-auf | off | **no** |" in page
@@ -321,7 +321,7 @@ def test_a_matrix_names_credits_of_ones_own() -> None:
         "final_reads": "final",
     }
     assert tables.matrix(own) == ("first_half", "common", "off, on")
-    assert tables.matrix(experiment.objective_yaml("auf")) == ("base-auf", "–", "off")
+    assert tables.matrix(specs.objective_yaml("auf")) == ("base-auf", "–", "off")
 
 
 def test_examples_of_one_conversation_are_one_cluster() -> None:

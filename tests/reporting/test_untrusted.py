@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from specauf_cli import exchange, experiment
-from specauf_cli.records import RunRecord
+from helpers.synthetic import benchmark, record
+from specauf_cli.config import specs
+from specauf_cli.interchange import drafters
 from specauf_cli.reporting import figures, summary, tables
 from specauf_cli.reporting.report import html
-from synthetic import benchmark, record
+from specauf_cli.store.records import RunRecord
 
 EVIL = " <script>alert(1)</script> ](javascript:alert(1)) | `x` $y_{$ \n\n# h\x1b[31m\u202e<img src=x onerror=alert(1)>"
-EXPERIMENT = experiment.load("table2")
+EXPERIMENT = specs.load("table2")
 KEPT = {"objective", "backbone", "column", "benchmark", "commit", "ended", "written", "prompts_sha256"}
 """What records are found and grouped by."""
 
@@ -138,7 +139,7 @@ def test_a_model_card(records: list[RunRecord], layout: str) -> None:
     }  # fmt: skip
     for imported in (True, False):
         given = poisoned({k: v for k, v in about.items() if imported or k != "imported"})
-        text = exchange.card(given, poisoned(config), records[:1], layout=layout, dtype="fp32")
+        text = drafters.card(given, poisoned(config), records[:1], layout=layout, dtype="fp32")
         front, body = text.removeprefix("---\n").split("\n---\n", 1)
         assert all(": " in line for line in front.splitlines()), "front matter of one line a key"
         check_markdown(body)

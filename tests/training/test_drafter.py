@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from specauf_cli import compose, workbench
+from helpers.trained import train_one
+from specauf_cli import session
+from specauf_cli.config import compose
+from specauf_cli.config.schema import Config
 from specauf_cli.data.chat import encode
+from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Corpus, Example, InputError
-from specauf_cli.settings import Config
 from specauf_cli.training import drafter as training
 from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Interrupted
-from trained import train_one
+from specauf_cli.types import Corpus, Example
 
 GOLDEN = Path(__file__).with_name("golden.json")
 OBJECTIVES = ("full_ce", "decay", "auf", "auf_decay")
@@ -347,11 +349,11 @@ def test_a_benchmark_whose_answers_have_no_round_is_left_out_of_the_measurement_
     """An answer of one token says nothing of a drafter; NaN in the log would end it there."""
     taus = iter([float("nan"), 2.0, float("nan"), float("nan")])
     bench = SimpleNamespace(target=None)
-    monkeypatch.setattr(workbench, "load_benchmarks", lambda _: ["one", "two"])
-    monkeypatch.setattr(workbench, "own_answers", lambda *_: SimpleNamespace(trajectories=()))
-    monkeypatch.setattr(workbench, "_cache", lambda _: None)
-    monkeypatch.setattr(workbench, "replay", lambda *_, **__: [])
-    monkeypatch.setattr(workbench.metrics, "tau", lambda _: next(taus))
-    probe = workbench._probe(bench, config("auf", "trainer.eval_every=4"))  # type: ignore[arg-type]
+    monkeypatch.setattr(session, "load_benchmarks", lambda _: ["one", "two"])
+    monkeypatch.setattr(session, "own_answers", lambda *_: SimpleNamespace(trajectories=()))
+    monkeypatch.setattr(session, "_cache", lambda _: None)
+    monkeypatch.setattr(session, "replay", lambda *_, **__: [])
+    monkeypatch.setattr(session.metrics, "tau", lambda _: next(taus))
+    probe = session._probe(bench, config("auf", "trainer.eval_every=4"))  # type: ignore[arg-type]
     assert probe(None) == {"tau": 2.0}  # type: ignore[arg-type]
     assert probe(None) == {}  # type: ignore[arg-type]

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from specauf_cli import compose, ranks
+from helpers.trained import train_one
+from specauf_cli.config import compose
+from specauf_cli.config.schema import TrainerConfig
 from specauf_cli.data.chat import encode
+from specauf_cli.errors import InputError
 from specauf_cli.models.blocks import collate
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Corpus, Example, InputError
-from specauf_cli.settings import TrainerConfig
+from specauf_cli.runtime import ranks
 from specauf_cli.training import features as module
 from specauf_cli.training.features import Disk, Features
-from trained import train_one
+from specauf_cli.types import Corpus, Example
 
 
 @pytest.fixture(scope="module")

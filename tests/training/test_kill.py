@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from specauf_cli import compose
+from helpers.trained import train_one
+from specauf_cli.config import compose
+from specauf_cli.config.schema import Config
 from specauf_cli.data.chat import encode
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Corpus, Example
-from specauf_cli.settings import Config
 from specauf_cli.training import drafter, state
 from specauf_cli.training.features import Features
-from trained import train_one
+from specauf_cli.types import Corpus, Example
 
 
 @pytest.fixture(scope="module")

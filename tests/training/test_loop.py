@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from specauf_cli.schema import InputError
+from specauf_cli.errors import InputError
 from specauf_cli.training import loop, state
 from specauf_cli.training.loop import Interrupted, Job, Outcome
 

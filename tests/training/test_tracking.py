@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from specauf_cli import compose
+from helpers.trained import train_one
+from specauf_cli.config import compose
+from specauf_cli.config.schema import TrackingConfig
 from specauf_cli.data.chat import encode
 from specauf_cli.models.target import Target
-from specauf_cli.schema import Corpus
-from specauf_cli.settings import TrackingConfig
 from specauf_cli.training.features import Features
 from specauf_cli.training.tracking import sink
-from trained import train_one
+from specauf_cli.types import Corpus
 
 
 def trained(target: Target, corpus: Corpus, folder: Path, *overrides: str) -> list[dict[str, float]]:

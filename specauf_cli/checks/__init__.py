@@ -1,1 +1,0 @@
-"""What can break a drafter before it is trained or measured, one small function per trap."""

@@ -1,0 +1,1 @@
+"""The commands: they parse words and call one function below."""

@@ -1,0 +1,1 @@
+"""Every setting once, and how yaml and overrides become one ``Config``."""

@@ -1,0 +1,77 @@
+"""Where yaml files lie, the shipped ones and the user's own, and which choices they offer."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from specauf_cli.errors import InputError, nearest
+
+
+def folder(name: str) -> Path:
+    """``conf`` or ``experiments``: inside the package when installed from a wheel, else at the top of the checkout."""
+    here = Path(__file__).resolve().parent.parent
+    inside = here / name
+    return inside if inside.is_dir() else here.parent / name
+
+
+OWN = "SPECAUF_CONF"
+"""Environment variable: a folder of the user's own yaml files, laid out as ``conf/``. Every command and worker sees it."""
+
+
+def own_folder() -> Path | None:
+    """The user's folder that ``SPECAUF_CONF`` names. Errors: InputError when there is none, or a file in it has a shipped one's name."""
+    if not os.environ.get(OWN):
+        return None
+    place = Path(os.environ[OWN]).expanduser().resolve()
+    if not place.is_dir():
+        raise InputError(
+            f"{OWN}={place}: there is no such folder; it holds your own yaml files, as objective/NAME.yaml"
+        )
+    for path in sorted(place.glob("*/*.yaml")):
+        if (folder("conf") / path.relative_to(place)).is_file() and place != folder("conf"):
+            raise InputError(
+                f"{path}: there is a shipped {path.parent.name} of this name, which it would not replace; rename it"
+            )
+    return place
+
+
+def groups() -> dict[str, list[str]]:
+    """The configuration groups and their choices, the user's own (``SPECAUF_CONF``) among them."""
+    found: dict[str, list[str]] = {}
+    for place in filter(None, (folder("conf"), own_folder())):
+        for path in place.glob("*/*.yaml"):
+            found.setdefault(path.parent.name, []).append(path.stem)
+    return {name: sorted(set(found[name])) for name in sorted(found)}
+
+
+def file_of(group: str, name: str) -> Path:
+    """The yaml of a choice, shipped or the user's own. Errors: InputError for an unknown one."""
+    check_choices([f"{group}={name}"])
+    places = [folder("conf"), *([own] if (own := own_folder()) else [])]
+    return next(f for place in places if (f := place / group / f"{name}.yaml").is_file())
+
+
+def check_choices(overrides: Sequence[str]) -> None:
+    """InputError for a malformed override or an unknown choice of a known group."""
+    known = groups()
+    for override in overrides:
+        match = re.fullmatch(r"([+~]*)([\w./@]+)(=.*)?", override, re.DOTALL)
+        if match is None or (match[3] is None and not match[1].startswith("~")):
+            raise InputError(
+                f"{override!r} is not an override; write key=value, for example objective=auf or trainer.steps=500"
+            )
+        name, value = match[2].split("@")[0], (match[3] or "=")[1:]
+        if name not in known:
+            continue
+        if match[1].startswith("~") or value in ("", "null") or (value.startswith("[") and name != "benchmark"):
+            raise InputError(
+                f"{override!r}: {name} is one of {', '.join(known[name])}, for example {name}={known[name][0]}"
+            )
+        if re.search(r"[(\[{$]", value):
+            continue
+        for choice in value.split(","):
+            if choice not in known[name]:
+                raise InputError(
+                    f"unknown {name} {choice!r}; valid: {', '.join(known[name])}.{nearest(choice, known[name])}"
+                )

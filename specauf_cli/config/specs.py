@@ -1,0 +1,147 @@
+"""What a page shows: an experiment's yaml in, a checked ``Experiment``, ``Variants`` or ``Conditions`` out."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any, cast
+
+from specauf_cli.config.compose import read_yaml
+from specauf_cli.config.groups import file_of, folder, groups
+from specauf_cli.config.pages import Condition, Conditions, Experiment, Page, Variants
+from specauf_cli.config.schema import typed
+from specauf_cli.errors import InputError, nearest
+from specauf_cli.types import check_definition
+
+
+def load(name: str) -> Page:
+    """An experiment by file path, or by its name among the shipped ones. Errors: InputError."""
+    known = {f.stem: f for f in sorted(folder("experiments").glob("*.yaml"))}
+    path = Path(name) if Path(name).suffix in (".yaml", ".yml") else known.get(name)
+    if path is None or not path.is_file():
+        raise InputError(f"no experiment {name!r}; shipped: {', '.join(known)}.{nearest(Path(name).stem, known)}")
+    values = read_yaml(path)
+    kinds = {"tau": Experiment, "variants": Variants, "conditions": Conditions}
+    kind = values.pop("kind", "tau")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
+    try:
+        found = cast(Page, typed(kinds[kind], values, ""))
+        if not isinstance(found, Variants):
+            check_definition(found.definition)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if found.name != path.stem:
+        raise InputError(
+            f"{path}: name: {found.name} must be the name of the file, {path.stem}; tables are written under it"
+        )
+    names = [row.objective for row in found.rows]
+    repeated = next((n for n in names if names.count(n) > 1), None)
+    if repeated or not names:
+        raise InputError(f"{path}: {f'objective {repeated!r} has two rows' if repeated else 'it has no rows'}")
+    choices = groups()
+    named = [
+        ("backbone", found.backbone, choices["backbone"]),
+        *(("objective", n, choices["objective"]) for n in names),
+    ]
+    if not isinstance(found, Variants):
+        columns = [b for b in choices["benchmark"] if b != "all" and not b.startswith("offline")]  # as the paper's
+        named += [("column", c, columns) for c in found.columns]
+        named += [("baseline", found.baseline, names)]
+    if isinstance(found, Experiment):
+        named += [("objective of paper.values", o, names) for block in found.paper.values.values() for o in block]
+    if isinstance(found, Variants):
+        named += [("objective of paper", o, names) for o in found.paper]
+    if isinstance(found, Conditions):
+        named += [("objective that a claim needs,", o, names) for o in ("auf", "decay", "auf_decay")]
+    for what, word, valid in named:
+        if word not in valid:
+            raise InputError(f"{path}: {what} {word!r} is none of {', '.join(valid)}.{nearest(word, valid)}")
+    for name_ in names:
+        _check_row(name_, found.backbone, str(path))
+    if isinstance(found, Experiment):
+        _check_cells(found, str(path))
+    if isinstance(found, Conditions):
+        _check_conditions(found, str(path))
+    return found
+
+
+def _check_row(objective: str, backbone: str, path: str) -> None:
+    """InputError for a row whose records would carry another name, or that the backbone has no use for."""
+    content = objective_yaml(objective)
+    kind = read_yaml(file_of("backbone", backbone)).get("like") or backbone
+    if kind not in content["backbones"]:
+        alias = content.get("aliases", {}).get(kind)
+        means = f"is called {alias} on {backbone}; write objective: {alias}" if alias else f"does not fit {backbone}"
+        raise InputError(f"{path}: objective {objective!r} {means}")
+
+
+def _check_cells(found: Experiment, path: str) -> None:
+    for temperature, block in found.paper.values.items():
+        if not re.fullmatch(r"\d+(\.\d+)?", temperature) or f"{float(temperature):g}" != temperature:
+            raise InputError(f"{path}: paper.values.{temperature}: a temperature is written as in '0', '1' or '0.7'")
+        for name, cells in block.items():
+            if not all(0 <= c < math.inf for c in cells):
+                raise InputError(f"{path}: paper.values.{temperature}.{name} holds a number that no tau can be")
+            if len(cells) != len(found.columns) + 1:
+                raise InputError(
+                    f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {len(found.columns) + 1} are needed (columns and average)"
+                )
+    _check_margin(found.margin, path)
+
+
+def _check_margin(margin: float, path: str) -> None:
+    if not 0 < margin < math.inf:
+        raise InputError(f"{path}: margin={margin} must be > 0 tokens")
+
+
+def _check_conditions(found: Conditions, path: str) -> None:
+    """InputError for names that cannot be folders or that two share, settings that a row has already, a gamma or budget that cannot be."""
+    for word in [*found.settings, *(w for c in found.conditions for w in c.settings)]:
+        if (key := word.partition("=")[0].lstrip("+~")) in ("backbone", "objective", "seed", "profile", "runs"):
+            raise InputError(f"{path}: settings {word!r}: the page's rows, --seeds and the command line choose {key}")
+    names = [c.name for c in found.conditions]
+    for condition in found.conditions:
+        where = f"{path}: condition {condition.name!r}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", condition.name):
+            raise InputError(
+                f"{where}: a name is letters, digits, '_', '.' and '-'; its records lie in a folder of that name"
+            )
+        if names.count(condition.name) > 1:
+            raise InputError(f"{where} is there twice")
+        for what, value in (("gamma", condition.gamma), ("budget", condition.budget)):
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{where}: {what}={value} must be > 0")
+    if not names:
+        raise InputError(f"{path}: it has no conditions")
+    if not found.columns:
+        raise InputError(f"{path}: it has no columns")
+    _check_margin(found.margin, path)
+
+
+def objective_yaml(name: str) -> dict[str, Any]:
+    """The plain content of ``conf/objective/NAME.yaml``."""
+    return read_yaml(file_of("objective", name))
+
+
+def shipped() -> list[str]:
+    """Names of the experiments that come with the tool."""
+    return sorted(f.stem for f in folder("experiments").glob("*.yaml"))
+
+
+def overrides(condition: Condition, objective: str, steps: int | None) -> list[str]:
+    """What makes a drafter of ``objective`` one of a condition; ``steps`` are the profile's own.
+
+    Errors: InputError where a budget is to be multiplied and the profile counts no steps.
+    """
+    found = list(condition.settings)
+    content = objective_yaml(objective)
+    if condition.gamma is not None:
+        branches = [b for b in ("base", "final") if "gamma" in (content.get(b) or {})]
+        found += [f"objective.{b}.gamma={condition.gamma:g}" for b in branches]
+    if condition.budget is not None:
+        if steps is None:
+            raise InputError(
+                f"condition {condition.name!r} multiplies trainer.steps, which is null; give trainer.steps=N"
+            )
+        found.append(f"trainer.steps={max(1, round(condition.budget * steps))}")
+    return found

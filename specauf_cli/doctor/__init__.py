@@ -1,0 +1,1 @@
+"""Checks for what breaks drafters, before a GPU hour is spent."""

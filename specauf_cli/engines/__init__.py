@@ -1,0 +1,1 @@
+"""Running serving engines: asked, counted, and held to the exact replay."""

@@ -1,0 +1,75 @@
+"""Block-mask accuracy on held-out conversations: what a drafter predicts of blocks it never sees in decoding."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from specauf_cli.data.chat import encode
+from specauf_cli.models.blocks import collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target
+from specauf_cli.objectives.credits import support
+from specauf_cli.objectives.loss import block_stats
+from specauf_cli.types import Corpus
+
+
+@torch.no_grad()
+def heldout_blocks(
+    target: Target, drafter: DFlash, corpus: Corpus, *, max_length: int, anchors: int, seed: int, batch_size: int
+) -> dict[str, list[Any]]:
+    """Block-mask sums on held-out conversations: how many slots were supervised and how many predicted right.
+
+    ``valid`` and ``correct`` are per slot; ``reached`` and ``passed`` too, over the blocks whose earlier slots are all right (their
+    ratio is alpha_k as training sees it, on the data's own tokens); ``ids``, ``id_valid`` and ``id_correct`` the same sums per example, for error
+    bars. Anchors depend on ``seed`` and the data only, so every drafter is asked about the same blocks, and about the slots
+    it may propose; the accuracy is sum(correct) / sum(valid), the paper's common-mask accuracy. Of several branches the last
+    one, which drafts, is judged; it reads the conversation's own tokens, as in training.
+    """
+    slots = drafter.backbone.proposals
+    examples, _ = encode(target.chat, corpus, max_length=max_length)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+    valid = torch.zeros(slots, dtype=torch.long)
+    correct = torch.zeros(slots, dtype=torch.long)
+    reached, passed = torch.zeros_like(valid), torch.zeros_like(valid)
+    by_id: dict[int, tuple[int, int]] = {}
+    for begin in range(0, len(order), batch_size):
+        batch = collate(examples, order[begin : begin + batch_size], target.chat.pad_id)
+        drawn = []
+        for i in batch.index:  # a generator per conversation: the batch it happens to be in must not matter
+            own = torch.tensor([examples[i].supervised])
+            drawn.append(sample_anchors(valid_anchors(own), anchors, torch.Generator().manual_seed((seed << 32) + i)))
+        starts, real = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        labels, mask = labels_and_mask(batch.tokens, batch.supervised, starts, real, slots)
+        tokens, starts = batch.tokens.to(target.device), starts.to(target.device)
+        context = drafter.context(target.features(tokens))
+        hidden = drafter.hidden(target, context, tokens.gather(1, starts), starts)[:, :, :slots]
+        previous = previous_tokens(tokens, starts, slots)
+        logits = drafter.logits(target, hidden.flatten(0, 1), previous.flatten(0, 1))[drafter.branches[-1]]
+        stats, _ = block_stats(logits, labels.flatten(0, 1).to(target.device), mask.flatten(0, 1).to(target.device))
+        valid += stats.mask.sum(dim=0).cpu()
+        correct += stats.correct.sum(dim=0).cpu()
+        alive = support(stats)
+        reached += alive.sum(dim=0).cpu()
+        passed += (alive & stats.correct).sum(dim=0).cpu()
+        shape = (len(batch.index), -1)
+        sums = zip(
+            stats.mask.view(shape).sum(dim=1).tolist(), stats.correct.view(shape).sum(dim=1).tolist(), strict=True
+        )
+        by_id.update(zip(batch.index, sums, strict=True))
+    rows = sorted(by_id)
+    return {
+        "valid": valid.tolist(),
+        "correct": correct.tolist(),
+        "reached": reached.tolist(),
+        "passed": passed.tolist(),
+        "ids": [examples[i].id for i in rows],
+        "id_valid": [by_id[i][0] for i in rows],
+        "id_correct": [by_id[i][1] for i in rows],
+    }
+
+
+def common_mask(heldout: Mapping[str, Sequence[Any]]) -> float:
+    """Common-mask accuracy of the sums of ``heldout_blocks``."""
+    total = sum(heldout["valid"])
+    return sum(heldout["correct"]) / total if total else float("nan")

@@ -1,0 +1,1 @@
+"""Public formats of drafters, out and in."""

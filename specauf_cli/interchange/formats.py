@@ -1,0 +1,400 @@
+"""Drafters in the layouts of others: the public Hugging Face folders of DFlash and Domino, and the speculators layout of vLLM.
+
+Two conventions name the tapped layers. ``target_layer_ids`` (Hugging Face) count decoder layers from 0, the feature is the output
+of that layer; that is how this tool counts. ``aux_hidden_state_layer_ids`` (speculators) count hidden states, 0 being the
+embedding, so each is one larger. Sources: z-lab/dflash, SpecForge, speculators 0.9, vLLM pull request 40727.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from specauf_cli.config.schema import BackboneConfig
+from specauf_cli.errors import InputError, first_line, nearest
+from specauf_cli.models import checkpoint
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target, check_taps
+from specauf_cli.store.files import atomic, file_sha256, read_json, write_json
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LAYOUTS, ARCHITECTURES = ("hf", "vllm"), ("DFlashDraftModel", "DominoDraftModel")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+OTHER = "{} was not made for target {}: its {} is {!r}, the target's {!r}; give its profile"
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "rms_norm_eps",
+)
+KNOBS = ("gru_hidden_dim", "emb_dim", "pure_draft_prefix_len")
+PREFIXES = ("model.", "logit_head.")
+"""Prefixes of tensor names that public loaders take off."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A folder with a checkpoint; ``repository`` and ``commit`` where it came from the hub."""
+
+    folder: Path
+    repository: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the configuration of a drafter from elsewhere says. ``taps`` count decoder layers from 0 whatever its layout.
+
+    ``knobs``: sizes of Domino's correction; ``sizes``: of a draft layer, with its rotary embedding as ``rope``; ``target_layers``
+    and ``verifier`` where the file names them; ``ignored``: keys of ``dflash_config`` that nothing here understands.
+    """
+
+    folder: Path
+    layout: str
+    backbone: str
+    block_size: int
+    layers: int
+    taps: tuple[int, ...]
+    mask_id: int
+    knobs: dict[str, int]
+    sizes: dict[str, Any]
+    target_layers: int | None
+    verifier: str | None
+    ignored: tuple[str, ...]
+
+    @property
+    def overrides(self) -> list[str]:
+        """The settings that describe this drafter. A block of B proposes B - 1 tokens, as serving engines do."""
+        return [
+            f"backbone={self.backbone}",
+            f"backbone.block_size={self.block_size}",
+            f"backbone.layers={self.layers}",
+            f"backbone.proposals={self.block_size - 1}",
+            *(f"backbone.model.{k}={v}" for k, v in self.knobs.items()),
+            f"target.taps=[{','.join(map(str, self.taps))}]",
+        ]
+
+
+def locate(source: str, revision: str | None = None) -> Located:
+    """The folder that ``source`` names: a local one, or ``ORG/NAME`` fetched from the hub (config and safetensors only).
+
+    Errors: InputError when it is neither, or the hub does not give it.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"--revision {revision}: {source} is a local folder; a revision is one of the hub's")
+        return Located(folder)
+    if not HUB_ID.fullmatch(source):
+        raise InputError(f"{source!r} is neither a folder nor a hub id; give a folder with config.json, or ORG/NAME")
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            source,
+            revision=revision,
+            allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json"],
+            ignore_patterns=["*/*"],
+        )
+    except Exception as error:  # whatever the network and the hub answer
+        raise InputError(
+            f"{source}{f' at {revision}' if revision else ''} cannot be fetched from the hub: {first_line(error)}"
+        ) from error
+    return Located(Path(found), source, Path(found).name)  # the hub's cache names a snapshot by its commit
+
+
+def read(folder: Path) -> Checkpoint:
+    """What the drafter in ``folder`` is, from its ``config.json`` alone, in either layout.
+
+    Errors: InputError for a file that is no DFlash or Domino drafter, or one that a drafter here cannot express.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    try:
+        if "speculators_model_type" in config:
+            return _read_speculators(folder, config)
+        if "dflash_config" not in config:
+            raise InputError(
+                f"{path} is no drafter's: it has neither dflash_config (public DFlash and Domino) nor speculators_model_type"
+            )
+        return _read_public(folder, config)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path} is not a drafter's configuration: {reason}") from error
+
+
+def _read_public(folder: Path, config: dict[str, Any]) -> Checkpoint:
+    path, special = folder / "config.json", config["dflash_config"]
+    architectures, projector = config.get("architectures") or [], special.get("projector_type")
+    domino = projector == "domino" or "DominoDraftModel" in architectures
+    if projector not in (None, "", "none", "dflash", "domino") or (
+        not domino and "DFlashDraftModel" not in architectures
+    ):
+        raise InputError(
+            f"{path}: architectures {architectures}, projector_type {projector!r}; valid are DFlashDraftModel without a projector "
+            "and DominoDraftModel with projector_type domino"
+        )
+    if bool(special.get("shift_label", False)) is not domino:
+        raise InputError(
+            f"{path}: dflash_config.shift_label must be {'true for Domino' if domino else 'false for DFlash'}"
+        )
+    known = {"mask_token_id", "target_layer_ids", "block_size", "projector_type", "shift_label", *KNOBS}
+    knobs = {"pure_draft_prefix_len": 0} | config | special  # an absent prefix is none, as in SpecForge
+    knobs = {k: _whole(knobs[k], k, path) for k in KNOBS} if domino else {}
+    layers = config.get("num_target_layers")
+    return Checkpoint(
+        folder=folder, layout="hf", backbone="domino" if domino else "dflash",
+        block_size=_whole(config.get("block_size", special.get("block_size")), "block_size", path),
+        layers=_whole(config["num_hidden_layers"], "num_hidden_layers", path),
+        taps=_ids(special["target_layer_ids"], "dflash_config.target_layer_ids", path),
+        mask_id=_whole(special["mask_token_id"], "mask_token_id", path), knobs=knobs, sizes=_sizes(config, path),
+        target_layers=None if layers is None else _whole(layers, "num_target_layers", path), verifier=None,
+        ignored=tuple(sorted(f"dflash_config.{k}" for k in set(special) - known)),
+    )  # fmt: skip
+
+
+def _read_speculators(folder: Path, config: dict[str, Any]) -> Checkpoint:
+    path, inner = folder / "config.json", config["transformer_layer_config"]
+    kind = config["speculators_model_type"]
+    if kind != "dflash":
+        raise InputError(f"{path}: speculators_model_type {kind!r} is none that can be read here; valid: dflash")
+    sizes = _sizes(inner, path)
+    for key, valid in (
+        ("draft_vocab_size", (sizes["vocab_size"],)),
+        ("target_hidden_size", (None, sizes["hidden_size"])),
+        ("sample_from_anchor", (False,)),
+    ):
+        if config.get(key, valid[0]) not in valid:
+            raise InputError(f"{path}: {key}={config[key]} cannot be read here; valid: {valid[-1]}")
+    ids = _ids(config["aux_hidden_state_layer_ids"], "aux_hidden_state_layer_ids", path)
+    if min(ids) < 1:
+        raise InputError(
+            f"{path}: aux_hidden_state_layer_ids={list(ids)} taps hidden state 0, the embedding, which is no layer's output"
+        )
+    return Checkpoint(
+        folder=folder, layout="vllm", backbone="dflash", block_size=_whole(config["block_size"], "block_size", path),
+        layers=_whole(inner["num_hidden_layers"], "num_hidden_layers", path), taps=tuple(i - 1 for i in ids),
+        mask_id=_whole(config["mask_token_id"], "mask_token_id", path), knobs={}, sizes=sizes, target_layers=None,
+        verifier=((config.get("speculators_config") or {}).get("verifier") or {}).get("name_or_path"), ignored=(),
+    )  # fmt: skip
+
+
+def _sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Sizes of a draft layer. Errors: InputError for layers of another kind than those built here."""
+    kinds = set(config.get("layer_types") or []) - {"full_attention"}
+    for what, wrong in (
+        (f"layer_types with {', '.join(sorted(kinds))}", bool(kinds)),
+        ("use_sliding_window=true", bool(config.get("use_sliding_window")) and not config.get("layer_types")),
+        ("attention_bias=true", bool(config.get("attention_bias"))),
+        (f"hidden_act={config.get('hidden_act')!r}", config.get("hidden_act", "silu") != "silu"),
+    ):
+        if wrong:
+            raise InputError(
+                f"{path}: {what} cannot be read here; drafters have full attention without biases, and silu"
+            )
+    return {k: config[k] for k in SIZES} | {"rope": _rope(config)}
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary embedding, whichever of its three spellings a configuration uses."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = given["rope_theta"] if "rope_theta" in given else config["rope_theta"]
+    kind = given.get("rope_type") or given.get("type") or "default"
+    rest = {k: v for k, v in given.items() if k not in ("type", "rope_type", "rope_theta") and v is not None}
+    return {"rope_type": kind, "rope_theta": float(theta), **rest}
+
+
+def _whole(value: Any, key: str, path: Path) -> int:
+    if type(value) is not int:
+        raise InputError(f"{path}: {key}={value!r} must be a whole number")
+    return value
+
+
+def _ids(value: Any, key: str, path: Path) -> tuple[int, ...]:
+    """Layer ids in ascending order: the columns of ``fc`` follow their order."""
+    if (
+        not isinstance(value, list)
+        or not value
+        or any(type(i) is not int for i in value)
+        or sorted(set(value)) != value
+    ):
+        raise InputError(f"{path}: {key}={value!r} must be a list of different layers in ascending order")
+    return tuple(value)
+
+
+def drafter(found: Checkpoint, target: Target, backbone: BackboneConfig) -> tuple[DFlash, list[str]]:
+    """The drafter of ``found`` for ``target``, in fp32, and what was left out because the target has it already.
+
+    ``backbone`` is what ``found.overrides`` describe. Errors: InputError, one line, when it was made for another target, or for
+    tensors that are missing, unknown, misshapen or not finite.
+    """
+    _check_target(found, target, backbone)
+    made = checkpoint.create(target, backbone)
+    wanted, given = made.state_dict(), _tensors(found.folder)
+    model = target.model
+    owned = {
+        "embed_tokens.weight": model.get_input_embeddings().weight,
+        "lm_head.weight": model.get_output_embeddings().weight,
+        "verifier_lm_head.weight": model.get_output_embeddings().weight,
+        "verifier_norm.weight": model.model.norm.weight,
+    }
+    copies = [n for n in given if n in owned]  # older speculators files hold the target's own tensors again
+    for name in copies:
+        mine = owned[name].to("cpu", given[name].dtype)
+        if mine.shape != given[name].shape or not torch.equal(mine, given[name]):
+            raise InputError(
+                f"{found.folder}: {name} is not that of target {target.config.name}; drafters here use the target's own"
+            )
+        del given[name]
+    missing, unknown = [n for n in wanted if n not in given], [n for n in given if n not in wanted]
+    shapes = [
+        f"{n} {list(given[n].shape)} instead of {list(w.shape)}"
+        for n, w in wanted.items()
+        if n in given and given[n].shape != w.shape
+    ]
+    problems = [f"{what} {_few(names)}" for what, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes)) if names]  # fmt: skip
+    if problems:
+        hint = nearest(unknown[0], missing) if unknown and missing else ""
+        raise InputError(
+            f"{found.folder}: its tensors are not those of this {found.backbone}: {'; '.join(problems)}.{hint}"
+        )
+    for name, tensor in given.items():
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise InputError(f"{found.folder}: {name} is {tensor.dtype}; valid: float32, bfloat16, float16")
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"{found.folder}: {name} has values that are not finite")
+    made.load_state_dict(given)
+    return made.eval(), copies
+
+
+def _check_target(found: Checkpoint, target: Target, backbone: BackboneConfig) -> None:
+    """InputError when ``found`` is for a target of other sizes, depth or mask token than ``target``."""
+    sizes = target.draft_config(backbone)
+    ours: dict[str, Any] = {k: getattr(sizes, k) for k in SIZES} | {"rope": _rope(sizes.to_dict())}
+    for key, value in found.sizes.items():
+        if value != ours[key]:
+            raise InputError(OTHER.format(found.folder, target.config.name, key, value, ours[key]))
+    check_layers(found, target.config.name, target.model.config.num_hidden_layers)
+    if found.mask_id != target.chat.mask_id:
+        raise InputError(
+            f"{found.folder} was trained with mask token id {found.mask_id}, target {target.config.name} has "
+            f"{target.chat.mask_id}; give target.mask_token={found.mask_id}"
+        )
+
+
+def check_layers(found: Checkpoint, target: str, layers: int) -> None:
+    """InputError when ``found`` is for a target of another depth than ``layers``, or taps what cannot be tapped there."""
+    if found.target_layers is not None and found.target_layers != layers:
+        raise InputError(OTHER.format(found.folder, target, "num_target_layers", found.target_layers, layers))
+    if found.taps[-1] >= layers - 1:
+        written = "target_layer_ids count decoder layers from 0" if found.layout == "hf" else (
+            "aux_hidden_state_layer_ids count hidden states, 0 being the embedding"
+        )  # fmt: skip
+        raise InputError(
+            f"{found.folder} taps layer {found.taps[-1]} of 0..{layers - 1}; {written}, and the last layer cannot be tapped "
+            "(its output is stored after the final norm); a file that counts otherwise must be corrected"
+        )
+    check_taps(found.taps, layers)
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of ``folder`` under its public name, prefixes taken off."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        held = read_json(index)
+        names = held.get("weight_map") if isinstance(held, dict) else None
+        files = sorted({folder / str(f) for f in names.values()}) if isinstance(names, dict) else []
+    else:
+        files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder} holds no *.safetensors; other files of weights are not read, they can hold code")
+    found: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        for name, tensor in tensors.items():
+            public = name
+            for prefix in PREFIXES:
+                public = public.removeprefix(prefix)
+            if public in found:
+                raise InputError(f"{path}: {public} is there twice, with and without a prefix or in two files")
+            found[public] = tensor
+    return found
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def write(
+    saved: Path, out: Path, *, layout: str, dtype: str, verifier: str | None = None, architectures: Sequence[str] = ()
+) -> None:
+    """Writes the drafter that ``checkpoint.save`` put into ``saved`` to ``out``, for public loaders: config and weights only.
+
+    ``verifier`` (hub id or folder) and its ``architectures`` are named in the ``vllm`` layout. Errors: InputError for a
+    layout or dtype that is none, for Domino in the ``vllm`` layout, or for a drafter that was altered.
+    """
+    if layout not in LAYOUTS or dtype not in DTYPES:
+        raise InputError(
+            f"format {layout!r} with dtype {dtype!r}: valid formats {', '.join(LAYOUTS)}; dtypes {', '.join(DTYPES)}"
+        )
+    config, weights = read_json(saved / "config.json"), saved / "model.safetensors"
+    own = config.pop("specauf")
+    if layout == "vllm" and config["architectures"] != ["DFlashDraftModel"]:
+        raise InputError(
+            f"--format vllm: {saved.parent.name} is a Domino drafter, and neither the speculators layout nor vLLM knows Domino "
+            "(vLLM pull request 46707 is not merged); --format hf is what SGLang and SpecForge read"
+        )
+    if not weights.is_file() or own["weights"] != file_sha256(weights):
+        raise InputError(f"{weights} cannot be read: it is not what was saved, but altered or damaged")
+    tensors = {k: v.to(DTYPES[dtype]).contiguous() for k, v in load_file(weights).items()}
+    config["dtype"] = str(DTYPES[dtype]).removeprefix("torch.")
+    with atomic(out / "model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_json(out / "config.json", config if layout == "hf" else speculators_config(config, verifier, architectures))
+
+
+def speculators_config(config: Mapping[str, Any], verifier: str | None, architectures: Sequence[str]) -> dict[str, Any]:
+    """``config`` (public Hugging Face keys) in the speculators layout, as vLLM's ``update_dflash`` reads it."""
+    outer = ("architectures", "block_size", "dflash_config", "num_target_layers", "dtype")
+    special, size = config["dflash_config"], config["block_size"]
+    greedy = {
+        "proposal_type": "greedy", "speculative_tokens": size - 1, "verifier_accept_k": 1, "accept_tolerance": 0.0,
+    }  # fmt: skip
+    return {
+        "architectures": ["DFlashDraftModel"],
+        "speculators_model_type": "dflash",
+        "speculators_version": "0.9.0",
+        "block_size": size,
+        "mask_token_id": special["mask_token_id"],
+        "aux_hidden_state_layer_ids": [i + 1 for i in special["target_layer_ids"]],
+        "draft_vocab_size": config["vocab_size"],
+        "sample_from_anchor": False,
+        # Slots of a block see each other. vLLM reads this for layers without a window too: false is a causal block.
+        "sliding_window_non_causal": True,
+        "tie_word_embeddings": False,
+        "dtype": config["dtype"],
+        "transformer_layer_config": {k: v for k, v in config.items() if k not in outer}
+        | {"rope_parameters": _rope(config)},
+        "speculators_config": {
+            "algorithm": "dflash",
+            "default_proposal_method": "greedy",
+            "proposal_methods": [greedy],
+            "verifier": {"name_or_path": verifier, "architectures": list(architectures)},
+        },
+    }

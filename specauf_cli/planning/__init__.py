@@ -1,0 +1,1 @@
+"""What a training will take: counted, calibrated on this machine."""

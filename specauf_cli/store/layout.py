@@ -1,0 +1,252 @@
+"""Runs on disk: the only file that knows what lies where under ``runs/``.
+
+runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder)
+runs/trajectories/<target>/   what the target alone emits, shared by every drafter
+runs/features/<hash>/         target features of the training data (trainer.features=disk)
+runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, drafter/, finished.json, records/
+runs/aside/                   runs that ``specauf train --force`` moved out of the way
+runs/servers/<id>/            what a running server answered and counted (``serving``)
+runs/tables/                  what ``specauf table`` printed
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from specauf_cli.config.schema import Config
+from specauf_cli.errors import InputError, nearest
+from specauf_cli.store import signature
+from specauf_cli.store.files import digest, file_sha256, held, is_number, read_json, read_log
+from specauf_cli.store.provenance import code_state
+from specauf_cli.store.records import RunRecord, load_record, settings_of
+
+FINISHED, FAILED, ABOUT = "finished.json", "failed.json", "run.json"
+
+
+def snapshots(folder: Path) -> list[int]:
+    """Steps of which a run kept the drafter. Errors: InputError when it kept none."""
+    found = sorted(int(p.name[5:]) for p in (folder / "snapshots").glob("step-*") if p.name[5:].isdecimal())
+    if not found:
+        raise InputError(
+            f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS or trainer.eval_every=STEPS"
+        )
+    return found
+
+
+def snapshot(folder: Path, step: int) -> Path:
+    """Where a run keeps the drafter of a step, and what was measured of it."""
+    return folder / "snapshots" / f"step-{step:06d}"
+
+
+def all_measured(folder: Path) -> list[RunRecord]:
+    """What was measured of a run, one record per set of evaluation settings (precision, length, seed), the newest last.
+
+    Each has every benchmark that was measured with its settings, the newest of each prompt set. Errors: InputError when the
+    run was never measured.
+    """
+    merged: dict[str, RunRecord] = {}
+    for record in measured(folder):
+        key = digest(settings_of(record))
+        known = merged.pop(key).benchmarks if key in merged else ()
+        newest = {(b.benchmark, b.temperature, b.prompts_sha256): b for b in (*known, *record.benchmarks)}
+        merged[key] = replace(record, benchmarks=tuple(newest.values()))
+    if not merged:
+        raise InputError(f"run {folder.name} was not measured yet; specauf eval --run {folder.name}")
+    return list(merged.values())
+
+
+@dataclass(frozen=True)
+class State:
+    """One run as it lies on disk: ``finished``, ``training`` (now; ``reason`` says where), ``failed`` or ``interrupted``."""
+
+    name: str
+    state: str
+    step: int
+    about: dict[str, Any]
+    log: list[dict[str, float]]
+    reason: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where a drafter that was not trained here came from; empty for one that was."""
+        imported = self.about.get("imported")
+        return f"imported from {imported.get('source')}" if isinstance(imported, dict) else ""
+
+
+def states(runs: Path) -> list[State]:
+    """Every run under ``runs``, by name; one whose files cannot be trusted is ``damaged``."""
+    found = []
+    for folder in sorted(f.parent for f in runs.glob(f"*/{ABOUT}")):
+        try:
+            found.append(state(folder))
+        except InputError as error:
+            found.append(State(folder.name, "damaged", 0, {}, [], str(error)))
+    return found
+
+
+def state(folder: Path) -> State:
+    """What is known of one run. Errors: InputError for damaged files."""
+    about, log = about_of(folder), read_log(folder / "log.jsonl")
+    step = int(log[-1]["step"]) if log else 0
+    if (folder / FINISHED).is_file():
+        result_of(folder)
+        return State(folder.name, "finished", step, about, log)
+    if holder := held(folder):
+        return State(folder.name, "training", step, about, log, f"in {holder}")
+    if (folder / FAILED).is_file():
+        return State(folder.name, "failed", step, about, log, _reason(folder))
+    return State(folder.name, "interrupted", step, about, log)
+
+
+def _reason(folder: Path) -> str:
+    said = read_json(folder / FAILED)
+    return str(said.get("reason")) if isinstance(said, dict) else "unknown"
+
+
+def measured(folder: Path) -> list[RunRecord]:
+    """The records of a run, oldest first. Errors: InputError for a damaged one, or one of another run."""
+    found = sorted((load_record(p) for p in (folder / "records").glob("*.json")), key=lambda r: r.written)
+    for record in found:
+        if record.run != folder.name:
+            raise InputError(f"{folder / 'records' / record.id}.json is a record of {record.run}; move it there")
+    return found
+
+
+def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool = True) -> list[Path]:
+    """Folders of the named runs (id or path), of all finished runs, or of the latest finished one.
+
+    Errors: InputError for an unknown or unfinished run, or when there is none.
+    """
+    known = {f.parent.name: f.parent for f in runs.glob(f"*/{ABOUT}")}
+    finished = {n: f for n, f in known.items() if (f / FINISHED).exists()}
+    if not names and not every and len(finished) > 1:  # the latest one is meant: not one whose files are damaged
+        finished = {n: f for n, f in finished.items() if _is_whole(f)} or finished
+    if not names:
+        if not finished:
+            raise InputError(
+                f"no finished run under {runs}/; train one first: specauf train objective=auf backbone=dflash"
+            )
+        newest = sorted(finished, key=lambda n: (finished[n] / FINISHED).stat().st_mtime_ns, reverse=True)
+        return [finished[n] for n in (sorted(finished) if every else newest[:1])]
+    found = []
+    for name in names:
+        folder = Path(name) if (Path(name) / ABOUT).is_file() else known.get(name)
+        if folder is None:
+            raise InputError(
+                f"no run {name!r} under {runs}/; there are: {', '.join(sorted(known)) or 'none'}.{nearest(name, known)}"
+            )
+        if finished_only:
+            result_of(folder)
+        found.append(folder)
+    return found
+
+
+def initial(runs: Path, name: str | None) -> tuple[Path, str] | None:
+    """Where the drafter of the run that training starts from lies, and the hash of its weights; None for random weights.
+
+    Errors: InputError for an unknown or unfinished run.
+    """
+    if name is None:
+        return None
+    if not name.strip():
+        raise InputError("init= is empty; it names a finished run to start from, or null for random weights")
+    (folder,) = find(runs, [name], every=False)
+    return folder / "drafter", file_sha256(folder / "drafter" / "model.safetensors")
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return bool(about_of(folder) and result_of(folder))
+    except InputError:
+        return False
+
+
+def about_of(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says. Errors: InputError when it is damaged or was written for a folder of another name."""
+    about: dict[str, Any] = read_json(folder / ABOUT)
+    kinds = {"run": str, "overrides": list, "config": dict, "inputs": dict, "data": dict, "code": dict, "command": str}
+    whole = isinstance(about, dict) and all(isinstance(about.get(k), kind) for k, kind in kinds.items())
+    whole = whole and {"commit", "dirty"} <= set(about["code"]) and all(isinstance(o, str) for o in about["overrides"])
+    for group in ("backbone", "objective", "target", "data", "profile", "trainer"):
+        part = about["config"].get(group) if whole else None
+        whole = isinstance(part, dict) and (group == "trainer" or isinstance(part.get("name"), str))
+    if not whole or "name" not in about["data"]:
+        raise InputError(f"{folder / ABOUT} is damaged; move {folder} aside and train again")
+    if about["run"] != folder.resolve().name:
+        raise InputError(f"{folder} holds the run {about['run']}; a run's folder keeps its name, so rename it back")
+    return about
+
+
+def signature_of(run: str, overrides: Sequence[str]) -> str | None:
+    """This user's signature of a run's overrides, for its ``run.json``; None where no key can be kept."""
+    return signature.sign([run, list(overrides)])
+
+
+def is_signed(about: dict[str, Any]) -> bool:
+    """True when this user typed the overrides of a run, by what ``run.json`` says (``about_of``)."""
+    return signature.is_own([about["run"], about["overrides"]], about.get("signature"))
+
+
+@contextmanager
+def intact(folder: Path, files: str) -> Iterator[None]:
+    """Says of a run whose ``files`` lack a key that is read inside, or hold something else under it, that they are damaged."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}/{files} is damaged; move {folder} aside and train again") from error
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What ``finished.json`` says. Errors: InputError when the run is not finished, or its files are damaged."""
+    if not (folder / FINISHED).exists():
+        raise InputError(f"run {folder.name} is not finished; continue it with the command in {folder / ABOUT}")
+    result = read_json(folder / FINISHED)
+    whole = (
+        isinstance(result, dict) and isinstance(result.get("last"), dict) and type(result["last"].get("step")) is int
+    )
+    whole = whole and all(is_number(result.get(k)) for k in ("seconds", "peak_memory_mib"))
+    if not whole or not all((folder / "drafter" / n).is_file() for n in ("config.json", "model.safetensors")):
+        raise InputError(
+            f"{folder / FINISHED} or the drafter beside it is damaged; move {folder} aside and train again"
+        )
+    return dict(result)
+
+
+def other_code(then: dict[str, Any]) -> str:
+    """A warning where the code may not be the one a finished run was trained with: a run's id does not cover it."""
+    now_ = code_state()
+    if then == now_ and not then["dirty"]:
+        return ""
+    if then["commit"] == now_["commit"] and not (then["dirty"] or now_["dirty"]):
+        return ""
+    made = f"at commit {str(then['commit'])[:12]}" + (" with uncommitted changes" if then["dirty"] else "")
+    return f" (trained {made}; its name does not cover the code: --force trains it again)"
+
+
+CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
+
+
+def curve_of(folder: Path) -> dict[str, list[float]]:
+    """The columns of ``log.jsonl`` that figures and claims are made of, rounded, one list per column."""
+    lines = read_log(folder / "log.jsonl")
+    if not lines and result_of(folder)["last"]["step"] == 0:  # it was trained elsewhere
+        return {}
+    if not lines or lines[-1]["step"] != result_of(folder)["last"]["step"]:
+        raise InputError(f"{folder / 'log.jsonl'} is damaged; move {folder} aside and train again")
+    names = ["step", *CURVE, "base_loss", "final_loss", *(f"base_{n}" for n in CURVE[1:])]
+    return {n: [round(x[n], 4) for x in lines] for n in names if lines and n in lines[0]}
+
+
+def check_same_training(config: Config, folder: Path) -> None:
+    """InputError, before anything is loaded or trained, when ``config`` would train another drafter than ``folder`` holds."""
+    then = about_of(folder)["config"]
+    groups = ("backbone", "objective", "trainer", "data", "target", "seed")
+    other = [g for g in groups if then.get(g) != config.resolved[g]]
+    other += ["profile"] if then["profile"]["name"] != config.profile.name else []
+    if other:
+        raise InputError(
+            f"run {folder.name} was trained with another {', '.join(other)} than these settings say; eval accepts evaluation.* and "
+            "benchmark settings only"
+        )

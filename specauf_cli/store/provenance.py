@@ -1,0 +1,111 @@
+"""What a result was made with: code, environment, command, time."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from specauf_cli.config.identity import is_local
+
+PACKAGES = ("torch", "transformers", "tokenizers", "hydra-core", "numpy", "pandas")
+
+
+def code_state() -> dict[str, Any]:
+    """Commit of the checkout this package runs from, and whether its code or settings differ from that commit.
+
+    Results that the tool itself writes do not make the code dirty. Outside a checkout only the version is known.
+    """
+    here = Path(__file__).resolve().parent.parent
+    state: dict[str, Any] = {"version": _version("specauf"), "commit": None, "dirty": None}
+    tracked = ["specauf_cli", "conf", "experiments", "pyproject.toml", "constraints.txt"]
+    try:
+        git = ["git", "-C", str(here.parent)]
+        top = subprocess.run(
+            [*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        if Path(top) == here.parent:
+            state["commit"] = subprocess.run(
+                [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            status = subprocess.run(
+                [*git, "status", "--porcelain", "--", *tracked], capture_output=True, text=True, check=True
+            )
+            state["dirty"] = bool(status.stdout.strip())
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git here: the version says what there is to say
+    return state
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Versions and hardware, without anything that names the machine or its user."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        cpu = next(
+            (
+                line.split(":", 1)[1].strip()
+                for line in info.read_text("utf-8").splitlines()
+                if line.startswith("model name")
+            ),
+            cpu,
+        )
+    gpu = None
+    if device.startswith("cuda"):
+        import torch
+
+        gpu = torch.cuda.get_device_name()
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": device.split(":")[0],
+        "gpu": gpu,
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def command_line(overrides: Mapping[str, str] | Sequence[str]) -> str:
+    """The command as another machine would type it: values that are paths are replaced by their key in capitals."""
+    private = {"data_root": "DIR", "benchmark_root": "DIR", "data.path": "PATH", "runs": "RUNS"}
+    words = []
+    for word in overrides:
+        whole, equals, value = word.partition("=")
+        bare = value.strip("'\"")
+        key = whole.lstrip("+")
+        hidden = private.get(key)
+        if (key == "init" and "/" in value) or (key in ("target.path", "target.name") and is_local(bare)):
+            hidden = "RUN" if key == "init" else "DIR"
+        words.append(f"{whole}={hidden}" if equals and hidden else word)
+    return " ".join(["specauf", *words])
+
+
+def peak_memory_mib() -> float:
+    """Peak resident memory of this process so far, MiB.
+
+    From /proc where there is one: ``ru_maxrss`` (KiB on Linux, bytes on macOS) counts a parent's from before the program started.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return round(int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+
+def now() -> str:
+    """UTC time, seconds, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,1 @@
+"""Whole tables: their jobs, who runs them, what is published and rendered."""

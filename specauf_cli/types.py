@@ -1,0 +1,141 @@
+"""What flows through SpecAUF: frozen dataclasses only, no I/O and no tensor operations.
+
+    Conversation -> Example -> Batch -> Blocks --credit--> loss          (train)
+    Prompt -> Trajectory --drafter--> Trace -> RunRecord -> Table        (evaluate, report)
+
+Axes used in every signature and docstring:
+
+    B  sequences of a batch       T  tokens of a sequence    A  anchors (blocks) of a sequence
+    N  blocks of a batch (B * A)  K  slots of a block        V  vocabulary    D  features
+
+Slot ``k`` (0-based) is the (k+1)-th token after the anchor, for every backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from specauf_cli.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TAU_DEFINITIONS = ("engine", "pooled", "per_response", "eos_truncated")
+"""Names of the definitions of mean emitted length tau in use; ``evaluation/tau.py`` has their formulas."""
+
+
+def check_definition(name: str) -> None:
+    """InputError for an unknown definition of tau."""
+    if name not in TAU_DEFINITIONS:
+        raise InputError(
+            f"unknown definition of tau {name!r}; valid: {', '.join(TAU_DEFINITIONS)}.{nearest(name, TAU_DEFINITIONS)}"
+        )
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Alternating user and assistant turns, user first, assistant last; one system turn may lead."""
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Conversations with what was left out: ``dropped`` maps a reason to its count, ``sha256`` names the content."""
+
+    name: str
+    conversations: tuple[Conversation, ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A benchmark prompt: the user's turns in order, template suffixes applied. One prompt is one statistical cluster."""
+
+    id: str
+    turns: tuple[str, ...]
+    category: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of one benchmark as evaluated; ``total`` counts the rows the first ``limit`` were drawn from."""
+
+    name: str
+    title: str
+    prompts: tuple[Prompt, ...]
+    total: int
+    sha256: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tokenised conversation. ``supervised[t]`` says that token ``t`` was written by the assistant."""
+
+    id: str
+    tokens: tuple[int, ...]
+    supervised: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class BlockStats:
+    """Detached facts about a batch of drafted blocks; credits and metrics read these and nothing else.
+
+    ``correct [N, K]``: the drafter's own argmax equals the label. ``gold_logprob [N, K]``: log q_i(y_i).
+    ``mask [N, K]``: the slot is supervised; always a contiguous prefix of the block.
+    """
+
+    correct: Tensor
+    gold_logprob: Tensor
+    mask: Tensor
+
+
+Credit = Callable[[BlockStats], "Tensor"]
+"""Maps ``BlockStats`` to a detached weight ``[N, K]`` >= 0. Keyword-only arguments of a credit are its yaml keys."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What the target alone emits for one request. It does not depend on any drafter.
+
+    ``tokens`` holds the completion (``length`` tokens, the end-of-turn token included) followed by a tail that the target
+    emits when it is run on past the end: verification rounds overshoot, and replay must see the same tokens.
+    """
+
+    prompt_id: str
+    turn: int
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    length: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What happened when one request was decoded speculatively: ``accepted[r]`` draft tokens in round ``r``.
+
+    ``tokens`` is the completion length (prefill token included, cut at the end of turn or at the length limit), as
+    serving engines count it; the last round may have accepted beyond it. ``proposed`` draft tokens in every round.
+    """
+
+    prompt_id: str
+    turn: int
+    accepted: tuple[int, ...]
+    proposed: int
+    tokens: int
+    ended: bool

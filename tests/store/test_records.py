@@ -1,0 +1,116 @@
+"""Atomic files, run identity, provenance without private paths."""
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.synthetic import benchmark, record
+from specauf_cli.config import compose
+from specauf_cli.errors import InputError
+from specauf_cli.store import files, provenance, records
+from specauf_cli.types import Trace
+
+
+def test_atomic_replaces_only_on_success(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "x.json"
+    files.write_json(path, {"n": 1})
+
+    def fail_half_way() -> None:
+        with files.atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert files.read_json(path) == {"n": 1}
+    assert os.listdir(path.parent) == ["x.json"]
+
+
+def test_no_space_left_is_one_line_and_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    files.write_json(path, {"n": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device") as caught:
+        files.write_json(path, {"n": 2})
+    assert "\n" not in str(caught.value)
+    assert files.read_json(path) == {"n": 1}
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_broken_json_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{\n "a": 1,\n "b" 2\n}')
+    with pytest.raises(InputError, match=r"x\.json:3"):
+        files.read_json(path)
+
+
+def test_pretty_is_json_and_keeps_lists_of_numbers_on_one_line() -> None:
+    import json
+
+    value = {"traces": [{"accepted": list(range(60)), "prompt_id": "é"}, {"accepted": [], "prompt_id": "b"}], "x": None}
+    text = files.pretty(value)
+    assert json.loads(text) == value
+    assert len(text.splitlines()) < 12
+
+
+def run_id(*overrides: str, target: str = "t", data: str = "d") -> str:
+    return records.run_id(compose.compose(["profile=smoke", *overrides]), target=target, data=data)
+
+
+def test_run_id_follows_what_determines_the_weights_and_nothing_else() -> None:
+    base = run_id()
+    assert base == run_id("threads=1", "device=cpu", "runs=elsewhere", "evaluation.max_new_tokens=9", "benchmark=all")
+    changed = [
+        run_id("seed=1"),
+        run_id("objective=decay"),
+        run_id("trainer.steps=25"),
+        run_id("backbone.block_size=8", "backbone.proposals=7"),
+        run_id("objective=decay", "objective.base.gamma=4"),
+        run_id(target="other"),
+        run_id(data="other"),
+    ]
+    assert len({base, *changed}) == len(changed) + 1
+
+
+def test_commands_hide_paths() -> None:
+    words = ["train", "data_root=/home/me/data", "data.path=/home/me/x.jsonl", "runs=/tmp/r", "seed=1"]
+    assert provenance.command_line(words) == "specauf train data_root=DIR data.path=PATH runs=RUNS seed=1"
+    added = ["train", "++data.path=/home/me/x.jsonl", "+runs=/tmp/r", "+init=/home/me/run", "+target.path=/home/me/q"]
+    assert provenance.command_line(added) == "specauf train ++data.path=PATH +runs=RUNS +init=RUN +target.path=DIR"
+
+
+def test_an_answer_of_one_token_has_no_round_and_is_no_damage(tmp_path: Path) -> None:
+    """The pass over the prompt gave the end of turn: nothing was drafted, and no definition of tau counts it."""
+    short = Trace("p", 0, (), 15, 1, ended=True)
+    one = benchmark("gsm8k", [[1], [2]])
+    made = record("auf", [replace(one, traces=(*one.traces, short))])
+    assert records.load_record(records.save_record(made, tmp_path)) == made
+    broken = record("auf", [replace(one, traces=(*one.traces, replace(short, tokens=2)))])
+    with pytest.raises(InputError, match="impossible rounds of p"):
+        records.load_record(records.save_record(broken, tmp_path))
+
+
+def test_environment_names_no_machine() -> None:
+    import getpass
+    import socket
+
+    text = repr(provenance.environment("cpu", 2)) + repr(provenance.code_state())
+    assert socket.gethostname() not in text
+    assert f"/{getpass.getuser()}/" not in text
+
+
+def test_foreign_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text('{"schema": 99}')
+    with pytest.raises(InputError, match="not a run record"):
+        records.load_record(path)
+    path.write_text('{"schema": 1, "benchmarks": []}')
+    with pytest.raises(InputError, match="not a complete run record"):
+        records.load_record(path)
