@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specauf_cli import session
 from specauf_cli.config import compose
 from specauf_cli.evaluation.evaluate import load_benchmarks, own_answers
 from specauf_cli.models.target import Target
+from specauf_cli.session import open_session
 from specauf_cli.store.files import write_json
 from specauf_cli.store.provenance import code_state, environment, now
 from specauf_cli.types import Trajectory
@@ -35,12 +35,12 @@ def main() -> None:
     parser.add_argument("--out", default="benchmarks/draws.json")
     options = parser.parse_args()
     config = compose.compose(["profile=laptop", f"runs={options.runs}"])
-    bench = session.open_bench(config)
-    cache = Path(options.runs) / "trajectories" / bench.target.fingerprint[:16]
+    session = open_session(config)
+    cache = Path(options.runs) / "trajectories" / session.target.fingerprint[:16]
     draws, flips, gap = 0, {"inverse CDF": 0, "Gumbel": 0}, 0.0
     for prompts in load_benchmarks(config):
-        for number, trajectory in enumerate(own_answers(config, bench.target, prompts, 1.0, cache).trajectories):
-            whole, blocks = both(bench.target, trajectory)
+        for number, trajectory in enumerate(own_answers(config, session.target, prompts, 1.0, cache).trajectories):
+            whole, blocks = both(session.target, trajectory)
             gap = max(gap, float((whole - blocks).abs().max()))
             for seed in range(options.seeds):
                 generator = np.random.Generator(np.random.Philox(key=(seed << 32) + number))
@@ -57,7 +57,7 @@ def main() -> None:
         "flips": flips,
         "largest difference of a logit": gap,
         "milliseconds of a draw": {f"{v:,}": cost(v) for v in VOCABULARIES},
-        "environment": environment(str(bench.target.device), torch.get_num_threads()),
+        "environment": environment(str(session.target.device), torch.get_num_threads()),
         "code": code_state(),
     }
     write_json(Path(options.out), result)

@@ -32,22 +32,22 @@ def cell(overrides: list[str], steps: int) -> dict[str, float]:
     """Planned and measured seconds of a step, planned and measured memory (MiB)."""
     import torch
 
-    from specauf_cli import session
     from specauf_cli.planning import calibration, plan
     from specauf_cli.runtime.machine import use_machine
+    from specauf_cli.session import open_session
     from specauf_cli.store import layout
 
     with tempfile.TemporaryDirectory() as folder:
         small = [f"runs={folder}", "target.pretrain.steps=5", f"trainer.steps={steps}", "trainer.snapshot_every=null"]
         config = compose([*overrides, *small])
         device = use_machine(config)
-        bench = session.open_bench(config)
-        bench.examples()
+        session = open_session(config)
+        session.examples()
         found = calibration.material(config)
         made = plan.plan(config, found.sizes, found.lengths)
         planned = calibration.seconds_per_step(made, found, device)
         before = peak_memory_mib()
-        taken = layout.result_of(session.train(bench, config, overrides))
+        taken = layout.result_of(session.train(config, overrides))
         grown = taken["peak_memory_mib"] - before
         again = calibration.seconds_per_step(made, found, device)
     measured = taken["seconds"] / steps

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from specauf_cli import session
 from specauf_cli.config import compose
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import decode_all
 from specauf_cli.evaluation.evaluate import load_benchmarks
 from specauf_cli.evaluation.replay import batches, replay
 from specauf_cli.models import checkpoint
+from specauf_cli.session import open_session
 from specauf_cli.store import layout
 from specauf_cli.store.files import write_json
 from specauf_cli.store.provenance import code_state, environment, now
@@ -41,8 +41,8 @@ def main() -> None:
         if f"-{options.profile}-s0-" in f.name and "dflash-" in f.name
     ]
     config = compose.compose([*layout.about_of(folders[0])["overrides"], f"runs={options.runs}"])
-    bench = session.open_bench(config)
-    target, settings = bench.target, config.evaluation
+    session = open_session(config)
+    target, settings = session.target, config.evaluation
     drafters = {f.name: checkpoint.load(f / "drafter", target, config.backbone) for f in folders}
     prompts = load_benchmarks(config)
     tail = config.backbone.block_size + 1

@@ -50,12 +50,12 @@ from specauf_cli.types import Corpus, Example, Trajectory
 
 
 @dataclass
-class Bench:
+class Session:
     """A target with its data, ready to train and measure any drafter that shares them. Encoded lazily, once."""
 
     config: Config
     target: Target
-    train: Corpus
+    conversations: Corpus
     heldout: Corpus
     _examples: tuple[list[Example], dict[str, int]] | None = None
     _other: Target | None = None
@@ -64,7 +64,7 @@ class Bench:
     def examples(self) -> tuple[list[Example], dict[str, int]]:
         """Training examples and the counts of what they came from."""
         if self._examples is None:
-            self._examples = encode(self.target.chat, self.train, max_length=self.config.trainer.max_length)
+            self._examples = encode(self.target.chat, self.conversations, max_length=self.config.trainer.max_length)
         return self._examples
 
     def features(self) -> Features:
@@ -94,8 +94,221 @@ class Bench:
         keys = ("max_length", "features", "precision")
         return same and all(getattr(mine.trainer, k) == getattr(other.trainer, k) for k in keys)
 
+    def train(self, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:
+        """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder."""
+        (found,) = self.train_together([(config, overrides)], force=force)
+        if isinstance(found, InputError):
+            raise found
+        return found
 
-def open_bench(config: Config, *, precision: str | None = None) -> Bench:
+    def train_together(
+        self, jobs: Sequence[tuple[Config, Sequence[str]]], *, force: bool = False
+    ) -> list[Path | InputError]:
+        """Trains every drafter of ``jobs`` that is not finished, a step of each in turn.
+
+        Returns the folder of each, or the error that it failed of, which leaves the others running. ``force``: what is there is moved
+        into ``aside/`` first, and training begins anew. Errors: InputError for what stops them all, as a full disk does.
+        """
+        failures: dict[Path, InputError] = {}
+        folders: list[Path] = []
+        tasks: list[training.Task] = []
+        with ExitStack() as stack:
+            for config, overrides in jobs:
+                start = initial(Path(config.runs), config.init)
+                init = start[1] if start else None
+                name = run_id(config, target=self.target.fingerprint, data=self.conversations.sha256, init=init)
+                folder = Path(config.runs) / name
+                folders.append(folder)
+                if force and folder.is_dir() and ranks.FIRST:
+                    with lock(folder, f"run {name}"):
+                        print(f"{name}: moved to {_move_aside(folder)}", file=sys.stderr)
+                ranks.wait()
+                if (folder / FINISHED).exists():
+                    result_of(folder)
+                    print(f"{name}: finished already{other_code(about_of(folder)['code'])}", file=sys.stderr)
+                    with suppress(OSError):  # the latest run is only a default; the folder may be read-only
+                        os.utime(folder / FINISHED)
+                    continue
+                if ranks.FIRST:
+                    stack.enter_context(lock(folder, f"run {name}"))
+                if config.trainer.steps == 0:
+                    raise InputError(
+                        "trainer.steps=0 must be at least 1; drafters from elsewhere come in by specauf import"
+                    )
+                if start is not None:
+                    checkpoint.load(start[0], self.target, config.backbone)  # one that does not fit is found out here
+                self._announce(config, overrides, folder, init)
+                tasks.append(training.Task(config, folder, name, self._probe(config), start[0] if start else None))
+            if tasks:
+                failures = self._finish(tasks)
+            ranks.wait()
+        return [failures.get(f, f) for f in folders]
+
+    def _announce(self, config: Config, overrides: Sequence[str], folder: Path, init: str | None) -> None:
+        """Writes what a run is about to be, and says it. No one commit made a run that goes on with other code."""
+        _, counts = self.examples()
+        code = code_state()
+        if latest(folder / "checkpoints") is not None and (folder / ABOUT).is_file():
+            began = about_of(folder)["code"]
+            code = code if began == code else {**code, "dirty": True, "began": began}
+        about = {
+            "run": folder.name,
+            "overrides": list(overrides),
+            "signature": signature_of(folder.name, overrides),
+            "command": command_line(["train", *overrides]),
+            "config": config.resolved,
+            "inputs": self.inputs_of(init),
+            "data": {"name": self.conversations.name, **counts},
+            "code": code,
+            "started": now(),
+        }
+        if ranks.FIRST:
+            write_json(folder / ABOUT, about)
+            (folder / FAILED).unlink(missing_ok=True)
+        print(
+            f"{folder.name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens",
+            file=sys.stderr,
+        )
+
+    def inputs_of(self, init: str | None) -> dict[str, str]:
+        """Content hashes of what a run is made from; ``init`` is that of the weights it starts from, where they are given."""
+        found = {"data": self.conversations.sha256, "heldout": self.heldout.sha256, "target": self.target.fingerprint}
+        return found | ({"init": init} if init else {})
+
+    def _finish(self, tasks: Sequence[training.Task]) -> dict[Path, InputError]:
+        """Trains ``tasks`` and writes how each of them ended; returns why some failed, by their folders."""
+        examples, _ = self.examples()
+        try:
+            ended = training.train(self.target, examples, self.features(), tasks)
+        except InputError as error:  # before the first step, or while saving: it stops them all
+            for task in tasks if ranks.FIRST else []:
+                write_json(task.folder / FAILED, {"reason": str(error), "at": now()})
+            raise
+        for task, one in zip(tasks, ended, strict=True):
+            if ranks.FIRST and one.failure is not None:
+                write_json(task.folder / FAILED, {"reason": str(one.failure), "at": now()})
+            elif ranks.FIRST:
+                result = {
+                    "last": one.line,
+                    "seconds": round(one.seconds, 2),
+                    "peak_memory_mib": peak_memory_mib(),
+                    "environment": environment(str(self.target.device), torch.get_num_threads()),
+                    "finished": now(),
+                }
+                write_json(task.folder / FINISHED, result)
+                shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
+        return {t.folder: one.failure for t, one in zip(tasks, ended, strict=True) if one.failure is not None}
+
+    def _probe(self, config: Config) -> Callable[[DFlash], dict[str, float]]:
+        """Measures tau at T = 0 on a few prompts of every benchmark, by replay; their trajectories are generated at first use."""
+        settings, few = config.evaluation, replace(config.evaluation, prompts=config.trainer.eval_prompts)
+        made: list[list[Trajectory]] = []
+
+        def probe(drafter: DFlash) -> dict[str, float]:
+            for prompts in load_benchmarks(replace(config, evaluation=few)) if not made else []:
+                made.append(list(own_answers(config, self.target, prompts, 0.0, self._cache()).trajectories))
+            taus = [tau.mean(replay(self.target, drafter, m, batch_size=settings.batch_size)) for m in made]
+            taus = [t for t in taus if not math.isnan(t)]  # of a benchmark whose answers are all one token long
+            return {"tau": sum(taus) / len(taus)} if taus else {}
+
+        return probe
+
+    def measure(self, config: Config, folder: Path, arguments: Sequence[str], *, step: int | None = None) -> RunRecord:
+        """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is returned.
+
+        ``step``: the drafter that was kept at this step instead of the last one; its record lies beside it.
+        """
+        about, finished = about_of(folder), result_of(folder)
+        prompts = load_benchmarks(config)
+        resolved = {
+            **about["config"],
+            "profile": config.resolved["profile"],  # its text may have been reworded since the run was trained
+            "evaluation": config.resolved["evaluation"],
+            "benchmark": config.resolved["benchmark"],
+        }
+        check_same_training(config, folder)
+        init = about["inputs"].get("init")
+        expected = run_id(config, target=self.target.fingerprint, data=self.conversations.sha256, init=init)
+        if expected != folder.name:
+            raise InputError(
+                f"run {folder.name} was trained on other data or for another target: the same settings now name {expected}"
+            )
+        record = RunRecord(
+            run=folder.name,
+            profile=config.profile.name,
+            backbone=config.backbone.name,
+            objective=config.objective.name,
+            title=config.objective.title,
+            seed=config.seed,
+            command=command_line(arguments),
+            config=resolved,
+            code=code_state(),
+            environment=environment(str(self.target.device), torch.get_num_threads()),
+            inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
+            target={
+                "title": config.target.title,
+                **(pretrain.describe(str(self.target.config.path)) or self.target.describe()),
+            },
+            training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
+            | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": curve_of(folder)}
+            | ({"imported": about["imported"]} if "imported" in about else {}),
+            heldout={},
+            benchmarks=(),
+            cost={},
+            written=now(),
+            step=step,
+        )
+        place = folder if step is None else snapshot(folder, step)
+        existing = place / "records" / f"{record.id}.json"
+        if existing.is_file():
+            found = load_record(existing)
+            if found.inputs != record.inputs:
+                other = [k for k, v in record.inputs.items() if found.inputs.get(k) != v]
+                raise InputError(
+                    f"{existing} was measured with other {', '.join(other)}; move it aside to measure again"
+                )
+            print(f"{folder.name}: measured already", file=sys.stderr)
+            return found
+        target = self.at(config.evaluation.precision)
+        weights = folder / "drafter" if step is None else place
+        drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(target.model.dtype)
+        print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
+        results, blocks, seconds = evaluate(config, target, drafter, self.heldout, prompts, self._cache())
+        record = replace(
+            record,
+            heldout=blocks,
+            benchmarks=results,
+            cost={**seconds, "peak_memory_mib": peak_memory_mib()},
+            written=now(),
+        )
+        if ranks.FIRST:
+            save_record(record, place / "records")
+        ranks.wait()
+        return record
+
+    def audit(self, config: Config, folder: Path) -> int:
+        """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs differ."""
+        settings = config.evaluation
+        print(f"{folder.name}: T = 0, decoded live")
+        exact, low = self.at("fp32"), self.at("bf16")
+        drafter = checkpoint.load(folder / "drafter", exact, config.backbone, run=folder.name)
+        low_drafter = checkpoint.load(folder / "drafter", low, config.backbone, run=folder.name).to(torch.bfloat16)
+        broken = 0
+        for prompts in load_benchmarks(config):
+            made = own_answers(config, exact, prompts, 0.0, self._cache()).trajectories
+            fp32 = audit_outputs(exact, exact, drafter, made, max_new_tokens=settings.max_new_tokens)
+            bf16 = audit_outputs(exact, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
+            print(fp32.line(f"{prompts.title}, fp32"))
+            print(bf16.line(f"{prompts.title}, bf16"))
+            broken += fp32.requests - fp32.identical
+        return broken
+
+    def _cache(self) -> Path:
+        """Where the target's trajectories are kept."""
+        return Path(self.config.runs) / "trajectories" / self.target.fingerprint[:16].replace("/", "_")
+
+
+def open_session(config: Config, *, precision: str | None = None) -> Session:
     """Loads the data, and the target (training it first where it is one of ours and missing).
 
     ``precision`` of the target's weights; None: its own, in which it trains drafters. Every setting that can be judged
@@ -118,12 +331,12 @@ def open_bench(config: Config, *, precision: str | None = None) -> Bench:
             f"trainer.max_length={config.trainer.max_length} is longer than the context of target {config.target.name}, "
             f"{target.context_length} tokens; lower it"
         )
-    bench = Bench(config, target, train, heldout)
+    session = Session(config, target, train, heldout)
     if config.data.regenerate is not None:
-        exact = bench.at(config.evaluation.precision)
-        bench.train = regenerate(exact, train, config.data.regenerate, config.evaluation, _cache(bench))
-        _check_batch(config, bench.train)
-    return bench
+        exact = session.at(config.evaluation.precision)
+        session.conversations = regenerate(exact, train, config.data.regenerate, config.evaluation, session._cache())
+        _check_batch(config, session.conversations)
+    return session
 
 
 def load_data(config: Config) -> tuple[Corpus, Corpus]:
@@ -150,231 +363,9 @@ def _check_batch(config: Config, train: Corpus) -> None:
         )
 
 
-def train(bench: Bench, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:
-    """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder."""
-    (found,) = train_together(bench, [(config, overrides)], force=force)
-    if isinstance(found, InputError):
-        raise found
-    return found
-
-
-def train_together(
-    bench: Bench, cells: Sequence[tuple[Config, Sequence[str]]], *, force: bool = False
-) -> list[Path | InputError]:
-    """Trains every drafter of ``cells`` that is not finished, a step of each in turn.
-
-    Returns the folder of each, or the error that it failed of, which leaves the others running. ``force``: what is there is moved
-    into ``aside/`` first, and training begins anew. Errors: InputError for what stops them all, as a full disk does.
-    """
-    failures: dict[Path, InputError] = {}
-    folders: list[Path] = []
-    tasks: list[training.Task] = []
-    with ExitStack() as stack:
-        for config, overrides in cells:
-            start = initial(Path(config.runs), config.init)
-            init = start[1] if start else None
-            name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256, init=init)
-            folder = Path(config.runs) / name
-            folders.append(folder)
-            if force and folder.is_dir() and ranks.FIRST:
-                with lock(folder, f"run {name}"):
-                    print(f"{name}: moved to {_move_aside(folder)}", file=sys.stderr)
-            ranks.wait()
-            if (folder / FINISHED).exists():
-                result_of(folder)
-                print(f"{name}: finished already{other_code(about_of(folder)['code'])}", file=sys.stderr)
-                with suppress(OSError):  # the latest run is only a default; the folder may be read-only
-                    os.utime(folder / FINISHED)
-                continue
-            if ranks.FIRST:
-                stack.enter_context(lock(folder, f"run {name}"))
-            if config.trainer.steps == 0:
-                raise InputError(
-                    "trainer.steps=0 must be at least 1; drafters from elsewhere come in by specauf import"
-                )
-            if start is not None:
-                checkpoint.load(start[0], bench.target, config.backbone)  # one that does not fit is found out here
-            _announce(bench, config, overrides, folder, init)
-            tasks.append(training.Task(config, folder, name, _probe(bench, config), start[0] if start else None))
-        if tasks:
-            failures = _finish(bench, tasks)
-        ranks.wait()
-    return [failures.get(f, f) for f in folders]
-
-
 def _move_aside(folder: Path) -> Path:
     """Moves a run out of the way, under a number that is free."""
     aside = folder.parent / "aside"
     aside.mkdir(exist_ok=True)
     goal = next(g for i in range(1, 10**6) if not (g := aside / f"{folder.name}.{i}").exists())
     return folder.rename(goal)
-
-
-def _announce(bench: Bench, config: Config, overrides: Sequence[str], folder: Path, init: str | None) -> None:
-    """Writes what a run is about to be, and says it. No one commit made a run that goes on with other code."""
-    _, counts = bench.examples()
-    code = code_state()
-    if latest(folder / "checkpoints") is not None and (folder / ABOUT).is_file():
-        began = about_of(folder)["code"]
-        code = code if began == code else {**code, "dirty": True, "began": began}
-    about = {
-        "run": folder.name,
-        "overrides": list(overrides),
-        "signature": signature_of(folder.name, overrides),
-        "command": command_line(["train", *overrides]),
-        "config": config.resolved,
-        "inputs": inputs_of(bench, init),
-        "data": {"name": bench.train.name, **counts},
-        "code": code,
-        "started": now(),
-    }
-    if ranks.FIRST:
-        write_json(folder / ABOUT, about)
-        (folder / FAILED).unlink(missing_ok=True)
-    print(
-        f"{folder.name}: {counts['examples']} examples, {counts['supervised tokens']} supervised tokens",
-        file=sys.stderr,
-    )
-
-
-def inputs_of(bench: Bench, init: str | None) -> dict[str, str]:
-    """Content hashes of what a run is made from; ``init`` is that of the weights it starts from, where they are given."""
-    found = {"data": bench.train.sha256, "heldout": bench.heldout.sha256, "target": bench.target.fingerprint}
-    return found | ({"init": init} if init else {})
-
-
-def _finish(bench: Bench, tasks: Sequence[training.Task]) -> dict[Path, InputError]:
-    """Trains ``tasks`` and writes how each of them ended; returns why some failed, by their folders."""
-    examples, _ = bench.examples()
-    try:
-        ended = training.train(bench.target, examples, bench.features(), tasks)
-    except InputError as error:  # before the first step, or while saving: it stops them all
-        for task in tasks if ranks.FIRST else []:
-            write_json(task.folder / FAILED, {"reason": str(error), "at": now()})
-        raise
-    for task, one in zip(tasks, ended, strict=True):
-        if ranks.FIRST and one.failure is not None:
-            write_json(task.folder / FAILED, {"reason": str(one.failure), "at": now()})
-        elif ranks.FIRST:
-            result = {
-                "last": one.line,
-                "seconds": round(one.seconds, 2),
-                "peak_memory_mib": peak_memory_mib(),
-                "environment": environment(str(bench.target.device), torch.get_num_threads()),
-                "finished": now(),
-            }
-            write_json(task.folder / FINISHED, result)
-            shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
-    return {t.folder: one.failure for t, one in zip(tasks, ended, strict=True) if one.failure is not None}
-
-
-def _probe(bench: Bench, config: Config) -> Callable[[DFlash], dict[str, float]]:
-    """Measures tau at T = 0 on a few prompts of every benchmark, by replay; their trajectories are generated at first use."""
-    settings, few = config.evaluation, replace(config.evaluation, prompts=config.trainer.eval_prompts)
-    made: list[list[Trajectory]] = []
-
-    def probe(drafter: DFlash) -> dict[str, float]:
-        for prompts in load_benchmarks(replace(config, evaluation=few)) if not made else []:
-            made.append(list(own_answers(config, bench.target, prompts, 0.0, _cache(bench)).trajectories))
-        taus = [tau.mean(replay(bench.target, drafter, m, batch_size=settings.batch_size)) for m in made]
-        taus = [t for t in taus if not math.isnan(t)]  # of a benchmark whose answers are all one token long
-        return {"tau": sum(taus) / len(taus)} if taus else {}
-
-    return probe
-
-
-def measure(
-    bench: Bench, config: Config, folder: Path, arguments: Sequence[str], *, step: int | None = None
-) -> RunRecord:
-    """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is returned.
-
-    ``step``: the drafter that was kept at this step instead of the last one; its record lies beside it.
-    """
-    about, finished = about_of(folder), result_of(folder)
-    prompts = load_benchmarks(config)
-    resolved = {
-        **about["config"],
-        "profile": config.resolved["profile"],  # its text may have been reworded since the run was trained
-        "evaluation": config.resolved["evaluation"],
-        "benchmark": config.resolved["benchmark"],
-    }
-    check_same_training(config, folder)
-    init = about["inputs"].get("init")
-    expected = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256, init=init)
-    if expected != folder.name:
-        raise InputError(
-            f"run {folder.name} was trained on other data or for another target: the same settings now name {expected}"
-        )
-    record = RunRecord(
-        run=folder.name,
-        profile=config.profile.name,
-        backbone=config.backbone.name,
-        objective=config.objective.name,
-        title=config.objective.title,
-        seed=config.seed,
-        command=command_line(arguments),
-        config=resolved,
-        code=code_state(),
-        environment=environment(str(bench.target.device), torch.get_num_threads()),
-        inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
-        target={
-            "title": config.target.title,
-            **(pretrain.describe(str(bench.target.config.path)) or bench.target.describe()),
-        },
-        training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
-        | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": curve_of(folder)}
-        | ({"imported": about["imported"]} if "imported" in about else {}),
-        heldout={},
-        benchmarks=(),
-        cost={},
-        written=now(),
-        step=step,
-    )
-    place = folder if step is None else snapshot(folder, step)
-    existing = place / "records" / f"{record.id}.json"
-    if existing.is_file():
-        found = load_record(existing)
-        if found.inputs != record.inputs:
-            other = [k for k, v in record.inputs.items() if found.inputs.get(k) != v]
-            raise InputError(f"{existing} was measured with other {', '.join(other)}; move it aside to measure again")
-        print(f"{folder.name}: measured already", file=sys.stderr)
-        return found
-    target = bench.at(config.evaluation.precision)
-    weights = folder / "drafter" if step is None else place
-    drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(target.model.dtype)
-    print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
-    results, blocks, seconds = evaluate(config, target, drafter, bench.heldout, prompts, _cache(bench))
-    record = replace(
-        record,
-        heldout=blocks,
-        benchmarks=results,
-        cost={**seconds, "peak_memory_mib": peak_memory_mib()},
-        written=now(),
-    )
-    if ranks.FIRST:
-        save_record(record, place / "records")
-    ranks.wait()
-    return record
-
-
-def audit(bench: Bench, config: Config, folder: Path) -> int:
-    """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs differ."""
-    settings = config.evaluation
-    print(f"{folder.name}: T = 0, decoded live")
-    exact, low = bench.at("fp32"), bench.at("bf16")
-    drafter = checkpoint.load(folder / "drafter", exact, config.backbone, run=folder.name)
-    low_drafter = checkpoint.load(folder / "drafter", low, config.backbone, run=folder.name).to(torch.bfloat16)
-    broken = 0
-    for prompts in load_benchmarks(config):
-        made = own_answers(config, exact, prompts, 0.0, _cache(bench)).trajectories
-        fp32 = audit_outputs(exact, exact, drafter, made, max_new_tokens=settings.max_new_tokens)
-        bf16 = audit_outputs(exact, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
-        print(fp32.line(f"{prompts.title}, fp32"))
-        print(bf16.line(f"{prompts.title}, bf16"))
-        broken += fp32.requests - fp32.identical
-    return broken
-
-
-def _cache(bench: Bench) -> Path:
-    """Where the target's trajectories are kept."""
-    return Path(bench.config.runs) / "trajectories" / bench.target.fingerprint[:16].replace("/", "_")

@@ -33,10 +33,10 @@ def test_wheel_holds_conf_and_experiments_and_works_in_an_empty_directory(tmp_pa
     # The checkout's editable install is shadowed: PYTHONPATH comes first.
     env = {**os.environ, "PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     code = (
-        "import specauf_cli.compose as c, specauf_cli.experiment as e; assert str(c.folder('conf')).startswith("
+        "from specauf_cli.config import compose, groups, specs; assert str(groups.folder('conf')).startswith("
         + repr(str(site))
         + ");"
-        "print(c.compose(['profile=smoke', 'objective=auf']).objective.title, e.load('table2').name)"
+        "print(compose.compose(['profile=smoke', 'objective=auf']).objective.title, specs.load_spec('table2').name)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=empty, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["AUF", "table2"]

@@ -12,7 +12,6 @@ from specauf_cli.cli import drafters
 from specauf_cli.cli.arguments import OVERRIDES, Overrides, RunOption
 from specauf_cli.config.overrides import overrides_of, runs_folder, runs_folder_only
 from specauf_cli.errors import InputError
-from specauf_cli.store.trust import configs
 
 if TYPE_CHECKING:
     from specauf_cli.config.schema import Config
@@ -52,12 +51,12 @@ def train(context: typer.Context) -> None:
         return
 
     def job(config: "Config", overrides: list[str]) -> None:
-        from specauf_cli import session
         from specauf_cli.reporting import summary
+        from specauf_cli.session import open_session
         from specauf_cli.study.executors import Worker
 
         if "--eval" not in own:
-            print(session.train(session.open_bench(config), config, overrides, force="--force" in own))
+            print(open_session(config).train(config, overrides, force="--force" in own))
             return
         record, path = Worker().fill(config, overrides, force="--force" in own)
         print("\n".join(summary.of_record(record, "engine")))
@@ -107,9 +106,10 @@ def evaluate(
         options = serving.options(backend, base_url, concurrency, timeout, retries, served_model, served_drafter, here)
         serving.evaluate(options, run or [], benchmarks, overrides_of(overrides))
         return
-    from specauf_cli import session
     from specauf_cli.reporting import summary
+    from specauf_cli.session import Session, open_session
     from specauf_cli.store import layout
+    from specauf_cli.store.trust import configs
     from specauf_cli.types import check_definition
 
     check_definition(definition)
@@ -121,17 +121,17 @@ def evaluate(
     extra += ["evaluation.all_starts=true"] if all_starts else []
     words = ["eval", "--benchmarks", benchmarks, *extra]
     folders = layout.find(Path(runs_folder(extra)), run or [], every=all_runs)
-    bench: session.Bench | None = None
+    session: Session | None = None
     failed: list[str] = []
     for folder in folders:
         try:
             as_trained, config = configs(folder, extra, benchmarks)
-            if bench is None or not bench.serves(as_trained):
-                bench = session.open_bench(as_trained, precision=config.evaluation.precision)
+            if session is None or not session.serves(as_trained):
+                session = open_session(as_trained, precision=config.evaluation.precision)
             for step in layout.snapshots(folder) if every_checkpoint else []:
-                early = session.measure(bench, config, folder, [*words, "--every-checkpoint"], step=step)
+                early = session.measure(config, folder, [*words, "--every-checkpoint"], step=step)
                 print(f"  step {step:>6}  {summary.averages(early, definition)}")
-            record = session.measure(bench, config, folder, words)
+            record = session.measure(config, folder, words)
         except InputError as error:
             if len(folders) == 1:
                 raise
@@ -172,8 +172,9 @@ def audit(
     benchmarks: Annotated[str, typer.Option(help="all (those of the profile), or names: gsm8k,mbpp")] = "all",
 ) -> None:
     """Check losslessness: fp32 output must equal the target's own, token for token; bf16 is reported as regret."""
-    from specauf_cli import session
+    from specauf_cli.session import open_session
     from specauf_cli.store import layout
+    from specauf_cli.store.trust import configs
 
     extra = overrides_of(overrides)
     fixed = next((o for o in extra if o.lstrip("+").startswith(("evaluation.precision=", "evaluation.mode="))), None)
@@ -182,7 +183,7 @@ def audit(
     broken = 0
     for folder in layout.find(Path(runs_folder(extra)), run or [], every=False):
         as_trained, config = configs(folder, extra, benchmarks)
-        broken += session.audit(session.open_bench(as_trained, precision="fp32"), config, folder)
+        broken += open_session(as_trained, precision="fp32").audit(config, folder)
     if broken:
         raise InputError(f"{broken} fp32 outputs differ from the target's own: this decoding is not lossless")
     print("lossless: every fp32 output is the target's own, token for token")
@@ -202,7 +203,7 @@ def table(
         bool, typer.Option("--publish", help="Copy the records into results/ and render there (clean tree only).")
     ] = False,
     launcher: Annotated[
-        str | None, typer.Option(help="A launcher for the cells, one of conf/hydra/launcher: slurm, local.")
+        str | None, typer.Option(help="A launcher for the jobs, one of conf/hydra/launcher: slurm, local.")
     ] = None,
     only: Annotated[
         str | None, typer.Option(help="Comma-separated objectives: train these rows alone, the others stay a dash.")
@@ -210,7 +211,7 @@ def table(
 ) -> None:
     """Train and evaluate whatever an experiment lacks, then print its table and write it to runs/tables/.
 
-    workers=N trains N cells side by side; --launcher hands them to a cluster.
+    workers=N trains N jobs side by side; --launcher hands them to a cluster.
     """
     from specauf_cli.study import run
 
@@ -289,15 +290,15 @@ def report(overrides: Overrides = None) -> None:
 @app.command(context_settings=OVERRIDES)
 def target(overrides: Overrides = None) -> None:
     """Train the profile's small target on its own (train, eval and table do it when it is missing)."""
-    from specauf_cli import session
     from specauf_cli.config import compose
+    from specauf_cli.session import open_session
 
-    print(session.open_bench(compose.compose(overrides_of(overrides))).target.config.path)
+    print(open_session(compose.compose(overrides_of(overrides))).target.config.path)
 
 
 @app.command(hidden=True)
 def worker() -> None:
-    """What a table's worker processes run: cells come on stdin, answers go to stdout."""
+    """What a table's worker processes run: jobs come on stdin, answers go to stdout."""
     from specauf_cli.study import executors
 
     executors.serve()
@@ -324,16 +325,16 @@ def fetch(
     fetch_all(out, config.benchmark, config.data, echo=print)
 
 
-def _train_together(cells: "Sequence[tuple[Config, Sequence[str]]]", *, force: bool) -> None:
-    from specauf_cli import session
+def _train_together(jobs: "Sequence[tuple[Config, Sequence[str]]]", *, force: bool) -> None:
+    from specauf_cli.session import open_session
 
-    bench = session.open_bench(cells[0][0])
-    other = next((" ".join(o) for c, o in cells if not bench.serves(c)), None)
+    session = open_session(jobs[0][0])
+    other = next((" ".join(o) for c, o in jobs if not session.serves(c)), None)
     if other is not None:
         raise InputError(
-            f"--together: {other} has another target, other data or other batches than {' '.join(cells[0][1])}"
+            f"--together: {other} has another target, other data or other batches than {' '.join(jobs[0][1])}"
         )
-    found = session.train_together(bench, cells, force=force)
+    found = session.train_together(jobs, force=force)
     for one in found:
         if not isinstance(one, InputError):
             print(one)

@@ -10,7 +10,6 @@ import typer
 from specauf_cli.cli.arguments import OVERRIDES, Overrides
 from specauf_cli.config.overrides import overrides_of, runs_folder, runs_folder_only, runs_words
 from specauf_cli.errors import InputError, nearest
-from specauf_cli.store.trust import configs
 
 app = typer.Typer()
 
@@ -91,6 +90,7 @@ def doctor(
     from specauf_cli.config import compose
     from specauf_cli.doctor import examination as clinic
     from specauf_cli.store import layout
+    from specauf_cli.store.trust import configs
 
     extra, folder, asked = overrides_of(overrides), None, None
     if run is not None:

@@ -1,32 +1,120 @@
-"""What a page shows: an experiment's yaml in, a checked ``Experiment``, ``Variants`` or ``Conditions`` out."""
+"""What a table, figure or ablation shows: the yaml of ``experiments/`` in, a checked spec out."""
 
 import math
 import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
 from specauf_cli.config.compose import read_yaml
 from specauf_cli.config.groups import file_of, folder, groups
-from specauf_cli.config.pages import Condition, Conditions, Experiment, Page, Variants
 from specauf_cli.config.schema import typed
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.types import check_definition
 
 
-def load(name: str) -> Page:
+@dataclass(frozen=True)
+class Row:
+    """One line of an experiment's table: an objective, named as in ``conf/objective``."""
+
+    objective: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Reference values: ``values[temperature][objective]`` lists the columns in order, then the average."""
+
+    source: str
+    values: dict[str, dict[str, tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
+class TauSpec:
+    """What every page of tau says.
+
+    ``columns`` are benchmark columns in the paper's order; differences are taken to the objective ``baseline``;
+    ``definition`` is that of tau; ``margin`` (tokens) bounds a difference that counts as none.
+    """
+
+    name: str
+    title: str
+    backbone: str
+    baseline: str
+    definition: str
+    margin: float
+    columns: dict[str, str]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class TableSpec(TauSpec):
+    """``experiments/*.yaml``: one table of tau beside the paper's."""
+
+    paper: Paper
+
+
+@dataclass(frozen=True)
+class CreditsSpec:
+    """``experiments/*.yaml`` of kind ``variants``; ``paper[objective]``: its base branch, final branch and decay there."""
+
+    name: str
+    title: str
+    backbone: str
+    rows: tuple[Row, ...]
+    source: str
+    paper: dict[str, tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row of a ``AblationSpec`` page: ``factor`` and its ``value`` as shown, and what is changed to get there.
+
+    ``settings`` are overrides; ``gamma`` is that of the rows whose credit decays; ``budget`` multiplies the profile's steps.
+    """
+
+    name: str
+    factor: str
+    value: str
+    settings: tuple[str, ...] = ()
+    gamma: float | None = None
+    budget: float | None = None
+
+
+@dataclass(frozen=True)
+class AblationSpec(TauSpec):
+    """``experiments/*.yaml`` of kind ``conditions``: under which of them AUF's claims hold.
+
+    Every condition trains all of the rows; ``settings`` are shared by all conditions.
+    """
+
+    settings: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+
+    @property
+    def experiment(self) -> TableSpec:
+        """The table of any one of the conditions; the paper has none."""
+        shared = {f.name: getattr(self, f.name) for f in fields(TauSpec)}
+        return TableSpec(**shared, paper=Paper("", {}))
+
+
+Spec = TableSpec | CreditsSpec | AblationSpec
+
+
+def load_spec(name: str) -> Spec:
     """An experiment by file path, or by its name among the shipped ones. Errors: InputError."""
     known = {f.stem: f for f in sorted(folder("experiments").glob("*.yaml"))}
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else known.get(name)
     if path is None or not path.is_file():
         raise InputError(f"no experiment {name!r}; shipped: {', '.join(known)}.{nearest(Path(name).stem, known)}")
     values = read_yaml(path)
-    kinds = {"tau": Experiment, "variants": Variants, "conditions": Conditions}
+    kinds = {"tau": TableSpec, "variants": CreditsSpec, "conditions": AblationSpec}
     kind = values.pop("kind", "tau")
     if not isinstance(kind, str) or kind not in kinds:
         raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
     try:
-        found = cast(Page, typed(kinds[kind], values, ""))
-        if not isinstance(found, Variants):
+        found = cast(Spec, typed(kinds[kind], values, ""))
+        if not isinstance(found, CreditsSpec):
             check_definition(found.definition)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -43,24 +131,24 @@ def load(name: str) -> Page:
         ("backbone", found.backbone, choices["backbone"]),
         *(("objective", n, choices["objective"]) for n in names),
     ]
-    if not isinstance(found, Variants):
+    if not isinstance(found, CreditsSpec):
         columns = [b for b in choices["benchmark"] if b != "all" and not b.startswith("offline")]  # as the paper's
         named += [("column", c, columns) for c in found.columns]
         named += [("baseline", found.baseline, names)]
-    if isinstance(found, Experiment):
+    if isinstance(found, TableSpec):
         named += [("objective of paper.values", o, names) for block in found.paper.values.values() for o in block]
-    if isinstance(found, Variants):
+    if isinstance(found, CreditsSpec):
         named += [("objective of paper", o, names) for o in found.paper]
-    if isinstance(found, Conditions):
+    if isinstance(found, AblationSpec):
         named += [("objective that a claim needs,", o, names) for o in ("auf", "decay", "auf_decay")]
     for what, word, valid in named:
         if word not in valid:
             raise InputError(f"{path}: {what} {word!r} is none of {', '.join(valid)}.{nearest(word, valid)}")
     for name_ in names:
         _check_row(name_, found.backbone, str(path))
-    if isinstance(found, Experiment):
+    if isinstance(found, TableSpec):
         _check_cells(found, str(path))
-    if isinstance(found, Conditions):
+    if isinstance(found, AblationSpec):
         _check_conditions(found, str(path))
     return found
 
@@ -75,7 +163,7 @@ def _check_row(objective: str, backbone: str, path: str) -> None:
         raise InputError(f"{path}: objective {objective!r} {means}")
 
 
-def _check_cells(found: Experiment, path: str) -> None:
+def _check_cells(found: TableSpec, path: str) -> None:
     for temperature, block in found.paper.values.items():
         if not re.fullmatch(r"\d+(\.\d+)?", temperature) or f"{float(temperature):g}" != temperature:
             raise InputError(f"{path}: paper.values.{temperature}: a temperature is written as in '0', '1' or '0.7'")
@@ -94,7 +182,7 @@ def _check_margin(margin: float, path: str) -> None:
         raise InputError(f"{path}: margin={margin} must be > 0 tokens")
 
 
-def _check_conditions(found: Conditions, path: str) -> None:
+def _check_conditions(found: AblationSpec, path: str) -> None:
     """InputError for names that cannot be folders or that two share, settings that a row has already, a gamma or budget that cannot be."""
     for word in [*found.settings, *(w for c in found.conditions for w in c.settings)]:
         if (key := word.partition("=")[0].lstrip("+~")) in ("backbone", "objective", "seed", "profile", "runs"):
@@ -123,12 +211,12 @@ def objective_yaml(name: str) -> dict[str, Any]:
     return read_yaml(file_of("objective", name))
 
 
-def shipped() -> list[str]:
+def shipped_specs() -> list[str]:
     """Names of the experiments that come with the tool."""
     return sorted(f.stem for f in folder("experiments").glob("*.yaml"))
 
 
-def overrides(condition: Condition, objective: str, steps: int | None) -> list[str]:
+def condition_overrides(condition: Condition, objective: str, steps: int | None) -> list[str]:
     """What makes a drafter of ``objective`` one of a condition; ``steps`` are the profile's own.
 
     Errors: InputError where a budget is to be multiplied and the profile counts no steps.

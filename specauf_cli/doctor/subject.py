@@ -11,7 +11,6 @@ from huggingface_hub import try_to_load_from_cache
 from jaxtyping import Int
 from torch import Tensor
 
-from specauf_cli import session
 from specauf_cli.config.identity import is_local
 from specauf_cli.config.schema import Config
 from specauf_cli.data import benchmarks
@@ -23,6 +22,7 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.planning import plan as plans
 from specauf_cli.runtime import machine
+from specauf_cli.session import load_data
 from specauf_cli.training import pretrain
 from specauf_cli.types import Conversation, Corpus, Example, PromptSet
 
@@ -93,7 +93,7 @@ class Subject:
         """Training and held-out conversations, as a training would see them."""
         if self.dry and self.downloads():
             raise LeftOut("dry", f"would be downloaded: {', '.join(self.downloads())}")
-        return self._part("data", lambda: session.load_data(self.config))
+        return self._part("data", lambda: load_data(self.config))
 
     def prompts(self) -> list[tuple[PromptSet, PromptSet]]:
         """Every benchmark's prompts: raw, and in the template they are asked in."""

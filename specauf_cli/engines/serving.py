@@ -91,12 +91,11 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     answering (what it answered is kept).
     """
     from specauf_cli.data.chat import Chat
-    from specauf_cli.engines import server
+    from specauf_cli.engines import server, summary
     from specauf_cli.engines.answers import Answers
     from specauf_cli.engines.backends import VLLM, SGLang
     from specauf_cli.engines.client import Client
     from specauf_cli.evaluation.evaluate import load_benchmarks
-    from specauf_cli.reporting import summary
 
     client = Client(options.base_url, timeout=options.timeout, retries=options.retries, key=os.environ.get(KEY))
     folder, config = _settings(runs, benchmarks, extra)

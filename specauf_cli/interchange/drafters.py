@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from specauf_cli import session
 from specauf_cli.config import compose
 from specauf_cli.config.identity import is_local
 from specauf_cli.config.schema import Config
@@ -24,6 +23,7 @@ from specauf_cli.models import checkpoint, sizes
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.reporting.escape import cell, code
 from specauf_cli.reporting.tables import measured_prompts
+from specauf_cli.session import Session, open_session
 from specauf_cli.store import trust
 from specauf_cli.store.files import file_sha256, read_json, write_json
 from specauf_cli.store.layout import ABOUT, FINISHED, about_of, all_measured, intact, result_of, signature_of
@@ -217,8 +217,8 @@ def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> 
     formats.check_layers(
         found, config.target.name, sizes.of(config.target).layers
     )  # before it is opened with these taps
-    bench = session.open_bench(config)
-    drafter, copies = formats.drafter(found, bench.target, config.backbone)
+    session = open_session(config)
+    drafter, copies = formats.drafter(found, session.target, config.backbone)
     if copies:
         print(f"specauf: {', '.join(copies)}: the target's own, bit for bit, so left out", file=sys.stderr)
     try:
@@ -227,7 +227,7 @@ def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> 
     except OSError as error:
         raise InputError(f"cannot write {config.runs}: {error.strerror or error}") from error
     try:
-        return _place(partial, place, found, bench, config, overrides, drafter, ["import", _public(place), *words])
+        return _place(partial, place, found, session, config, overrides, drafter, ["import", _public(place), *words])
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -236,7 +236,7 @@ def _place(
     partial: Path,
     place: formats.Located,
     found: formats.Checkpoint,
-    bench: session.Bench,
+    session: Session,
     config: Config,
     overrides: Sequence[str],
     drafter: DFlash,
@@ -244,9 +244,9 @@ def _place(
 ) -> Path:
     """Writes the run under ``partial`` and moves it to its name when it is whole."""
     made = partial / "run"
-    checkpoint.save(drafter, bench.target, made / "drafter", run="")
+    checkpoint.save(drafter, session.target, made / "drafter", run="")
     weights = file_sha256(made / "drafter" / "model.safetensors")
-    name = run_id(config, target=bench.target.fingerprint, data=bench.train.sha256, init=weights)
+    name = run_id(config, target=session.target.fingerprint, data=session.conversations.sha256, init=weights)
     folder = Path(config.runs) / name
     if (folder / FINISHED).exists():
         result_of(folder)
@@ -254,7 +254,7 @@ def _place(
         with suppress(OSError):  # the folder may be read-only
             os.utime(folder / FINISHED)
         return folder
-    checkpoint.save(drafter, bench.target, made / "drafter", run=name)
+    checkpoint.save(drafter, session.target, made / "drafter", run=name)
     imported = {
         "source": _public(place),
         "commit": place.commit,
@@ -269,7 +269,7 @@ def _place(
         "overrides": list(overrides),
         "command": command_line(command),
         "config": config.resolved,
-        "inputs": session.inputs_of(bench, weights),
+        "inputs": session.inputs_of(weights),
         "data": {"name": "unknown, trained elsewhere"},
         "code": code_state(),
         "signature": signature_of(name, overrides),
@@ -280,7 +280,7 @@ def _place(
         "last": {"step": 0},
         "seconds": 0.0,
         "peak_memory_mib": 0.0,
-        "environment": environment(str(bench.target.device), torch.get_num_threads()),
+        "environment": environment(str(session.target.device), torch.get_num_threads()),
         "finished": now(),
     }
     write_json(made / FINISHED, result)
@@ -289,7 +289,7 @@ def _place(
         os.replace(made, folder)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}; move it aside") from error
-    depth = bench.target.model.config.num_hidden_layers
+    depth = session.target.model.config.num_hidden_layers
     taps = ", ".join(map(str, found.taps))
     print(
         f"{name}: {found.backbone}, block size {found.block_size}, {found.layers} layers; taps layers {taps} of 0..{depth - 1} "

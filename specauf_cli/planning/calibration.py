@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from specauf_cli import session
 from specauf_cli.config.identity import is_local
 from specauf_cli.config.schema import Config, SizesConfig
 from specauf_cli.data import conversations, offline
@@ -22,6 +21,7 @@ from specauf_cli.models import target as targets
 from specauf_cli.models.target import Target
 from specauf_cli.planning.plan import SUPPORT, Lengths, Plan, estimated
 from specauf_cli.runtime.machine import free_memory
+from specauf_cli.session import load_data
 from specauf_cli.training import pretrain
 from specauf_cli.training.drafter import Order, Step
 from specauf_cli.training.features import Features
@@ -52,7 +52,7 @@ def material(config: Config) -> Material:
     if data.source == "hub":
         return Material(estimated(config, None), known, None, [])
     here = config.benchmark_root is not None or all(b.source == "offline" for b in config.benchmark.values())
-    corpus, _ = session.load_data(config) if here else conversations.load(data)
+    corpus, _ = load_data(config) if here else conversations.load(data)
     if target.path is not None and not is_local(target.path):
         return Material(estimated(config, corpus), known, None, [])
     untrained = False

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from specauf_cli.config.pages import Condition, Conditions
+from specauf_cli.config.specs import AblationSpec, Condition
 from specauf_cli.evaluation.statistics import Interval, average, difference, equivalent
 from specauf_cli.reporting.claims import FAILS, HOLDS, all_above, all_within, pairs, signed
 from specauf_cli.reporting.escape import cell, path
@@ -32,7 +32,7 @@ class Finding:
     verdicts: Mapping[str, str]
 
 
-def finding(page: Conditions, condition: Condition, records: Sequence[RunRecord]) -> Finding | None:
+def finding(page: AblationSpec, condition: Condition, records: Sequence[RunRecord]) -> Finding | None:
     """What was measured under one condition, at the lowest temperature; None while a row or a benchmark is missing.
 
     Verdicts are on the average over the benchmarks: AUF > decay, AUF and AUF+decay within the margin of each other, and the
@@ -66,7 +66,7 @@ def finding(page: Conditions, condition: Condition, records: Sequence[RunRecord]
     )
 
 
-def markdown(page: Conditions, records: Mapping[str, Sequence[RunRecord]], *, links: str | None = None) -> str:
+def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, links: str | None = None) -> str:
     """The page: a row for every condition, a line for every claim, the benchmarks one by one, and the records behind it.
 
     ``records`` by the name of their condition; ``links``: where the folders of records lie from there.
@@ -114,7 +114,7 @@ def markdown(page: Conditions, records: Mapping[str, Sequence[RunRecord]], *, li
                 if len(seeds) > 1
                 else "; with one seed it speaks of these drafters, not of training again."
             )
-            + f" Seeds: {', '.join(map(str, seeds))}. Conditions were tried once each: no row was searched for.",
+            + f" Seeds: {', '.join(map(str, seeds))}. AblationSpec were tried once each: no row was searched for.",
             "",
             audit_note(everything),
         ]
@@ -143,7 +143,7 @@ def _summary(findings: Sequence[Finding]) -> list[str]:
     return found
 
 
-def _benchmarks(page: Conditions, findings: Sequence[Finding]) -> list[str]:
+def _benchmarks(page: AblationSpec, findings: Sequence[Finding]) -> list[str]:
     """AUF - decay on every benchmark."""
     head = ["AUF - decay", "", *map(cell, page.columns.values())]
     rows = [table_row(head), table_row(["---"] * len(head))]
@@ -153,7 +153,7 @@ def _benchmarks(page: Conditions, findings: Sequence[Finding]) -> list[str]:
     return rows
 
 
-def to_csv(page: Conditions, records: Mapping[str, Sequence[RunRecord]]) -> str:
+def to_csv(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]]) -> str:
     """The same numbers, unrounded, in long form: one line per number."""
     rows = []
     for condition in page.conditions:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from specauf_cli.config.pages import Experiment
+from specauf_cli.config.specs import TableSpec
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import accuracy, tau
 from specauf_cli.evaluation.statistics import average
@@ -72,7 +72,7 @@ class Figure:
 
 
 def figures(
-    experiments: Sequence[Experiment], records: Sequence[RunRecord], snapshots: Sequence[RunRecord] = ()
+    experiments: Sequence[TableSpec], records: Sequence[RunRecord], snapshots: Sequence[RunRecord] = ()
 ) -> list[Figure]:
     """Every figure that the records (of one profile) allow; ``snapshots`` are measurements of drafters along the way."""
     found: list[Figure | None] = []

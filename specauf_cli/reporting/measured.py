@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from specauf_cli.config.pages import Experiment
+from specauf_cli.config.specs import TableSpec
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
 from specauf_cli.reporting.escape import cell, link, path
@@ -19,7 +19,7 @@ from specauf_cli.types import Trace
 class Measured:
     """The chosen records of one experiment and one profile, by objective in the order of its rows."""
 
-    experiment: Experiment
+    experiment: TableSpec
     records: tuple[RunRecord, ...]
 
     @property
@@ -62,7 +62,7 @@ class Measured:
         return Sample(tuple(r.seed for r in runs), tuple(map(str, ids)), top, bottom)
 
 
-def select(experiment: Experiment, records: Sequence[RunRecord]) -> Measured:
+def select(experiment: TableSpec, records: Sequence[RunRecord]) -> Measured:
     """The records an experiment shows: its backbone and objectives, the newest of each run.
 
     Errors: InputError when they come from several profiles, or one objective and seed was trained in two ways.
@@ -93,7 +93,7 @@ def select(experiment: Experiment, records: Sequence[RunRecord]) -> Measured:
     return Measured(experiment, tuple(sorted(chosen.values(), key=lambda r: (names.index(r.objective), r.seed))))
 
 
-def _check_one_training(experiment: Experiment, records: Sequence[RunRecord]) -> None:
+def _check_one_training(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
     """The seeds of a row differ in nothing but the seed: a mean over other settings would be no mean over seeds."""
     apart = labels([r.config for r in records])
     differ = [f"{r.run} ({label})" for r, label in zip(records, apart, strict=True) if label]
@@ -101,7 +101,7 @@ def _check_one_training(experiment: Experiment, records: Sequence[RunRecord]) ->
         raise InputError(f"{experiment.name}: {' and '.join(differ)} cannot share a row; keep those trained one way")
 
 
-def _check_same_ruler(experiment: Experiment, records: Sequence[RunRecord]) -> None:
+def _check_same_ruler(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
     """One ruler for all: the same prompts in a cell's column, the same settings, the same held-out conversations."""
     asked: dict[tuple[str, float], tuple[str, RunRecord]] = {}
     for record in records:

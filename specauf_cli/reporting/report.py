@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from markdown_it import MarkdownIt
 
-from specauf_cli.config.pages import Experiment
+from specauf_cli.config.specs import TableSpec
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.claims import Verdict, verdicts
 from specauf_cli.reporting.escape import markup, path
@@ -36,7 +36,7 @@ MARK = {"holds": "holds", "does not hold": "fails", "not separable": "open"}
 
 def html(
     profile: str,
-    experiments: Sequence[Experiment],
+    experiments: Sequence[TableSpec],
     records: Sequence[RunRecord],
     drawn: Sequence[Figure],
     variants: Sequence[str],

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from specauf_cli.engines import server
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import accuracy, tau
 from specauf_cli.evaluation.statistics import (
@@ -13,7 +12,6 @@ from specauf_cli.evaluation.statistics import (
     average,
     average_difference,
     difference,
-    from_terms,
     interval,
     sample,
 )
@@ -36,9 +34,9 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
             if all_starts and b.starts:
                 rest += f"  all starts: mean accepted {_mean(b.starts['histogram']):.3f}, alpha {_alphas(b.starts['histogram'])}"
             text.append(
-                f"  {b.title:<28} T={temperature:g}  {_pm(interval(samples[b.benchmark], b.benchmark))}  {rest}"
+                f"  {b.title:<28} T={temperature:g}  {plus_minus(interval(samples[b.benchmark], b.benchmark))}  {rest}"
             )
-        text.append(f"  {'average':<28} T={temperature:g}  {_pm(average(samples))}")
+        text.append(f"  {'average':<28} T={temperature:g}  {plus_minus(average(samples))}")
     text.append(
         f"  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %  (held-out conversations, common mask)"
     )
@@ -51,42 +49,13 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
     return escape.lines(text)
 
 
-def of_server(record: Mapping[str, Any]) -> list[str]:
-    """tau as a server counted it, per benchmark and temperature; intervals over prompts where requests have counts of their own."""
-    served, own = record["server"], all(server.by_prompt(b) for b in record["benchmarks"])
-    version = f"{record['backend']} {served['version'] or ''}".rstrip()
-    text = [f"\n{record['id']}  ({served['name']}, drafter {served['drafter'] or 'unnamed'}, {version})"]
-    text.append(f"  tau ({record['definition_text']})")
-    for temperature in sorted({b["temperature"] for b in record["benchmarks"]}):
-        samples: dict[str, Sample] = {}
-        for b in (b for b in record["benchmarks"] if b["temperature"] == temperature):
-            name, found = b["benchmark"], server.tau_terms(record["definition"], b)
-            label = f"  {b['title']:<28} T={temperature:g}  "
-            if not found:
-                text.append(f"{label}no request had a round ({len(b['requests'])} requests)")
-                continue
-            samples[name] = from_terms({0: found})
-            asked = f"{len({r[0] for r in b['requests']})} prompts, {len(b['requests'])} requests"
-            counts = f"({', '.join(filter(None, [asked, skips(b['skipped'])]))})"
-            shown = _pm(interval(samples[name], name)) if own else f"tau {samples[name].tau:6.3f}"
-            rounds = server.histogram(b)
-            share = f"  {_share(rounds)}" if rounds else ""
-            text.append(f"{label}{shown}  {counts}{share}")
-        if samples:
-            mean = _pm(average(samples)) if own else f"tau {sum(s.tau for s in samples.values()) / len(samples):6.3f}"
-            text.append(f"  {'average':<28} T={temperature:g}  {mean}")
-    if not own:
-        text.append("  no interval: the server's counters add up all prompts (--concurrency 1 counts them one by one)")
-    text.append(f"  tokenizer of the server: {served['tokenizer']}")
-    return escape.lines(text)
-
-
 def prompts_of(result: BenchmarkResult) -> str:
     """How many prompts were measured, and what was skipped and why: ``79 prompts, 1 skipped: prompt longer ...``."""
     return ", ".join(filter(None, [f"{result.measured} prompts", skips(result.skipped)]))
 
 
-def _share(histogram: Sequence[int]) -> str:
+def of_rounds(histogram: Sequence[int]) -> str:
+    """The share of rounds that accepted 0, 1, 2, ... tokens."""
     return f"{100 * histogram[0] / max(1, sum(histogram)):.0f} % of rounds accept nothing"
 
 
@@ -227,7 +196,8 @@ def _line(title: str, temperature: float, found: Interval) -> str:
     return f"  {title:<28} T={temperature:g}  {found.value:+.3f} ± {found.half_width:.3f}  (detectable {found.detectable:.3f}){verdict}"
 
 
-def _pm(found: Interval) -> str:
+def plus_minus(found: Interval) -> str:
+    """``tau 2.061 ± 0.034``: a mean with half of its 95 % interval."""
     return f"tau {found.value:6.3f} ± {found.half_width:.3f}"
 
 

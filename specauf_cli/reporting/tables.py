@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from specauf_cli.config.pages import Experiment, Variants
+from specauf_cli.config.specs import CreditsSpec, TableSpec
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.evaluation.tau import TAU
 from specauf_cli.evaluation.turns import skips
@@ -87,17 +87,17 @@ def differences(measured: Measured) -> list[Line]:
     return result
 
 
-def _values(experiment: Experiment, taus: Mapping[str, Sample]) -> tuple[Interval | None, ...]:
+def _values(experiment: TableSpec, taus: Mapping[str, Sample]) -> tuple[Interval | None, ...]:
     cells = [interval(taus[c], c) if c in taus else None for c in experiment.columns]
     return (*cells, average(taus) if None not in cells else None)
 
 
-def _paper(experiment: Experiment, temperature: float, objective: str) -> tuple[float | None, ...]:
+def _paper(experiment: TableSpec, temperature: float, objective: str) -> tuple[float | None, ...]:
     known = experiment.paper.values.get(f"{temperature:g}", {}).get(objective)
     return known or (None,) * (len(experiment.columns) + 1)
 
 
-def markdown(experiment: Experiment, records: Sequence[RunRecord], *, links: str | None = None) -> str:
+def markdown(experiment: TableSpec, records: Sequence[RunRecord], *, links: str | None = None) -> str:
     """The table as Markdown with differences, verdicts and footnotes. ``links``: where the record files lie from there."""
     measured = select(experiment, records)
     text = [f"# {escape.cell(experiment.title)}", "", *main_table(measured), ""]
@@ -221,7 +221,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     return [line for item in text if item for line in (item, "")][:-1]
 
 
-def variants(table: Variants, objectives: Mapping[str, Mapping[str, Any]]) -> str:
+def variants(table: CreditsSpec, objectives: Mapping[str, Mapping[str, Any]]) -> str:
     """The matrix of credits per branch as Markdown, from the content of ``conf/objective``, with the paper's beside it."""
     text = [
         f"# {escape.cell(table.title)}",
@@ -254,7 +254,7 @@ def matrix(objective: Mapping[str, Any]) -> tuple[str, str, str]:
     return masks[0], masks[1], decays[0] if decays[0] == decays[1] else f"{decays[0]}, {decays[1]}"
 
 
-def to_csv(experiment: Experiment, records: Sequence[RunRecord]) -> str:
+def to_csv(experiment: TableSpec, records: Sequence[RunRecord]) -> str:
     """The main table, unrounded, in long form: one line per number."""
     rows = []
     for line in lines(select(experiment, records)):
@@ -267,7 +267,7 @@ def to_csv(experiment: Experiment, records: Sequence[RunRecord]) -> str:
     return frame.round(6).to_csv(index=False, lineterminator="\n")
 
 
-def _head(experiment: Experiment) -> list[str]:
+def _head(experiment: TableSpec) -> list[str]:
     head = ["T", "method", "", *map(escape.cell, experiment.columns.values()), "Avg", "block-mask acc."]
     return [table_row(head), table_row(["---"] * 3 + ["--:"] * (len(head) - 3))]
 
@@ -289,7 +289,7 @@ def _signed(cell: Interval | float | None) -> str:
     return f"{round(cell.value, 2) + 0.0:+.2f} ± {cell.half_width:.2f}" + ("" if cell.separable else " (n.s.)")
 
 
-def _title(experiment: Experiment) -> str:
+def _title(experiment: TableSpec) -> str:
     return next(row.title for row in experiment.rows if row.objective == experiment.baseline)
 
 

@@ -1,4 +1,4 @@
-"""Whole tables: which cells are missing, train and measure them, render, publish."""
+"""Whole tables: which jobs are missing, train and measure them, render, publish."""
 
 import re
 import shutil
@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from specauf_cli import session
 from specauf_cli.config import compose, groups
-from specauf_cli.config.pages import Conditions, Experiment, Page, Variants
-from specauf_cli.config.specs import load as load_experiment
-from specauf_cli.config.specs import objective_yaml
-from specauf_cli.config.specs import overrides as changes_of
-from specauf_cli.config.specs import shipped as shipped_experiments
+from specauf_cli.config.specs import (
+    AblationSpec,
+    CreditsSpec,
+    Spec,
+    TableSpec,
+    condition_overrides,
+    load_spec,
+    objective_yaml,
+    shipped_specs,
+)
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.reporting import ablation, tables
 from specauf_cli.reporting import figures as drawings
@@ -23,13 +27,14 @@ from specauf_cli.reporting.frontpage import averages
 from specauf_cli.reporting.measured import Measured, select
 from specauf_cli.reporting.report import html
 from specauf_cli.runtime import ranks
+from specauf_cli.session import Session, open_session
 from specauf_cli.store import signature, trust
 from specauf_cli.store.files import atomic, read_json, write_json
 from specauf_cli.store.layout import snapshot
 from specauf_cli.store.layout import snapshots as snapshots_of
 from specauf_cli.store.provenance import code_state
 from specauf_cli.store.records import RunRecord, load_record
-from specauf_cli.study.executors import Cell, outcomes
+from specauf_cli.study.executors import Job, outcomes
 
 RESULTS = Path("results")
 CHECKOUT = groups.folder("conf").parent
@@ -44,16 +49,16 @@ def run(
     launcher: str | None = None,
     only: Sequence[str] | None = None,
 ) -> None:
-    """Trains and measures every missing cell of the experiments (``only``: of these objectives), then prints and writes their tables.
+    """Trains and measures every missing job of the experiments (``only``: of these objectives), then prints and writes their tables.
 
-    A cell that fails leaves the others running; the next call tries it again. Errors: InputError naming the failed cells and
+    A job that fails leaves the others running; the next call tries it again. Errors: InputError naming the failed jobs and
     their reasons, at the end; before anything is trained, when ``publish`` is asked for on a tree with uncommitted changes.
     """
     if ranks.WORLD > 1:
         raise InputError("torchrun shares one training or evaluation; a table has workers=N and --launcher instead")
     if publish:
         _require_clean()
-    chosen = [load_experiment(n) for n in names] if names else _main_pages()
+    chosen = [load_spec(n) for n in names] if names else _main_pages()
     asked = dict(zip((page.name for page in chosen), names or (page.name for page in chosen), strict=True))
     config = compose.compose(overrides)
     local, profile = Path(config.runs), config.profile.name
@@ -62,48 +67,46 @@ def run(
         twice = next(n for n in pages if [p.name for p in chosen].count(n) > 1)
         raise InputError(f"two of the pages asked for are called {twice!r}, and would be written to the same file")
     for page in chosen:
-        if isinstance(page, Variants):
+        if isinstance(page, CreditsSpec):
             _print(local / "tables" / f"{page.name}.md", _variants(page))
-    cells = [
-        c for seed in seeds for page in pages.values() for c in _cells(page, overrides, seed, config.trainer.steps)
-    ]
+    jobs = [c for seed in seeds for page in pages.values() for c in _jobs(page, overrides, seed, config.trainer.steps)]
     if only is not None:
-        known = dict.fromkeys(c.objective for c in cells)
+        known = dict.fromkeys(c.objective for c in jobs)
         wrong = next((o for o in only if o not in known), None)
         if not known:
             raise InputError(f"--only {','.join(only)}: nothing is trained for {', '.join(pages)}; leave it out")
         if wrong is not None:
             raise InputError(f"--only: {wrong!r} is no row here; valid: {', '.join(known)}.{nearest(wrong, known)}")
-        cells = [c for c in cells if c.objective in only]
-    for cell in cells if seeds else []:
-        if cell.seed == seeds[0]:
-            compose.compose(cell.words)  # what is wrong with a cell is said before the first one is trained
-    made: dict[str, list[RunRecord]] = {c.experiment: [] for c in cells}
-    missing = Counter(_page(c.experiment) for c in cells)
+        jobs = [c for c in jobs if c.objective in only]
+    for job in jobs if seeds else []:
+        if job.seed == seeds[0]:
+            compose.compose(job.words)  # what is wrong with a job is said before the first one is trained
+    made: dict[str, list[RunRecord]] = {c.experiment: [] for c in jobs}
+    missing = Counter(_page(c.experiment) for c in jobs)
     failed: list[str] = []
-    for cell, found in outcomes(cells, config, launcher):
-        name = _page(cell.experiment)
+    for job, found in outcomes(jobs, config, launcher):
+        name = _page(job.experiment)
         missing[name] -= 1
         if isinstance(found, str):
-            failed.append(f"{cell.experiment}, {cell.objective}, seed {cell.seed}: {found}")
-            print(f"specauf: {failed[-1]}; the other cells go on", file=sys.stderr)
+            failed.append(f"{job.experiment}, {job.objective}, seed {job.seed}: {found}")
+            print(f"specauf: {failed[-1]}; the other jobs go on", file=sys.stderr)
         else:
-            made[cell.experiment].append(found)
-        records = made[cell.experiment]
+            made[job.experiment].append(found)
+        records = made[job.experiment]
         page, path = pages[name], local / "tables" / f"{profile}-{name}.md"
         if missing[name] or not any(made[k] for k in made if _page(k) == name):
             continue  # shown as soon as it is whole, the others may take a while
-        if isinstance(page, Conditions):
+        if isinstance(page, AblationSpec):
             mine = {c.name: made[f"{name}/{c.name}"] for c in page.conditions}
             _write(path.with_suffix(".csv"), ablation.to_csv(page, mine))
             _print(path, ablation.markdown(page, mine))
-        elif isinstance(page, Experiment):
-            records.sort(key=lambda r: [(c.seed, c.objective) for c in cells].index((r.seed, r.objective)))
+        elif isinstance(page, TableSpec):
+            records.sort(key=lambda r: [(c.seed, c.objective) for c in jobs].index((r.seed, r.objective)))
             _write(path.with_suffix(".csv"), tables.to_csv(page, records))
             _print(path, tables.markdown(page, records))
             _remember(local / "tables" / f"{profile}.json", page, asked[name], records)
     if failed:
-        raise InputError(f"{len(failed)} cells failed, the same command tries them again: {' | '.join(failed)}")
+        raise InputError(f"{len(failed)} jobs failed, the same command tries them again: {' | '.join(failed)}")
     if publish:
         for name, records in made.items():
             for record in records:
@@ -113,21 +116,21 @@ def run(
         render()
 
 
-def _main_pages() -> list[Page]:
+def _main_pages() -> list[Spec]:
     """The tables of the paper; pages of conditions are asked for by name."""
-    return [p for p in map(load_experiment, shipped_experiments()) if not isinstance(p, Conditions)]
+    return [p for p in map(load_spec, shipped_specs()) if not isinstance(p, AblationSpec)]
 
 
-def _cells(page: Page, overrides: Sequence[str], seed: int, steps: int | None) -> list[Cell]:
+def _jobs(page: Spec, overrides: Sequence[str], seed: int, steps: int | None) -> list[Job]:
     """The drafters that a page is made of, for one seed; those of a condition are named ``PAGE/CONDITION``."""
-    if isinstance(page, Experiment):
-        return [Cell(page.name, page.backbone, row.objective, seed, tuple(overrides)) for row in page.rows]
-    if isinstance(page, Variants):
+    if isinstance(page, TableSpec):
+        return [Job(page.name, page.backbone, row.objective, seed, tuple(overrides)) for row in page.rows]
+    if isinstance(page, CreditsSpec):
         return []
     return [
-        Cell(
+        Job(
             f"{page.name}/{condition.name}", page.backbone, row.objective, seed,
-            (*page.settings, *overrides, *changes_of(condition, row.objective, steps)),
+            (*page.settings, *overrides, *condition_overrides(condition, row.objective, steps)),
         )
         for condition in page.conditions
         for row in page.rows
@@ -135,7 +138,7 @@ def _cells(page: Page, overrides: Sequence[str], seed: int, steps: int | None) -
 
 
 def _page(experiment: str) -> str:
-    """The page that a cell belongs to."""
+    """The page that a job belongs to."""
     return experiment.partition("/")[0]
 
 
@@ -157,7 +160,7 @@ FEW = ["evaluation.prompts=10", "evaluation.temperatures=[0.0]", "evaluation.aud
 
 def _measure_on_the_way(local: Path, records: Sequence[RunRecord], overrides: Sequence[str]) -> None:
     """Measures the kept drafters of the first seed's runs that nobody has measured yet."""
-    bench: session.Bench | None = None
+    session: Session | None = None
     first = min(r.seed for r in records)
     for record in sorted(records, key=lambda r: r.run):
         folder = local / record.run
@@ -168,10 +171,10 @@ def _measure_on_the_way(local: Path, records: Sequence[RunRecord], overrides: Se
             continue
         own = [*trust.overrides_of(folder, overrides), f"runs={local}", *FEW, *overrides]
         config = compose.compose(own)
-        if bench is None or not bench.serves(config):
-            bench = session.open_bench(config)
+        if session is None or not session.serves(config):
+            session = open_session(config)
         for step in steps:
-            session.measure(bench, config, folder, ["eval", "--every-checkpoint", *FEW], step=step)
+            session.measure(config, folder, ["eval", "--every-checkpoint", *FEW], step=step)
 
 
 def report(overrides: Sequence[str]) -> None:
@@ -183,7 +186,7 @@ def report(overrides: Sequence[str]) -> None:
     print(path)
 
 
-def _remember(path: Path, page: Experiment, asked: str, records: Sequence[RunRecord]) -> None:
+def _remember(path: Path, page: TableSpec, asked: str, records: Sequence[RunRecord]) -> None:
     """Which page a backbone's last table was, and of which records it was made, for figures and report."""
     known = read_json(path) if path.is_file() else {}
     known = known if isinstance(known, dict) else {}
@@ -193,7 +196,7 @@ def _remember(path: Path, page: Experiment, asked: str, records: Sequence[RunRec
     write_json(path, {**known, page.backbone: made})
 
 
-def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[Experiment], list[RunRecord]]:
+def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[TableSpec], list[RunRecord]]:
     """Profile, local folder, the pages of its last tables and the records they were made of."""
     config = compose.compose(overrides)
     local, profile = Path(config.runs), config.profile.name
@@ -215,7 +218,7 @@ def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[Experiment], 
         raise InputError(f"{path} is damaged; delete it, specauf table profile={profile} writes it anew")
     for backbone, found in tables_.items():
         own = signature.is_own([backbone, found["page"]], found.get("signature"))
-        if not own and found["page"] not in shipped_experiments():
+        if not own and found["page"] not in shipped_specs():
             raise InputError(
                 f"{path} names the page {found['page']!r}, and that was not written by you: make the table again, "
                 f"specauf table {found['page']} profile={profile}"
@@ -225,7 +228,7 @@ def _remembered(overrides: Sequence[str]) -> tuple[str, Path, list[Experiment], 
             raise InputError(
                 f"{path} names a record outside {local}/, {outside[0]!r}; delete it and make the table again"
             )
-    pages = [page for found in tables_.values() if isinstance(page := load_experiment(found["page"]), Experiment)]
+    pages = [page for found in tables_.values() if isinstance(page := load_spec(found["page"]), TableSpec)]
     records = [load_record(local / name) for found in tables_.values() for name in found["records"]]
     if not any(select(page, records).records for page in pages):
         raise InputError(f"{', '.join(p.name for p in pages)}: no row has a record any more; make the table again")
@@ -237,17 +240,17 @@ def _on_the_way(local: Path, records: Sequence[RunRecord]) -> list[RunRecord]:
     return [load_record(p) for r in records for p in sorted((local / r.run / "snapshots").glob("*/records/*.json"))]
 
 
-def _tau_experiments() -> list[Experiment]:
-    return [e for e in map(load_experiment, shipped_experiments()) if isinstance(e, Experiment)]
+def _tau_experiments() -> list[TableSpec]:
+    return [e for e in map(load_spec, shipped_specs()) if isinstance(e, TableSpec)]
 
 
 def _variant_pages() -> list[str]:
-    shipped = map(load_experiment, shipped_experiments())
-    return [_variants(e) for e in shipped if isinstance(e, Variants)]
+    shipped = map(load_spec, shipped_specs())
+    return [_variants(e) for e in shipped if isinstance(e, CreditsSpec)]
 
 
 def _draw(
-    folder: Path, pages: Sequence[Experiment], records: Sequence[RunRecord], snapshots: Sequence[RunRecord]
+    folder: Path, pages: Sequence[TableSpec], records: Sequence[RunRecord], snapshots: Sequence[RunRecord]
 ) -> list[drawings.Figure]:
     """Draws every figure as SVG and PNG into ``folder``."""
     drawn = drawings.figures(pages, records, snapshots)
@@ -266,17 +269,17 @@ def render() -> None:
     judged: dict[str, list[Verdict]] = {}
     pages: dict[str, dict[str, str]] = {}
     measured: dict[str, dict[str, Measured]] = {}
-    shipped = {name: load_experiment(name) for name in shipped_experiments()}
+    shipped = {name: load_spec(name) for name in shipped_specs()}
     for name, experiment in shipped.items():
-        if isinstance(experiment, Variants):
+        if isinstance(experiment, CreditsSpec):
             _write(RESULTS / f"{name}.md", _variants(experiment))
             print(RESULTS / f"{name}.md")
     for profile in sorted(p for p in (RESULTS / "records").iterdir() if p.is_dir()):
         records = [load_record(p) for p in sorted(profile.glob("*.json"))]
         for name, experiment in shipped.items():
-            if isinstance(experiment, Conditions) and (profile / name).is_dir():
+            if isinstance(experiment, AblationSpec) and (profile / name).is_dir():
                 _render_conditions(experiment, profile / name)
-            if not isinstance(experiment, Experiment) or not (chosen := select(experiment, records)).records:
+            if not isinstance(experiment, TableSpec) or not (chosen := select(experiment, records)).records:
                 continue
             page = RESULTS / profile.name / f"{name}.md"
             _write(page, tables.markdown(experiment, records, links=address("..", "records", profile.name)))
@@ -310,7 +313,7 @@ def render() -> None:
             _write(readme, text)
 
 
-def _render_conditions(page: Conditions, folder: Path) -> None:
+def _render_conditions(page: AblationSpec, folder: Path) -> None:
     """Renders a page of conditions from its records, a folder for each condition."""
     records = {c.name: [load_record(p) for p in sorted((folder / c.name).glob("*.json"))] for c in page.conditions}
     path = RESULTS / folder.parent.name / f"{page.name}.md"
@@ -319,7 +322,7 @@ def _render_conditions(page: Conditions, folder: Path) -> None:
     print(path)
 
 
-def _variants(page: Variants) -> str:
+def _variants(page: CreditsSpec) -> str:
     return tables.variants(page, {row.objective: objective_yaml(row.objective) for row in page.rows})
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from specauf_cli.config import compose, groups, specs
-from specauf_cli.config.pages import Experiment
+from specauf_cli.config.specs import TableSpec
 from specauf_cli.errors import InputError
 
 GROUPS = groups.groups()
@@ -23,12 +23,12 @@ def test_every_yaml_composes(choice: tuple[str, str]) -> None:
         assert getattr(config, group).name == name
 
 
-TAUS = [n for n in specs.shipped() if isinstance(specs.load(n), Experiment)]
+TAUS = [n for n in specs.shipped_specs() if isinstance(specs.load_spec(n), TableSpec)]
 
 
 @pytest.mark.parametrize("name", TAUS)
 def test_every_experiment_reads_and_its_objectives_exist(name: str) -> None:
-    found = specs.load(name)
+    found = specs.load_spec(name)
     assert {row.objective for row in found.rows} <= set(GROUPS["objective"])
     assert found.backbone in GROUPS["backbone"]
     assert found.baseline in {row.objective for row in found.rows}
@@ -54,13 +54,13 @@ def test_an_experiment_that_cannot_be_shown_is_refused(tmp_path: Path, old: str,
     path = tmp_path / "table4.yaml"
     path.write_text(text.replace(old, new).replace("b_auf: [", "auf: [" if "auf," in new else "b_auf: ["))
     with pytest.raises(InputError, match=says):
-        specs.load(str(path))
+        specs.load_spec(str(path))
 
 
 def test_paper_averages_follow_from_the_cells_within_rounding() -> None:
     assert TAUS == ["table2", "table4"]
     for name in TAUS:
-        for block in specs.load(name).paper.values.values():
+        for block in specs.load_spec(name).paper.values.values():
             for *cells, average in block.values():
                 assert abs(sum(cells) / len(cells) - average) <= 0.011
 
@@ -146,17 +146,17 @@ def test_bad_overrides_are_one_line_with_the_nearest_name(overrides: list[str], 
 
 def test_unknown_experiment_names_the_shipped_ones() -> None:
     with pytest.raises(InputError, match="table2"):
-        specs.load("tabel2")
+        specs.load_spec("tabel2")
 
 
 def test_broken_experiment_yaml_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: [unclosed")
     with pytest.raises(InputError, match=r"mine\.yaml"):
-        specs.load(str(path))
+        specs.load_spec(str(path))
     path.write_text("name: mine\nrows: []\n")
     with pytest.raises(InputError, match="is missing"):
-        specs.load(str(path))
+        specs.load_spec(str(path))
 
 
 def test_a_hub_name_on_a_target_that_is_another_model_is_refused() -> None:
@@ -202,7 +202,7 @@ def test_values_that_no_page_can_use_are_refused(tmp_path: Path, old: str, new: 
     path = tmp_path / "table2.yaml"
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(InputError, match=says):
-        specs.load(str(path))
+        specs.load_spec(str(path))
 
 
 def test_a_page_of_variants_names_the_papers_rows_right(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_page_of_variants_names_the_papers_rows_right(tmp_path: Path) -> None:
     path = tmp_path / "table3.yaml"
     path.write_text(text.replace("\n  s_auf:", "\n  s_auff:"))
     with pytest.raises(InputError, match=r"objective of paper 's_auff' is none of .* Did you mean 's_auf'"):
-        specs.load(str(path))
+        specs.load_spec(str(path))
 
 
 def test_hydras_own_settings_and_pages_are_for_its_sweeps() -> None:

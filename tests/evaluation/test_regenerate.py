@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from helpers.commands import specauf
-from specauf_cli import session
 from specauf_cli.config import compose
 from specauf_cli.config.schema import EvaluationConfig
 from specauf_cli.data.conversations import content_hash
@@ -18,6 +17,7 @@ from specauf_cli.evaluation import regenerate as module
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.regenerate import regenerate
 from specauf_cli.models.target import Target
+from specauf_cli.session import Session
 from specauf_cli.store import layout
 from specauf_cli.store.trust import configs
 from specauf_cli.types import Conversation, Corpus, Message
@@ -117,9 +117,9 @@ def test_how_a_run_is_measured_does_not_change_the_answers_it_was_trained_on(
     assert as_trained.evaluation == trained.evaluation
     assert (measured.evaluation.max_new_tokens, measured.evaluation.precision) == (7, "bf16")
     empty = Corpus("", ())
-    bench = session.Bench(trained, None, empty, empty)  # type: ignore[arg-type]
-    assert bench.serves(trained)
-    assert not bench.serves(replace(trained, evaluation=measured.evaluation))
+    session = Session(trained, None, empty, empty)  # type: ignore[arg-type]
+    assert session.serves(trained)
+    assert not session.serves(replace(trained, evaluation=measured.evaluation))
 
 
 def test_a_part_of_which_nothing_fits_is_left_out(

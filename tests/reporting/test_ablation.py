@@ -11,13 +11,13 @@ import pytest
 
 from helpers.synthetic import benchmark, heldout, record
 from specauf_cli.config import specs
-from specauf_cli.config.pages import Condition, Conditions
+from specauf_cli.config.specs import AblationSpec, Condition
 from specauf_cli.errors import InputError
 from specauf_cli.reporting import ablation
 from specauf_cli.store.records import RunRecord
 
-SHIPPED = specs.load("robustness")
-assert isinstance(SHIPPED, Conditions)
+SHIPPED = specs.load_spec("robustness")
+assert isinstance(SHIPPED, AblationSpec)
 PAGE = replace(
     SHIPPED,
     columns={"gsm8k": "GSM8K", "mbpp": "MBPP"},
@@ -89,12 +89,12 @@ def test_the_temperature_is_the_measured_one_and_one_column_is_its_own_average()
 
 def test_what_a_condition_changes() -> None:
     block, half = PAGE.conditions[1:]
-    assert specs.overrides(block, "auf", 400) == ["backbone.block_size=4"]
+    assert specs.condition_overrides(block, "auf", 400) == ["backbone.block_size=4"]
     gammas = ["objective.base.gamma=2", "objective.final.gamma=2"]
-    assert specs.overrides(block, "decay", 400) == ["backbone.block_size=4", *gammas]
-    assert specs.overrides(half, "auf", 401) == ["trainer.steps=200"]
+    assert specs.condition_overrides(block, "decay", 400) == ["backbone.block_size=4", *gammas]
+    assert specs.condition_overrides(half, "auf", 401) == ["trainer.steps=200"]
     with pytest.raises(InputError, match=r"'half' multiplies trainer\.steps, which is null"):
-        specs.overrides(half, "auf", None)
+        specs.condition_overrides(half, "auf", None)
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,11 @@ def test_a_page_that_cannot_be_is_refused(tmp_path: Path, old: str, new: str, pr
     path = tmp_path / "robustness.yaml"
     path.write_text(source.read_text().replace(old, new))
     with pytest.raises(InputError, match=problem):
-        specs.load(str(path))
+        specs.load_spec(str(path))
 
 
 def test_all_conditions_change_something_else() -> None:
-    assert isinstance(SHIPPED, Conditions)
+    assert isinstance(SHIPPED, AblationSpec)
     changes: list[Any] = [(c.settings, c.budget) for c in SHIPPED.conditions]
     assert len(set(changes)) == len(changes)
     assert changes[0] == ((), None)

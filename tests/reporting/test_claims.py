@@ -16,7 +16,7 @@ from specauf_cli.reporting.claims import Verdict, verdicts
 from specauf_cli.reporting.measured import select
 from specauf_cli.store.records import RunRecord
 
-TABLE = specs.load("table2")
+TABLE = specs.load_spec("table2")
 TWO = replace(TABLE, columns={"gsm8k": "GSM8K", "mbpp": "MBPP"}, paper=replace(TABLE.paper, values={}))
 PROMPTS, ROUNDS = 30, 30
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not separable"
@@ -284,7 +284,7 @@ def test_the_page_shows_the_verdicts() -> None:
     assert shown == [f"| {v.claim}: {v.text} | 0 | **{v.verdict}** | {v.numbers} |" for v in expected]
 
 
-DOMINO = specs.load("table4")
+DOMINO = specs.load_spec("table4")
 TWO_DOMINO = replace(DOMINO, columns=TWO.columns, paper=replace(DOMINO.paper, values={}))
 VARIANTS = ("b_auf", "b_auf_decay", "s_auf", "s_auf_decay", "f_auf", "f_auf_decay")
 

@@ -11,12 +11,12 @@ import pytest
 
 from helpers.synthetic import benchmark, heldout, record
 from specauf_cli.config import specs
-from specauf_cli.config.pages import Experiment, Row
+from specauf_cli.config.specs import Row, TableSpec
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting.report import html
 from specauf_cli.store.records import RunRecord
 
-TABLES = [t for t in map(specs.load, ("table2", "table4")) if isinstance(t, Experiment)]
+TABLES = [t for t in map(specs.load_spec, ("table2", "table4")) if isinstance(t, TableSpec)]
 COLUMNS = TABLES[0].columns
 STEPS = list(range(20, 201, 20))
 
@@ -122,7 +122,7 @@ def test_figures_follow_the_numbers() -> None:
     assert before != after
 
 
-class Page(HTMLParser):
+class Spec(HTMLParser):
     """Collects what a page refers to, its ids, and whether its tags close."""
 
     VOID = ("meta", "br", "link", "path", "use", "rect", "image", "hr")
@@ -151,7 +151,7 @@ class Page(HTMLParser):
 
 def test_the_report_is_one_file_without_network(drawn: list[drawings.Figure]) -> None:
     text = html("laptop", TABLES, RECORDS, drawn, ["# Table 3\n\n| a |\n| --- |\n| b |\n"], links="../records/laptop")
-    page = Page(text)
+    page = Spec(text)
     assert page.open == []
     steps = {f"../records/laptop/steps/{r.id}.json" for r in SNAPSHOTS}
     assert set(page.outside) == steps | {f"../records/laptop/{r.id}.json" for r in RECORDS}
@@ -164,7 +164,7 @@ def test_the_report_is_one_file_without_network(drawn: list[drawings.Figure]) ->
 
 
 def test_a_report_of_nobodys_machine_links_nothing(drawn: list[drawings.Figure]) -> None:
-    assert Page(html("laptop", TABLES, RECORDS, drawn, [], links=None)).outside == []
+    assert Spec(html("laptop", TABLES, RECORDS, drawn, [], links=None)).outside == []
 
 
 def test_text_from_records_is_escaped() -> None:

@@ -63,7 +63,7 @@ def test_listed_runs_of_one_name_are_told_apart_and_others_are_not() -> None:
 
 
 def test_a_table_does_not_average_or_choose_between_runs_that_were_trained_in_two_ways() -> None:
-    page = specs.load("table2")
+    page = specs.load_spec("table2")
     one, two, *_ = decays()
     with pytest.raises(InputError, match=r"\(gamma 1\.0\) and .*\(gamma 1\.65\) are both decay with seed 0; keep one"):
         select(page, [one, two])

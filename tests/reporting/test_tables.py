@@ -19,7 +19,7 @@ from specauf_cli.reporting import tables
 from specauf_cli.reporting.measured import select
 from specauf_cli.store.records import RunRecord
 
-EXPERIMENT = specs.load("table2")
+EXPERIMENT = specs.load_spec("table2")
 COLUMNS = tuple(EXPERIMENT.columns)
 
 
@@ -295,7 +295,7 @@ def test_empty_table_says_so() -> None:
     assert "| paper | 2.51 |" in text
 
 
-VARIANTS = specs.load("table3")
+VARIANTS = specs.load_spec("table3")
 
 
 def test_the_variant_matrix_is_read_from_the_objectives_and_is_the_papers() -> None:

@@ -17,7 +17,7 @@ from specauf_cli.reporting.report import html
 from specauf_cli.store.records import RunRecord
 
 EVIL = " <script>alert(1)</script> ](javascript:alert(1)) | `x` $y_{$ \n\n# h\x1b[31m\u202e<img src=x onerror=alert(1)>"
-EXPERIMENT = specs.load("table2")
+EXPERIMENT = specs.load_spec("table2")
 KEPT = {"objective", "backbone", "column", "benchmark", "commit", "ended", "written", "prompts_sha256"}
 """What records are found and grouped by."""
 
@@ -65,7 +65,7 @@ def records() -> list[RunRecord]:
     return made
 
 
-class Page(HTMLParser):
+class Spec(HTMLParser):
     """Tags, addresses and handlers of a page."""
 
     def __init__(self, text: str) -> None:
@@ -79,8 +79,8 @@ class Page(HTMLParser):
         self.handlers += [k for k, _ in attrs if k.startswith("on")]
 
 
-def check_inert(page: str) -> Page:
-    read = Page(page)
+def check_inert(page: str) -> Spec:
+    read = Spec(page)
     assert not {"script", "iframe", "object"} & read.tags
     assert not read.handlers
     assert not [a for a in read.addresses if a.strip().lower().startswith(("javascript:", "data:text"))]

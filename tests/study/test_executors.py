@@ -21,9 +21,9 @@ from specauf_cli.errors import InputError
 from specauf_cli.store import layout
 from specauf_cli.store.records import load_record, save_record
 from specauf_cli.study import executors
-from specauf_cli.study.executors import Cell, outcomes
+from specauf_cli.study.executors import Job, outcomes
 
-CELLS = [Cell("t", "dflash", objective, seed, ("profile=smoke",)) for seed in (0, 1) for objective in ("auf", "decay")]
+CELLS = [Job("t", "dflash", objective, seed, ("profile=smoke",)) for seed in (0, 1) for objective in ("auf", "decay")]
 STUB = """
 import json, os, sys, time
 for line in sys.stdin:
@@ -97,24 +97,24 @@ def test_cells_of_a_seed_are_trained_in_one_pass_and_a_failure_is_said_once(
     folder, _ = table
     monkeypatch.chdir(folder)
     settings = ("profile=smoke", "trainer.steps=7", "evaluation.prompts=1", "benchmark=offline_algebra")
-    cells = [Cell("t", "dflash", o, s, settings) for s in (0, 1) for o in ("auf", "decay", "full_ce")]
+    jobs = [Job("t", "dflash", o, s, settings) for s in (0, 1) for o in ("auf", "decay", "full_ce")]
     passes: list[list[str]] = []
-    real = executors.workbench.train_together
+    real = executors.Session.train_together
 
-    def train(bench: object, some: Sequence[tuple[executors.Config, Sequence[str]]], **more: bool) -> list[object]:
+    def train(session: object, some: Sequence[tuple[executors.Config, Sequence[str]]], **more: bool) -> list[object]:
         passes.append([f"{c.objective.name} {c.seed}" for c, _ in some])
         bad = [c.objective.name == "decay" for c, _ in some]
-        made = real(bench, [x for x, b in zip(some, bad, strict=True) if not b], **more)  # type: ignore[arg-type]
+        made = real(session, [x for x, b in zip(some, bad, strict=True) if not b], **more)  # type: ignore[arg-type]
         rest = iter(made)
         return [InputError("loss nan") if b else next(rest) for b in bad]
 
-    monkeypatch.setattr(executors.workbench, "train_together", train)
-    found = dict(outcomes(cells, compose.compose(settings), None))
+    monkeypatch.setattr(executors.Session, "train_together", train)
+    found = dict(outcomes(jobs, compose.compose(settings), None))
     assert passes[0] == ["auf 0", "decay 0", "full_ce 0"]
     assert [p for p in passes if len(p) > 1] == [passes[0], ["auf 1", "decay 1", "full_ce 1"]]
-    assert not any("decay" in p for some in passes for p in some if len(some) == 1), "a failed cell is not tried again"
-    assert {c.objective for c in cells if found[c] == "loss nan"} == {"decay"}
-    assert {getattr(found[c], "objective", None) for c in cells} == {"auf", "full_ce", None}
+    assert not any("decay" in p for some in passes for p in some if len(some) == 1), "a failed job is not tried again"
+    assert {c.objective for c in jobs if found[c] == "loss nan"} == {"decay"}
+    assert {getattr(found[c], "objective", None) for c in jobs} == {"auf", "full_ce", None}
 
 
 def test_what_stops_a_pass_is_said_of_the_cell_it_belongs_to(
@@ -123,10 +123,10 @@ def test_what_stops_a_pass_is_said_of_the_cell_it_belongs_to(
     folder, _ = table
     monkeypatch.chdir(folder)
     few = ("profile=smoke", "trainer.steps=7", "evaluation.prompts=1", "benchmark=offline_algebra")
-    cells = [Cell("t", "dflash", o, 2, few) for o in ("auf", "no_such_objective")]
-    found = dict(outcomes(cells, compose.compose(few), None))
-    assert getattr(found[cells[0]], "objective", None) == "auf"
-    assert "no_such_objective" in str(found[cells[1]])
+    jobs = [Job("t", "dflash", o, 2, few) for o in ("auf", "no_such_objective")]
+    found = dict(outcomes(jobs, compose.compose(few), None))
+    assert getattr(found[jobs[0]], "objective", None) == "auf"
+    assert "no_such_objective" in str(found[jobs[1]])
 
 
 def test_a_sweep_runs_in_processes_of_the_local_launcher(table: tuple[Path, str]) -> None:
@@ -151,7 +151,7 @@ def test_cells_of_a_launcher_leave_their_outcome_behind(
     folder, _ = table
     monkeypatch.chdir(folder)
     settings = ("profile=smoke", "trainer.steps=6", "evaluation.prompts=1", "benchmark=offline_algebra")
-    cells = [Cell("t", "dflash", o, 0, settings) for o in ("auf", "decay")]
+    jobs = [Job("t", "dflash", o, 0, settings) for o in ("auf", "decay")]
     real = executors.Worker.fill
 
     def fill(self: executors.Worker, config: executors.Config, overrides: Sequence[str]) -> object:
@@ -160,10 +160,10 @@ def test_cells_of_a_launcher_leave_their_outcome_behind(
         return real(self, config, overrides)
 
     monkeypatch.setattr(executors.Worker, "fill", fill)
-    found = dict(outcomes(cells, compose.compose(settings), "basic"))
-    assert getattr(found[cells[0]], "objective", None) == "auf"
-    assert found[cells[1]] == "the disk is full"
-    (place,) = Path("runs/cells").glob("dflash-auf-s0-*.json")
+    found = dict(outcomes(jobs, compose.compose(settings), "basic"))
+    assert getattr(found[jobs[0]], "objective", None) == "auf"
+    assert found[jobs[1]] == "the disk is full"
+    (place,) = Path("runs/jobs").glob("dflash-auf-s0-*.json")
     assert load_record(Path(json.loads(place.read_text())["record"])).objective == "auf"
 
 
@@ -173,12 +173,12 @@ def test_a_launcher_gets_the_settings_of_every_condition(tmp_path: Path, monkeyp
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(executors.Worker, "fill", fill)
-    cells = {
-        Cell(f"page/{n}", "dflash", o, 0, ("profile=smoke", f"trainer.steps={n}")): f"{o} for {n} steps"
+    jobs = {
+        Job(f"page/{n}", "dflash", o, 0, ("profile=smoke", f"trainer.steps={n}")): f"{o} for {n} steps"
         for n in (4, 5)
         for o in ("auf", "decay")
     }
-    assert dict(outcomes(list(cells), compose.compose(["profile=smoke"]), "basic")) == cells
+    assert dict(outcomes(list(jobs), compose.compose(["profile=smoke"]), "basic")) == jobs
 
 
 def test_a_stopped_table_tells_its_workers_to_save(table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:

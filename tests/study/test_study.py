@@ -19,11 +19,12 @@ from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError
 from specauf_cli.reporting import figures as drawings
 from specauf_cli.reporting import tables
+from specauf_cli.session import Session
 from specauf_cli.store import trust
 from specauf_cli.store.records import RunRecord, load_record, save_record
-from specauf_cli.study import run
+from specauf_cli.study import executors, run
 
-EXPERIMENT = specs.load("table2")
+EXPERIMENT = specs.load_spec("table2")
 README = """# A project
 
 <!-- claims -->
@@ -140,22 +141,20 @@ def test_a_record_survives_the_disk(here: Path) -> None:
 
 # --- publish ---
 
-composed = functools.cache(
-    lambda cell, make=compose.compose: make(list(cell))
-)  # it takes a third of a second each time
+composed = functools.cache(lambda job, make=compose.compose: make(list(job)))  # it takes a third of a second each time
 CLEAN = {"version": "1", "commit": "abc", "dirty": False}
 
 
 @pytest.fixture
-def cells(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def jobs(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """``study.run`` whose training and measuring give made-up records; ``changes`` go into those of AUF."""
     state: dict[str, Any] = {"code": dict(CLEAN), "changes": {}, "accepted": 3, "opened": 0}
 
-    def open_bench(config: Config) -> SimpleNamespace:
+    def open_session(config: Config) -> Session:
         state["opened"] += 1
-        return SimpleNamespace(config=config, serves=lambda _: True)
+        return Session(config, None, None, None)  # type: ignore[arg-type]
 
-    def measure(_bench: object, config: Config, folder: Path, _words: object) -> RunRecord:
+    def measure(_session: object, config: Config, folder: Path, _words: object) -> RunRecord:
         name = config.objective.name
         own = {"accepted": state["accepted"], **state["changes"]} if name == "auf" else {"accepted": 1}
         made = constant(
@@ -164,16 +163,18 @@ def cells(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         save_record(made, folder / "records")
         return made
 
-    monkeypatch.setattr(compose, "compose", lambda cell: composed(tuple(cell)))
+    monkeypatch.setattr(compose, "compose", lambda job: composed(tuple(job)))
     monkeypatch.setattr(run, "code_state", lambda: state["code"])
     monkeypatch.setattr(run, "CHECKOUT", here)
-    monkeypatch.setattr(session, "open_bench", open_bench)
+    for module in (executors, run):
+        monkeypatch.setattr(module, "open_session", open_session)
+    monkeypatch.setattr(Session, "serves", lambda *_: True)
 
-    def train(_bench: object, some: Any, **_: object) -> list[Path]:
+    def train(_session: object, some: Any, **_: object) -> list[Path]:
         return [Path(config.runs) / f"run-{config.objective.name}" for config, _ in some]
 
-    monkeypatch.setattr(session, "train_together", train)
-    monkeypatch.setattr(session, "measure", measure)
+    monkeypatch.setattr(Session, "train_together", train)
+    monkeypatch.setattr(Session, "measure", measure)
     return state
 
 
@@ -181,7 +182,7 @@ def publish() -> None:
     run.run(["table2"], ["profile=smoke"], [0], publish=True)
 
 
-def test_publish_copies_the_records_and_renders(cells: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_publish_copies_the_records_and_renders(jobs: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     publish()
     published = sorted(Path("results/records/smoke").iterdir())
     assert [load_record(p).objective for p in published] == ["auf", "auf_decay", "decay", "full_ce"]
@@ -195,8 +196,8 @@ def test_publish_copies_the_records_and_renders(cells: dict[str, Any], capsys: p
     assert tree() == before
 
 
-def test_without_publish_nothing_is_written_under_results(cells: dict[str, Any]) -> None:
-    cells["code"]["dirty"] = True
+def test_without_publish_nothing_is_written_under_results(jobs: dict[str, Any]) -> None:
+    jobs["code"]["dirty"] = True
     run.run(["table2"], ["profile=smoke"], [0], publish=False)
     assert not Path("results").exists()
     assert Path("runs/tables/smoke-table2.md").is_file()
@@ -204,67 +205,67 @@ def test_without_publish_nothing_is_written_under_results(cells: dict[str, Any])
 
 
 def test_a_failed_cell_leaves_the_others_and_is_tried_again(
-    cells: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = session.measure
+    whole = Session.measure
 
-    def broken(bench: Any, config: Config, folder: Path, words: Any) -> RunRecord:
+    def broken(session: Any, config: Config, folder: Path, words: Any) -> RunRecord:
         if config.objective.name == "decay":
             raise InputError("the disk is full")
-        return whole(bench, config, folder, words)
+        return whole(session, config, folder, words)
 
-    monkeypatch.setattr(session, "measure", broken)
+    monkeypatch.setattr(Session, "measure", broken)
     with pytest.raises(
-        InputError, match=r"1 cells failed, the same command tries them again: table2, decay, seed 0: the disk is full"
+        InputError, match=r"1 jobs failed, the same command tries them again: table2, decay, seed 0: the disk is full"
     ):
         publish()
     assert not Path("results").exists(), "nothing is published by halves"
     written = Path("runs/tables/smoke-table2.md").read_text()
     assert "| 0 | AUF | ours | **4.38** ± " in written
     assert "| 0 | decay | ours | – |" in written
-    monkeypatch.setattr(session, "measure", whole)
+    monkeypatch.setattr(Session, "measure", whole)
     publish()
     assert "| 0 | decay | ours | 2.38 ± " in Path("results/smoke/table2.md").read_text()
 
 
-def test_a_record_is_never_published_twice_with_other_content(cells: dict[str, Any]) -> None:
+def test_a_record_is_never_published_twice_with_other_content(jobs: dict[str, Any]) -> None:
     publish()
     before = {k: v for k, v in tree().items() if k.startswith("results")}
-    cells["accepted"] = 5
+    jobs["accepted"] = 5
     with pytest.raises(InputError, match=r"run-auf\.\w+\.json exists with other content; published records are never"):
         publish()
     assert {k: v for k, v in tree().items() if k.startswith("results")} == before
 
 
 def test_publish_elsewhere_than_in_the_checkout_is_refused(
-    cells: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    jobs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="results/ of the checkout; run it in"):
         publish()
-    assert not cells["opened"]
+    assert not jobs["opened"]
 
 
 @pytest.mark.parametrize(
     ("code", "says"),
     [({"commit": None, "dirty": None}, "works in a git checkout"), ({"dirty": True}, "needs a clean tree")],
 )
-def test_publish_is_refused_before_anything_is_trained(cells: dict[str, Any], code: dict[str, Any], says: str) -> None:
-    cells["code"].update(code)
+def test_publish_is_refused_before_anything_is_trained(jobs: dict[str, Any], code: dict[str, Any], says: str) -> None:
+    jobs["code"].update(code)
     with pytest.raises(InputError, match=says):
         publish()
-    assert cells["opened"] == 0
+    assert jobs["opened"] == 0
     assert not Path("results").exists()
 
 
 @pytest.mark.parametrize("dirty", [True, None])
 @pytest.mark.parametrize("what", ["measured", "trained"])
 def test_a_record_made_with_dirty_or_unknown_code_is_refused(
-    cells: dict[str, Any], what: str, dirty: bool | None
+    jobs: dict[str, Any], what: str, dirty: bool | None
 ) -> None:
     code = {**CLEAN, "dirty": dirty}
-    cells["changes"] = {"code": code} if what == "measured" else {"training": {"code": code}}
+    jobs["changes"] = {"code": code} if what == "measured" else {"training": {"code": code}}
     with pytest.raises(
         InputError, match=rf"record run-auf\.\w+ was {what} with uncommitted changes; move runs/run-auf"
     ):
@@ -290,7 +291,7 @@ def test_sampled_drafts_are_refused_with_the_reason(mode: str) -> None:
 
 
 def test_conditions_are_published_and_rendered_apart_from_the_tables(
-    cells: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    jobs: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish()
     table = Path("results/smoke/table2.md").read_bytes()
@@ -307,24 +308,24 @@ def test_conditions_are_published_and_rendered_apart_from_the_tables(
     assert tree() == before
 
 
-def test_all_tables_leave_conditions_out(cells: dict[str, Any]) -> None:
+def test_all_tables_leave_conditions_out(jobs: dict[str, Any]) -> None:
     run.run([], ["profile=smoke"], [0], publish=False)
     assert sorted(p.stem for p in Path("runs/tables").glob("*.md")) == ["smoke-table2", "smoke-table4", "table3"]
 
 
-def test_only_rows_of_a_page_that_trains_nothing(cells: dict[str, Any]) -> None:
+def test_only_rows_of_a_page_that_trains_nothing(jobs: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="--only auf: nothing is trained for table3; leave it out"):
         run.run(["table3"], ["profile=smoke"], [0], publish=False, only=["auf"])
 
 
-def test_two_pages_of_one_name_are_refused(cells: dict[str, Any], tmp_path: Path) -> None:
+def test_two_pages_of_one_name_are_refused(jobs: dict[str, Any], tmp_path: Path) -> None:
     other = tmp_path / "table2.yaml"
     other.write_text((folder("experiments") / "table2.yaml").read_text())
     with pytest.raises(InputError, match="two of the pages asked for are called 'table2'"):
         run.run(["table2", str(other)], ["profile=smoke"], [0], publish=False)
 
 
-def test_only_some_rows(cells: dict[str, Any]) -> None:
+def test_only_some_rows(jobs: dict[str, Any]) -> None:
     run.run(["table2", "table4"], ["profile=smoke"], [0], publish=False, only=["auf", "decay", "b_auf"])
     lines = Path("runs/tables/smoke-table2.md").read_text().splitlines()
     shown = {method: next(x for x in lines if x.startswith(f"| 0 | {method} |")) for method in ("AUF", "AUF+decay")}
@@ -335,7 +336,7 @@ def test_only_some_rows(cells: dict[str, Any]) -> None:
 
 
 def test_figures_and_report_show_the_last_table_of_a_backbone(
-    cells: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    jobs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page of the reader's own takes the place of the shipped one, whatever it is called."""
     shown: list[tuple[str, list[str]]] = []
@@ -364,9 +365,9 @@ def test_figures_and_report_show_the_last_table_of_a_backbone(
 def test_a_run_that_goes_on_with_other_code_is_nobodys_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is published names the one commit that made it; a run of two commits says so, and ``--publish`` refuses it."""
     content = SimpleNamespace(name="toy", sha256="data")
-    bench: Any = SimpleNamespace(
+    opened: Any = SimpleNamespace(
         examples=lambda: ([], {"examples": 1, "supervised tokens": 2}),
-        train=content, heldout=content, target=SimpleNamespace(fingerprint="target"),
+        conversations=content, heldout=content, target=SimpleNamespace(fingerprint="target"), inputs_of=lambda init: {},
     )  # fmt: skip
     config, folder_ = compose.compose(["profile=smoke"]), tmp_path / "run"
     seen = []
@@ -374,19 +375,19 @@ def test_a_run_that_goes_on_with_other_code_is_nobodys_commit(tmp_path: Path, mo
         monkeypatch.setattr(session, "code_state", lambda name=commit_: {**CLEAN, "commit": name})
         if step is not None:
             (folder_ / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
-        session._announce(bench, config, ["profile=smoke"], folder_, None)
+        Session._announce(opened, config, ["profile=smoke"], folder_, None)
         seen.append(json.loads((folder_ / "run.json").read_text())["code"])
     assert [c["dirty"] for c in seen] == [False, True, True]
     assert seen[1]["began"] == {**CLEAN, "commit": "abc"}
     before = {**CLEAN, "commit": "abc"}
     monkeypatch.setattr(session, "code_state", lambda: before)
-    session._announce(bench, config, ["profile=smoke"], tmp_path / "other" / "run", None)
+    Session._announce(opened, config, ["profile=smoke"], tmp_path / "other" / "run", None)
     (tmp_path / "other" / "run" / "checkpoints" / "step-000010").mkdir(parents=True)
-    session._announce(bench, config, ["profile=smoke"], tmp_path / "other" / "run", None)
+    Session._announce(opened, config, ["profile=smoke"], tmp_path / "other" / "run", None)
     assert json.loads((tmp_path / "other" / "run" / "run.json").read_text())["code"] == before
 
 
-def test_figures_measure_what_an_interrupted_call_left(cells: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_measure_what_an_interrupted_call_left(jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run.run(["table2"], ["profile=smoke"], [0], publish=False)
     place = Path("runs/run-auf")
     for step in (8, 16, 24):
@@ -394,6 +395,6 @@ def test_figures_measure_what_an_interrupted_call_left(cells: dict[str, Any], mo
     save_record(constant("auf", EXPERIMENT.columns, 1, run="run-auf", step=8), place / "snapshots/step-000008/records")
     monkeypatch.setattr(trust, "overrides_of", lambda *_: ["profile=smoke"])
     asked: list[int] = []
-    monkeypatch.setattr(session, "measure", lambda *_, step: asked.append(step))
+    monkeypatch.setattr(Session, "measure", lambda *_, step: asked.append(step))
     run.figures(["profile=smoke"])
     assert asked == [16, 24]

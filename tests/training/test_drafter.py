@@ -19,6 +19,7 @@ from specauf_cli.data.chat import encode
 from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
 from specauf_cli.models.target import Target
+from specauf_cli.session import Session
 from specauf_cli.training import drafter as training
 from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Interrupted
@@ -348,12 +349,10 @@ def test_a_benchmark_whose_answers_have_no_round_is_left_out_of_the_measurement_
 ) -> None:
     """An answer of one token says nothing of a drafter; NaN in the log would end it there."""
     taus = iter([float("nan"), 2.0, float("nan"), float("nan")])
-    bench = SimpleNamespace(target=None)
     monkeypatch.setattr(session, "load_benchmarks", lambda _: ["one", "two"])
     monkeypatch.setattr(session, "own_answers", lambda *_: SimpleNamespace(trajectories=()))
-    monkeypatch.setattr(session, "_cache", lambda _: None)
     monkeypatch.setattr(session, "replay", lambda *_, **__: [])
-    monkeypatch.setattr(session.metrics, "tau", lambda _: next(taus))
-    probe = session._probe(bench, config("auf", "trainer.eval_every=4"))  # type: ignore[arg-type]
+    monkeypatch.setattr(session.tau, "mean", lambda _: next(taus))
+    probe = Session._probe(SimpleNamespace(target=None, _cache=lambda: None), config("auf", "trainer.eval_every=4"))  # type: ignore[arg-type]
     assert probe(None) == {"tau": 2.0}  # type: ignore[arg-type]
     assert probe(None) == {}  # type: ignore[arg-type]

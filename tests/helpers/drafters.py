@@ -1,0 +1,51 @@
+"""Shared by tests of targets and drafters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from helpers.sequences import sequences
+from specauf_cli.config.schema import BackboneConfig
+from specauf_cli.interchange import formats
+from specauf_cli.models import checkpoint
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.domino import Domino
+from specauf_cli.models.target import Target
+
+DOMINO = partial(Domino, gru_hidden_dim=6, emb_dim=5, pure_draft_prefix_len=1)
+
+
+@pytest.fixture
+def tokens(target: Target) -> Tensor:
+    return sequences(target.chat.vocab)
+
+
+@pytest.fixture
+def of(backbone: BackboneConfig) -> Callable[..., BackboneConfig]:
+    def make(name: str, **changes: Any) -> BackboneConfig:
+        own = {"model": DOMINO, "title": "Domino"} if name == "domino" else {}
+        return replace(backbone, name=name, **(own | changes))
+
+    return make
+
+
+@pytest.fixture
+def exported(tmp_path: Path, target: Target, of: Callable[..., BackboneConfig]) -> Callable[..., tuple[Path, DFlash]]:
+    """A drafter saved as a run's and written for others: the folder, and the drafter itself."""
+
+    def make(name: str = "dflash", layout: str = "hf", dtype: str = "fp32", **changes: Any) -> tuple[Path, DFlash]:
+        made = checkpoint.create(target, of(name, **changes))
+        made.initialise(5)
+        checkpoint.save(made, target, tmp_path / name / "drafter", run="a")
+        out = tmp_path / f"{name}-{layout}-{dtype}"
+        formats.write(tmp_path / name / "drafter", out, layout=layout, dtype=dtype, verifier="ORG/NAME")
+        return out, made.eval()
+
+    return make
