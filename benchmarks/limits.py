@@ -1,11 +1,11 @@
 """Where the time of a training step goes: work counted by hand, the share of this machine's peak, and a profile.
 
-    python benchmarks/limits.py                                              two minutes on 2 cores; writes benchmarks/limits.md and .json
-    python benchmarks/limits.py --gpu h200 profile=paper trainer.batch_size=4      one GPU at the sizes of a Qwen3-8B drafter
+    python benchmarks/limits.py       two minutes on 2 cores; writes benchmarks/limits.md and .json
+    python benchmarks/limits.py --gpu h200 profile=paper trainer.batch_size=4   one GPU, a Qwen3-8B drafter's sizes
 
-Steps run on a target with random weights of the configured sizes, as `specauf plan` times them. Work is what `specauf plan`
-counts: matrix products only. The peak is that of one large bf16 product on this machine, or with --gpu the data sheet's; the share
-of it is what others call model FLOP utilisation (MFU). The target's own pass is part of the step.
+Steps run on a target with random weights of the configured sizes, as `specauf plan` times them. Work is what `specauf
+plan` counts: matrix products only. The peak is that of one large bf16 product on this machine, or with --gpu the data
+sheet's; the share of it is what others call model FLOP utilisation (MFU). The target's own pass is part of the step.
 """
 
 import argparse
@@ -33,11 +33,22 @@ CELLS = {
     "Domino B-AUF": ["objective=b_auf", "backbone=domino"],
 }
 KINDS = {
-    "matrix products": ("mm", "bmm", "addmm", "matmul", "linear", "flex_attention", "scaled_dot_product", "gru", "lstm", "mkldnn"),
+    "matrix products": (
+        "mm",
+        "bmm",
+        "addmm",
+        "matmul",
+        "linear",
+        "flex_attention",
+        "scaled_dot_product",
+        "gru",
+        "lstm",
+        "mkldnn",
+    ),
     "softmax and cross-entropy": ("softmax", "nll_loss", "argmax", "gather", "cross_entropy"),
     "copies and casts": ("copy_", "_to_copy", "cat", "stack", "contiguous", "clone", "index", "pad", "fill_", "zero_"),
     "optimiser": ("_fused_adamw", "_foreach", "adamw"),
-}  # fmt: skip
+}
 
 
 def kind_of(op: str) -> str:
@@ -102,7 +113,8 @@ def page(rows: dict[str, dict[str, object]], result: dict[str, object], goal: st
     lines = [
         "# The limits of a training step",
         "",
-        f"`{result['command']}`, {str(result['date'])[:10]}. Work in GFLOP of matrix products, counted by hand (`specauf_cli/planning/plan.py`);",
+        f"`{result['command']}`, {str(result['date'])[:10]}. Work in GFLOP of matrix products, counted by hand "
+        "(`specauf_cli/planning/plan.py`);",
         "peak: one large product on this machine. Record with machine and versions: [limits.json](limits.json).",
         "",
         "| step | head | target's pass | drafter | head and loss | seconds | GFLOP/s | peak | share of peak |",
@@ -112,8 +124,8 @@ def page(rows: dict[str, dict[str, object]], result: dict[str, object], goal: st
         work: dict[str, float] = row["work"]  # type: ignore[assignment]
         speed = sum(work.values()) / float(str(row["seconds"]))
         lines.append(
-            f"| {name} | {row['head']} | {work['target features']:.2f} | {work['drafter']:.2f} | {work['head']:.2f} | {row['seconds']} | "
-            f"{speed:.0f} | {row['peak']} | {float(str(row['share of peak'])):.0%} |"
+            f"| {name} | {row['head']} | {work['target features']:.2f} | {work['drafter']:.2f} | {work['head']:.2f} | "
+            f"{row['seconds']} | {speed:.0f} | {row['peak']} | {float(str(row['share of peak'])):.0%} |"
         )
     lines += ["", "Where the time goes (own time of the operators, profiled apart from the timing):", ""]
     lines += ["| step | " + " | ".join(kinds) + " |", "|---|" + "--:|" * len(kinds)]
@@ -123,9 +135,10 @@ def page(rows: dict[str, dict[str, object]], result: dict[str, object], goal: st
     return "\n".join([*lines, "", goal, ""])
 
 
-CPU = """At these sizes the tensors are small (2,048 rows of width 128) and a step is very many short operators: more than half of its time
-goes into what no product counts: norms, rotary positions, masks and casts between fp32 weights and bf16 products. What would
-help, and why it is not done: compiling the step fuses them, but needs a C++ compiler on the user's machine."""
+CPU = """At these sizes the tensors are small (2,048 rows of width 128) and a step is very many short operators: more
+than half of its time goes into what no product counts: norms, rotary positions, masks and casts between fp32 weights
+and bf16 products. What would help, and why it is not done: compiling the step fuses them, but needs a C++ compiler on
+the user's machine."""
 GPU = "Goal on a GPU at a real drafter's sizes: at least 45 % of the peak."
 
 

@@ -2,18 +2,20 @@
 
     python benchmarks/peers.py --python speculators=PYTHON --python specforge=PYTHON      writes benchmarks/peers.json
 
-PYTHON is an interpreter that has the package (one may have both; without the option it is the one that runs this). Neither is a
-dependency: their wheels pin other versions of torch, so put them beside the torch of this environment:
+PYTHON is an interpreter that has the package (one may have both; without the option it is the one that runs this).
+Neither is a dependency: their wheels pin other versions of torch, so put them beside the torch of this environment:
 
     pip install --no-deps speculators specforge, then what their imports ask for
 
-One step: forward, backward and AdamW of a DFlash drafter of the laptop profile (2 layers, width 128, 3 taps, B = 16) on 16
-sequences of 256 tokens with 8 anchors each; the target's features are given, its embedding and head are frozen; the objective
-is decay with one gamma (D-PACE is theirs alone and left out). Everyone gets the same weights (copied by tensor name), tokens,
-supervision, features, threads, allocator settings, precision and optimiser. A run is a process of its own. Every setting that a
-peer offers for this is tried first, and its fastest one is what it is measured with; a setting that fails is listed with its error.
+One step: forward, backward and AdamW of a DFlash drafter of the laptop profile (2 layers, width 128, 3 taps, B = 16) on
+16 sequences of 256 tokens with 8 anchors each; the target's features are given, its embedding and head are frozen; the
+objective is decay with one gamma (D-PACE is theirs alone and left out). Everyone gets the same weights (copied by
+tensor name), tokens, supervision, features, threads, allocator settings, precision and optimiser. A run is a process of
+its own. Every setting that a peer offers for this is tried first, and its fastest one is what it is measured with; a
+setting that fails is listed with its error.
 
-Equal loss: on the same anchors, with the same labels, loss and gradient of both are compared with ours, in fp32 and bf16.
+Equal loss: on the same anchors, with the same labels, loss and gradient of both are compared with ours, in fp32 and
+bf16.
 """
 
 import argparse
@@ -42,7 +44,8 @@ VOCABULARIES = (2_048, 32_000)
 PRECISIONS = ("bf16", "fp32")
 SEQUENCES, LENGTH, WIDTH, TAPS, MASK = 16, 256, 128, 3, 1
 ANSWER = slice(32, 240)
-"""Supervised tokens of every sequence: a question before, the end of a template behind. No block reaches the next sequence."""
+"""Supervised tokens of every sequence: a question before, the end of a template behind. No block reaches the next
+sequence."""
 GOAL = 1.3
 WARMUP = 3
 
@@ -64,29 +67,32 @@ CONTESTANTS: dict[str, dict[str, dict[str, Any]]] = {
 NOTES = {
     "ours": "Step of training/drafter.py: auto head, auto attention; draws its anchors. Loss: sum m c l / sum m c.",
     "ours, labels from the target": (
-        "trainer.labels=target: labels are the argmax of the target's head on its last hidden states (given), found in the step; "
-        "what speculators always does."
+        "trainer.labels=target: labels are the argmax of the target's head on its last hidden states (given), found "
+        "in the step; what speculators always does."
     ),
     "speculators": (
-        "DFlashDraftModel.forward with per_position_loss_weight=fixed-exp-decay, loss ce, --loss-implementation eager (the default "
-        "one is Triton, for GPUs). Draws its anchors: 128 in a packed sequence of 4,096 tokens with document ids, or 8 in each of 16 "
-        "passes. Its labels are the argmax of the target's logits, a second product with the head in every step; the last hidden "
-        "states given here make that argmax the data token. Its loss is sum m c l / (sum m + 1e-5): ours for the comparison of "
-        "losses is trainer.normalize=valid."
+        "DFlashDraftModel.forward with per_position_loss_weight=fixed-exp-decay, loss ce, --loss-implementation eager "
+        "(the default one is Triton, for GPUs). Draws its anchors: 128 in a packed sequence of 4,096 tokens with "
+        "document ids, or 8 in each of 16 passes. Its labels are the argmax of the target's logits, a second product "
+        "with the head in every step; the last hidden states given here make that argmax the data token. Its loss is "
+        "sum m c l / (sum m + 1e-5): ours for the comparison of losses is trainer.normalize=valid."
     ),
     "specforge": (
-        "OnlineDFlashModel.forward with loss_type=dflash and loss_decay_gamma. Draws its anchors, 8 a sequence. Labels are the data "
-        "tokens and the loss is sum m c l / sum m c, as ours. objective_chunk_blocks=128 is its default and computes the head again in "
-        "the backward pass, 0 does not."
+        "OnlineDFlashModel.forward with loss_type=dflash and loss_decay_gamma. Draws its anchors, 8 a sequence. "
+        "Labels are the data tokens and the loss is sum m c l / sum m c, as ours. objective_chunk_blocks=128 is its "
+        "default and computes the head again in the backward pass, 0 does not."
     ),
     "specforge, bf16 weights": (
-        "The same with weights, gradients and optimiser state in bf16, as its trainer holds them (beside fp32 copies, left out here). "
-        "Another precision than everyone else's, so it does not count for the goal."
+        "The same with weights, gradients and optimiser state in bf16, as its trainer holds them (beside fp32 copies, "
+        "left out here). Another precision than everyone else's, so it does not count for the goal."
     ),
 }
 ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)
-}  # fmt: skip
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 """What ``specauf`` tells glibc (machine.py), told to everyone."""
 
 
@@ -134,9 +140,15 @@ def prepare(path: Path, vocabulary: int) -> None:
 
     config = compose(["profile=laptop", "objective=decay"])
     sizes = {
-        "vocab_size": vocabulary, "hidden_size": WIDTH, "intermediate_size": 3 * WIDTH, "num_hidden_layers": config.backbone.layers,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 1024,
-    }  # fmt: skip
+        "vocab_size": vocabulary,
+        "hidden_size": WIDTH,
+        "intermediate_size": 3 * WIDTH,
+        "num_hidden_layers": config.backbone.layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 1024,
+    }
     drafter = DFlash(Qwen3Config(**sizes), config.backbone, TAPS, MASK)
     drafter.initialise(0)
     generator = torch.Generator().manual_seed(1)
@@ -151,9 +163,11 @@ def prepare(path: Path, vocabulary: int) -> None:
     anchors, real = sample_anchors(valid_anchors(supervised), config.trainer.anchors, generator)
     assert bool(real.all())
     about = {
-        "sizes": sizes, "gamma": config.objective.base.keywords["gamma"], "block": config.backbone.block_size,
+        "sizes": sizes,
+        "gamma": config.objective.base.keywords["gamma"],
+        "block": config.backbone.block_size,
         "anchors": config.trainer.anchors,
-    }  # fmt: skip
+    }
     features = torch.randn(SEQUENCES, LENGTH, TAPS * WIDTH, generator=generator)
     tensors = {"tokens": tokens, "supervised": supervised, "anchors": anchors, "features": features, "last": last}
     save_file(tensors | {"head": head} | drafter.state_dict(), path, metadata={"about": json.dumps(about)})
@@ -169,10 +183,13 @@ def ours(given: Given, *, labels: str = "data", normalize: str = "batch") -> Con
 
     config = compose(
         [
-            "profile=laptop", "objective=decay", f"trainer.precision={given.precision}", f"trainer.labels={labels}",
+            "profile=laptop",
+            "objective=decay",
+            f"trainer.precision={given.precision}",
+            f"trainer.labels={labels}",
             f"trainer.normalize={normalize}",
         ]
-    )  # fmt: skip
+    )
     made = DFlash(Qwen3Config(**given.sizes), config.backbone, TAPS, MASK)
     made.load_state_dict(given.drafter)
 
@@ -185,9 +202,12 @@ def ours(given: Given, *, labels: str = "data", normalize: str = "batch") -> Con
         return torch.cat([tokens[:, :1], found], dim=1)
 
     target = SimpleNamespace(
-        device=torch.device("cpu"), chat=SimpleNamespace(vocab=given.vocabulary, pad_id=0), head=head,
-        embed=nn.Embedding.from_pretrained(given.head), greedy_labels=greedy_labels,
-    )  # fmt: skip
+        device=torch.device("cpu"),
+        chat=SimpleNamespace(vocab=given.vocabulary, pad_id=0),
+        head=head,
+        embed=nn.Embedding.from_pretrained(given.head),
+        greedy_labels=greedy_labels,
+    )
     examples = [
         Example(str(i), tuple(t.tolist()), tuple(s.tolist()))
         for i, (t, s) in enumerate(zip(given.tokens, given.supervised, strict=True))
@@ -209,24 +229,33 @@ def speculators(given: Given, *, attention: str, layout: str) -> Contestant:
     from transformers import Qwen3Config
 
     config = DFlashSpeculatorConfig(
-        transformer_layer_config=Qwen3Config(**given.sizes), draft_vocab_size=given.vocabulary, block_size=given.block,
-        aux_hidden_state_layer_ids=list(range(1, TAPS + 1)), mask_token_id=MASK, sample_from_anchor=False,
-    )  # fmt: skip
+        transformer_layer_config=Qwen3Config(**given.sizes),
+        draft_vocab_size=given.vocabulary,
+        block_size=given.block,
+        aux_hidden_state_layer_ids=list(range(1, TAPS + 1)),
+        mask_token_id=MASK,
+        sample_from_anchor=False,
+    )
     config.transformer_layer_config._attn_implementation = attention
     model = DFlashDraftModel(config).train()
     owned = dict.fromkeys(("embed_tokens.weight", "lm_head.weight", "verifier_lm_head.weight"), given.head)
     model.load_state_dict(given.drafter | owned | {"verifier_norm.weight": torch.ones(WIDTH)})
     batch = {
-        "hidden_states": given.features, "input_ids": given.tokens, "loss_mask": given.supervised,
-        "verifier_last_hidden_states": given.last, "document_ids": torch.arange(SEQUENCES)[:, None].expand(-1, LENGTH),
+        "hidden_states": given.features,
+        "input_ids": given.tokens,
+        "loss_mask": given.supervised,
+        "verifier_last_hidden_states": given.last,
+        "document_ids": torch.arange(SEQUENCES)[:, None].expand(-1, LENGTH),
         "position_ids": torch.arange(LENGTH).expand(SEQUENCES, -1),
-    }  # fmt: skip
+    }
     pieces = 1 if layout == "packed" else SEQUENCES
     batch = {k: v.reshape(pieces, 1, -1, *v.shape[2:]) for k, v in batch.items()}
     knobs = {
-        "loss_config": resolve_loss_config("ce", "eager"), "gamma": given.gamma, "max_anchors": SEQUENCES * given.count // pieces,
+        "loss_config": resolve_loss_config("ce", "eager"),
+        "gamma": given.gamma,
+        "max_anchors": SEQUENCES * given.count // pieces,
         "per_position_loss_weight": "fixed-exp-decay",
-    }  # fmt: skip
+    }
 
     def step(_: int) -> Tensor:
         total = torch.zeros(())
@@ -250,17 +279,27 @@ def specforge(given: Given, *, attention: str, chunk: int, weights: str = "fp32"
     from transformers import Qwen3Config
 
     config = Qwen3Config(
-        **given.sizes, block_size=given.block, num_target_layers=TAPS + 1,
+        **given.sizes,
+        block_size=given.block,
+        num_target_layers=TAPS + 1,
         dflash_config={"target_layer_ids": list(range(TAPS)), "mask_token_id": MASK},
-    )  # fmt: skip
+    )
     config._attn_implementation = attention
     draft = DFlashDraftModel(config)
     draft.load_state_dict(given.drafter)
     head = nn.Linear(WIDTH, given.vocabulary, bias=False).requires_grad_(False)
     head.weight = nn.Parameter(given.head, requires_grad=False)
     model = OnlineDFlashModel(
-        draft, head, nn.Embedding.from_pretrained(given.head), MASK, given.block, attention, given.count, float(given.gamma), chunk
-    ).train()  # fmt: skip
+        draft,
+        head,
+        nn.Embedding.from_pretrained(given.head),
+        MASK,
+        given.block,
+        attention,
+        given.count,
+        float(given.gamma),
+        chunk,
+    ).train()
     if weights == "bf16":
         model.to(torch.bfloat16)
     loss_mask = given.supervised.float()
@@ -281,7 +320,8 @@ MAKERS: dict[str, Callable[..., Contestant]] = {"ours": ours, "speculators": spe
 
 
 def timed(made: Contestant, steps: int) -> dict[str, Any]:
-    """Median seconds of a step, on the clock and of all threads, and by how much the process grew with the steps (MiB)."""
+    """Median seconds of a step, on the clock and of all threads, and by how much the process grew with the steps
+    (MiB)."""
     optimizer = torch.optim.AdamW([p for _, p in made.parameters()], lr=1e-4, fused=True)
     before, seconds, busy = peak_memory_mib(), [], []
     for i in range(WARMUP + steps):
@@ -369,9 +409,15 @@ class Parent:
         package = who.split(",")[0]
         self.runs += 1
         order = {
-            "package": package, "knobs": knobs, "file": str(self.folder / f"{vocabulary}.safetensors"), "precision": precision,
-            "steps": steps, "threads": self.options.threads, "seed": self.runs, "check": str(check) if check else None,
-        }  # fmt: skip
+            "package": package,
+            "knobs": knobs,
+            "file": str(self.folder / f"{vocabulary}.safetensors"),
+            "precision": precision,
+            "steps": steps,
+            "threads": self.options.threads,
+            "seed": self.runs,
+            "check": str(check) if check else None,
+        }
         found: dict[str, Any] = self.start(package, ["--work", json.dumps(order)])
         return found
 
@@ -453,9 +499,11 @@ def cell(parent: Parent, vocabulary: int, precision: str) -> dict[str, Any]:
             "cpu seconds": round(_median(runs[who, name], "cpu seconds"), 4),
             "tokens per second": round(SEQUENCES * LENGTH / medians[name]),
             "memory": round(_median(runs[who, name], "memory")),
-            "other settings": {n: medians.get(n, t.get("seconds")) for n, t in settings.items() if "error" not in t and n != name},
+            "other settings": {
+                n: medians.get(n, t.get("seconds")) for n, t in settings.items() if "error" not in t and n != name
+            },
             **rows[who],
-        }  # fmt: skip
+        }
     made = {"vocabulary": vocabulary, "precision": precision, "rows": rows, "ratios": ratios_of(rows)}
     print(table(made), flush=True)
     return made
@@ -532,8 +580,8 @@ def main() -> None:
             losses[f"V = {vocabulary}"] = parent.losses(vocabulary)
             cells += [cell(parent, vocabulary, precision) for precision in options.precisions.split(",")]
     result = {
-        "command": f"python benchmarks/peers.py --repeat {options.repeat} --steps {options.steps} --threads {options.threads}"
-        f" --vocabularies {options.vocabularies} --precisions {options.precisions}"
+        "command": f"python benchmarks/peers.py --repeat {options.repeat} --steps {options.steps} --threads "
+        f"{options.threads} --vocabularies {options.vocabularies} --precisions {options.precisions}"
         + "".join(f" --python {package}=PYTHON" for package in parent.python),
         "date": now(),
         "goal": f"seconds of a step, the faster peer / ours, at least {GOAL} at equal loss",

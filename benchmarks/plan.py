@@ -2,9 +2,9 @@
 
     python benchmarks/plan.py        some four minutes on 2 cores; writes benchmarks/plan.json
 
-Every cell, in a process of its own: the seconds of a step as the plan measures them on random weights, then a real training of
-laptop sizes (its target trained for a few steps only: a step takes as long). The ratio is planned / measured seconds; the goal is
-0.7 to 1.3. Memory: planned, and by how much the peak of the process grew.
+Every cell, in a process of its own: the seconds of a step as the plan measures them on random weights, then a real
+training of laptop sizes (its target trained for a few steps only: a step takes as long). The ratio is planned /
+measured seconds; the goal is 0.7 to 1.3. Memory: planned, and by how much the peak of the process grew.
 """
 
 import argparse

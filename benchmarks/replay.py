@@ -50,11 +50,16 @@ def main() -> None:
     def generate() -> list[trajectories.Generated]:
         return [
             trajectories.generate(
-                target, p.prompts, temperature=0.0, seed=0, max_new_tokens=settings.max_new_tokens, tail=tail,
+                target,
+                p.prompts,
+                temperature=0.0,
+                seed=0,
+                max_new_tokens=settings.max_new_tokens,
+                tail=tail,
                 batch_size=settings.batch_size,
             )
             for p in prompts
-        ]  # fmt: skip
+        ]
 
     made = [t for g in generate() for t in g.trajectories]  # also warms up
     replayed = partial(replay, target, trajectories=made, batch_size=settings.batch_size)

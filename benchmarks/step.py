@@ -2,10 +2,11 @@
 
     python benchmarks/step.py        a quarter of an hour on 2 cores; writes benchmarks/step.json
 
-One step: a DFlash drafter (2 layers, width 128, B = 16) drafts 128 blocks over given target features, then head, loss, backward
-and AdamW. The labels are the drafter's own argmax with probability 0.6, so AUF's support is as long as that of a drafter in the
-middle of its training (alpha = 0.6), whatever the vocabulary. Every cell runs in a process of its own; memory is the peak
-beyond that of the same step without head and loss. Ratios compare heads for the same objective and vocabulary.
+One step: a DFlash drafter (2 layers, width 128, B = 16) drafts 128 blocks over given target features, then head, loss,
+backward and AdamW. The labels are the drafter's own argmax with probability 0.6, so AUF's support is as long as that of
+a drafter in the middle of its training (alpha = 0.6), whatever the vocabulary. Every cell runs in a process of its own;
+memory is the peak beyond that of the same step without head and loss. Ratios compare heads for the same objective and
+vocabulary.
 """
 
 import argparse
@@ -29,9 +30,17 @@ from specauf_cli.store.provenance import code_state, environment, now, peak_memo
 
 VOCABULARIES = (2_000, 16_000, 32_000, 152_000)
 CELLS = (
-    ("full_ce", "full"), ("full_ce", "chunked"), ("decay", "full"), ("decay", "chunked"), ("auf_decay", "full"),
-    ("auf_decay", "pruned"), ("auf", "full"), ("auf", "chunked"), ("auf", "pruned"), ("auf", "pruned, accuracy of every slot"),
-)  # fmt: skip
+    ("full_ce", "full"),
+    ("full_ce", "chunked"),
+    ("decay", "full"),
+    ("decay", "chunked"),
+    ("auf_decay", "full"),
+    ("auf_decay", "pruned"),
+    ("auf", "full"),
+    ("auf", "chunked"),
+    ("auf", "pruned"),
+    ("auf", "pruned, accuracy of every slot"),
+)
 SEQUENCES, ANCHORS, LENGTH, WIDTH, ALPHA = 16, 8, 256, 128, 0.6
 
 
@@ -54,9 +63,15 @@ def drafter_of(vocabulary: int) -> DFlash:
     from transformers import Qwen3Config
 
     sizes = Qwen3Config(
-        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=1024,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=1024,
+    )
     made = DFlash(sizes, compose(["profile=laptop"]).backbone, 3, 1)
     made.initialise(0)
     return made

@@ -95,7 +95,8 @@ def _quiet_environment() -> None:
     """Settings that must stand before the heavy imports.
 
     Idle OpenMP threads spin briefly, then sleep: spinning for long, the default, made training many times slower on two
-    cores beside another busy process; never spinning made it clearly slower alone. And no foreign progress bars among ours.
+    cores beside another busy process; never spinning made it clearly slower alone. And no foreign progress bars among
+    ours.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):

@@ -12,7 +12,8 @@ class InputError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says in an error, in one line; the kind of error where it says nothing. A line that ends with a colon needs the next."""
+    """What a library says in an error, in one line; the kind of error where it says nothing. A line that ends with a
+    colon needs the next."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 

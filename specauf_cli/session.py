@@ -106,8 +106,9 @@ class Session:
     ) -> list[Path | InputError]:
         """Trains every drafter of ``jobs`` that is not finished, a step of each in turn.
 
-        Returns the folder of each, or the error that it failed of, which leaves the others running. ``force``: what is there is moved
-        into ``aside/`` first, and training begins anew. Errors: InputError for what stops them all, as a full disk does.
+        Returns the folder of each, or the error that it failed of, which leaves the others running. ``force``: what is
+        there is moved into ``aside/`` first, and training begins anew. Errors: InputError for what stops them all, as a
+        full disk does.
         """
         failures: dict[Path, InputError] = {}
         folders: list[Path] = []
@@ -171,7 +172,8 @@ class Session:
         )
 
     def inputs_of(self, init: str | None) -> dict[str, str]:
-        """Content hashes of what a run is made from; ``init`` is that of the weights it starts from, where they are given."""
+        """Content hashes of what a run is made from; ``init`` is that of the weights it starts from, where they are
+        given."""
         found = {"data": self.conversations.sha256, "heldout": self.heldout.sha256, "target": self.target.fingerprint}
         return found | ({"init": init} if init else {})
 
@@ -200,7 +202,8 @@ class Session:
         return {t.folder: one.failure for t, one in zip(tasks, ended, strict=True) if one.failure is not None}
 
     def _probe(self, config: Config) -> Callable[[DFlash], dict[str, float]]:
-        """Measures tau at T = 0 on a few prompts of every benchmark, by replay; their trajectories are generated at first use."""
+        """Measures tau at T = 0 on a few prompts of every benchmark, by replay; their trajectories are generated at
+        first use."""
         settings, few = config.evaluation, replace(config.evaluation, prompts=config.trainer.eval_prompts)
         made: list[list[Trajectory]] = []
 
@@ -214,7 +217,8 @@ class Session:
         return probe
 
     def measure(self, config: Config, folder: Path, arguments: Sequence[str], *, step: int | None = None) -> RunRecord:
-        """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is returned.
+        """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is
+        returned.
 
         ``step``: the drafter that was kept at this step instead of the last one; its record lies beside it.
         """
@@ -231,7 +235,8 @@ class Session:
         expected = run_id(config, target=self.target.fingerprint, data=self.conversations.sha256, init=init)
         if expected != folder.name:
             raise InputError(
-                f"run {folder.name} was trained on other data or for another target: the same settings now name {expected}"
+                f"run {folder.name} was trained on other data or for another target: the same settings now name "
+                f"{expected}"
             )
         record = RunRecord(
             run=folder.name,
@@ -287,7 +292,8 @@ class Session:
         return record
 
     def audit(self, config: Config, folder: Path) -> int:
-        """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs differ."""
+        """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs
+        differ."""
         settings = config.evaluation
         print(f"{folder.name}: T = 0, decoded live")
         exact, low = self.at("fp32"), self.at("bf16")
@@ -328,8 +334,8 @@ def open_session(config: Config, *, precision: str | None = None) -> Session:
     target = targets.load(located, device=device, dtype=targets.DTYPES[precision or located.dtype])
     if config.trainer.max_length > target.context_length:
         raise InputError(
-            f"trainer.max_length={config.trainer.max_length} is longer than the context of target {config.target.name}, "
-            f"{target.context_length} tokens; lower it"
+            f"trainer.max_length={config.trainer.max_length} is longer than the context of target "
+            f"{config.target.name}, {target.context_length} tokens; lower it"
         )
     session = Session(config, target, train, heldout)
     if config.data.regenerate is not None:
@@ -358,8 +364,8 @@ def load_data(config: Config) -> tuple[Corpus, Corpus]:
 def _check_batch(config: Config, train: Corpus) -> None:
     if len(train.conversations) < config.trainer.batch_size:
         raise InputError(
-            f"{len(train.conversations)} training conversations are fewer than trainer.batch_size={config.trainer.batch_size}; "
-            "lower it or give more data"
+            f"{len(train.conversations)} training conversations are fewer than "
+            f"trainer.batch_size={config.trainer.batch_size}; lower it or give more data"
         )
 
 

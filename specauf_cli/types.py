@@ -63,7 +63,8 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A benchmark prompt: the user's turns in order, template suffixes applied. One prompt is one statistical cluster."""
+    """A benchmark prompt: the user's turns in order, template suffixes applied. One prompt is one statistical
+    cluster."""
 
     id: str
     turns: tuple[str, ...]
@@ -113,8 +114,8 @@ Credit = Callable[[BlockStats], "Tensor"]
 class Trajectory:
     """What the target alone emits for one request. It does not depend on any drafter.
 
-    ``tokens`` holds the completion (``length`` tokens, the end-of-turn token included) followed by a tail that the target
-    emits when it is run on past the end: verification rounds overshoot, and replay must see the same tokens.
+    ``tokens`` holds the completion (``length`` tokens, the end-of-turn token included) followed by a tail that the
+    target emits when it is run on past the end: verification rounds overshoot, and replay must see the same tokens.
     """
 
     prompt_id: str

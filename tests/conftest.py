@@ -61,12 +61,28 @@ def target_config() -> TargetConfig:
 
 @pytest.fixture(scope="session")
 def target(chat: Chat, target_config: TargetConfig) -> Target:
-    """Four untrained layers whose greedy output is varied: the weights are scaled up until layers outweigh the input."""
+    """Four untrained layers whose greedy output is varied: the weights are scaled up until layers outweigh the
+    input."""
     sizes = PretrainConfig(
-        vocab_size=320, hidden_size=32, layers=4, heads=4, kv_heads=2, head_dim=8, intermediate_size=64,
-        max_positions=512, rope_theta=10_000.0, steps=1, rows=1, row_length=1, lr=1.0, warmup=0.0, weight_decay=0.0,
-        clip=1.0, precision="fp32", seed=0,
-    )  # fmt: skip
+        vocab_size=320,
+        hidden_size=32,
+        layers=4,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        max_positions=512,
+        rope_theta=10_000.0,
+        steps=1,
+        rows=1,
+        row_length=1,
+        lr=1.0,
+        warmup=0.0,
+        weight_decay=0.0,
+        clip=1.0,
+        precision="fp32",
+        seed=0,
+    )
     model = targets.create(sizes, chat)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -111,7 +127,8 @@ def make_drafter(target: Target, backbone: BackboneConfig) -> MakeDrafter:
 
 @pytest.fixture
 def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra takes longer than all the rest of most commands, and many commands of a test file have the same settings."""
+    """Hydra takes longer than all the rest of most commands, and many commands of a test file have the same
+    settings."""
     monkeypatch.setattr(compose, "compose", lambda overrides: _composed(tuple(overrides)))
 
 

@@ -85,7 +85,8 @@ def evaluate(
         bool,
         typer.Option(
             "--every-checkpoint",
-            help="Measure the drafters kept along the way too (trainer.snapshot_every, and the best of trainer.eval_every).",
+            help="Measure the drafters kept along the way too (trainer.snapshot_every, and the best of "
+            "trainer.eval_every).",
         ),
     ] = False,
     backend: Annotated[str | None, typer.Option(help="sglang or vllm: ask a running server, which counts.")] = None,
@@ -101,8 +102,14 @@ def evaluate(
     if others or any(word is not None for word in (backend, base_url, served_model, served_drafter)):
         from specauf_cli.engines import serving
 
-        here = {"--all-runs": all_runs, "--mode": mode, "--all-starts": all_starts, "--cross-check": cross_check is not None,
-                "--definition": definition != "engine", "--every-checkpoint": every_checkpoint}  # fmt: skip
+        here = {
+            "--all-runs": all_runs,
+            "--mode": mode,
+            "--all-starts": all_starts,
+            "--cross-check": cross_check is not None,
+            "--definition": definition != "engine",
+            "--every-checkpoint": every_checkpoint,
+        }
         options = serving.options(backend, base_url, concurrency, timeout, retries, served_model, served_drafter, here)
         serving.evaluate(options, run or [], benchmarks, overrides_of(overrides))
         return
@@ -306,7 +313,8 @@ def worker() -> None:
 
 @app.command()
 def render() -> None:
-    """Render every table, figure and report under results/, and the tables quoted in README.md, from the committed records."""
+    """Render every table, figure and report under results/, and the tables quoted in README.md, from the committed
+    records."""
     from specauf_cli.study import run
 
     run.render()
@@ -317,7 +325,8 @@ def fetch(
     out: Annotated[Path, typer.Option(help="Folder to write: DIR/train/*.jsonl and DIR/benchmarks/*.jsonl.")],
     overrides: Overrides = None,
 ) -> None:
-    """Download ShareGPT and the six real benchmarks from the Hugging Face hub into DIR, as profile=cpu_real reads them."""
+    """Download ShareGPT and the six real benchmarks from the Hugging Face hub into DIR, as profile=cpu_real reads
+    them."""
     from specauf_cli.config import compose
     from specauf_cli.data.fetch import fetch as fetch_all
 

@@ -50,7 +50,8 @@ def import_(
     overrides: Overrides = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository.")] = None,
 ) -> None:
-    """Take a public DFlash or Domino checkpoint in as a finished run: measure it with eval, go on training it with init=RUN."""
+    """Take a public DFlash or Domino checkpoint in as a finished run: measure it with eval, go on training it with
+    init=RUN."""
     if "=" in source and not Path(source).exists():
         raise InputError(f"{source!r} is no checkpoint; specauf import PATH_OR_HUB_ID [KEY=VALUE]...")
     words = overrides_of(overrides)
@@ -86,7 +87,8 @@ def doctor(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only what needs no target and no download.")] = False,
 ) -> None:
-    """Check target, data and drafter for what breaks drafters: a line and a fix each; exit code 1 when a check failed."""
+    """Check target, data and drafter for what breaks drafters: a line and a fix each; exit code 1 when a check
+    failed."""
     from specauf_cli.config import compose
     from specauf_cli.doctor import examination as clinic
     from specauf_cli.store import layout
@@ -131,24 +133,32 @@ def plan(
         print("\n".join(plans.lines(made)))
         need = sum(made.memory.values())
         print(
-            f"  time         {plans.duration(hours)} on {devices} x {gpu}: {top / 1e12:.0f} TFLOP/s bf16 peak x {utilisation:g} "
-            "utilisation assumed; training only"
+            f"  time         {plans.duration(hours)} on {devices} x {gpu}: {top / 1e12:.0f} TFLOP/s bf16 peak x "
+            f"{utilisation:g} utilisation assumed; training only"
         )
         if need > room:
             print(
-                f"  too large    {plans.size(need)} for {plans.size(room)}: lower trainer.micro_batch or trainer.anchors"
+                f"  too large    {plans.size(need)} for {plans.size(room)}: lower trainer.micro_batch or "
+                "trainer.anchors"
             )
         return
     print("\n".join(plans.lines(made)))
     speed = calibration.peak(device, config.trainer.precision)
     if made.per_step / speed < calibration.TOO_LONG and calibration.fits(made, device):
         seconds = calibration.seconds_per_step(made, found, device)
-        how = f"measured: {seconds:.3g} s a step, {plans.number(made.per_step / seconds)}FLOP/s of a peak of {plans.number(speed)}"
+        how = (
+            f"measured: {seconds:.3g} s a step, {plans.number(made.per_step / seconds)}FLOP/s of a peak of "
+            f"{plans.number(speed)}"
+        )
     else:
         seconds = made.per_step / (speed * utilisation)
-        how = f"not measured (too large for this machine): a matrix product's {plans.number(speed)}FLOP/s x {utilisation:g} assumed"
+        how = (
+            f"not measured (too large for this machine): a matrix product's {plans.number(speed)}FLOP/s x "
+            f"{utilisation:g} assumed"
+        )
     before = calibration.pretraining_seconds(config, found, device)
     first = f" after {plans.duration(before / 3600)} for the target" if before else ""
     print(
-        f"  time         {plans.duration(made.steps * seconds / 3600)}{first} on this machine's {device} ({how}); training only"
+        f"  time         {plans.duration(made.steps * seconds / 3600)}{first} on this machine's {device} ({how}); "
+        "training only"
     )

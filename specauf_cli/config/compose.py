@@ -246,8 +246,8 @@ def build(raw: DictConfig) -> Config:
         str(v).startswith("None/") for v in (values["benchmark_root"], values["data"]["path"])
     ):
         raise InputError(
-            f"profile {values['profile']['name']} reads files: give data_root=DIR (or set SPECAUF_DATA), a folder with train/ and "
-            "benchmarks/; `specauf data fetch --out DIR` makes one"
+            f"profile {values['profile']['name']} reads files: give data_root=DIR (or set SPECAUF_DATA), a folder with "
+            "train/ and benchmarks/; `specauf data fetch --out DIR` makes one"
         )
     values.pop("experiment", None)
     values.pop("data_root", None)
@@ -355,7 +355,10 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         choices = [o for o in overrides if o.lstrip("+~").split("=")[0] in known]
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
             keys = _keys(OmegaConf.to_container(hydra_compose("train", overrides=[*_search(), *choices])))
-        return f"unknown setting {match[1]!r}.{nearest(match[1], [*keys, *known])} `specauf train --cfg job` prints all settings"
+        return (
+            f"unknown setting {match[1]!r}.{nearest(match[1], [*keys, *known])} `specauf train --cfg job` prints "
+            "all settings"
+        )
     return " ".join(line.strip() for line in text.splitlines()[:2] if line.strip())
 
 
@@ -379,7 +382,8 @@ def with_benchmarks(config: Config, names: str) -> Config:
         valid = groups()["benchmark"]
         if name not in valid:
             raise InputError(
-                f"unknown benchmark {name!r}; valid: all, {', '.join(v for v in valid if v != 'all')}.{nearest(name, valid)}"
+                f"unknown benchmark {name!r}; valid: all, "
+                f"{', '.join(v for v in valid if v != 'all')}.{nearest(name, valid)}"
             )
         found = config if name in config.benchmark else compose([f"benchmark={name}"])
         chosen.update({name: found.benchmark[name]} if name in found.benchmark else found.benchmark)

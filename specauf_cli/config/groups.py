@@ -16,11 +16,13 @@ def folder(name: str) -> Path:
 
 
 OWN = "SPECAUF_CONF"
-"""Environment variable: a folder of the user's own yaml files, laid out as ``conf/``. Every command and worker sees it."""
+"""Environment variable: a folder of the user's own yaml files, laid out as ``conf/``. Every command and worker sees
+it."""
 
 
 def own_folder() -> Path | None:
-    """The user's folder that ``SPECAUF_CONF`` names. Errors: InputError when there is none, or a file in it has a shipped one's name."""
+    """The user's folder that ``SPECAUF_CONF`` names. Errors: InputError when there is none, or a file in it has a
+    shipped one's name."""
     if not os.environ.get(OWN):
         return None
     place = Path(os.environ[OWN]).expanduser().resolve()

@@ -8,8 +8,17 @@ from typing import Any
 from specauf_cli.errors import InputError
 
 MACHINE = (
-    "runs", "device", "threads", "workers", "together", "tracking", "data_root", "benchmark_root", "experiment", "init"
-)  # fmt: skip
+    "runs",
+    "device",
+    "threads",
+    "workers",
+    "together",
+    "tracking",
+    "data_root",
+    "benchmark_root",
+    "experiment",
+    "init",
+)
 """Keys that say where and how to run, not what: they never enter a run's identity or a record."""
 
 UNSAID = {
@@ -22,8 +31,8 @@ UNSAID = {
 def named(target: Mapping[str, Any]) -> dict[str, Any]:
     """``target`` with the name, path and title that ``target=hf`` leaves open: ``target.name=ORG/NAME`` is a path too.
 
-    Names become part of file names, so a name keeps the last part of a path only. Errors: InputError when both are open, or name
-    two repositories.
+    Names become part of file names, so a name keeps the last part of a path only. Errors: InputError when both are
+    open, or name two repositories.
     """
     name, path, title = (target.get(k) for k in ("name", "path", "title"))
     if name is None and path is None:
@@ -51,8 +60,8 @@ def is_local(path: str) -> bool:
 def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     """The plain nested values of a configuration, without what says where and how this machine runs it.
 
-    A folder is not named: its content is in the target's fingerprint. What every run once was (a target in fp32, original
-    answers) is left out, so that ids from then are ids now.
+    A folder is not named: its content is in the target's fingerprint. What every run once was (a target in fp32,
+    original answers) is left out, so that ids from then are ids now.
     """
     found = {k: v for k, v in values.items() if k not in MACHINE}
     for group, keys in UNSAID.items():

@@ -193,7 +193,8 @@ def check_backbone(backbone: BackboneConfig) -> None:
     slots = backbone.block_size - backbone.drafter.first
     if not 1 <= backbone.proposals <= slots:
         raise InputError(
-            f"backbone.proposals={backbone.proposals} is out of range; valid: 1..{slots} at block_size {backbone.block_size}"
+            f"backbone.proposals={backbone.proposals} is out of range; valid: 1..{slots} at block_size "
+            f"{backbone.block_size}"
         )
     for knob, value in getattr(backbone.model, "keywords", {}).items():
         low, high = (0, slots) if knob == "pure_draft_prefix_len" else (1, 2**20)
@@ -204,11 +205,13 @@ def check_backbone(backbone: BackboneConfig) -> None:
 def _trainer(trainer: TrainerConfig) -> None:
     if (trainer.steps is None) == (trainer.epochs is None):
         raise InputError(
-            f"set exactly one of trainer.steps ({trainer.steps}) and trainer.epochs ({trainer.epochs}); the other is null"
+            f"set exactly one of trainer.steps ({trainer.steps}) and trainer.epochs ({trainer.epochs}); the other is "
+            "null"
         )
     if trainer.eval_every is not None and trainer.eval_every % trainer.log_every:
         raise InputError(
-            f"trainer.eval_every={trainer.eval_every} must be a multiple of trainer.log_every={trainer.log_every}, or null"
+            f"trainer.eval_every={trainer.eval_every} must be a multiple of trainer.log_every={trainer.log_every}, or "
+            "null"
         )
     if trainer.batch_size % trainer.micro_batch:
         raise InputError(
@@ -220,8 +223,9 @@ def _evaluation(config: Config) -> None:
     settings = config.evaluation
     if settings.drafts != "greedy":
         raise InputError(
-            f"evaluation.drafts={settings.drafts!r}: only greedy drafts can be replayed (with sampled drafts the emitted text "
-            "depends on the drafter, so no trajectory is shared), and the paper drafts greedily at every temperature"
+            f"evaluation.drafts={settings.drafts!r}: only greedy drafts can be replayed (with sampled drafts the "
+            "emitted text depends on the drafter, so no trajectory is shared), and the paper drafts greedily at every "
+            "temperature"
         )
     given = list(settings.temperatures)
     if not given or any(0 < t < 0.01 for t in given) or len(set(given)) != len(given):

@@ -1,4 +1,5 @@
-"""The configuration as frozen dataclasses: one class per group of ``conf/``, keys as in its yaml files; and what tables show."""
+"""The configuration as frozen dataclasses: one class per group of ``conf/``, keys as in its yaml files; and what tables
+show."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ class PretrainConfig:
 class SizesConfig:
     """Sizes of a target as its public ``config.json`` has them, so that ``specauf plan`` can count without it.
 
-    ``vocab_size`` counts rows of the embedding (padding included); ``tied``: the head is the embedding. The target that is
-    loaded must have them.
+    ``vocab_size`` counts rows of the embedding (padding included); ``tied``: the head is the embedding. The target that
+    is loaded must have them.
     """
 
     hidden_size: int
@@ -63,9 +64,9 @@ class SizesConfig:
 class TargetConfig:
     """``conf/target``: ``path`` is a hub id or folder (None: trained here as ``pretrain`` says).
 
-    ``taps`` are decoder layers from 0, or how many of them the public rule chooses. ``mask_token`` is a token, an id, or None: a
-    free row of the embedding. ``dtype`` (``fp32``, ``bf16``) is that of the frozen weights; ``attention`` and ``device_map`` say
-    how this machine runs them.
+    ``taps`` are decoder layers from 0, or how many of them the public rule chooses. ``mask_token`` is a token, an id,
+    or None: a free row of the embedding. ``dtype`` (``fp32``, ``bf16``) is that of the frozen weights; ``attention``
+    and ``device_map`` say how this machine runs them.
     """
 
     name: str
@@ -86,8 +87,8 @@ class TargetConfig:
 class BackboneConfig:
     """``conf/backbone``: the drafter. ``block_size`` B counts the anchor; ``proposals`` bounds what one round drafts.
 
-    ``model`` is its class; keyword-only arguments of the class are its knobs and equal the keys of the yaml. ``like`` names a
-    backbone with the same branches: objectives and a profile's recipe for that one are for this one too.
+    ``model`` is its class; keyword-only arguments of the class are its knobs and equal the keys of the yaml. ``like``
+    names a backbone with the same branches: objectives and a profile's recipe for that one are for this one too.
     """
 
     name: str
@@ -108,10 +109,12 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """``conf/objective``: a name and one credit per branch of logits. DFlash has the branch ``base``, Domino ``final`` too.
+    """``conf/objective``: a name and one credit per branch of logits. DFlash has the branch ``base``, Domino ``final``
+    too.
 
-    ``backbones`` it fits. The credit of ``final`` is computed from the predictions of the branch ``final_reads`` (``base``:
-    it ends where the base branch fails). ``aliases`` names what stands for this objective on another backbone.
+    ``backbones`` it fits. The credit of ``final`` is computed from the predictions of the branch ``final_reads``
+    (``base``: it ends where the base branch fails). ``aliases`` names what stands for this objective on another
+    backbone.
     """
 
     name: str
@@ -125,14 +128,16 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """``conf/trainer``: exactly one of ``steps`` and ``epochs`` is set; ``batch_size`` sequences make one optimiser step.
+    """``conf/trainer``: exactly one of ``steps`` and ``epochs`` is set; ``batch_size`` sequences make one optimiser
+    step.
 
     ``micro_batch`` sequences go through the drafter at a time; ``normalize`` is ``batch``, ``block`` or ``valid``;
     ``labels`` is ``data`` (the conversation's token) or ``target`` (the target's argmax). With two branches the loss is
-    lambda x base + (1 - lambda) x final; lambda falls linearly from ``lambda_start`` to 0 over ``lambda_ratio`` of the steps.
-    Checkpoints are written every ``save_every`` steps and every ``save_minutes`` minutes; the last ``keep`` stay. Every
-    ``eval_every`` steps tau is measured at T = 0 on ``eval_prompts`` prompts of each benchmark (None: never), and the drafter with
-    the best one stays. Every ``snapshot_every`` steps the drafter itself is kept, to be measured later (None: only at the end).
+    lambda x base + (1 - lambda) x final; lambda falls linearly from ``lambda_start`` to 0 over ``lambda_ratio`` of the
+    steps. Checkpoints are written every ``save_every`` steps and every ``save_minutes`` minutes; the last ``keep``
+    stay. Every ``eval_every`` steps tau is measured at T = 0 on ``eval_prompts`` prompts of each benchmark (None:
+    never), and the drafter with the best one stays. Every ``snapshot_every`` steps the drafter itself is kept, to be
+    measured later (None: only at the end).
     """
 
     steps: int | None
@@ -167,10 +172,11 @@ class TrainerConfig:
 class EvaluationConfig:
     """``conf/evaluation``: how a drafter is measured.
 
-    ``mode`` is ``replay`` or ``decode``; ``drafts`` is ``greedy``, the only kind for which both are lossless here; ``prompts``
-    lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded live and compared with
-    the target's output and the replay's rounds (None: all); ``all_starts`` also drafts at every position of a trajectory
-    (acceptance with little noise, never tau); ``heldout_anchors`` blocks per held-out conversation give block-mask accuracy.
+    ``mode`` is ``replay`` or ``decode``; ``drafts`` is ``greedy``, the only kind for which both are lossless here;
+    ``prompts`` lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded
+    live and compared with the target's output and the replay's rounds (None: all); ``all_starts`` also drafts at every
+    position of a trajectory (acceptance with little noise, never tau); ``heldout_anchors`` blocks per held-out
+    conversation give block-mask accuracy.
     """
 
     mode: str
@@ -200,9 +206,9 @@ class DataConfig:
 
     ``source`` is ``offline`` (the procedural corpus), ``jsonl`` (``path``: a file or folder) or ``hub`` (``hub_id``).
     ``limit`` keeps the first n training conversations of a seeded permutation (None: all); ``heldout`` conversations
-    are set aside by prompt for block-mask accuracy. ``regenerate``: drafters learn from the target's own greedy answers to the
-    first n training conversations, instead of the original ones (None: they do not). ``known`` is what ``specauf plan`` counts with where the
-    data are not at hand.
+    are set aside by prompt for block-mask accuracy. ``regenerate``: drafters learn from the target's own greedy answers
+    to the first n training conversations, instead of the original ones (None: they do not). ``known`` is what ``specauf
+    plan`` counts with where the data are not at hand.
     """
 
     name: str
@@ -248,7 +254,8 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """``conf/tracking``: ``sink`` is ``none`` or ``wandb`` (``project``; ``mode`` is ``online``, ``offline`` or ``disabled``)."""
+    """``conf/tracking``: ``sink`` is ``none`` or ``wandb`` (``project``; ``mode`` is ``online``, ``offline`` or
+    ``disabled``)."""
 
     sink: str
     project: str | None
@@ -267,8 +274,8 @@ class ProfileConfig:
 class Config:
     """One resolved configuration. ``resolved`` is the same as plain nested values, machine settings left out.
 
-    ``init``: the run whose drafter training starts from (None: random weights); what counts for a run's identity is the hash of its
-    weights, not its name.
+    ``init``: the run whose drafter training starts from (None: random weights); what counts for a run's identity is the
+    hash of its weights, not its name.
     """
 
     target: TargetConfig
@@ -292,7 +299,8 @@ class Config:
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as ``kind``, recursively. Dataclasses must match key for key; a field with a default may be left out."""
+    """``value`` as ``kind``, recursively. Dataclasses must match key for key; a field with a default may be left
+    out."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any or origin is Callable:  # functions and classes were checked when they were made
         return value

@@ -56,7 +56,8 @@ class TableSpec(TauSpec):
 
 @dataclass(frozen=True)
 class CreditsSpec:
-    """``experiments/*.yaml`` of kind ``variants``; ``paper[objective]``: its base branch, final branch and decay there."""
+    """``experiments/*.yaml`` of kind ``variants``; ``paper[objective]``: its base branch, final branch and decay
+    there."""
 
     name: str
     title: str
@@ -70,7 +71,8 @@ class CreditsSpec:
 class Condition:
     """One row of a ``AblationSpec`` page: ``factor`` and its ``value`` as shown, and what is changed to get there.
 
-    ``settings`` are overrides; ``gamma`` is that of the rows whose credit decays; ``budget`` multiplies the profile's steps.
+    ``settings`` are overrides; ``gamma`` is that of the rows whose credit decays; ``budget`` multiplies the profile's
+    steps.
     """
 
     name: str
@@ -172,7 +174,8 @@ def _check_cells(found: TableSpec, path: str) -> None:
                 raise InputError(f"{path}: paper.values.{temperature}.{name} holds a number that no tau can be")
             if len(cells) != len(found.columns) + 1:
                 raise InputError(
-                    f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {len(found.columns) + 1} are needed (columns and average)"
+                    f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {len(found.columns) + 1} are "
+                    "needed (columns and average)"
                 )
     _check_margin(found.margin, path)
 
@@ -183,7 +186,8 @@ def _check_margin(margin: float, path: str) -> None:
 
 
 def _check_conditions(found: AblationSpec, path: str) -> None:
-    """InputError for names that cannot be folders or that two share, settings that a row has already, a gamma or budget that cannot be."""
+    """InputError for names that cannot be folders or that two share, settings that a row has already, a gamma or budget
+    that cannot be."""
     for word in [*found.settings, *(w for c in found.conditions for w in c.settings)]:
         if (key := word.partition("=")[0].lstrip("+~")) in ("backbone", "objective", "seed", "profile", "runs"):
             raise InputError(f"{path}: settings {word!r}: the page's rows, --seeds and the command line choose {key}")

@@ -39,8 +39,8 @@ class Chat:
     def __init__(self, tokenizer: Any, mask_token: str | int | None, stop_ids: Iterable[int] = ()) -> None:
         """``stop_ids``: further tokens that end a turn, besides the tokenizer's EOS.
 
-        Without ``mask_token`` it is the tokenizer's own; where there is none, ``mask_id`` is -1 until the target, which knows
-        its embedding, chooses a free row.
+        Without ``mask_token`` it is the tokenizer's own; where there is none, ``mask_id`` is -1 until the target, which
+        knows its embedding, chooses a free row.
         """
         if tokenizer.chat_template is None:
             raise InputError(
@@ -67,7 +67,8 @@ class Chat:
             known = tokenizer.get_vocab()
             if mask_token not in known:
                 raise InputError(
-                    f"mask token {mask_token!r} is not in the tokenizer; give a token of it, or an id, as target.mask_token"
+                    f"mask token {mask_token!r} is not in the tokenizer; give a token of it, or an id, as "
+                    "target.mask_token"
                 )
             self.mask_id = known[mask_token]
         self._controls: tuple[int, re.Pattern[str]] | None = None
@@ -93,7 +94,8 @@ class Chat:
             pass  # the file is optional; the tokenizer's EOS always ends a turn
         if not all(type(s) is int for s in stops):
             raise InputError(
-                f"the generation config of target {config.path!r} has eos_token_id {declared!r}; valid: an id, or a list of them"
+                f"the generation config of target {config.path!r} has eos_token_id {declared!r}; valid: an id, or a "
+                "list of them"
             )
         return cls(tokenizer, config.mask_token, stops)
 
@@ -160,8 +162,8 @@ class Chat:
             )
         except Exception as error:  # whatever a foreign template raises
             raise InputError(
-                f"the chat template of {self.tokenizer.name_or_path!r} cannot render the turns {', '.join(m.role for m in messages)}: "
-                f"{first_line(error)}"
+                f"the chat template of {self.tokenizer.name_or_path!r} cannot render the turns "
+                f"{', '.join(m.role for m in messages)}: {first_line(error)}"
             ) from error
         return text
 
@@ -182,9 +184,11 @@ class Chat:
         return decoded
 
     def answers(self, conversation: Conversation) -> list[tuple[str, str]]:
-        """For each assistant turn: the evaluation prompt's text, and the answer's text with what the template closes it with.
+        """For each assistant turn: the evaluation prompt's text, and the answer's text with what the template closes it
+        with.
 
-        Errors: InputError when the template does not continue its own generation prompt, so no loss mask can be derived.
+        Errors: InputError when the template does not continue its own generation prompt, so no loss mask can be
+        derived.
         """
         turns = []
         for k, message in enumerate(conversation.messages):
@@ -195,7 +199,8 @@ class Chat:
             if not whole.startswith(prompt):
                 raise InputError(
                     f"conversation {conversation.id}: the chat template renders the finished turn differently from its "
-                    "generation prompt, so training would not see what evaluation shows; use a template that continues it"
+                    "generation prompt, so training would not see what evaluation shows; use a template that "
+                    "continues it"
                 )
             turns.append((prompt, whole[len(prompt) :]))
         return turns
@@ -212,8 +217,8 @@ def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example
 
     A conversation that spells out a control token is dropped: its text would be tokenised, and supervised, as markup.
     One conversation gives one example when every turn's tokens extend the previous turn's, else one per such run. An
-    answer is supervised from its first token to its end-of-turn token. Examples longer than ``max_length`` are cut there.
-    Errors: InputError when no example with two neighbouring supervised tokens remains.
+    answer is supervised from its first token to its end-of-turn token. Examples longer than ``max_length`` are cut
+    there. Errors: InputError when no example with two neighbouring supervised tokens remains.
     """
     plain = [c for c in corpus.conversations if chat.control_token(*(m.content for m in c.messages)) is None]
     spelled = len(corpus.conversations) - len(plain)

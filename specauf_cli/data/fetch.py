@@ -53,7 +53,8 @@ def fetch(
         attempt(data.name, out / "train" / f"{data.name}.jsonl", partial(_training, data))
     if failed:
         raise InputError(
-            f"{len(failed)} of the sets could not be fetched: {', '.join(failed)}; {f'what was fetched is in {out}' if out.exists() else 'nothing was written'}"
+            f"{len(failed)} of the sets could not be fetched: {', '.join(failed)}; "
+            f"{f'what was fetched is in {out}' if out.exists() else 'nothing was written'}"
         )
 
 

@@ -1,4 +1,5 @@
-"""Checks of the drafter: what reaches a block, what its slots are asked, whether it belongs to its target, save and load."""
+"""Checks of the drafter: what reaches a block, what its slots are asked, whether it belongs to its target, save and
+load."""
 
 import tempfile
 from collections.abc import Callable
@@ -25,8 +26,8 @@ MASKED = "let a block see only context positions strictly before its anchor"
 def leak(subject: Subject) -> Finding:
     """Nothing at or after an anchor reaches its block, bit for bit; the state right before it does (SpecForge#470).
 
-    Several blocks in one pass (training) and each alone (decoding); changed states, then changed tokens; and where a branch
-    reads the tokens of its block, none from behind the slot.
+    Several blocks in one pass (training) and each alone (decoding); changed states, then changed tokens; and where a
+    branch reads the tokens of its block, none from behind the slot.
     """
     target, drafter, tokens = subject.target(), subject.drafter(), subject.tokens()
     length = tokens.shape[1]
@@ -57,9 +58,11 @@ def leak(subject: Subject) -> Finding:
                 return Finding(FAIL, f"the target state at {first} reaches the block, {len(reached)} do", MASKED)
             if torch.equal(block(changed(anchor - 1, anchor), at)[:, i], before[:, i]):
                 return Finding(
-                    FAIL, "the target state right before the anchor does not reach the block",
-                    "attend over every context position before the anchor; check that fc, k_proj and v_proj are not zero",
-                )  # fmt: skip
+                    FAIL,
+                    "the target state right before the anchor does not reach the block",
+                    "attend over every context position before the anchor; check that fc, k_proj and v_proj are not "
+                    "zero",
+                )
     return _leak_of_tokens(target, drafter, tokens, anchors)
 
 
@@ -71,9 +74,10 @@ def _leak_of_tokens(target: Target, drafter: DFlash, tokens: Int[Tensor, "1 T"],
     features, moved = target.features(tokens), target.features(other)
     if not close(moved[:, : anchor + 1], features[:, : anchor + 1]):
         return Finding(
-            FAIL, "tokens behind a position change the target's state there: its attention is not causal",
+            FAIL,
+            "tokens behind a position change the target's state there: its attention is not causal",
             "use a causal language model as target",
-        )  # fmt: skip
+        )
     hidden = [drafter.hidden(target, drafter.context(f), tokens.gather(1, where), where) for f in (features, moved)]
     if not close(hidden[1], hidden[0]):
         return Finding(FAIL, "tokens after the anchor reach the block", MASKED)
@@ -86,9 +90,10 @@ def _leak_of_tokens(target: Target, drafter: DFlash, tokens: Int[Tensor, "1 T"],
         after = drafter.logits(target, hidden[0][0], later)[drafter.branches[-1]]
         if not torch.equal(after[:, :slot], before[:, :slot]):
             return Finding(
-                FAIL, f"slot {slot - 1} reads the token that slot {slot - 1} or a later one is to predict",
+                FAIL,
+                f"slot {slot - 1} reads the token that slot {slot - 1} or a later one is to predict",
                 "feed a causal branch the tokens before each slot only",
-            )  # fmt: skip
+            )
     branch = f"; branch {drafter.branches[-1]} reads earlier slots only" if len(drafter.branches) > 1 else ""
     return Finding(OK, f"nothing at or after an anchor reaches its block, the state before it does{branch}")
 
@@ -116,7 +121,8 @@ class _Oracle(DFlash):
 
 @torch.no_grad()
 def labels(subject: Subject) -> Finding:
-    """Slot k is the (k+1)-th token after its anchor: in labels, in what is drafted, and where replay compares (SpecForge#473)."""
+    """Slot k is the (k+1)-th token after its anchor: in labels, in what is drafted, and where replay compares
+    (SpecForge#473)."""
     target, drafter, examples = subject.target(), subject.drafter(), subject.examples()
     slots, first = drafter.slots, drafter.first
     if slots != drafter.backbone.block_size - first:
@@ -139,15 +145,18 @@ def labels(subject: Subject) -> Finding:
     rounds, proposals = _oracle_rounds(target, drafter, example, start)
     if any(a != proposals for a in rounds):
         return Finding(
-            FAIL, f"a drafter that proposes the training labels has {sum(rounds)} of {len(rounds) * proposals} proposals accepted",
+            FAIL,
+            f"a drafter that proposes the training labels has {sum(rounds)} of {len(rounds) * proposals} proposals "
+            "accepted",
             "compare proposal k with the (k+1)-th token after the anchor",
-        )  # fmt: skip
+        )
     slot = _first_other_slot(target, drafter, torch.tensor([example.tokens], device=target.device), start)
     if slot is not None:
         return Finding(
-            FAIL, f"slot {slot} drafts another token than its training logits say",
+            FAIL,
+            f"slot {slot} drafts another token than its training logits say",
             "draft from the block position that is trained for the slot",
-        )  # fmt: skip
+        )
     where = f"position {first} of the block is slot 0"
     return Finding(OK, f"slot k is token anchor + 1 + k in training, drafting and replay; {where}, {slots} slots")
 
@@ -159,7 +168,10 @@ def _wrong(example: Example, anchor: int, labels: list[int], mask: list[bool]) -
         at = anchor + 1 + k
         inside = inside and at < len(example.tokens) and example.supervised[at]
         if asked != inside:
-            return f"slot {k} of the block at {anchor} is {'' if asked else 'not '}supervised, its token {'is' if inside else 'is not'}"
+            return (
+                f"slot {k} of the block at {anchor} is {'' if asked else 'not '}supervised, its token "
+                f"{'is' if inside else 'is not'}"
+            )
         if asked and label != example.tokens[at]:
             shifts = [
                 d for d in (1, -1, 2, -2) if 0 <= at + d < len(example.tokens) and label == example.tokens[at + d]
@@ -170,7 +182,8 @@ def _wrong(example: Example, anchor: int, labels: list[int], mask: list[bool]) -
 
 
 def _oracle_rounds(target: Target, drafter: DFlash, example: Example, start: int) -> tuple[list[int], int]:
-    """Accepted counts of a replay over the example in which the labels themselves are proposed, and how many proposals."""
+    """Accepted counts of a replay over the example in which the labels themselves are proposed, and how many
+    proposals."""
     proposals = drafter.backbone.proposals
     rest = example.tokens[start:]
     tail = (target.chat.pad_id,) * proposals
@@ -211,8 +224,10 @@ def belongs(subject: Subject) -> Finding:
     size = f"{sum(p.numel() for p in drafter.parameters()):,} parameters"
     if subject.folder is None:
         return Finding(
-            OK, f"{drafter.backbone.title}, {size}: {drafter.slots} slots, {drafter.backbone.proposals} proposals (initialised here)"
-        )  # fmt: skip
+            OK,
+            f"{drafter.backbone.title}, {size}: {drafter.slots} slots, {drafter.backbone.proposals} proposals "
+            "(initialised here)",
+        )
     stored, expected = read_json(subject.folder / "drafter" / "config.json"), checkpoint.public_config(drafter, target)
     theirs, ours = _flat(stored), _flat(expected)
     free = ("dtype", "dflash_config.target_layer_ids", "specauf.run", "specauf.weights")

@@ -67,8 +67,8 @@ def summary(findings: Iterable[Finding]) -> str:
 def run(config: Config, folder: Path | None = None, *, dry: bool = False, asked: Config | None = None) -> bool:
     """Prints every check of ``config`` (and of the drafter in ``folder``) as it is made; True when none failed.
 
-    ``dry``: without target and download; the checks that need them are named in one line. ``asked``: settings whose benchmarks are
-    looked at instead.
+    ``dry``: without target and download; the checks that need them are named in one line. ``asked``: settings whose
+    benchmarks are looked at instead.
     """
     found: dict[str, Finding] = {}
     for name, finding in examine(Subject(config, folder, dry=dry, asked=asked)):

@@ -75,7 +75,9 @@ def target(subject: Subject) -> Finding:
     sizes = f"{found.model.config.num_hidden_layers} layers of width {found.hidden_size}, {found.chat.vocab:,} tokens"
     if subject.config.trainer.max_length > found.context_length:
         return Finding(
-            FAIL, f"trainer.max_length={subject.config.trainer.max_length} is beyond the target's {found.context_length} positions",
+            FAIL,
+            f"trainer.max_length={subject.config.trainer.max_length} is beyond the target's {found.context_length} "
+            "positions",
             f"trainer.max_length={found.context_length}",
-        )  # fmt: skip
+        )
     return Finding(OK, f"{found.config.title}: {sizes}, {str(found.model.dtype).removeprefix('torch.')}, {kind}")

@@ -1,4 +1,5 @@
-"""What the checks look at: settings, data, target and drafter, each opened when first asked for; and what a check says."""
+"""What the checks look at: settings, data, target and drafter, each opened when first asked for; and what a check
+says."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says: ``ok``, ``warn``, ``FAIL``, or ``-`` where it was left out. ``shown`` lines stand below it."""
+    """What one check says: ``ok``, ``warn``, ``FAIL``, or ``-`` where it was left out. ``shown`` lines stand below
+    it."""
 
     verdict: str
     found: str
@@ -54,7 +56,8 @@ class LeftOut(Exception):
 
 
 class Subject:
-    """Settings with the data, target and drafter they mean. Nothing is trained: a target that is missing gets random weights.
+    """Settings with the data, target and drafter they mean. Nothing is trained: a target that is missing gets random
+    weights.
 
     ``folder``: a finished run whose drafter is examined (else one is initialised). ``dry``: no target and no download.
     ``asked``: settings whose benchmarks are examined, where they are not those that the data were cleaned of.
@@ -130,7 +133,8 @@ class Subject:
         return not isinstance(found, str)
 
     def plan(self) -> plans.Plan:
-        """What a training of these settings takes. Its lengths are estimated: the target and its tokenizer stay closed."""
+        """What a training of these settings takes. Its lengths are estimated: the target and its tokenizer stay
+        closed."""
         config, stated = self.config, self.config.data.source == "hub" and self.config.data.known is not None
         known = self._part("sizes", lambda: sizes.of(config.target, local=self.dry))
         lengths = plans.estimated(config, None if stated else self.data()[0])
@@ -164,7 +168,8 @@ class Subject:
         return Target(model, chat, config.target, "random weights")
 
     def drafter(self) -> DFlash:
-        """The run's drafter; where there is none, or it does not load (``refused`` says why), a freshly initialised one."""
+        """The run's drafter; where there is none, or it does not load (``refused`` says why), a freshly initialised
+        one."""
         return self._part("drafter", self._drafter)
 
     def _drafter(self) -> DFlash:
@@ -182,7 +187,8 @@ class Subject:
         return drafter.to(target.model.dtype).eval()
 
     def sample(self) -> tuple[Conversation, ...]:
-        """Some training conversations: the first ones, a quarter of them with more than one answer where there are such."""
+        """Some training conversations: the first ones, a quarter of them with more than one answer where there are
+        such."""
         conversations = self.data()[0].conversations
         long = [c for c in conversations if sum(m.role == "assistant" for m in c.messages) > 1][: SAMPLE // 4]
         names = {c.id for c in long}
@@ -196,7 +202,8 @@ class Subject:
         return self._part("examples", lambda: encode(chat, corpus, max_length=length)[0])
 
     def tokens(self) -> Int[Tensor, "1 T"]:
-        """One sequence to try models on: a training example cut to ``WIDTH`` tokens; random tokens where there is none."""
+        """One sequence to try models on: a training example cut to ``WIDTH`` tokens; random tokens where there is
+        none."""
         target = self.target()
         try:
             usable = [e.tokens for e in self.examples() if len(e.tokens) >= 24] or [e.tokens for e in self.examples()]

@@ -1,4 +1,5 @@
-"""Checks of the target: which layers are tapped, whose head drafts, the row of the mask token, tokenizer against rows."""
+"""Checks of the target: which layers are tapped, whose head drafts, the row of the mask token, tokenizer against
+rows."""
 
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from specauf_cli.store.files import read_json
 
 @torch.no_grad()
 def layers(subject: Subject) -> Finding:
-    """Features of tap ``id`` are ``hidden_states[id + 1]`` of the model's own pass, live and in training, never the last.
+    """Features of tap ``id`` are ``hidden_states[id + 1]`` of the model's own pass, live and in training, never the
+    last.
 
     With a run, its ``target_layer_ids`` must be the taps: serving engines count one higher internally (vllm#40727).
     """
@@ -20,9 +22,11 @@ def layers(subject: Subject) -> Finding:
     tokens, count = subject.tokens(), target.model.config.num_hidden_layers
     if max(target.taps) >= count - 1:
         return Finding(
-            FAIL, f"taps {list(target.taps)} include layer {max(target.taps)}, the last of {count}, stored after the final norm",
+            FAIL,
+            f"taps {list(target.taps)} include layer {max(target.taps)}, the last of {count}, stored after the final "
+            "norm",
             f"target.taps below {count - 1}",
-        )  # fmt: skip
+        )
     states = target.model.model(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states
     views = {"training": target.features(tokens), "decoding": target.forward(tokens, target.new_cache())[1]}
     for view, features in views.items():
@@ -33,9 +37,11 @@ def layers(subject: Subject) -> Finding:
                 what = "the embedding" if nearest == 0 else f"the output of layer {nearest - 1}"
                 what = what if close(part, states[nearest].to(part.device)) else "the output of no layer"
                 return Finding(
-                    FAIL, f"in {view}, the feature of tap {tap} is {what}, not hidden_states[{tap + 1}]",
-                    "a tap counts decoder layers from 0 and is that layer's output; check target.taps and the model's layers",
-                )  # fmt: skip
+                    FAIL,
+                    f"in {view}, the feature of tap {tap} is {what}, not hidden_states[{tap + 1}]",
+                    "a tap counts decoder layers from 0 and is that layer's output; check target.taps and the model's "
+                    "layers",
+                )
     if subject.folder is not None:
         ids = _layer_ids(subject.folder / "drafter" / "config.json")
         if ids != list(target.taps):
@@ -98,14 +104,16 @@ def head(subject: Subject) -> Finding:
     shared = rows.data_ptr() == table.data_ptr() or torch.equal(rows.to(table.device), table)
     if tied and not shared:
         return Finding(
-            FAIL, "the target says tie_word_embeddings, but head and embedding differ: the head may be random",
+            FAIL,
+            "the target says tie_word_embeddings, but head and embedding differ: the head may be random",
             "load it with a transformers that ties them, or set tie_word_embeddings to false if lm_head was saved",
-        )  # fmt: skip
+        )
     if not tied and not shared and _head_missing(target):
         return Finding(
-            FAIL, "tie_word_embeddings is false and no file of the target holds lm_head.weight: the head is random",
+            FAIL,
+            "tie_word_embeddings is false and no file of the target holds lm_head.weight: the head is random",
             "set tie_word_embeddings to true in the target's config.json, or get the missing weights",
-        )  # fmt: skip
+        )
     kind = "one matrix with the embedding" if shared else "apart from the embedding"
     return Finding(OK, f"the target's own, frozen, {kind}; the drafter has neither embedding nor head")
 
@@ -147,20 +155,24 @@ def vocabulary(subject: Subject) -> Finding:
     length, last = len(chat.tokenizer), max(chat.tokenizer.get_vocab().values())
     if length > rows or last >= rows:
         return Finding(
-            FAIL, f"the tokenizer has {max(length, last + 1):,} tokens, the target {rows:,} rows: ids from {rows} on have none",
+            FAIL,
+            f"the tokenizer has {max(length, last + 1):,} tokens, the target {rows:,} rows: ids from {rows} on have "
+            "none",
             "use the tokenizer that belongs to the target, or resize the target's embedding",
-        )  # fmt: skip
+        )
     weight = model.get_output_embeddings().weight
     cut = target.head(weight.new_zeros(1, target.hidden_size)).shape[-1]
     if cut != length:
         return Finding(
-            FAIL, f"{cut:,} logits for {length:,} tokens: padded rows could be drafted, or tokens never",
+            FAIL,
+            f"{cut:,} logits for {length:,} tokens: padded rows could be drafted, or tokens never",
             "cut the head to the tokenizer's length",
-        )  # fmt: skip
+        )
     if last >= length:
         return Finding(
-            WARN, f"the tokenizer has {length:,} tokens but ids up to {last}: those from {length} on are never drafted",
+            WARN,
+            f"the tokenizer has {length:,} tokens but ids up to {last}: those from {length} on are never drafted",
             "use a tokenizer without gaps in its ids, if those tokens occur in your data",
-        )  # fmt: skip
+        )
     padded = f", {rows - length:,} of them padding that is cut off" if rows > length else ""
     return Finding(OK, f"{length:,} tokens, {rows:,} rows{padded}")

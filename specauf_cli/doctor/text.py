@@ -1,4 +1,5 @@
-"""Checks of the text: training against evaluation rendering, where answers end, the first prompts, prompts seen twice."""
+"""Checks of the text: training against evaluation rendering, where answers end, the first prompts, prompts seen
+twice."""
 
 import hashlib
 import unicodedata
@@ -17,8 +18,8 @@ SHOWN = 240
 def rendering(subject: Subject) -> Finding:
     """The tokens before a trained answer are those of the evaluation prompt, one by one.
 
-    Qwen3's template writes an empty think block in a generation prompt with thinking off, but only in the last assistant
-    turn of a finished conversation (SpecForge#296, #182).
+    Qwen3's template writes an empty think block in a generation prompt with thinking off, but only in the last
+    assistant turn of a finished conversation (SpecForge#296, #182).
     """
     chat, sample = subject.target().chat, subject.sample()
     turns = 0
@@ -30,9 +31,10 @@ def rendering(subject: Subject) -> Finding:
             if not whole.startswith(prompt):
                 trained, asked = chat.tokens([whole])[0], chat.tokens([prompt])[0]
                 return Finding(
-                    FAIL, f"conversation {conversation.id}, message {k + 1}: {_difference(chat, trained, asked)}",
+                    FAIL,
+                    f"conversation {conversation.id}, message {k + 1}: {_difference(chat, trained, asked)}",
                     "use a template whose finished answer continues its own generation prompt (thinking off in both)",
-                )  # fmt: skip
+                )
     try:
         examples = subject.examples()
     except LeftOut as error:
@@ -48,9 +50,10 @@ def rendering(subject: Subject) -> Finding:
             if not any(_continues(e, asked) for e in trained_on) and not _cut(trained_on, asked, subject):
                 closest = max(trained_on, key=lambda e: _common(e.tokens, asked))
                 return Finding(
-                    FAIL, f"conversation {conversation.id}, message {k + 1}: {_difference(chat, closest.tokens, asked)}",
+                    FAIL,
+                    f"conversation {conversation.id}, message {k + 1}: {_difference(chat, closest.tokens, asked)}",
                     "encode every answer behind its own evaluation prompt",
-                )  # fmt: skip
+                )
     split = sum(len(e) > 1 for e in made.values())
     note = f"; {split} conversations are split, since the template rewrites earlier turns" if split else ""
     return Finding(
@@ -95,7 +98,8 @@ def _token(chat: Chat, token: int) -> str:
 
 
 def stop_tokens(subject: Subject) -> Finding:
-    """The token that ends an answer in training is one at which generation stops, and no answer holds one before its end."""
+    """The token that ends an answer in training is one at which generation stops, and no answer holds one before its
+    end."""
     chat, sample = subject.target().chat, subject.sample()
     special = set(chat.tokenizer.all_special_ids) | set(chat.tokenizer.added_tokens_decoder)
     stops = ", ".join(_token(chat, t) for t in sorted(chat.stop_ids))
@@ -111,9 +115,11 @@ def stop_tokens(subject: Subject) -> Finding:
             if not marks or marks[-1] not in chat.stop_ids:
                 last = _token(chat, marks[-1]) if marks else "no special token"
                 return Finding(
-                    FAIL, f"conversation {conversation.id}: an answer ends with {last}, generation stops at {stops}",
-                    "add that token to eos_token_id in the target's generation_config.json (or as its tokenizer's eos_token)",
-                )  # fmt: skip
+                    FAIL,
+                    f"conversation {conversation.id}: an answer ends with {last}, generation stops at {stops}",
+                    "add that token to eos_token_id in the target's generation_config.json (or as its tokenizer's "
+                    "eos_token)",
+                )
             ends.add(marks[-1])
             early += any(t in chat.stop_ids for t in marks[:-1])
     for example in subject.examples():
@@ -121,14 +127,17 @@ def stop_tokens(subject: Subject) -> Finding:
         cut = len(example.tokens) >= subject.config.trainer.max_length
         if not cut and example.tokens[end] not in chat.stop_ids:
             return Finding(
-                FAIL, f"example {example.id}: the last supervised token is {_token(chat, example.tokens[end])}, not a stop token",
+                FAIL,
+                f"example {example.id}: the last supervised token is {_token(chat, example.tokens[end])}, not a stop "
+                "token",
                 "supervise an answer up to and with its end-of-turn token",
-            )  # fmt: skip
+            )
     if early:
         return Finding(
-            WARN, f"{early} of {answers} answers hold a stop token before their end",
+            WARN,
+            f"{early} of {answers} answers hold a stop token before their end",
             "remove special tokens from the text of your data",
-        )  # fmt: skip
+        )
     found = ", ".join(_token(chat, t) for t in sorted(ends))
     return Finding(OK, f"{answers} answers end with {found}; generation stops at {stops}")
 
@@ -153,13 +162,15 @@ def control_tokens(subject: Subject) -> Finding:
         return Finding(OK, f"none is spelled out in {len(everything)} conversations or in a prompt")
     name, token = next(iter(found.items()))
     return Finding(
-        WARN, f"{'; '.join(counted)} spell out a control token, the first one {token!r} in {name}; they are left out",
+        WARN,
+        f"{'; '.join(counted)} spell out a control token, the first one {token!r} in {name}; they are left out",
         "write it in another way in your data, or accept that they are left out",
-    )  # fmt: skip
+    )
 
 
 def first_prompt(subject: Subject) -> Finding:
-    """The first training prompt and the first benchmark prompt, as the target reads them; the user's words must be there."""
+    """The first training prompt and the first benchmark prompt, as the target reads them; the user's words must be
+    there."""
     chat = subject.target().chat
     conversation = subject.data()[0].conversations[0]
     _, messages = next(iter(_asked(conversation)))
@@ -179,9 +190,10 @@ def first_prompt(subject: Subject) -> Finding:
         first = chat.tokenizer.bos_token_id
         if first is not None and tokens[:2] == (first, first):
             return Finding(
-                FAIL, f"{where}, {name}: the prompt begins with {_token(chat, first)} twice",
+                FAIL,
+                f"{where}, {name}: the prompt begins with {_token(chat, first)} twice",
                 "let the template or the tokenizer write the first token, not both",
-            )  # fmt: skip
+            )
         shown.append(f"{where}, {name}, {len(tokens)} tokens: {_short(text)}")
     return Finding(OK, "shown below", shown=tuple(shown))
 
@@ -194,9 +206,9 @@ def _short(text: str) -> str:
 def overlap(subject: Subject) -> Finding:
     """No benchmark prompt is in the training data, no held-out prompt either; counted by hashes of the text alone.
 
-    Loading the data excludes them already; this is a second opinion, with another normalisation: the same text up to case,
-    Unicode form and white space fails, the same letters and digits is a warning. Of the offline corpus first turns count: its
-    follow-ups ("Write them in capitals.") come from a short list and mean nothing without them.
+    Loading the data excludes them already; this is a second opinion, with another normalisation: the same text up to
+    case, Unicode form and white space fails, the same letters and digits is a warning. Of the offline corpus first
+    turns count: its follow-ups ("Write them in capitals.") come from a short list and mean nothing without them.
     """
     train, heldout = subject.data()
     only_first = subject.config.data.source == "offline"
@@ -214,14 +226,16 @@ def overlap(subject: Subject) -> Finding:
     fails += [f"{shared} of {len(held)} held-out prompts"] if shared else []
     if fails:
         return Finding(
-            FAIL, f"{'; '.join(fails)} are in the training data",
+            FAIL,
+            f"{'; '.join(fails)} are in the training data",
             "remove them: choose those benchmarks when training (benchmark=...), or take them out of the data",
-        )  # fmt: skip
+        )
     if warns:
         return Finding(
-            WARN, f"{'; '.join(warns)} are in the training data up to punctuation",
+            WARN,
+            f"{'; '.join(warns)} are in the training data up to punctuation",
             "look at them, and remove them from the training data",
-        )  # fmt: skip
+        )
     repeated = len(train.conversations) - len(first)
     total = f"{len(train.conversations)} training conversations ({repeated} with a first prompt seen before)"
     return Finding(OK, f"none of {' + '.join(counts) or '0'} benchmark and {len(held)} held-out prompts in {total}")

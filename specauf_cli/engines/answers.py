@@ -16,7 +16,8 @@ class Answers:
     """The file of finished answers and closed waves of one server."""
 
     def __init__(self, path: Path) -> None:
-        """Reads what is there; lines that a kill has torn are left out. Errors: InputError when it cannot be written."""
+        """Reads what is there; lines that a kill has torn are left out. Errors: InputError when it cannot be
+        written."""
         self.path, self.found, self.waves, self.torn = (
             path,
             dict[str, tuple[Answer, float]](),
@@ -41,7 +42,12 @@ class Answers:
             row = json.loads(line) if line else {}
             if "wave" in row:
                 drafts, proposed, accepted, slots = row["counts"]
-                self.waves.append({"wave": frozenset(row["wave"]), "counts": [*map(int, (drafts, proposed, accepted)), [*map(int, slots)]]})  # fmt: skip
+                self.waves.append(
+                    {
+                        "wave": frozenset(row["wave"]),
+                        "counts": [*map(int, (drafts, proposed, accepted)), [*map(int, slots)]],
+                    }
+                )
             elif "key" in row:
                 answer = typed(Answer, row["answer"], "answer")
                 if answer.completion < 1 or min(answer.rounds or 0, answer.accepted or 0) < 0:
@@ -51,7 +57,8 @@ class Answers:
             self.torn += 1
 
     def get(self, key: str, keys: Collection[str]) -> Answer | None:
-        """The answer of ``key``, of ``keys`` that are asked together; None when it has no counts, its own or a wave's."""
+        """The answer of ``key``, of ``keys`` that are asked together; None when it has no counts, its own or a
+        wave's."""
         known = self.found.get(key)
         if known is None or (known[0].rounds is None and self.wave(key, keys) is None):
             return None

@@ -1,9 +1,9 @@
 """Two serving engines as they speak: what a server says of itself, and one request with the acceptance it reports.
 
-SGLang: POST /generate with ``input_ids``; every answer's ``meta_info`` counts its own rounds. vLLM: POST /v1/completions with
-the prompt as token ids; an answer has ``metrics.speculative_decoding`` where the server was started with
-``--per-request-spec-decode-metrics`` (vLLM#48915), else only the server's Prometheus counters know, which are shared by all
-requests. Nothing here knows prompts or files; ``server`` drives it.
+SGLang: POST /generate with ``input_ids``; every answer's ``meta_info`` counts its own rounds. vLLM: POST
+/v1/completions with the prompt as token ids; an answer has ``metrics.speculative_decoding`` where the server was
+started with ``--per-request-spec-decode-metrics`` (vLLM#48915), else only the server's Prometheus counters know, which
+are shared by all requests. Nothing here knows prompts or files; ``server`` drives it.
 """
 
 import json
@@ -26,7 +26,8 @@ PRIVATE = re.compile(
 
 @dataclass(frozen=True)
 class Served:
-    """What a server says of itself. None: it does not say. ``proposals`` draft tokens a round, ``context`` tokens a request.
+    """What a server says of itself. None: it does not say. ``proposals`` draft tokens a round, ``context`` tokens a
+    request.
 
     ``names`` are the names it serves the target by (``name`` is what requests must say), ``dtype`` is that of the
     target's weights (``float32``, ``bfloat16``, ...), ``verification`` the engine's name of how drafts are accepted,
@@ -48,7 +49,8 @@ class Served:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answered request. ``completion`` tokens, prefill token included; ``rounds`` verifications, None where unreported.
+    """One answered request. ``completion`` tokens, prefill token included; ``rounds`` verifications, None where
+    unreported.
 
     ``accepted`` draft tokens and the ``histogram`` of rounds by accepted count are None where the server gives none.
     """
@@ -64,7 +66,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Counters:
-    """A server's running totals (vLLM's ``/metrics``): drafts, draft and accepted tokens, accepted per slot, finished and open requests."""
+    """A server's running totals (vLLM's ``/metrics``): drafts, draft and accepted tokens, accepted per slot, finished
+    and open requests."""
 
     drafts: int
     proposed: int
@@ -94,25 +97,35 @@ class SGLang:
         algorithm, drafted = flags.get("speculative_algorithm"), flags.get("speculative_num_draft_tokens")
         if not algorithm:
             raise InputError(
-                f"{self.client.url} decodes without a drafter (its speculative_algorithm is not set), so there is no tau; {START}"
+                f"{self.client.url} decodes without a drafter (its speculative_algorithm is not set), so there is no "
+                f"tau; {START}"
             )
         if flags.get("speculative_use_rejection_sampling"):
             raise InputError(
-                f"{self.client.url} samples its drafts (speculative_use_rejection_sampling); here drafts are greedy: restart it without"
+                f"{self.client.url} samples its drafts (speculative_use_rejection_sampling); here drafts are greedy: "
+                "restart it without"
             )
         for name in ("speculative_accept_threshold_single", "speculative_accept_threshold_acc"):
             if flags.get(name) not in (None, 1, 1.0):
                 raise InputError(
-                    f"{self.client.url} accepts tokens the target would not emit ({name}={flags[name]}); restart it without"
+                    f"{self.client.url} accepts tokens the target would not emit ({name}={flags[name]}); restart it "
+                    "without"
                 )
         self._proposals = drafted - 1 if type(drafted) is int and drafted > 1 else None
         context = flags.get("context_length") or flags.get("max_req_input_len")
         return Served(
-            self.name, _text(flags.get("version")), str(names[0]), tuple(dict.fromkeys(map(str, names))),
-            _text(flags.get("speculative_draft_model_path")), str(algorithm), self._proposals,
-            context if type(context) is int else None, _dtype(flags.get("dtype")), "target_only",
+            self.name,
+            _text(flags.get("version")),
+            str(names[0]),
+            tuple(dict.fromkeys(map(str, names))),
+            _text(flags.get("speculative_draft_model_path")),
+            str(algorithm),
+            self._proposals,
+            context if type(context) is int else None,
+            _dtype(flags.get("dtype")),
+            "target_only",
             _public({**flags, **model}),
-        )  # fmt: skip
+        )
 
     def probe(self, prompt: Sequence[int]) -> None:
         """Eight tokens: fewer may come from the prompt's own pass alone."""
@@ -123,10 +136,16 @@ class SGLang:
         body = {
             "input_ids": list(prompt),
             "sampling_params": {
-                "temperature": temperature, "max_new_tokens": max_new_tokens, "top_p": 1.0, "top_k": -1, "min_p": 0.0,
-                "repetition_penalty": 1.0, "stop_token_ids": self.stop_ids, "skip_special_tokens": True,
+                "temperature": temperature,
+                "max_new_tokens": max_new_tokens,
+                "top_p": 1.0,
+                "top_k": -1,
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
+                "stop_token_ids": self.stop_ids,
+                "skip_special_tokens": True,
             },
-        }  # fmt: skip
+        }
         raw = _object(self.client.post("/generate", body), "SGLang", self.client)
         meta = raw.get("meta_info")
         if not isinstance(meta, dict):
@@ -164,7 +183,9 @@ class SGLang:
         text = raw.get("text")
         if tokens is None and not isinstance(text, str):
             raise self._wrong("has neither output_ids nor text")
-        return Answer(tokens, text if isinstance(text, str) else "", completion, kind == "stop", rounds, accepted, histogram)  # fmt: skip
+        return Answer(
+            tokens, text if isinstance(text, str) else "", completion, kind == "stop", rounds, accepted, histogram
+        )
 
     def _wrong(self, what: str) -> InputError:
         return InputError(f"{self.client.url}: an answer of /generate {what}")
@@ -187,7 +208,11 @@ class VLLM:
     def served(self) -> Served:
         """From /v1/models and /version; its settings only where the developer's /server_info is open."""
         listed = _object(self.client.first("/v1/models"), "vLLM", self.client).get("data")
-        cards = [c for c in listed if isinstance(c, dict) and isinstance(c.get("id"), str)] if isinstance(listed, list) else []  # fmt: skip
+        cards = (
+            [c for c in listed if isinstance(c, dict) and isinstance(c.get("id"), str)]
+            if isinstance(listed, list)
+            else []
+        )
         if not cards:
             raise InputError(f"{self.client.url}/v1/models lists no model; is it a vLLM server?")
         card = next((c for c in cards if self.model in (c["id"], c.get("root"))), cards[0])
@@ -200,8 +225,8 @@ class VLLM:
         spec = flags.get("speculative_config") or {}
         if spec.get("draft_sample_method") not in (None, "greedy"):
             raise InputError(
-                f"{self.client.url} samples its drafts (draft_sample_method={spec['draft_sample_method']}); here drafts are greedy: "
-                "restart it without"
+                f"{self.client.url} samples its drafts (draft_sample_method={spec['draft_sample_method']}); here "
+                "drafts are greedy: restart it without"
             )
         verification = _text(spec.get("rejection_sample_method"))
         if verification is not None and verification not in EXACT:
@@ -214,23 +239,33 @@ class VLLM:
         if not flags:  # its counters have one number per draft token, in developer mode or not
             proposals = len(self._totals()[1]) or None
         return Served(
-            self.name, _text(version), self.model, tuple(dict.fromkeys(str(n) for n in (card["id"], card.get("root")) if n)),
-            _text(spec.get("model")), _text(spec.get("method")), proposals if type(proposals) is int else None,
-            context if type(context) is int else None, _dtype(flags.get("model_config", {}).get("dtype")), verification,
+            self.name,
+            _text(version),
+            self.model,
+            tuple(dict.fromkeys(str(n) for n in (card["id"], card.get("root")) if n)),
+            _text(spec.get("model")),
+            _text(spec.get("method")),
+            proposals if type(proposals) is int else None,
+            context if type(context) is int else None,
+            _dtype(flags.get("model_config", {}).get("dtype")),
+            verification,
             flags,
-        )  # fmt: skip
+        )
 
     def _flags(self) -> dict[str, Any]:
         """The few settings that matter of a server in developer mode; empty for any other."""
         try:
-            config = _object(self.client.first("/server_info?config_format=json"), "vLLM", self.client).get("vllm_config")  # fmt: skip
+            config = _object(self.client.first("/server_info?config_format=json"), "vLLM", self.client).get(
+                "vllm_config"
+            )
         except Refused:
             return {}
         kept = {
             "model_config": ("model", "revision", "dtype", "quantization", "max_model_len"),
             "cache_config": ("cache_dtype", "enable_prefix_caching"),
-            "parallel_config": ("tensor_parallel_size", "data_parallel_size"), "scheduler_config": ("max_num_seqs",),
-        }  # fmt: skip
+            "parallel_config": ("tensor_parallel_size", "data_parallel_size"),
+            "scheduler_config": ("max_num_seqs",),
+        }
         if not isinstance(config, dict):
             return {}
         parts = {s: config[s] for s in kept if isinstance(config.get(s), dict)}
@@ -257,10 +292,18 @@ class VLLM:
     def ask(self, prompt: Sequence[int], *, temperature: float, seed: int, max_new_tokens: int) -> Answer:
         """One request to /v1/completions; a sampled one gets ``seed``."""
         body = {
-            "model": self.model, "prompt": list(prompt), "temperature": temperature, "max_tokens": max_new_tokens, "top_p": 1.0,
-            "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "stop_token_ids": self.stop_ids, "return_token_ids": True,
+            "model": self.model,
+            "prompt": list(prompt),
+            "temperature": temperature,
+            "max_tokens": max_new_tokens,
+            "top_p": 1.0,
+            "top_k": -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "stop_token_ids": self.stop_ids,
+            "return_token_ids": True,
             **({"seed": seed} if temperature > 0 else {}),
-        }  # fmt: skip
+        }
         raw = _object(self.client.post("/v1/completions", body), "vLLM", self.client)
         choices, usage = raw.get("choices"), raw.get("usage")
         if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
@@ -284,28 +327,37 @@ class VLLM:
             drafted = _count(spec, "num_draft_tokens", self._wrong) if "num_draft_tokens" in spec else accepted
             if rounds > completion or accepted > drafted:  # steps without a draft are not counted, so no lower bound
                 raise self._wrong(
-                    f"counts {rounds} steps with {accepted} of {drafted} draft tokens accepted for its {completion} tokens"
+                    f"counts {rounds} steps with {accepted} of {drafted} draft tokens accepted for its {completion} "
+                    "tokens"
                 )
             said = spec.get("mean_acceptance_length")
             if rounds and said is not None and not _close(said, 1 + accepted / rounds):
                 raise self._wrong(f"has mean_acceptance_length={said}, but 1 + {accepted} / {rounds}")
         elif self.counts == "request" and completion == 1:
             rounds, accepted = 0, 0
-        return Answer(tokens, text or "", completion, choices[0].get("finish_reason") == "stop", rounds, accepted, histogram)  # fmt: skip
+        return Answer(
+            tokens, text or "", completion, choices[0].get("finish_reason") == "stop", rounds, accepted, histogram
+        )
 
     def counters(self) -> Counters:
-        """The totals of /metrics, all engines together. Errors: InputError when speculative decoding counts nothing there."""
+        """The totals of /metrics, all engines together. Errors: InputError when speculative decoding counts nothing
+        there."""
         totals, slots = self._totals()
         if "spec_decode_num_drafts" not in totals or "spec_decode_num_accepted_tokens" not in totals:
             raise InputError(
-                f"{self.client.url}: neither its answers nor its /metrics (vllm:spec_decode_num_drafts) count drafts, so it decodes without "
-                f"a drafter or with --disable-log-stats, and there is no tau; {START}"
+                f"{self.client.url}: neither its answers nor its /metrics (vllm:spec_decode_num_drafts) count drafts, "
+                f"so it decodes without a drafter or with --disable-log-stats, and there is no tau; {START}"
             )
         if "request_success" not in totals:
             raise InputError(
                 f"{self.client.url}/metrics has no vllm:request_success, so foreign requests would go unseen"
             )
-        names = ("spec_decode_num_drafts", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens", "request_success")  # fmt: skip
+        names = (
+            "spec_decode_num_drafts",
+            "spec_decode_num_draft_tokens",
+            "spec_decode_num_accepted_tokens",
+            "request_success",
+        )
         drafts, proposed, accepted, finished = (round(totals.get(n, 0.0)) for n in names)
         running = round(totals.get("num_requests_running", 0.0) + totals.get("num_requests_waiting", 0.0))
         return Counters(drafts, proposed, accepted, tuple(round(slots[k]) for k in sorted(slots)), finished, running)
@@ -340,8 +392,8 @@ COUNTS_OTHERWISE = {
 
 
 Backend = SGLang | VLLM
-"""``counts`` is ``request``, or ``counters`` where only the server's running totals know. ``served`` asks it who it is, ``probe``
-how it counts, ``ask`` is one request; each raises InputError for what cannot be true or is not there."""
+"""``counts`` is ``request``, or ``counters`` where only the server's running totals know. ``served`` asks it who it is,
+``probe`` how it counts, ``ask`` is one request; each raises InputError for what cannot be true or is not there."""
 
 
 def started(client: Client) -> str | None:

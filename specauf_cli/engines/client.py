@@ -111,7 +111,8 @@ def _left(ends: float) -> float:
 
 
 class Client:
-    """One server. ``failures`` counts failed tries; ``stop`` ends waiting and retrying of every thread that shares it."""
+    """One server. ``failures`` counts failed tries; ``stop`` ends waiting and retrying of every thread that shares
+    it."""
 
     def __init__(self, url: str, *, timeout: float, retries: int, key: str | None = None) -> None:
         """``timeout`` seconds per try, its whole answer included; ``retries`` after the first.
@@ -139,7 +140,8 @@ class Client:
         return self._json(path, json.dumps(body).encode())
 
     def first(self, *paths: str) -> Any:
-        """The JSON answer to a GET of the first of ``paths`` that is there. Errors: as ``post``; Refused when none is."""
+        """The JSON answer to a GET of the first of ``paths`` that is there. Errors: as ``post``; Refused when none
+        is."""
         for path in paths[:-1]:
             try:
                 return self._json(path, None)

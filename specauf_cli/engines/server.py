@@ -1,10 +1,10 @@
 """Acceptance measured by a running server: the benchmark prompts are sent to it, its own counts are kept.
 
-Every finished answer is appended to a JSON Lines file at once; a later call reads it first and asks only what is missing.
-An answer is known by its prompt's tokens, so a second turn is asked again only when the first was answered differently,
-and by how many requests were asked at once, which changes a server's batches and with them its rounding.
-Where only the server's running counters know (vLLM without per-request metrics) requests go out in waves, the counters are
-read before and after each while nothing else runs, and a wave that was disturbed is asked again.
+Every finished answer is appended to a JSON Lines file at once; a later call reads it first and asks only what is
+missing. An answer is known by its prompt's tokens, so a second turn is asked again only when the first was answered
+differently, and by how many requests were asked at once, which changes a server's batches and with them its rounding.
+Where only the server's running counters know (vLLM without per-request metrics) requests go out in waves, the counters
+are read before and after each while nothing else runs, and a wave that was disturbed is asked again.
 
     sglang   mean over requests of completion tokens / rounds           (spec_verify_ct)
     vllm     1 + accepted / drafts, all requests together               (its counters, past the end of turn)
@@ -30,7 +30,8 @@ from specauf_cli.store.files import digest
 from specauf_cli.types import PromptSet
 
 DEFINITIONS = {
-    "sglang": "sglang: completion tokens / spec_verify_ct per request, mean over requests; cut at the end, prefill token counted",
+    "sglang": "sglang: completion tokens / spec_verify_ct per request, mean over requests; cut at the end, prefill "
+    "token counted",
     "vllm": "vllm: 1 + accepted / drafts over all requests together; rounds past the end counted whole",
 }
 WAVES = 4
@@ -51,8 +52,8 @@ class Keyed(Request):
 class Measured:
     """One benchmark at one temperature. ``requests`` are rows of ``COLUMNS`` in prompt and turn order.
 
-    ``waves`` (counters only) hold prompt ids, drafts, draft tokens, accepted tokens and accepted per slot of one wave each;
-    ``skipped`` counts requests left out, by reason.
+    ``waves`` (counters only) hold prompt ids, drafts, draft tokens, accepted tokens and accepted per slot of one wave
+    each; ``skipped`` counts requests left out, by reason.
     """
 
     benchmark: str
@@ -91,7 +92,9 @@ def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: flo
     Errors: InputError when the server stops answering, lies, or no prompt fits its context; what was answered is kept.
     """
     began = time.perf_counter()
-    result = Measured(prompts.name, prompts.title, column, temperature, prompts.sha256, len(prompts.prompts), prompts.origin)  # fmt: skip
+    result = Measured(
+        prompts.name, prompts.title, column, temperature, prompts.sha256, len(prompts.prompts), prompts.origin
+    )
     done: dict[tuple[str, int], tuple[Keyed, Answer]] = {}
     longest = None if asking.context is None else asking.context - asking.max_new_tokens
     turns = Turns(prompts.prompts, asking.chat, longest, "server")
@@ -138,7 +141,9 @@ def _ask_missing(asking: Asking, requests: Sequence[Keyed], temperature: float, 
         clock = time.perf_counter()
         # A request's own seed: the answer must not depend on the order of requests.
         seed = int(digest([asking.seed, request.prompt_id, request.turn], 7), 16)
-        found = asking.backend.ask(request.prompt, temperature=temperature, seed=seed, max_new_tokens=asking.max_new_tokens)  # fmt: skip
+        found = asking.backend.ask(
+            request.prompt, temperature=temperature, seed=seed, max_new_tokens=asking.max_new_tokens
+        )
         return found, time.perf_counter() - clock
 
     with track(name, len(requests), start=len(requests) - len(missing)) as show:
@@ -165,7 +170,8 @@ def _wave(
     requests: Sequence[Keyed],
     ask: Callable[[Keyed], tuple[Answer, float]],
 ) -> list[Any]:
-    """Asks ``requests`` at once between two readings of an idle server's counters; keeps and returns what they counted."""
+    """Asks ``requests`` at once between two readings of an idle server's counters; keeps and returns what they
+    counted."""
     for _ in range(WAVES):
         before, failures = _idle(backend), asking.client.failures
         found = list(_pool(asking.client, requests, ask, asking.concurrency))
@@ -176,22 +182,23 @@ def _wave(
             continue  # a try that was given up, or a restart, has left its drafts among the counts
         if finished_here != len(requests):
             raise InputError(
-                f"{asking.client.url} finished {finished_here} requests while {len(requests)} were asked here: others use it too, and its "
-                "counters cannot tell whose drafts they count; wait until it is alone, or start it with --per-request-spec-decode-metrics"
+                f"{asking.client.url} finished {finished_here} requests while {len(requests)} were asked here: others "
+                "use it too, and its counters cannot tell whose drafts they count; wait until it is alone, or start "
+                "it with --per-request-spec-decode-metrics"
             )
         emitted = sum(answer.completion for _, (answer, _) in found)
         if counts[0] > emitted or counts[2] > counts[1] or (counts[0] == 0 and emitted > len(requests)):
             raise InputError(
-                f"{asking.client.url}/metrics counted {counts[0]} drafts with {counts[2]} of {counts[1]} draft tokens accepted for "
-                f"{len(requests)} answers of {emitted} tokens, which cannot be"
+                f"{asking.client.url}/metrics counted {counts[0]} drafts with {counts[2]} of {counts[1]} draft tokens "
+                f"accepted for {len(requests)} answers of {emitted} tokens, which cannot be"
             )
         for request, answer in found:
             asking.answers.add(request.key, *answer)
         asking.answers.close_wave([r.key for r in requests], counts)
         return counts
     raise InputError(
-        f"{asking.client.url}: {WAVES} tries of the same {len(requests)} requests were each disturbed by a timeout, an error or a restart, "
-        "so its counters say nothing of them; raise --timeout or lower --concurrency"
+        f"{asking.client.url}: {WAVES} tries of the same {len(requests)} requests were each disturbed by a timeout, an "
+        "error or a restart, so its counters say nothing of them; raise --timeout or lower --concurrency"
     )
 
 
@@ -207,8 +214,8 @@ def _idle(backend: VLLM, finished: int | None = None) -> Counters:
         if time.monotonic() > limit:
             if now.running:
                 raise InputError(
-                    f"{backend.client.url} works on {now.running} requests of others; its counters cannot tell them from ours: wait until it "
-                    "is alone, or start it with --per-request-spec-decode-metrics"
+                    f"{backend.client.url} works on {now.running} requests of others; its counters cannot tell them "
+                    "from ours: wait until it is alone, or start it with --per-request-spec-decode-metrics"
                 )
             return now
         time.sleep(delay)
@@ -227,7 +234,8 @@ def _difference(before: Counters, after: Counters) -> list[Any] | None:
 def _pool(
     client: Client, requests: Sequence[Keyed], ask: Callable[[Keyed], Any], concurrency: int
 ) -> Iterator[tuple[Keyed, Any]]:
-    """Yields requests with what ``ask`` gave, as they finish. After a failure what is under way is still yielded, then it is raised.
+    """Yields requests with what ``ask`` gave, as they finish. After a failure what is under way is still yielded, then
+    it is raised.
 
     The threads are daemons: an interrupt leaves at once, whatever the server is doing.
     """
@@ -278,7 +286,8 @@ def terms(definition: str, row: Answer) -> tuple[float, float]:
 
 
 def tau_terms(definition: str, measured: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Numerator and denominator of tau per prompt of a record's benchmark, turns added up (a conversation is one cluster).
+    """Numerator and denominator of tau per prompt of a record's benchmark, turns added up (a conversation is one
+    cluster).
 
     Where only waves were counted each wave is one entry: its sums are exact, but it says nothing of single prompts.
     """

@@ -48,7 +48,8 @@ KEY = "SPECAUF_API_KEY"
 
 @dataclass(frozen=True)
 class Options:
-    """Options of ``specauf eval --backend``: whom to ask and how. ``served_*``: the names by which the server knows them."""
+    """Options of ``specauf eval --backend``: whom to ask and how. ``served_*``: the names by which the server knows
+    them."""
 
     backend: str
     base_url: str
@@ -117,11 +118,14 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
     backend.probe(chat.tokens([first])[0])
     known = _known(served, client, options)
     identity = {
-        **known, "run": folder.name if folder else None, "template": digest(chat.tokenizer.chat_template, 16),
-        "vocabulary": chat.vocab, "stop": sorted(chat.stop_ids),
+        **known,
+        "run": folder.name if folder else None,
+        "template": digest(chat.tokenizer.chat_template, 16),
+        "vocabulary": chat.vocab,
+        "stop": sorted(chat.stop_ids),
         # What nothing tells from another server is another one every time.
         "drafter": [known["drafter"] or secrets.token_hex(8), _weights(served.drafter)],
-    }  # fmt: skip
+    }
     name = f"{options.backend}-{folder.name if folder else target.name}-{digest(identity, 8)}"
     place = Path(config.runs) / "servers" / name
     words = ["eval", "--backend", options.backend, "--base-url", "URL", *(["--run", folder.name] if folder else [])]
@@ -146,8 +150,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
         )
     if backend.counts == "counters":
         print(
-            f"{name}: answers carry no counts, so the server's counters are read around every {options.concurrency} requests; intervals "
-            "need --concurrency 1, or a server with --per-request-spec-decode-metrics summary",
+            f"{name}: answers carry no counts, so the server's counters are read around every {options.concurrency} "
+            "requests; intervals need --concurrency 1, or a server with --per-request-spec-decode-metrics summary",
             file=sys.stderr,
         )
     with lock(place, f"server record {name}"):
@@ -157,9 +161,15 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
                 torn = f", {answers.torn} torn lines left out" if answers.torn else ""
                 print(f"{name}: {len(answers.found)} answers are there already{torn}", file=sys.stderr)
             asking = server.Asking(
-                backend, client, chat, answers, options.concurrency, config.evaluation.max_new_tokens, config.evaluation.seed,
+                backend,
+                client,
+                chat,
+                answers,
+                options.concurrency,
+                config.evaluation.max_new_tokens,
+                config.evaluation.seed,
                 served.context,
-            )  # fmt: skip
+            )
             for temperature in config.evaluation.temperatures:
                 for prompt_set in prompts:
                     column = config.benchmark[prompt_set.name].column
@@ -182,22 +192,34 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
         finally:
             answers.close()
         record = {
-            "schema": SCHEMA, "kind": "server", "id": name, "backend": options.backend,
-            "definition": options.backend, "definition_text": server.DEFINITIONS[options.backend],
-            "counts": backend.counts, "concurrency": options.concurrency, "unchecked": unchecked,
-            "run": folder.name if folder else None, "profile": config.profile.name,
+            "schema": SCHEMA,
+            "kind": "server",
+            "id": name,
+            "backend": options.backend,
+            "definition": options.backend,
+            "definition_text": server.DEFINITIONS[options.backend],
+            "counts": backend.counts,
+            "concurrency": options.concurrency,
+            "unchecked": unchecked,
+            "run": folder.name if folder else None,
+            "profile": config.profile.name,
             "command": command_line([*words, "--benchmarks", benchmarks, *extra]),
-            "config": {"target": config.resolved["target"], **chosen}, "code": code_state(),
+            "config": {"target": config.resolved["target"], **chosen},
+            "code": code_state(),
             # Of the machine that asked. What answered is under "server".
-            "environment": environment("cpu", 1), "server": _bare({**asdict(served), "tokenizer": tokenizer}),
+            "environment": environment("cpu", 1),
+            "server": _bare({**asdict(served), "tokenizer": tokenizer}),
             "inputs": {
-                "template": identity["template"], "target": _fingerprint(folder), "drafter": _weights(served.drafter),
+                "template": identity["template"],
+                "target": _fingerprint(folder),
+                "drafter": _weights(served.drafter),
                 **{f"prompts of {p.name}": p.sha256 for p in prompts},
             },
-            "columns": server.COLUMNS, "benchmarks": [asdict(r) for r in results],
+            "columns": server.COLUMNS,
+            "benchmarks": [asdict(r) for r in results],
             "cost": {"seconds": round(sum(r.seconds for r in results), 2)},
             "written": now(),
-        }  # fmt: skip
+        }
         path = place / f"{digest([chosen, options.concurrency], 8)}.json"
         if not _same(path, record):
             write_json(path, record)
@@ -206,7 +228,8 @@ def evaluate(options: Options, runs: Sequence[str], benchmarks: str, extra: Sequ
 
 
 def serve_command(backend: str, run: str | None, drafter: str | None, extra: Sequence[str]) -> None:
-    """Prints the command that serves a finished run's drafter beside its target, after the export where that is missing.
+    """Prints the command that serves a finished run's drafter beside its target, after the export where that is
+    missing.
 
     Of ``extra`` it takes ``runs=``, ``evaluation.precision=``, which is the dtype to serve (default: the run's own),
     and, for a run folder from elsewhere, ``target.path=`` and ``target.trust_remote_code=``. Paths in it are absolute.
@@ -293,7 +316,8 @@ def _check_export(path: Path) -> None:
 
 
 def _bare(value: Any) -> Any:
-    """``value`` with every folder in it named by its last part alone: where it lies on a machine is nobody's business."""
+    """``value`` with every folder in it named by its last part alone: where it lies on a machine is nobody's
+    business."""
     if isinstance(value, dict):
         return {k: _bare(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -352,13 +376,13 @@ def _check_model(served: "Served", expected: str, options: Options) -> None:
     if options.served_model is not None:
         if options.served_model not in served.names:
             raise InputError(
-                f"{options.base_url} serves {' = '.join(served.names)}, not {options.served_model!r} as --served-model says"
-                f".{nearest(options.served_model, served.names)}"
+                f"{options.base_url} serves {' = '.join(served.names)}, not {options.served_model!r} as --served-model "
+                f"says.{nearest(options.served_model, served.names)}"
             )
     elif not any(_same_model(n, expected) for n in served.names):
         raise InputError(
-            f"{options.base_url} serves {' = '.join(served.names)}, expected was the target {expected}; if that is the same model by "
-            f"another name: --served-model {served.name}"
+            f"{options.base_url} serves {' = '.join(served.names)}, expected was the target {expected}; if that is the "
+            f"same model by another name: --served-model {served.name}"
         )
 
 
@@ -373,8 +397,8 @@ def _check_drafter(served: "Served", folder: Path | None, options: Options) -> N
         own = [w for w in (_weights(str(p)) for p in places) if w]
         if not any(_same_model(served.drafter, str(p)) for p in places) and _weights(served.drafter) not in own:
             raise InputError(
-                f"{options.base_url} drafts with {served.drafter}, expected was {places[0]}; if that is the drafter of run "
-                f"{folder.name}: --served-drafter {served.drafter}; to measure it by itself: target=..."
+                f"{options.base_url} drafts with {served.drafter}, expected was {places[0]}; if that is the drafter of "
+                f"run {folder.name}: --served-drafter {served.drafter}; to measure it by itself: target=..."
             )
 
 
@@ -432,7 +456,7 @@ def _known(served: "Served", client: "Client", options: Options) -> dict[str, An
             k: v for k, v in served.flags.items() if isinstance(v, dict) or k.startswith("speculative_") or k in LASTING
         },
         "drafter": served.drafter or options.served_drafter or started(client),
-    }  # fmt: skip
+    }
 
 
 def _weights(path: str | None) -> str | None:
@@ -464,8 +488,8 @@ def _check_tokenizer(client: Any, served: "Served", chat: "Chat", text: str) -> 
             (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))
         )
         raise InputError(
-            f"{client.url} cuts the first prompt into {len(theirs)} tokens, the target's tokenizer into {len(ours)} (they differ at token "
-            f"{at}): it serves another model than {served.name} or another vocabulary"
+            f"{client.url} cuts the first prompt into {len(theirs)} tokens, the target's tokenizer into {len(ours)} "
+            f"(they differ at token {at}): it serves another model than {served.name} or another vocabulary"
         )
     return "cuts the first prompt as the target's"
 

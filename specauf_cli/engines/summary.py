@@ -11,7 +11,8 @@ from specauf_cli.reporting.summary import of_rounds, plus_minus
 
 
 def of_server(record: Mapping[str, Any]) -> list[str]:
-    """tau as a server counted it, per benchmark and temperature; intervals over prompts where requests have counts of their own."""
+    """tau as a server counted it, per benchmark and temperature; intervals over prompts where requests have counts of
+    their own."""
     served, own = record["server"], all(server.by_prompt(b) for b in record["benchmarks"])
     version = f"{record['backend']} {served['version'] or ''}".rstrip()
     text = [f"\n{record['id']}  ({served['name']}, drafter {served['drafter'] or 'unnamed'}, {version})"]

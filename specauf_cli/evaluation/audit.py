@@ -1,7 +1,7 @@
 """Losslessness: fp32 must give the target's own output exactly; in bf16 every divergence is priced as regret.
 
-In fp32 verification of k + 1 tokens and decoding one token pick the same argmax unless two logits tie within rounding. In
-bf16 they often do not, and then equality says little: what matters is how much worse the emitted token was, by the
+In fp32 verification of k + 1 tokens and decoding one token pick the same argmax unless two logits tie within rounding.
+In bf16 they often do not, and then equality says little: what matters is how much worse the emitted token was, by the
 target's own fp32 logits, than its best one.
 """
 
@@ -18,8 +18,8 @@ from specauf_cli.types import Trajectory
 
 @dataclass(frozen=True)
 class Report:
-    """``identical`` of ``requests`` outputs equal the fp32 greedy trajectory. ``regrets``: for every emitted token that is
-    not the fp32 argmax after the same prefix, the gap to the argmax's logit; ``tokens`` emitted in all."""
+    """``identical`` of ``requests`` outputs equal the fp32 greedy trajectory. ``regrets``: for every emitted token that
+    is not the fp32 argmax after the same prefix, the gap to the argmax's logit; ``tokens`` emitted in all."""
 
     requests: int
     identical: int
@@ -32,13 +32,17 @@ class Report:
         if not self.regrets:
             return f"{text}; every one of {self.tokens} tokens is the fp32 argmax"
         worst, mean = max(self.regrets), sum(self.regrets) / len(self.regrets)
-        return f"{text}; {len(self.regrets)} of {self.tokens} tokens are not the fp32 argmax, regret mean {mean:.4f}, largest {worst:.4f} (logits)"
+        return (
+            f"{text}; {len(self.regrets)} of {self.tokens} tokens are not the fp32 argmax, regret mean {mean:.4f}, "
+            f"largest {worst:.4f} (logits)"
+        )
 
 
 def audit(
     exact: Target, target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, max_new_tokens: int
 ) -> Report:
-    """Decodes every request live at T=0 with ``target`` and judges its output by ``exact``, the same weights in fp32."""
+    """Decodes every request live at T=0 with ``target`` and judges its output by ``exact``, the same weights in
+    fp32."""
     identical, tokens, regrets = 0, 0, list[float]()
     decoded = decode_all(target, drafter, trajectories, temperature=0.0, seed=0, max_new_tokens=max_new_tokens)
     for t, (_, emitted) in zip(trajectories, decoded, strict=True):

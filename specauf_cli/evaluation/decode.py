@@ -72,10 +72,16 @@ def decode_all(
         for t in requests:
             result.append(
                 decode(
-                    target, drafter, t.prompt, prompt_id=t.prompt_id, turn=t.turn, temperature=temperature, seed=seed,
+                    target,
+                    drafter,
+                    t.prompt,
+                    prompt_id=t.prompt_id,
+                    turn=t.turn,
+                    temperature=temperature,
+                    seed=seed,
                     max_new_tokens=max_new_tokens,
                 )
-            )  # fmt: skip
+            )
             show(len(result), f"tau {tau.mean([trace for trace, _ in result]):.2f}")
     return result
 

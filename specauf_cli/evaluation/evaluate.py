@@ -31,7 +31,8 @@ def load_benchmarks(config: Config) -> list[PromptSet]:
     most = config.evaluation.prompts
     if root is not None and all(b.source == "offline" for b in config.benchmark.values()):
         raise InputError(
-            f"benchmark_root={root} is given, but every chosen benchmark is made here; choose real ones: --benchmarks gsm8k,mbpp or benchmark=all"
+            f"benchmark_root={root} is given, but every chosen benchmark is made here; choose real ones: --benchmarks "
+            "gsm8k,mbpp or benchmark=all"
         )
     chosen = [replace(b, limit=min(b.limit, most or b.limit)) for b in config.benchmark.values()]
     return [benchmarks.load(b, root=root) for b in chosen]
@@ -46,9 +47,17 @@ def own_answers(
     """
     settings = config.evaluation
     return trajectories.get(
-        target, prompts, temperature=temperature, seed=settings.seed, max_new_tokens=settings.max_new_tokens,
-        tail=config.backbone.block_size + 1, batch_size=settings.batch_size, cache=cache, show=_say, shared=shared,
-    )  # fmt: skip
+        target,
+        prompts,
+        temperature=temperature,
+        seed=settings.seed,
+        max_new_tokens=settings.max_new_tokens,
+        tail=config.backbone.block_size + 1,
+        batch_size=settings.batch_size,
+        cache=cache,
+        show=_say,
+        shared=shared,
+    )
 
 
 def evaluate(
@@ -58,9 +67,14 @@ def evaluate(
     settings = config.evaluation
     clock = time.perf_counter()
     blocks = accuracy.heldout_blocks(
-        target, drafter, heldout, max_length=config.trainer.max_length, anchors=settings.heldout_anchors,
-        seed=settings.seed, batch_size=settings.batch_size,
-    )  # fmt: skip
+        target,
+        drafter,
+        heldout,
+        max_length=config.trainer.max_length,
+        anchors=settings.heldout_anchors,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+    )
     seconds = {"heldout": time.perf_counter() - clock, "trajectories": 0.0, "traces": 0.0, "audit": 0.0}
     results = []
     for temperature in settings.temperatures:
@@ -89,11 +103,19 @@ def evaluate(
             chosen = config.benchmark[prompt_set.name]
             results.append(
                 BenchmarkResult(
-                    benchmark=prompt_set.name, title=prompt_set.title, column=chosen.column, temperature=temperature,
-                    prompts_sha256=prompt_set.sha256, prompts=len(prompt_set.prompts), origin=prompt_set.origin,
-                    skipped=made.skipped, audit=audit, starts=starts, traces=tuple(traces),
+                    benchmark=prompt_set.name,
+                    title=prompt_set.title,
+                    column=chosen.column,
+                    temperature=temperature,
+                    prompts_sha256=prompt_set.sha256,
+                    prompts=len(prompt_set.prompts),
+                    origin=prompt_set.origin,
+                    skipped=made.skipped,
+                    audit=audit,
+                    starts=starts,
+                    traces=tuple(traces),
                 )
-            )  # fmt: skip
+            )
             identical = f"{audit['identical']} of {audit['requests']} live outputs equal the target's own"
             _say(f"{prompt_set.title:>28}  T={temperature:g}  tau {tau.mean(traces):.3f}  audit: {identical}")
     return tuple(results), blocks, {k: round(v, 2) for k, v in seconds.items()}
@@ -114,9 +136,13 @@ def _live(
 ) -> list[tuple[Trace, tuple[int, ...]]]:
     """Every request decoded live, a part of them by each rank: what happened, and the tokens."""
     found = decode_all(
-        target, drafter, ranks.share(all_), temperature=temperature, seed=settings.seed,
+        target,
+        drafter,
+        ranks.share(all_),
+        temperature=temperature,
+        seed=settings.seed,
         max_new_tokens=settings.max_new_tokens,
-    )  # fmt: skip
+    )
     accepted = ranks.collect([trace.accepted for trace, _ in found], target.device)
     ends = ranks.collect([[trace.tokens, trace.ended] for trace, _ in found], target.device)
     emitted = ranks.collect([tokens for _, tokens in found], target.device)

@@ -1,4 +1,5 @@
-"""Training conversations whose answers the target wrote itself, turn after turn (field practice; the paper uses the originals)."""
+"""Training conversations whose answers the target wrote itself, turn after turn (field practice; the paper uses the
+originals)."""
 
 from pathlib import Path
 
@@ -14,10 +15,12 @@ CHUNK = 512
 
 
 def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationConfig, cache: Path) -> Corpus:
-    """The first ``count`` conversations of ``corpus`` with the target's greedy answers; made once and kept in ``cache``.
+    """The first ``count`` conversations of ``corpus`` with the target's greedy answers; made once and kept in
+    ``cache``.
 
-    An answer that does not end within ``settings.max_new_tokens`` ends its conversation before that turn: it would teach an end
-    of turn that the target never wrote. Errors: InputError when ``corpus`` holds fewer, or no conversation is left.
+    An answer that does not end within ``settings.max_new_tokens`` ends its conversation before that turn: it would
+    teach an end of turn that the target never wrote. Errors: InputError when ``corpus`` holds fewer, or no conversation
+    is left.
     """
     check_count(count, corpus)
     kept: list[Conversation] = []
@@ -27,8 +30,9 @@ def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationC
         kept += [c for p in part if (c := _conversation(target, p, answers.get(p.id, []))) is not None]
     if not kept:
         raise InputError(
-            f"data.regenerate={count}: the target ended none of its answers within evaluation.max_new_tokens={settings.max_new_tokens}, or no "
-            f"question fits with them into its context of {target.context_length} tokens"
+            f"data.regenerate={count}: the target ended none of its answers within "
+            f"evaluation.max_new_tokens={settings.max_new_tokens}, or no question fits with them into its context of "
+            f"{target.context_length} tokens"
         )
     dropped = {**corpus.dropped, "no answer of the target's that ends": count - len(kept)}
     return Corpus(f"{corpus.name}, answered by the target", tuple(kept), dropped, content_hash(kept))
@@ -38,7 +42,8 @@ def check_count(count: int, corpus: Corpus) -> None:
     """Errors: InputError when ``corpus`` holds fewer conversations than are to be answered."""
     if count > len(corpus.conversations):
         raise InputError(
-            f"data.regenerate={count} is more than the {len(corpus.conversations)} training conversations of {corpus.name}"
+            f"data.regenerate={count} is more than the {len(corpus.conversations)} training conversations of "
+            f"{corpus.name}"
         )
 
 

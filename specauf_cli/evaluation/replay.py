@@ -1,8 +1,8 @@
 """Replay: the trace a drafter would have left, walked over trajectories without running the target again.
 
 Why it is exact: a round depends on the committed tokens and the drafter only, and the committed tokens are the
-trajectory whatever the drafter proposes. So the context of every round is known before the drafter has said anything: one
-parallel target pass gives it for the whole trajectory, and all requests of a batch take their next round together.
+trajectory whatever the drafter proposes. So the context of every round is known before the drafter has said anything:
+one parallel target pass gives it for the whole trajectory, and all requests of a batch take their next round together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,8 @@ class Starts:
     """Every possible start of every trajectory, not only the ones a decoder would stop at.
 
     ``accepted[i][s]``: draft tokens accepted by a block anchored at completion token s of trajectory i, for every token
-    before its last. ``valid`` and ``correct`` are per slot, over all starts: slots inside the completion, and those whose
-    proposal equals the target's token (block-mask accuracy on trajectories).
+    before its last. ``valid`` and ``correct`` are per slot, over all starts: slots inside the completion, and those
+    whose proposal equals the target's token (block-mask accuracy on trajectories).
     """
 
     accepted: list[list[int]]
@@ -78,8 +78,8 @@ STARTS = 32
 def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, batch_size: int) -> list[Trace]:
     """Traces of all trajectories, equal to live decoding round by round in fp32.
 
-    Every request starts at its first token; a round drafts there, counts the accepted prefix and jumps behind the target's
-    own next token. Requests that have ended leave the batch when half of it has.
+    Every request starts at its first token; a round drafts there, counts the accepted prefix and jumps behind the
+    target's own next token. Requests that have ended leave the batch when half of it has.
     """
     device, proposals = target.device, drafter.backbone.proposals
     rounds: list[list[int]] = [[] for _ in trajectories]

@@ -1,25 +1,25 @@
 """Error bars: a paired bootstrap over prompts and seeds for every ratio of sums that ``metrics`` knows.
 
 What varies is which prompts were asked and which seed trained the drafter, so these two are resampled, not rounds:
-rounds of one conversation depend on each other. A resample r draws P prompts and S - 1 seeds with replacement, which gives
-each prompt p a count w[r, p] and each seed s a share v[r, s], and the statistic is computed again:
+rounds of one conversation depend on each other. A resample r draws P prompts and S - 1 seeds with replacement, which
+gives each prompt p a count w[r, p] and each seed s a share v[r, s], and the statistic is computed again:
 
     tau[r] = sum_s v[r, s] * (sum_p w[r, p] * numerator[s, p]) / (sum_p w[r, p] * denominator[s, p])
 
 The 2.5 % and 97.5 % quantiles of tau[r] are the interval (percentile bootstrap: Efron & Tibshirani, An Introduction to
-the Bootstrap, 1993, ch. 13; whole clusters: Davison & Hinkley, Bootstrap Methods, 1997, section 3.8). With one seed only
-prompts are drawn. With more, all of them meet the same prompts, so prompts and seeds are drawn independently of each
-other (Owen, The pigeonhole bootstrap, 2007). One seed less than there are is drawn: of so few things a full draw would
-understate the variance by (S - 1) / S (Rao & Wu, Resampling inference with complex survey data, 1988).
+the Bootstrap, 1993, ch. 13; whole clusters: Davison & Hinkley, Bootstrap Methods, 1997, section 3.8). With one seed
+only prompts are drawn. With more, all of them meet the same prompts, so prompts and seeds are drawn independently of
+each other (Owen, The pigeonhole bootstrap, 2007). One seed less than there are is drawn: of so few things a full draw
+would understate the variance by (S - 1) / S (Rao & Wu, Resampling inference with complex survey data, 1988).
 
 Every method gets the same draws, so the interval of a difference leaves out what both methods share: the pairing. Draws
 depend on the bootstrap's seed, the benchmark's name and the sizes only, never on the order of calls. Benchmarks have
 prompts of their own and are drawn apart, but share the draw of seeds: a seed is one trained drafter.
 
 What these intervals cannot do. With one seed they speak of that drafter, not of training again. With few seeds they
-reach no further than the seeds seen: simulated, a nominal 95 % covers 90, 93 and 94 % with two, three and five seeds where
-seeds vary a fifth as much as prompts, and 77, 88 and 92 % where half as much. With 8 prompts it covers 87 %.
-The tests repeat these simulations.
+reach no further than the seeds seen: simulated, a nominal 95 % covers 90, 93 and 94 % with two, three and five seeds
+where seeds vary a fifth as much as prompts, and 77, 88 and 92 % where half as much. With 8 prompts it covers 87 %. The
+tests repeat these simulations.
 """
 
 import hashlib

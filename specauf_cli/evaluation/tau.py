@@ -7,7 +7,8 @@ from specauf_cli.types import Trace, check_definition
 
 
 def _engine(trace: Trace) -> tuple[float, float]:
-    """Completion tokens / rounds of the request; mean over requests. What SGLang reports (completion_tokens / spec_verify_ct).
+    """Completion tokens / rounds of the request; mean over requests. What SGLang reports (completion_tokens /
+    spec_verify_ct).
 
     Counts the prefill token, cuts at the end. Example: 8 tokens in 2 rounds and 4 in 3 -> (8/2 + 4/3) / 2 = 2.67.
     """
@@ -82,7 +83,8 @@ def survival(traces: Sequence[Trace]) -> list[float]:
 
 
 def alpha(traces: Sequence[Trace]) -> list[float]:
-    """Conditional acceptance alpha_k = #{A >= k} / #{A >= k-1} for k = 1 .. proposals; NaN where no round got that far."""
+    """Conditional acceptance alpha_k = #{A >= k} / #{A >= k-1} for k = 1 .. proposals; NaN where no round got that
+    far."""
     alive = survival(traces)
     return [b / a if a else float("nan") for a, b in pairwise(alive)]
 

@@ -11,8 +11,8 @@ def accepted_prefix(draft: Int[Tensor, "*N P"], truth: Int[Tensor, "*N P"]) -> I
     """A, the length of the longest prefix of ``draft`` that equals the target's own tokens, left to right.
 
     ``truth`` is what the target emits at the same positions given the drafts before them: its argmax at temperature 0,
-    its sample at temperature 1 (accepting a greedy draft d with probability p(d), else sampling from p without d, is the
-    same process as drawing y ~ p and accepting iff y = d). The round then emits A + 1 tokens: the prefix and the
+    its sample at temperature 1 (accepting a greedy draft d with probability p(d), else sampling from p without d, is
+    the same process as drawing y ~ p and accepting iff y = d). The round then emits A + 1 tokens: the prefix and the
     target's own next token.
     """
     return (draft == truth).long().cumprod(dim=-1).sum(dim=-1)

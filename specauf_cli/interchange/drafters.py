@@ -1,4 +1,5 @@
-"""Drafters out and in: export a run for public loaders, with its model card; adopt a checkpoint from elsewhere as a run."""
+"""Drafters out and in: export a run for public loaders, with its model card; adopt a checkpoint from elsewhere as a
+run."""
 
 import json
 import os
@@ -42,8 +43,9 @@ NAMING = ("profile", "target", "target.name", "target.path", "target.revision", 
 def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | None = None) -> Path:
     """Writes the drafter of a finished run and its model card to ``out``, all or nothing; returns ``out``.
 
-    ``verifier`` (hub id or folder) is what the ``vllm`` layout names as target; by default what the run was trained with.
-    Errors: InputError when ``out`` holds something already, for a backbone of one's own, or for what ``formats.write`` refuses.
+    ``verifier`` (hub id or folder) is what the ``vllm`` layout names as target; by default what the run was trained
+    with. Errors: InputError when ``out`` holds something already, for a backbone of one's own, or for what
+    ``formats.write`` refuses.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"--out {out} exists and is not an empty folder; nothing is overwritten, name another one")
@@ -55,15 +57,16 @@ def export(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | 
         kind = config["architectures"][0]
         if kind not in formats.ARCHITECTURES:
             raise InputError(
-                f"{folder.name} is a {kind}, which no public loader knows: it would leave out tensors without a word; only DFlash and "
-                "Domino drafters are exported"
+                f"{folder.name} is a {kind}, which no public loader knows: it would leave out tensors without a word; "
+                "only DFlash and Domino drafters are exported"
             )
         records = all_measured(folder) if measured else []
         text = card(about, config, records, layout=layout, dtype=dtype)
         name, architectures = _verifier(folder, config["specauf"], verifier) if layout == "vllm" else (None, [])
         if name is not None and verifier is None and is_local(name):
             print(
-                f"specauf: config.json will name the target by its folder here, {name}; --verifier ORG/NAME for one that others can find",
+                f"specauf: config.json will name the target by its folder here, {name}; --verifier ORG/NAME for one "
+                "that others can find",
                 file=sys.stderr,
             )
     try:
@@ -109,7 +112,8 @@ def _anywhere(path: str) -> str:
 
 
 def _verifier(folder: Path, own: dict[str, Any], given: str | None) -> tuple[str, list[str]]:
-    """What vLLM loads as the target of a run, and its classes: ``given``, or what the run was trained for (``own`` says)."""
+    """What vLLM loads as the target of a run, and its classes: ``given``, or what the run was trained for (``own``
+    says)."""
     name = target_path(folder) if given is None else _anywhere(given)
     local = Path(name) / "config.json"
     if given is not None and not local.is_file() and not formats.HUB_ID.fullmatch(given):
@@ -142,12 +146,20 @@ def card(
     loader = "public DFlash and Domino loaders (SGLang, SpecForge)" if layout == "hf" else "vLLM and speculators"
     sizes = f"draft layers {config['num_hidden_layers']}, block size {config['block_size']}, {dtype}"
     lines = [
-        "---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v is not None), "---", "",
-        f"# {cell(backbone['title'])} drafter for {cell(target['title'])}", "",
-        f"A block drafter for speculative decoding, {origin}; {sizes}. For {loader}. It has neither embedding nor head of "
-        "its own: both are the target's.", "",
-        "## Measured", "", *_measured(records, rounded=dtype != "fp32"),
-        "## How it was made", "",
+        "---",
+        *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v is not None),
+        "---",
+        "",
+        f"# {cell(backbone['title'])} drafter for {cell(target['title'])}",
+        "",
+        f"A block drafter for speculative decoding, {origin}; {sizes}. For {loader}. It has neither embedding nor head "
+        "of its own: both are the target's.",
+        "",
+        "## Measured",
+        "",
+        *_measured(records, rounded=dtype != "fp32"),
+        "## How it was made",
+        "",
         f"- target: {cell(target['title'])}, {cell(where)}, weights {cell(own.get('target_fingerprint'))}",
         f"- tapped layers: {', '.join(map(cell, special['target_layer_ids']))} (decoder layers counted from 0, the "
         f"feature is the layer's output); mask token id {cell(special['mask_token_id'])}",
@@ -157,8 +169,9 @@ def card(
         f"- run: {cell(about['run'])}, seed {cell(chosen['seed'])}",
         f"- weights before export: sha256 {cell(own.get('weights'))}",
         f"- code: specauf {cell(about['code'].get('version'))}, commit {cell(about['code']['commit'])}"
-        + (" with uncommitted changes" if about["code"]["dirty"] else ""), "",
-    ]  # fmt: skip
+        + (" with uncommitted changes" if about["code"]["dirty"] else ""),
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -170,8 +183,9 @@ def _measured(records: Sequence[RunRecord], *, rounded: bool) -> list[str]:
     if not records:
         return ["Not measured.", ""]
     lines = [
-        "tau: completion tokens / verification rounds of a request, then the mean over requests (what serving engines report); "
-        "± half of the 95 % interval over prompts." + (" Measured before the weights were rounded." if rounded else ""),
+        "tau: completion tokens / verification rounds of a request, then the mean over requests (what serving engines "
+        "report); ± half of the 95 % interval over prompts."
+        + (" Measured before the weights were rounded." if rounded else ""),
         "",
     ]
     for record in records:
@@ -197,8 +211,9 @@ def _measured(records: Sequence[RunRecord], *, rounded: bool) -> list[str]:
 def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> Path:
     """A public DFlash or Domino checkpoint as a finished run of no training step; returns its folder.
 
-    ``words`` choose target, data and profile, with which it is then measured. The run's name covers the hash of its weights.
-    Errors: InputError when it cannot be read, is not for this target, or ``words`` set what the checkpoint decides.
+    ``words`` choose target, data and profile, with which it is then measured. The run's name covers the hash of its
+    weights. Errors: InputError when it cannot be read, is not for this target, or ``words`` set what the checkpoint
+    decides.
     """
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
@@ -210,9 +225,15 @@ def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> 
     for key in found.ignored:
         print(f"specauf: {place.folder / 'config.json'}: {key} means nothing here and is left out", file=sys.stderr)
     overrides = [
-        *words, *found.overrides, "objective=full_ce", "objective.name=imported", "objective.title=imported",
-        "trainer.steps=0", "trainer.epochs=null", f"init={source}",
-    ]  # fmt: skip
+        *words,
+        *found.overrides,
+        "objective=full_ce",
+        "objective.name=imported",
+        "objective.title=imported",
+        "trainer.steps=0",
+        "trainer.epochs=null",
+        f"init={source}",
+    ]
     config = compose.compose(overrides)
     formats.check_layers(
         found, config.target.name, sizes.of(config.target).layers
@@ -292,8 +313,8 @@ def _place(
     depth = session.target.model.config.num_hidden_layers
     taps = ", ".join(map(str, found.taps))
     print(
-        f"{name}: {found.backbone}, block size {found.block_size}, {found.layers} layers; taps layers {taps} of 0..{depth - 1} "
-        "(decoder layers counted from 0, the feature is the layer's output)",
+        f"{name}: {found.backbone}, block size {found.block_size}, {found.layers} layers; taps layers {taps} of "
+        f"0..{depth - 1} (decoder layers counted from 0, the feature is the layer's output)",
         file=sys.stderr,
     )
     return folder

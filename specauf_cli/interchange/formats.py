@@ -1,8 +1,10 @@
-"""Drafters in the layouts of others: the public Hugging Face folders of DFlash and Domino, and the speculators layout of vLLM.
+"""Drafters in the layouts of others: the public Hugging Face folders of DFlash and Domino, and the speculators layout
+of vLLM.
 
-Two conventions name the tapped layers. ``target_layer_ids`` (Hugging Face) count decoder layers from 0, the feature is the output
-of that layer; that is how this tool counts. ``aux_hidden_state_layer_ids`` (speculators) count hidden states, 0 being the
-embedding, so each is one larger. Sources: z-lab/dflash, SpecForge, speculators 0.9, vLLM pull request 40727.
+Two conventions name the tapped layers. ``target_layer_ids`` (Hugging Face) count decoder layers from 0, the feature is
+the output of that layer; that is how this tool counts. ``aux_hidden_state_layer_ids`` (speculators) count hidden
+states, 0 being the embedding, so each is one larger. Sources: z-lab/dflash, SpecForge, speculators 0.9, vLLM pull
+request 40727.
 """
 
 import json
@@ -53,10 +55,12 @@ class Located:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the configuration of a drafter from elsewhere says. ``taps`` count decoder layers from 0 whatever its layout.
+    """What the configuration of a drafter from elsewhere says. ``taps`` count decoder layers from 0 whatever its
+    layout.
 
-    ``knobs``: sizes of Domino's correction; ``sizes``: of a draft layer, with its rotary embedding as ``rope``; ``target_layers``
-    and ``verifier`` where the file names them; ``ignored``: keys of ``dflash_config`` that nothing here understands.
+    ``knobs``: sizes of Domino's correction; ``sizes``: of a draft layer, with its rotary embedding as ``rope``;
+    ``target_layers`` and ``verifier`` where the file names them; ``ignored``: keys of ``dflash_config`` that nothing
+    here understands.
     """
 
     folder: Path
@@ -86,7 +90,8 @@ class Checkpoint:
 
 
 def locate(source: str, revision: str | None = None) -> Located:
-    """The folder that ``source`` names: a local one, or ``ORG/NAME`` fetched from the hub (config and safetensors only).
+    """The folder that ``source`` names: a local one, or ``ORG/NAME`` fetched from the hub (config and safetensors
+    only).
 
     Errors: InputError when it is neither, or the hub does not give it.
     """
@@ -125,7 +130,8 @@ def read(folder: Path) -> Checkpoint:
             return _read_speculators(folder, config)
         if "dflash_config" not in config:
             raise InputError(
-                f"{path} is no drafter's: it has neither dflash_config (public DFlash and Domino) nor speculators_model_type"
+                f"{path} is no drafter's: it has neither dflash_config (public DFlash and Domino) nor "
+                "speculators_model_type"
             )
         return _read_public(folder, config)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -143,8 +149,8 @@ def _read_public(folder: Path, config: dict[str, Any]) -> Checkpoint:
         not domino and "DFlashDraftModel" not in architectures
     ):
         raise InputError(
-            f"{path}: architectures {architectures}, projector_type {projector!r}; valid are DFlashDraftModel without a projector "
-            "and DominoDraftModel with projector_type domino"
+            f"{path}: architectures {architectures}, projector_type {projector!r}; valid are DFlashDraftModel without "
+            "a projector and DominoDraftModel with projector_type domino"
         )
     if bool(special.get("shift_label", False)) is not domino:
         raise InputError(
@@ -155,14 +161,19 @@ def _read_public(folder: Path, config: dict[str, Any]) -> Checkpoint:
     knobs = {k: _whole(knobs[k], k, path) for k in KNOBS} if domino else {}
     layers = config.get("num_target_layers")
     return Checkpoint(
-        folder=folder, layout="hf", backbone="domino" if domino else "dflash",
+        folder=folder,
+        layout="hf",
+        backbone="domino" if domino else "dflash",
         block_size=_whole(config.get("block_size", special.get("block_size")), "block_size", path),
         layers=_whole(config["num_hidden_layers"], "num_hidden_layers", path),
         taps=_ids(special["target_layer_ids"], "dflash_config.target_layer_ids", path),
-        mask_id=_whole(special["mask_token_id"], "mask_token_id", path), knobs=knobs, sizes=_sizes(config, path),
-        target_layers=None if layers is None else _whole(layers, "num_target_layers", path), verifier=None,
+        mask_id=_whole(special["mask_token_id"], "mask_token_id", path),
+        knobs=knobs,
+        sizes=_sizes(config, path),
+        target_layers=None if layers is None else _whole(layers, "num_target_layers", path),
+        verifier=None,
         ignored=tuple(sorted(f"dflash_config.{k}" for k in set(special) - known)),
-    )  # fmt: skip
+    )
 
 
 def _read_speculators(folder: Path, config: dict[str, Any]) -> Checkpoint:
@@ -181,14 +192,23 @@ def _read_speculators(folder: Path, config: dict[str, Any]) -> Checkpoint:
     ids = _ids(config["aux_hidden_state_layer_ids"], "aux_hidden_state_layer_ids", path)
     if min(ids) < 1:
         raise InputError(
-            f"{path}: aux_hidden_state_layer_ids={list(ids)} taps hidden state 0, the embedding, which is no layer's output"
+            f"{path}: aux_hidden_state_layer_ids={list(ids)} taps hidden state 0, the embedding, which is no layer's "
+            "output"
         )
     return Checkpoint(
-        folder=folder, layout="vllm", backbone="dflash", block_size=_whole(config["block_size"], "block_size", path),
-        layers=_whole(inner["num_hidden_layers"], "num_hidden_layers", path), taps=tuple(i - 1 for i in ids),
-        mask_id=_whole(config["mask_token_id"], "mask_token_id", path), knobs={}, sizes=sizes, target_layers=None,
-        verifier=((config.get("speculators_config") or {}).get("verifier") or {}).get("name_or_path"), ignored=(),
-    )  # fmt: skip
+        folder=folder,
+        layout="vllm",
+        backbone="dflash",
+        block_size=_whole(config["block_size"], "block_size", path),
+        layers=_whole(inner["num_hidden_layers"], "num_hidden_layers", path),
+        taps=tuple(i - 1 for i in ids),
+        mask_id=_whole(config["mask_token_id"], "mask_token_id", path),
+        knobs={},
+        sizes=sizes,
+        target_layers=None,
+        verifier=((config.get("speculators_config") or {}).get("verifier") or {}).get("name_or_path"),
+        ignored=(),
+    )
 
 
 def _sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -237,8 +257,8 @@ def _ids(value: Any, key: str, path: Path) -> tuple[int, ...]:
 def drafter(found: Checkpoint, target: Target, backbone: BackboneConfig) -> tuple[DFlash, list[str]]:
     """The drafter of ``found`` for ``target``, in fp32, and what was left out because the target has it already.
 
-    ``backbone`` is what ``found.overrides`` describe. Errors: InputError, one line, when it was made for another target, or for
-    tensors that are missing, unknown, misshapen or not finite.
+    ``backbone`` is what ``found.overrides`` describe. Errors: InputError, one line, when it was made for another
+    target, or for tensors that are missing, unknown, misshapen or not finite.
     """
     _check_target(found, target, backbone)
     made = checkpoint.create(target, backbone)
@@ -264,7 +284,11 @@ def drafter(found: Checkpoint, target: Target, backbone: BackboneConfig) -> tupl
         for n, w in wanted.items()
         if n in given and given[n].shape != w.shape
     ]
-    problems = [f"{what} {_few(names)}" for what, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes)) if names]  # fmt: skip
+    problems = [
+        f"{what} {_few(names)}"
+        for what, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes))
+        if names
+    ]
     if problems:
         hint = nearest(unknown[0], missing) if unknown and missing else ""
         raise InputError(
@@ -295,16 +319,19 @@ def _check_target(found: Checkpoint, target: Target, backbone: BackboneConfig) -
 
 
 def check_layers(found: Checkpoint, target: str, layers: int) -> None:
-    """InputError when ``found`` is for a target of another depth than ``layers``, or taps what cannot be tapped there."""
+    """InputError when ``found`` is for a target of another depth than ``layers``, or taps what cannot be tapped
+    there."""
     if found.target_layers is not None and found.target_layers != layers:
         raise InputError(OTHER.format(found.folder, target, "num_target_layers", found.target_layers, layers))
     if found.taps[-1] >= layers - 1:
-        written = "target_layer_ids count decoder layers from 0" if found.layout == "hf" else (
-            "aux_hidden_state_layer_ids count hidden states, 0 being the embedding"
-        )  # fmt: skip
+        written = (
+            "target_layer_ids count decoder layers from 0"
+            if found.layout == "hf"
+            else ("aux_hidden_state_layer_ids count hidden states, 0 being the embedding")
+        )
         raise InputError(
-            f"{found.folder} taps layer {found.taps[-1]} of 0..{layers - 1}; {written}, and the last layer cannot be tapped "
-            "(its output is stored after the final norm); a file that counts otherwise must be corrected"
+            f"{found.folder} taps layer {found.taps[-1]} of 0..{layers - 1}; {written}, and the last layer cannot be "
+            "tapped (its output is stored after the final norm); a file that counts otherwise must be corrected"
         )
     check_taps(found.taps, layers)
 
@@ -344,7 +371,8 @@ def _few(names: Sequence[str], most: int = 4) -> str:
 def write(
     saved: Path, out: Path, *, layout: str, dtype: str, verifier: str | None = None, architectures: Sequence[str] = ()
 ) -> None:
-    """Writes the drafter that ``checkpoint.save`` put into ``saved`` to ``out``, for public loaders: config and weights only.
+    """Writes the drafter that ``checkpoint.save`` put into ``saved`` to ``out``, for public loaders: config and weights
+    only.
 
     ``verifier`` (hub id or folder) and its ``architectures`` are named in the ``vllm`` layout. Errors: InputError for a
     layout or dtype that is none, for Domino in the ``vllm`` layout, or for a drafter that was altered.
@@ -357,8 +385,8 @@ def write(
     own = config.pop("specauf")
     if layout == "vllm" and config["architectures"] != ["DFlashDraftModel"]:
         raise InputError(
-            f"--format vllm: {saved.parent.name} is a Domino drafter, and neither the speculators layout nor vLLM knows Domino "
-            "(vLLM pull request 46707 is not merged); --format hf is what SGLang and SpecForge read"
+            f"--format vllm: {saved.parent.name} is a Domino drafter, and neither the speculators layout nor vLLM "
+            "knows Domino (vLLM pull request 46707 is not merged); --format hf is what SGLang and SpecForge read"
         )
     if not weights.is_file() or own["weights"] != file_sha256(weights):
         raise InputError(f"{weights} cannot be read: it is not what was saved, but altered or damaged")
@@ -374,8 +402,11 @@ def speculators_config(config: Mapping[str, Any], verifier: str | None, architec
     outer = ("architectures", "block_size", "dflash_config", "num_target_layers", "dtype")
     special, size = config["dflash_config"], config["block_size"]
     greedy = {
-        "proposal_type": "greedy", "speculative_tokens": size - 1, "verifier_accept_k": 1, "accept_tolerance": 0.0,
-    }  # fmt: skip
+        "proposal_type": "greedy",
+        "speculative_tokens": size - 1,
+        "verifier_accept_k": 1,
+        "accept_tolerance": 0.0,
+    }
     return {
         "architectures": ["DFlashDraftModel"],
         "speculators_model_type": "dflash",

@@ -84,7 +84,8 @@ def labels_and_mask(
 
 
 def previous_tokens(tokens: Int[Tensor, "B T"], anchors: Int[Tensor, "B A"], slots: int) -> Int[Tensor, "B A K"]:
-    """The data token right before the one that each slot predicts: position anchor + k for slot k, clamped to the sequence.
+    """The data token right before the one that each slot predicts: position anchor + k for slot k, clamped to the
+    sequence.
 
     What a causal branch reads in training; for every slot inside a block's mask all of them are the block's own tokens.
     """

@@ -80,8 +80,8 @@ def _rope_scaling(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
 def load(folder: Path, target: Target, backbone: BackboneConfig, *, run: str | None = None) -> DFlash:
     """The drafter in ``folder`` for ``target``, and of ``run`` where one is named.
 
-    Errors: InputError when it was trained for another target, block size, depth or set of tapped layers, or in another run,
-    or when the files are missing, damaged or altered.
+    Errors: InputError when it was trained for another target, block size, depth or set of tapped layers, or in another
+    run, or when the files are missing, damaged or altered.
     """
     stored = read_json(folder / "config.json")
     weights = folder / "model.safetensors"

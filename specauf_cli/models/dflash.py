@@ -29,8 +29,8 @@ from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.models.target import Target
 
 SlotBySlot = Callable[[int, Tensor, Tensor], Tensor]
-"""``(slot, blocks [M], token before it [M])`` to the greedy proposals ``[M]`` of that slot. Slots are asked for in order, and a block that
-is left out once is not asked for again."""
+"""``(slot, blocks [M], token before it [M])`` to the greedy proposals ``[M]`` of that slot. Slots are asked for in
+order, and a block that is left out once is not asked for again."""
 
 
 class Context(NamedTuple):
@@ -59,8 +59,9 @@ class Context(NamedTuple):
 class View(NamedTuple):
     """Where the blocks of one pass lie: rotary positions of their slots, and which context each may see.
 
-    ``visible[b, a, t]``: block a sees context position t. Blocks never see each other. ``attention``: ``dense`` (one call
-    with a mask over everything, the reference), ``split`` (context and block apart) or ``flex``, which reads ``mask``.
+    ``visible[b, a, t]``: block a sees context position t. Blocks never see each other. ``attention``: ``dense`` (one
+    call with a mask over everything, the reference), ``split`` (context and block apart) or ``flex``, which reads
+    ``mask``.
     """
 
     rotary: tuple[Tensor, Tensor]
@@ -138,7 +139,8 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         return (from_context + from_block.reshape(*by_head, dim)).view(batch, heads, rows, dim)
 
     def _flex(self, q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Float[Tensor, "B H AW Dh"]:
-        """``flex_attention`` over [context ; all blocks]: tiles that no query may see are never computed. Compiled on a GPU."""
+        """``flex_attention`` over [context ; all blocks]: tiles that no query may see are never computed. Compiled on a
+        GPU."""
         attend = _compiled_flex() if q.is_cuda else flex_attention
         return attend(q, k, v, block_mask=mask, scale=self.scaling, enable_gqa=True)  # type: ignore[no-any-return]
 
@@ -257,8 +259,8 @@ class DFlash(nn.Module):
     def attention(self, hidden: Tensor, blocks: int) -> str:
         """Which attention to use for ``blocks`` blocks a sequence; ``auto`` looks at the device and the precision.
 
-        Many blocks: flex on a GPU; else dense in fp32, where it is the faster one, and split below. One block a sequence
-        (drafting): split, for dense would copy the whole context for each.
+        Many blocks: flex on a GPU; else dense in fp32, where it is the faster one, and split below. One block a
+        sequence (drafting): split, for dense would copy the whole context for each.
         """
         if self.backbone.attention != "auto":
             return self.backbone.attention
@@ -272,14 +274,15 @@ class DFlash(nn.Module):
     ) -> dict[str, Float[Tensor, "N K V"]]:
         """Logits of each branch through the target's frozen head.
 
-        ``previous[n, k]`` is the token right before the one that slot k predicts (the anchor's for k = 0); DFlash, whose
-        slots do not see each other's tokens, has no use for it.
+        ``previous[n, k]`` is the token right before the one that slot k predicts (the anchor's for k = 0); DFlash,
+        whose slots do not see each other's tokens, has no use for it.
         """
         return {"base": target.head(hidden)}
 
     @classmethod
     def row_wise(cls) -> bool:
-        """Whether a slot's logits follow from its own hidden state by the target's head alone: not where ``logits`` is overridden."""
+        """Whether a slot's logits follow from its own hidden state by the target's head alone: not where ``logits`` is
+        overridden."""
         return cls.logits is DFlash.logits
 
     def draft(
@@ -301,7 +304,8 @@ class DFlash(nn.Module):
         return propose
 
     def __init_subclass__(cls) -> None:
-        """TypeError for a backbone that drafts in its own way in ``draft`` but not in ``slot_by_slot``: they must agree."""
+        """TypeError for a backbone that drafts in its own way in ``draft`` but not in ``slot_by_slot``: they must
+        agree."""
         super().__init_subclass__()
         if "draft" in vars(cls) and "slot_by_slot" not in vars(cls):
             raise TypeError(f"{cls.__name__} defines draft, so it must define slot_by_slot too: replay drafts by it")

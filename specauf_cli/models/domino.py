@@ -1,8 +1,9 @@
 """The Domino backbone (arXiv 2605.29707): DFlash in parallel, then a light causal correction along the block.
 
-Labels are shifted: block position i predicts the token at anchor + 1 + i, so a block of size B has B slots and slot 0 sits on
-the anchor itself. A GRU reads the embeddings of the tokens before each slot (gold in training, drafted so far when decoding)
-and a low-rank projection of [hidden ; GRU state] is added to the base logits. Tensor names are those of public checkpoints.
+Labels are shifted: block position i predicts the token at anchor + 1 + i, so a block of size B has B slots and slot 0
+sits on the anchor itself. A GRU reads the embeddings of the tokens before each slot (gold in training, drafted so far
+when decoding) and a low-rank projection of [hidden ; GRU state] is added to the base logits. Tensor names are those of
+public checkpoints.
 """
 
 from typing import Any
@@ -35,7 +36,8 @@ class Domino(DFlash):
         emb_dim: int,
         pure_draft_prefix_len: int,
     ) -> None:
-        """``gru_hidden_dim``: GRU state; ``emb_dim``: rank of the correction; the first ``pure_draft_prefix_len`` slots have none."""
+        """``gru_hidden_dim``: GRU state; ``emb_dim``: rank of the correction; the first ``pure_draft_prefix_len`` slots
+        have none."""
         super().__init__(config, backbone, features, mask_id)
         self.prefix = pure_draft_prefix_len
         self.prefix_gru: Any = nn.GRU(config.hidden_size, gru_hidden_dim, bias=False, batch_first=True)
@@ -73,7 +75,8 @@ class Domino(DFlash):
     def draft(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
     ) -> Int[Tensor, "B A P"]:
-        """The greedy proposals of every block: one parallel pass, then slot after slot with the tokens drafted so far."""
+        """The greedy proposals of every block: one parallel pass, then slot after slot with the tokens drafted so
+        far."""
         propose = self.slot_by_slot(target, context, anchor_tokens, anchors)
         everyone = torch.arange(anchors.numel(), device=anchors.device)
         token, drafted = anchor_tokens.flatten(), list[Tensor]()

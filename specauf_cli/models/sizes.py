@@ -28,13 +28,20 @@ def of_model(config: Any) -> SizesConfig:
 def of_recipe(recipe: PretrainConfig) -> SizesConfig:
     """The sizes of a target that is trained here, with the vocabulary that its recipe asks for."""
     return SizesConfig(
-        recipe.hidden_size, recipe.intermediate_size, recipe.layers, recipe.heads, recipe.kv_heads, recipe.head_dim,
-        recipe.vocab_size, tied=True,
-    )  # fmt: skip
+        recipe.hidden_size,
+        recipe.intermediate_size,
+        recipe.layers,
+        recipe.heads,
+        recipe.kv_heads,
+        recipe.head_dim,
+        recipe.vocab_size,
+        tied=True,
+    )
 
 
 def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
-    """The sizes of a target before it is loaded: from its yaml, its recipe, or its ``config.json`` (a folder, or the hub).
+    """The sizes of a target before it is loaded: from its yaml, its recipe, or its ``config.json`` (a folder, or the
+    hub).
 
     ``local``: of the hub, only what is on this machine already. Errors: InputError when none of them can be read.
     """
@@ -55,14 +62,15 @@ def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
 
 
 def check(target: TargetConfig, real: SizesConfig) -> None:
-    """Errors: InputError where the sizes that the yaml of ``target`` states are not those of the model that was loaded."""
+    """Errors: InputError where the sizes that the yaml of ``target`` states are not those of the model that was
+    loaded."""
     assert target.sizes is not None
     ours, theirs = asdict(target.sizes), asdict(real)
     other = [f"{k} is {theirs[k]}, not {ours[k]}" for k in ours if ours[k] != theirs[k]]
     if other:
         raise InputError(
-            f"target {target.path!r} has other sizes than target={target.name} states: {'; '.join(other)}; for another model use "
-            "target=hf target.path=DIR"
+            f"target {target.path!r} has other sizes than target={target.name} states: {'; '.join(other)}; for another "
+            "model use target=hf target.path=DIR"
         )
 
 
@@ -98,7 +106,8 @@ def draft_layer(sizes: SizesConfig, backbone: BackboneConfig, **more: Any) -> Qw
 
 
 def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) -> dict[str, int]:
-    """Trainable weights of the drafter by its parts (``fc``, ``layers``, ...): counted on the module itself, without memory."""
+    """Trainable weights of the drafter by its parts (``fc``, ``layers``, ...): counted on the module itself, without
+    memory."""
     with torch.device("meta"):
         drafter = backbone.model(draft_layer(sizes, backbone), backbone, taps, 0)
     found: dict[str, int] = {}

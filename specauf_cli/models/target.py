@@ -46,7 +46,8 @@ class Target:
         self.hidden_size: int = model.config.hidden_size
         self.context_length: int = model.config.max_position_embeddings
         self._embedding: nn.Embedding = model.get_input_embeddings()
-        # A drafter uses the head in every step: where the target lies on several devices, a copy lies beside the embedding.
+        # A drafter uses the head in every step: where the target lies on several devices, a copy lies beside the
+        # embedding.
         head = model.get_output_embeddings()
         self._weight: Tensor = head.weight.to(self.device)
         self._low: Tensor | None = None
@@ -60,12 +61,13 @@ class Target:
             )
         if not bool(self._embedding.weight[chat.mask_id].any()):
             raise InputError(
-                f"the embedding row of mask token {config.mask_token!r} (id {chat.mask_id}) of target {config.name} is all "
-                "zero; choose a token with a trained or initialised row (target.mask_token=...)"
+                f"the embedding row of mask token {config.mask_token!r} (id {chat.mask_id}) of target {config.name} is "
+                "all zero; choose a token with a trained or initialised row (target.mask_token=...)"
             )
 
     def describe(self) -> dict[str, Any]:
-        """What a record says of a target that was not trained here; the fingerprint of one from the hub is its commit."""
+        """What a record says of a target that was not trained here; the fingerprint of one from the hub is its
+        commit."""
         hub = {} if is_local(str(self.config.path)) else {"path": self.config.path, "revision": self.config.revision}
         return {
             **hub,
@@ -88,7 +90,8 @@ class Target:
         return self._embedding(tokens)  # type: ignore[no-any-return]
 
     def head(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
-        """The frozen output head, cut to the tokenizer's length: padded vocabulary rows are never drafted nor emitted."""
+        """The frozen output head, cut to the tokenizer's length: padded vocabulary rows are never drafted nor
+        emitted."""
         weight, kind = self._weight, self.device.type
         if torch.is_autocast_enabled(kind):  # which would round the frozen weight anew in every call
             weight = self._rounded(torch.get_autocast_dtype(kind))
@@ -104,7 +107,8 @@ class Target:
 
     @torch.no_grad()
     def features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
-        """Tapped hidden states of right-padded sequences, F = taps * D. Padding is causal, so it changes nothing before it."""
+        """Tapped hidden states of right-padded sequences, F = taps * D. Padding is causal, so it changes nothing before
+        it."""
         with self._tapped(stop_after_last=True) as tapped, suppress(_AllTapped):
             self.model.model(input_ids=tokens, use_cache=False)
         return torch.cat([x.to(self.device) for x in tapped], dim=-1)
@@ -169,7 +173,8 @@ class Target:
                 handle.remove()
 
     def draft_config(self, backbone: BackboneConfig) -> Qwen3Config:
-        """Sizes of a draft layer: the target's own, as the public DFlash recipe does, with ``backbone.layers`` layers."""
+        """Sizes of a draft layer: the target's own, as the public DFlash recipe does, with ``backbone.layers``
+        layers."""
         source = self.model.config
         return sizes.draft_layer(
             sizes.of_model(source),
@@ -197,8 +202,8 @@ def spread(layers: int, count: int) -> tuple[int, ...]:
     found = tuple(round(1 + i * (layers - 4) / (count - 1)) for i in range(count))
     if len(set(found)) < count or min(found) < 0:
         raise InputError(
-            f"target.taps={count}: the rule round(1 + i (L-4)/(n-1)) finds no {count} different layers in a target with "
-            f"{layers} layers; give fewer, or a list of them: target.taps=[0,1]"
+            f"target.taps={count}: the rule round(1 + i (L-4)/(n-1)) finds no {count} different layers in a target "
+            f"with {layers} layers; give fewer, or a list of them: target.taps=[0,1]"
         )
     return found
 
@@ -225,8 +230,8 @@ def check_taps(taps: tuple[int, ...], layers: int) -> tuple[int, ...]:
 def check_cache(config: Any) -> None:
     """InputError for a target whose cache cannot be rolled back after a rejected draft.
 
-    Recurrent (linear attention, state space) layers fold tokens into one state, and a sliding window has already dropped
-    what a shorter sequence would still see; neither live decoding nor replay of it would be lossless.
+    Recurrent (linear attention, state space) layers fold tokens into one state, and a sliding window has already
+    dropped what a shorter sequence would still see; neither live decoding nor replay of it would be lossless.
     """
     text = config.get_text_config(decoder=True)
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
@@ -234,8 +239,8 @@ def check_cache(config: Any) -> None:
     kinds |= {type(x).__name__ for x in DynamicCache(config=config).layers} - {"DynamicLayer"} if not kinds else set()
     if kinds or config.model_type in ("mamba", "mamba2", "rwkv", "falcon_mamba", "recurrent_gemma"):
         raise InputError(
-            f"target of type {config.model_type!r} has {', '.join(sorted(kinds)) or 'recurrent'} layers, whose cache cannot be "
-            "rolled back after a rejected draft; choose a target with full attention in every layer"
+            f"target of type {config.model_type!r} has {', '.join(sorted(kinds)) or 'recurrent'} layers, whose cache "
+            "cannot be rolled back after a rejected draft; choose a target with full attention in every layer"
         )
 
 
@@ -252,14 +257,15 @@ def check_structure(model: Any) -> None:
     )
     if missing:
         raise InputError(
-            f"target of type {kind!r} has no {', '.join(missing)}; a drafter takes the sizes of its layers from there, so choose "
-            "a target built like Qwen, Llama or Mistral"
+            f"target of type {kind!r} has no {', '.join(missing)}; a drafter takes the sizes of its layers from there, "
+            "so choose a target built like Qwen, Llama or Mistral"
         )
 
 
 @torch.no_grad()
 def check_head(target: Target) -> None:
-    """InputError for a model that changes its logits behind the head (scaling, soft-capping): a drafter shares the head alone."""
+    """InputError for a model that changes its logits behind the head (scaling, soft-capping): a drafter shares the head
+    alone."""
     tokens = torch.tensor([[target.chat.eos_id, target.chat.pad_id]], device=target.device)
     theirs = target.model(input_ids=tokens, use_cache=False).logits[..., : target.chat.vocab].to(target.device)
     ours, _ = target.forward(tokens, target.new_cache())
@@ -270,13 +276,14 @@ def check_head(target: Target) -> None:
         )
     if not torch.allclose(ours.float(), theirs.float(), rtol=0.02, atol=0.02 * float(theirs.float().abs().max())):
         raise InputError(
-            f"target of type {target.model.config.model_type!r} changes its logits behind the head (scaling or soft-capping), which "
-            "a drafter that shares the head would not; choose another target"
+            f"target of type {target.model.config.model_type!r} changes its logits behind the head (scaling or "
+            "soft-capping), which a drafter that shares the head would not; choose another target"
         )
 
 
 def free_row(chat: Chat, weight: Float[Tensor, "V D"]) -> int:
-    """An embedding row for the mask token: the first of the padding behind the vocabulary, else a reserved token; not all zero.
+    """An embedding row for the mask token: the first of the padding behind the vocabulary, else a reserved token; not
+    all zero.
 
     A row is not added: serving engines load the target as it was published. Errors: InputError when there is none.
     """
@@ -285,8 +292,8 @@ def free_row(chat: Chat, weight: Float[Tensor, "V D"]) -> int:
         if row < len(weight) and bool(weight[row].any()):
             return row
     raise InputError(
-        f"tokenizer {chat.tokenizer.name_or_path!r} has no mask token, no reserved token, and the embedding no row to spare; name a "
-        "token that no text holds, or its id: target.mask_token=TOKEN"
+        f"tokenizer {chat.tokenizer.name_or_path!r} has no mask token, no reserved token, and the embedding no row to "
+        "spare; name a token that no text holds, or its id: target.mask_token=TOKEN"
     )
 
 
@@ -314,13 +321,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None) -> Target:
     """The target at ``config.path`` (hub id or folder), frozen, in ``dtype`` (None: its own, ``target.dtype``).
 
-    Only safetensors weights are read. Errors: InputError when nothing can be loaded from there, or nothing that can work.
+    Only safetensors weights are read. Errors: InputError when nothing can be loaded from there, or nothing that can
+    work.
     """
     assert config.path is not None, "a target that is trained here has been given its folder by the caller"
     spread_out = {} if config.device_map is None else {"device_map": config.device_map}
     if spread_out and importlib.util.find_spec("accelerate") is None:
         raise InputError(
-            f"target.device_map={config.device_map!r} needs the package accelerate: pip install accelerate; or leave it null"
+            f"target.device_map={config.device_map!r} needs the package accelerate: pip install accelerate; or leave "
+            "it null"
         )
     if config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise InputError("target.attention='flash_attention_2' needs the package flash-attn; use target.attention=sdpa")
@@ -348,8 +357,8 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
     away = sorted({str(x) for x in getattr(model, "hf_device_map", {}).values()} & {"cpu", "disk", "meta"})
     if spread_out and away and device != "cpu":
         raise InputError(
-            f"target.device_map={config.device_map!r} leaves parts of target {config.name} on {', '.join(away)}: the GPUs are too small "
-            "for it, and every step would wait for that; choose a smaller target"
+            f"target.device_map={config.device_map!r} leaves parts of target {config.name} on {', '.join(away)}: the "
+            "GPUs are too small for it, and every step would wait for that; choose a smaller target"
         )
     if commit is None and Path(config.path).is_dir():
         commit = content_fingerprint(Path(config.path))
@@ -361,7 +370,8 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
 
 
 def _check_whole(config: TargetConfig, report: Mapping[str, Any]) -> None:
-    """InputError for weights that the files lack or hold in another shape: they would be random, and nobody would be told."""
+    """InputError for weights that the files lack or hold in another shape: they would be random, and nobody would be
+    told."""
     for what, names in (
         ("hold no", sorted(report["missing_keys"])),
         ("hold another shape of", sorted(str(m[0]) for m in report["mismatched_keys"])),
@@ -369,8 +379,8 @@ def _check_whole(config: TargetConfig, report: Mapping[str, Any]) -> None:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(
-                f"target {config.path!r} cannot be loaded: its files {what} {names[0]}{more}; get the whole checkpoint, or the "
-                "config.json that belongs to it"
+                f"target {config.path!r} cannot be loaded: its files {what} {names[0]}{more}; get the whole "
+                "checkpoint, or the config.json that belongs to it"
             )
 
 

@@ -38,7 +38,8 @@ def auf_decay(stats: BlockStats, *, gamma: int | float) -> Float[Tensor, "N K"]:
 
 
 def support(stats: BlockStats) -> Bool[Tensor, "N K"]:
-    """The AUF support S: valid slots up to and including j* = min{j valid : argmax q_j != y_j}; all valid slots if none.
+    """The AUF support S: valid slots up to and including j* = min{j valid : argmax q_j != y_j}; all valid slots if
+    none.
 
     A slot is in S iff it is valid and every slot before it was predicted correctly (the mask is a contiguous prefix,
     so every slot before a valid one is valid).

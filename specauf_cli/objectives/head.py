@@ -1,11 +1,12 @@
 """The head and the cross-entropy without all logits at once. Values and gradients are those of ``loss.block_stats``.
 
-``full``: every logit of the batch, the reference. ``chunked``: a few rows at a time. ``pruned``: slot after slot, and only on
-blocks whose earlier slots were all right: exactly the rows in the support of a truncating credit, each of them once.
+``full``: every logit of the batch, the reference. ``chunked``: a few rows at a time. ``pruned``: slot after slot, and
+only on blocks whose earlier slots were all right: exactly the rows in the support of a truncating credit, each of them
+once.
 
-The head is frozen, so the gradient of a row's cross-entropy with respect to its hidden state is found together with the loss
-and kept instead of the logits: nothing is computed twice. Where logits are more than the head's rows (Domino's final branch,
-a backbone's own ``logits``) the batch is chunked by recomputation.
+The head is frozen, so the gradient of a row's cross-entropy with respect to its hidden state is found together with the
+loss and kept instead of the logits: nothing is computed twice. Where logits are more than the head's rows (Domino's
+final branch, a backbone's own ``logits``) the batch is chunked by recomputation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,16 +35,18 @@ Logits = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
 def choose(asked: str, objective: ObjectiveConfig, row_wise: bool, logits: int, device: str) -> str:
-    """The head for an objective: ``asked``, or what ``auto`` means for ``logits`` numbers in a batch on a kind of device.
+    """The head for an objective: ``asked``, or what ``auto`` means for ``logits`` numbers in a batch on a kind of
+    device.
 
-    ``row_wise``: ``DFlash.row_wise`` of the drafter. Errors: InputError where pruning would change the loss: a credit that
-    reaches past the first wrong token, two branches, or logits that are more than the head's rows.
+    ``row_wise``: ``DFlash.row_wise`` of the drafter. Errors: InputError where pruning would change the loss: a credit
+    that reaches past the first wrong token, two branches, or logits that are more than the head's rows.
     """
     truncates = row_wise and getattr(objective.base, "func", objective.base) in TRUNCATING
     if asked == "pruned" and not truncates:
         raise InputError(
-            "trainer.head=pruned needs a backbone with DFlash's own logits and a credit that ends at the first wrong token "
-            f"({', '.join(f.__name__ for f in TRUNCATING)}); not so with objective {objective.name!r} here; use chunked, full or auto"
+            "trainer.head=pruned needs a backbone with DFlash's own logits and a credit that ends at the first wrong "
+            f"token ({', '.join(f.__name__ for f in TRUNCATING)}); not so with objective {objective.name!r} here; use "
+            "chunked, full or auto"
         )
     if asked != "auto":
         return asked
@@ -93,7 +96,8 @@ def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_
 
 @torch.no_grad()
 def hits(logits_of: Logits, blocks: Blocks, vocabulary: int) -> Int[Tensor, ""]:
-    """Slots predicted right among all that are valid: what a pruned head does not see, without gradients and in chunks."""
+    """Slots predicted right among all that are valid: what a pruned head does not see, without gradients and in
+    chunks."""
     at_once = max(1, AT_ONCE[blocks.hidden.device.type] // (4 * vocabulary * blocks.mask.shape[1]))
     found = [
         (logits_of(b.hidden, b.previous)["base"].float().argmax(dim=-1) == b.labels) & b.mask
@@ -105,7 +109,8 @@ def hits(logits_of: Logits, blocks: Blocks, vocabulary: int) -> Int[Tensor, ""]:
 def _rows(
     row_logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, at_once: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy ``[M]`` of single rows, whether their argmax is the label, and d cross-entropy / d hidden ``[M, D]``."""
+    """Cross-entropy ``[M]`` of single rows, whether their argmax is the label, and d cross-entropy / d hidden ``[M,
+    D]``."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for some, label in zip(torch.split(hidden, at_once), torch.split(labels, at_once), strict=True):
         with torch.enable_grad():
@@ -120,7 +125,8 @@ def _rows(
 def _scan(
     row_logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, mask: Tensor, at_once: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Slot after slot over the blocks still alive (every slot so far right, the next one valid): rows of the support."""
+    """Slot after slot over the blocks still alive (every slot so far right, the next one valid): rows of the
+    support."""
     slots = mask.shape[1]
     alive = mask[:, 0].nonzero()[:, 0]
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -136,7 +142,8 @@ def _scan(
 
 
 class _Losses(torch.autograd.Function):
-    """Lays the rows' losses out over all slots (0 elsewhere); backward, each row's gradient is its slope times the loss's."""
+    """Lays the rows' losses out over all slots (0 elsewhere); backward, each row's gradient is its slope times the
+    loss's."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, index: Tensor, ce: Tensor, slope: Tensor) -> Tensor:  # type: ignore[no-untyped-def]

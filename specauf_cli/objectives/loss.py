@@ -34,13 +34,15 @@ def block_stats(
 def cross_entropy(
     logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"]
 ) -> tuple[Float[Tensor, "*N"], Bool[Tensor, "*N"]]:
-    """-log softmax at the label (fp32, with gradient), and whether the label is the argmax (ties: the lowest token id)."""
+    """-log softmax at the label (fp32, with gradient), and whether the label is the argmax (ties: the lowest token
+    id)."""
     found: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
     return found
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy and argmax together. Over a large vocabulary time goes by the passes over the logits, and this makes fewer.
+    """Cross-entropy and argmax together. Over a large vocabulary time goes by the passes over the logits, and this
+    makes fewer.
 
     The softmax is kept for the backward pass: its gradient is the softmax minus one at the label.
     """
@@ -50,7 +52,8 @@ class _CrossEntropy(torch.autograd.Function):
         scores, at = logits.float(), labels[..., None]
         choice = scores.argmax(dim=-1, keepdim=True)
         shares = torch.softmax(scores, dim=-1)
-        # log of the softmax at the label, by way of its largest value: that of an unlikely label may be too small to say.
+        # log of the softmax at the label, by way of its largest value: that of an unlikely label may be too small to
+        # say.
         ce = (scores.gather(-1, choice) - scores.gather(-1, at) - shares.gather(-1, choice).log())[..., 0]
         correct = choice[..., 0] == labels
         ctx.save_for_backward(shares, labels)
@@ -72,7 +75,8 @@ def weighted_ce(
     """The loss as ``(total, weight)``; micro-batches and ranks add both and divide once.
 
     ``batch``: sum m c l and sum m c (ratio of global sums, the paper's). ``block``: sum over blocks of the block's own
-    ratio, and the number of blocks with any credit. ``valid``: sum m c l and sum m. A batch without credit gives (0, 0).
+    ratio, and the number of blocks with any credit. ``valid``: sum m c l and sum m. A batch without credit gives (0,
+    0).
     """
     weights = torch.where(mask, credit.detach(), torch.zeros_like(credit))
     losses = torch.where(mask, ce, torch.zeros_like(ce)) * weights
@@ -102,7 +106,8 @@ class BranchLoss:
 def branch_losses(
     facts: Mapping[str, Facts], mask: Bool[Tensor, "N K"], objective: ObjectiveConfig, *, normalize: str
 ) -> dict[str, BranchLoss]:
-    """Loss pair and telemetry sums of every branch; the credit of ``final`` reads the branch ``objective.final_reads``."""
+    """Loss pair and telemetry sums of every branch; the credit of ``final`` reads the branch
+    ``objective.final_reads``."""
     result = {}
     for name, (stats, ce) in facts.items():
         credit = objective.base if name == "base" else objective.final
@@ -111,8 +116,8 @@ def branch_losses(
         weights = credit(read)
         if weights.shape != mask.shape:
             raise InputError(
-                f"objective {objective.name!r}: its credit for branch {name} has shape {list(weights.shape)}; blocks and slots are "
-                f"[N, K] = {list(mask.shape)}"
+                f"objective {objective.name!r}: its credit for branch {name} has shape {list(weights.shape)}; blocks "
+                f"and slots are [N, K] = {list(mask.shape)}"
             )
         total, weight = weighted_ce(ce, weights, mask, normalize=normalize)
         result[name] = BranchLoss(total, weight, telemetry(stats))
@@ -122,9 +127,9 @@ def branch_losses(
 def telemetry(stats: BlockStats) -> dict[str, Int[Tensor, ""]]:
     """Sums for the log, the same for every objective because no credit enters.
 
-    valid |V|, correct on V of the ``seen`` slots (common-mask accuracy = correct / seen; all of V are seen, unless a pruned head
-    leaves it to some steps), support |S| of AUF, correct on S, blocks with a valid slot, and the accepted prefix lengths A
-    summed over those blocks (accept length = 1 + accepted / blocks).
+    valid |V|, correct on V of the ``seen`` slots (common-mask accuracy = correct / seen; all of V are seen, unless a
+    pruned head leaves it to some steps), support |S| of AUF, correct on S, blocks with a valid slot, and the accepted
+    prefix lengths A summed over those blocks (accept length = 1 + accepted / blocks).
     """
     in_support = support(stats)
     return {

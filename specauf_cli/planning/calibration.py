@@ -1,7 +1,7 @@
 """A few real training steps on this machine, timed: what a training of these sizes takes here.
 
-The target is built with random weights of its real sizes: a step takes as long with them. What depends on how good a drafter
-is (the rows that a pruned head computes) is corrected by counting.
+The target is built with random weights of its real sizes: a step takes as long with them. What depends on how good a
+drafter is (the rows that a pruned head computes) is corrected by counting.
 """
 
 import statistics
@@ -169,7 +169,8 @@ def examples_like(made: Plan) -> list[Example]:
 
 
 def pretraining_seconds(config: Config, found: Material, device: str) -> float:
-    """Seconds until the small target is trained, from three of its steps; 0 where none is trained here or it is there already."""
+    """Seconds until the small target is trained, from three of its steps; 0 where none is trained here or it is there
+    already."""
     recipe = config.target.pretrain
     if not found.untrained or recipe is None or found.chat is None:
         return 0.0

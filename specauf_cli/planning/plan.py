@@ -1,8 +1,9 @@
-"""What a training will take, before it is started: parameters, work, memory, disk, hours. Arithmetic only; nothing is loaded.
+"""What a training will take, before it is started: parameters, work, memory, disk, hours. Arithmetic only; nothing is
+loaded.
 
-Work is counted in floating-point operations of matrix products (a multiply and an add are two); a backward pass counts twice its
-forward pass for trainable parts, once for frozen ones. Norms, softmax and the optimiser are left out: they cost memory
-bandwidth, not products, and hide in the utilisation.
+Work is counted in floating-point operations of matrix products (a multiply and an add are two); a backward pass counts
+twice its forward pass for trainable parts, once for frozen ones. Norms, softmax and the optimiser are left out: they
+cost memory bandwidth, not products, and hide in the utilisation.
 """
 
 import statistics
@@ -36,7 +37,8 @@ SUPPORT = 3.0
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many examples there are and how long: ``mean`` tokens (``longest`` at most); ``source`` says how it is known."""
+    """How many examples there are and how long: ``mean`` tokens (``longest`` at most); ``source`` says how it is
+    known."""
 
     examples: int
     mean: float
@@ -46,7 +48,8 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is counted. Work in operations a step; in bytes by part, memory on one process's device and disk under ``runs/``.
+    """What is counted. Work in operations a step; in bytes by part, memory on one process's device and disk under
+    ``runs/``.
 
     ``features``: bytes that the features of all examples would take, stored or not.
     """
@@ -93,17 +96,25 @@ def plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool =
         except InputError:
             continue  # a credit that reaches past the first wrong token cannot be pruned
     made = Plan(
-        config, sizes, lengths, steps, head, drafter, all_sizes.target_parameters(sizes),
-        _work(config, sizes, lengths, taps, attention) | {"head": modes[head][0]}, modes,
+        config,
+        sizes,
+        lengths,
+        steps,
+        head,
+        drafter,
+        all_sizes.target_parameters(sizes),
+        _work(config, sizes, lengths, taps, attention) | {"head": modes[head][0]},
+        modes,
         features,
-    )  # fmt: skip
+    )
     made.disk.update(_disk(made))
     made.memory.update(_memory(made, len(taps), branches, attention, device))
     return made
 
 
 def estimated(config: Config, corpus: Corpus | None) -> Lengths:
-    """Lengths where the tokenizer is not at hand: four characters a token, as English has; without ``corpus``, as its yaml states.
+    """Lengths where the tokenizer is not at hand: four characters a token, as English has; without ``corpus``, as its
+    yaml states.
 
     Errors: InputError where it states nothing.
     """
@@ -234,14 +245,15 @@ def check_utilisation(share: float) -> None:
 
 
 def hours_on(made: Plan, name: str, devices: int, utilisation: float) -> float:
-    """Hours of training on ``devices`` named cards: work / (peak x assumed utilisation). Errors: InputError for what cannot be."""
+    """Hours of training on ``devices`` named cards: work / (peak x assumed utilisation). Errors: InputError for what
+    cannot be."""
     trainer = made.config.trainer
     check_utilisation(utilisation)
     micros = trainer.batch_size // trainer.micro_batch
     if devices < 1 or micros % devices:
         raise InputError(
-            f"--devices {devices} cannot share {micros} micro-batches: trainer.batch_size={trainer.batch_size} must be a multiple of "
-            f"devices x trainer.micro_batch={trainer.micro_batch}"
+            f"--devices {devices} cannot share {micros} micro-batches: trainer.batch_size={trainer.batch_size} must be "
+            f"a multiple of devices x trainer.micro_batch={trainer.micro_batch}"
         )
     return made.steps * made.per_step / (gpu(name)[0] * utilisation * devices) / 3600
 
@@ -261,13 +273,16 @@ def lines(made: Plan) -> list[str]:
         "; of the original answers: those of the target, made first, are not counted" if config.data.regenerate else ""
     )
     found = [
-        f"{config.profile.name}: {config.backbone.title} {config.objective.title} for {config.target.title}, data {config.data.name}",
-        f"  parameters   drafter {number(count)} trainable ({parts}); target {number(made.target)} frozen in {config.target.dtype}, "
-        f"layers {', '.join(map(str, taps))} tapped",
-        f"  data         {lengths.examples:,} examples, {lengths.mean:,.0f} tokens each on average ({lengths.source}{own})",
+        f"{config.profile.name}: {config.backbone.title} {config.objective.title} for {config.target.title}, data "
+        f"{config.data.name}",
+        f"  parameters   drafter {number(count)} trainable ({parts}); target {number(made.target)} frozen in "
+        f"{config.target.dtype}, layers {', '.join(map(str, taps))} tapped",
+        f"  data         {lengths.examples:,} examples, {lengths.mean:,.0f} tokens each on average "
+        f"({lengths.source}{own})",
         f"  steps        {steps:,} ({origin}), {trainer.batch_size} sequences each: {number(tokens)} tokens and "
         f"{trainer.batch_size * trainer.anchors:,} blocks a step, {number(tokens * steps)} tokens in all",
-        f"  work         {number(made.per_step)}FLOP a step ({share(made.work)}), {number(made.per_step * steps)}FLOP in all",
+        f"  work         {number(made.per_step)}FLOP a step ({share(made.work)}), {number(made.per_step * steps)}FLOP "
+        "in all",
     ]
     for mode, (work, memory) in made.heads.items():
         chosen = ", this run's" if mode == made.head else ""
@@ -277,7 +292,8 @@ def lines(made: Plan) -> list[str]:
         *found,
         f"  memory       {size(sum(made.memory.values()))} on each device ({listed(made.memory)})",
         f"  disk         {size(sum(made.disk.values()))} ({listed(made.disk)}); features are "
-        f"{'not stored' if trainer.features == 'online' else f'kept in {trainer.features}'}: all of them are {size(made.features)}",
+        f"{'not stored' if trainer.features == 'online' else f'kept in {trainer.features}'}: all of them are "
+        f"{size(made.features)}",
     ]
 
 

@@ -19,7 +19,8 @@ AVERAGE = "Avg"
 
 @dataclass(frozen=True)
 class Finding:
-    """One condition: average tau by objective, the differences by column title and ``Avg``, and the verdict on each claim.
+    """One condition: average tau by objective, the differences by column title and ``Avg``, and the verdict on each
+    claim.
 
     ``gain`` is AUF - decay, ``rest`` AUF - AUF+decay in tau; ``accuracy`` decay - AUF in block-mask accuracy.
     """
@@ -35,8 +36,8 @@ class Finding:
 def finding(page: AblationSpec, condition: Condition, records: Sequence[RunRecord]) -> Finding | None:
     """What was measured under one condition, at the lowest temperature; None while a row or a benchmark is missing.
 
-    Verdicts are on the average over the benchmarks: AUF > decay, AUF and AUF+decay within the margin of each other, and the
-    inversion: decay has the higher block-mask accuracy and yet the lower tau.
+    Verdicts are on the average over the benchmarks: AUF > decay, AUF and AUF+decay within the margin of each other, and
+    the inversion: decay has the higher block-mask accuracy and yet the lower tau.
     """
     measured = select(page.experiment, records)
     if {r.objective for r in measured.records} != {r.objective for r in page.rows}:
@@ -67,15 +68,25 @@ def finding(page: AblationSpec, condition: Condition, records: Sequence[RunRecor
 
 
 def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, links: str | None = None) -> str:
-    """The page: a row for every condition, a line for every claim, the benchmarks one by one, and the records behind it.
+    """The page: a row for every condition, a line for every claim, the benchmarks one by one, and the records behind
+    it.
 
     ``records`` by the name of their condition; ``links``: where the folders of records lie from there.
     """
     findings = [f for c in page.conditions if (f := finding(page, c, records.get(c.name, ()))) is not None]
     missing = [_name(c) for c in page.conditions if c.name not in {f.condition.name for f in findings}]
     titles = {r.objective: r.title for r in page.rows}
-    head = ["factor", "value", *(f"tau, {cell(t)}" for t in titles.values()), "AUF - decay", CLAIMS[0], "AUF - AUF+decay", CLAIMS[1],
-            "accuracy, decay - AUF", CLAIMS[2]]  # fmt: skip
+    head = [
+        "factor",
+        "value",
+        *(f"tau, {cell(t)}" for t in titles.values()),
+        "AUF - decay",
+        CLAIMS[0],
+        "AUF - AUF+decay",
+        CLAIMS[1],
+        "accuracy, decay - AUF",
+        CLAIMS[2],
+    ]
     text = [f"# {cell(page.title)}", "", *_summary(findings), "", table_row(head), table_row(["---"] * len(head))]
     for f in findings:
         of, columns = [v for k, v in f.gain.items() if k != AVERAGE], len(page.columns)
@@ -84,14 +95,18 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
         text.append(
             table_row(
                 [
-                    cell(f.condition.factor), cell(f.condition.value),
+                    cell(f.condition.factor),
+                    cell(f.condition.value),
                     *(f"{f.taus[o].value:.2f} ± {f.taus[o].half_width:.2f}" for o in titles),
-                    signed(f.gain[AVERAGE]), f"**{f.verdicts[CLAIMS[0]]}** ({above} of {columns})",
-                    signed(f.rest[AVERAGE]), f"**{f.verdicts[CLAIMS[1]]}** ({close} of {columns})",
-                    f"{100 * f.accuracy.value:+.1f} ± {100 * f.accuracy.half_width:.1f}", f"**{f.verdicts[CLAIMS[2]]}**",
+                    signed(f.gain[AVERAGE]),
+                    f"**{f.verdicts[CLAIMS[0]]}** ({above} of {columns})",
+                    signed(f.rest[AVERAGE]),
+                    f"**{f.verdicts[CLAIMS[1]]}** ({close} of {columns})",
+                    f"{100 * f.accuracy.value:+.1f} ± {100 * f.accuracy.half_width:.1f}",
+                    f"**{f.verdicts[CLAIMS[2]]}**",
                 ]
             )
-        )  # fmt: skip
+        )
     text += ["", *_benchmarks(page, findings)]
     if missing:
         text += ["", f"Not measured yet: {', '.join(missing)}."]
@@ -99,8 +114,9 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
     at = min((b.temperature for r in everything for b in r.benchmarks), default=0.0)
     text += [
         "",
-        f"Verdicts are on the average over the benchmarks at T = {at:g}. AUF = AUF+decay: the interval lies within ±{page.margin:g} tokens. "
-        "Inversion: decay has the higher block-mask accuracy (in points) and yet the lower tau. In brackets: on how many benchmarks one by one.",
+        f"Verdicts are on the average over the benchmarks at T = {at:g}. AUF = AUF+decay: the interval lies within "
+        f"±{page.margin:g} tokens. Inversion: decay has the higher block-mask accuracy (in points) and yet the lower "
+        "tau. In brackets: on how many benchmarks one by one.",
     ]
     if everything:
         seeds = sorted({r.seed for r in everything})

@@ -19,7 +19,8 @@ OTHER_VARIANTS = ("s_auf", "s_auf_decay", "f_auf", "f_auf_decay")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim at one temperature (None: it is about training). ``numbers`` are the measured ones the verdict rests on."""
+    """One claim at one temperature (None: it is about training). ``numbers`` are the measured ones the verdict rests
+    on."""
 
     claim: str
     text: str
@@ -31,12 +32,12 @@ class Verdict:
 def verdicts(measured: Measured, definition: str) -> list[Verdict]:
     """Verdicts on the claims that the table's backbone is about; claims whose rows are missing are left out.
 
-    DFlash: C1 AUF has the higher tau than decay on every benchmark and on average. C2 AUF and AUF+decay are equivalent in tau:
-    every interval of their difference lies within +- the experiment's margin. C3 decay has the higher common-mask accuracy
-    and yet the lower average tau. C6 AUF lifts the conditional acceptance alpha_k at k = 1..6 (average over benchmarks).
-    C7 in training with AUF, active ratio and support accuracy rise together. Domino: C4 every AUF variant beats decay in
-    average tau. C5 the base-branch variant that the paper names is the best of the six. Source: Spec-AUF (arXiv 2607.01893),
-    sections 4 and 5.
+    DFlash: C1 AUF has the higher tau than decay on every benchmark and on average. C2 AUF and AUF+decay are equivalent
+    in tau: every interval of their difference lies within +- the experiment's margin. C3 decay has the higher
+    common-mask accuracy and yet the lower average tau. C6 AUF lifts the conditional acceptance alpha_k at k = 1..6
+    (average over benchmarks). C7 in training with AUF, active ratio and support accuracy rise together. Domino: C4
+    every AUF variant beats decay in average tau. C5 the base-branch variant that the paper names is the best of the
+    six. Source: Spec-AUF (arXiv 2607.01893), sections 4 and 5.
     """
     result = of_tau(measured, definition)
     if {"auf", "decay"} <= {r.objective for r in measured.records}:
@@ -65,7 +66,8 @@ def of_tau(measured: Measured, definition: str) -> list[Verdict]:
 
 
 def matrix(found: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Every claim against every profile as a Markdown table: the verdicts at the profile's temperatures, in their order.
+    """Every claim against every profile as a Markdown table: the verdicts at the profile's temperatures, in their
+    order.
 
     ``found``: verdicts by profile; ``links[profile][claim]``: the page with the numbers behind them.
     """
@@ -199,7 +201,8 @@ def _every_variant(measured: Measured, temperature: float, definition: str) -> V
 
 
 def _base_best(measured: Measured, temperature: float, definition: str) -> Verdict:
-    """The paper names B-AUF+D at T = 0 and B-AUF above; it must beat the other base-branch variant and the four others."""
+    """The paper names B-AUF+D at T = 0 and B-AUF above; it must beat the other base-branch variant and the four
+    others."""
     named, other = BASE_VARIANTS[::-1] if temperature == 0 else BASE_VARIANTS
     rest = (other, *OTHER_VARIANTS)
     found = _averages(measured, [(named, v) for v in rest], temperature, definition)

@@ -1,7 +1,7 @@
 """Figures as pure functions of records: what training looked like, how deep blocks are accepted, accuracy against tau.
 
-Drawn with matplotlib's objects (no global state), in the Okabe-Ito colours, told apart by marker and line style as well, so they
-survive print and colour-blindness. SVG and PNG come out the same for the same records.
+Drawn with matplotlib's objects (no global state), in the Okabe-Ito colours, told apart by marker and line style as
+well, so they survive print and colour-blindness. SVG and PNG come out the same for the same records.
 """
 
 from __future__ import annotations
@@ -30,20 +30,39 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 STYLE: Any = {
-    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-    "legend.frameon": False, "svg.hashsalt": "specauf", "figure.dpi": 150, "lines.markersize": 4.5,
-}  # fmt: skip
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.hashsalt": "specauf",
+    "figure.dpi": 150,
+    "lines.markersize": 4.5,
+}
 LOOKS = {
-    "full_ce": 0, "decay": 1, "auf_decay": 2, "b_auf_decay": 2, "auf": 3, "b_auf": 3,
-    "s_auf": 4, "s_auf_decay": 5, "f_auf": 6, "f_auf_decay": 7,
-}  # fmt: skip
-"""Which colour, marker and line an objective has in every figure; Domino's base-branch variants share those of their DFlash namesakes."""
+    "full_ce": 0,
+    "decay": 1,
+    "auf_decay": 2,
+    "b_auf_decay": 2,
+    "auf": 3,
+    "b_auf": 3,
+    "s_auf": 4,
+    "s_auf_decay": 5,
+    "f_auf": 6,
+    "f_auf_decay": 7,
+}
+"""Which colour, marker and line an objective has in every figure; Domino's base-branch variants share those of their
+DFlash namesakes."""
 
 DEPTHS = range(1, 7)
 CURVES = {
-    "loss": "loss", "accuracy": "common-mask accuracy", "active_ratio": "active ratio",
-    "support_accuracy": "support accuracy", "accept_length": "accept length (training blocks)",
-}  # fmt: skip
+    "loss": "loss",
+    "accuracy": "common-mask accuracy",
+    "active_ratio": "active ratio",
+    "support_accuracy": "support accuracy",
+    "accept_length": "accept length (training blocks)",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,8 @@ class Figure:
 def figures(
     experiments: Sequence[TableSpec], records: Sequence[RunRecord], snapshots: Sequence[RunRecord] = ()
 ) -> list[Figure]:
-    """Every figure that the records (of one profile) allow; ``snapshots`` are measurements of drafters along the way."""
+    """Every figure that the records (of one profile) allow; ``snapshots`` are measurements of drafters along the
+    way."""
     found: list[Figure | None] = []
     chosen = [m for m in (select(e, records) for e in experiments) if m.records]
     with matplotlib.rc_context(STYLE):
@@ -120,8 +140,9 @@ def _dynamics(measured: Measured) -> Figure | None:
     handles, labels = axes[0].get_legend_handles_labels()
     axes[5].legend(handles, labels, loc="center", title="objective")
     text = (
-        "Training dynamics, mean over seeds. Every statistic is the same for all objectives: no credit enters, except into the "
-        "loss itself, whose values are therefore not comparable between objectives. For Domino: the final branch, fed with the data's tokens."
+        "Training dynamics, mean over seeds. Every statistic is the same for all objectives: no credit enters, except "
+        "into the loss itself, whose values are therefore not comparable between objectives. For Domino: the final "
+        "branch, fed with the data's tokens."
     )
     return _figure(measured, "dynamics", "training dynamics", text, canvas)
 
@@ -139,7 +160,10 @@ def _plane(measured: Measured) -> Figure | None:
         ax.plot(x.iloc[-1:], y.iloc[-1:], label=escape.drawn(title), **{**look, "linestyle": "none"})
     ax.set(xlabel="active ratio |S| / |V|", ylabel="support accuracy (accuracy on S)")
     ax.legend(title="last step")
-    text = "Path of training, from the lower left; the marker is the last step. Mean over seeds. S: accept-until-fail support."
+    text = (
+        "Path of training, from the lower left; the marker is the last step. Mean over seeds. S: accept-until-fail "
+        "support."
+    )
     return _figure(measured, "plane", "active ratio and support accuracy", text, canvas)
 
 
@@ -185,8 +209,8 @@ def _depths(measured: Measured) -> Figure | None:
     right.set(xlabel="k", xticks=DEPTHS, title="on held-out conversations, as in training")
     left.legend(ncols=2)
     text = (
-        "Conditional acceptance alpha_k: of the rounds (blocks) whose first k - 1 drafts are right, the share whose k-th is too. Left: "
-        "with 95 % intervals over prompts and seeds. Right: labels are the data's tokens."
+        "Conditional acceptance alpha_k: of the rounds (blocks) whose first k - 1 drafts are right, the share whose "
+        "k-th is too. Left: with 95 % intervals over prompts and seeds. Right: labels are the data's tokens."
     )
     return _figure(measured, "alpha", "conditional acceptance by depth", text, canvas)
 
@@ -205,7 +229,10 @@ def _survival(measured: Measured) -> Figure | None:
         ax.plot(np.arange(len(alive))[shown], alive[shown], label=escape.drawn(title), **look)
     ax.set(xlabel="k", ylabel="P(A ≥ k)", yscale="log", title=f"all rounds of all benchmarks, T = {temperature:g}")
     ax.legend()
-    text = "Survival of a block: the share of rounds that accept at least k draft tokens; one plus the sum over k ≥ 1 is the pooled tau."
+    text = (
+        "Survival of a block: the share of rounds that accept at least k draft tokens; one plus the sum over k ≥ 1 "
+        "is the pooled tau."
+    )
     return _figure(measured, "survival", "survival of a block", text, canvas)
 
 
@@ -238,7 +265,10 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
     ax.set(xlabel="training step", ylabel=f"tau ({measured.experiment.definition}), T = {temperature:g}")
     ax.legend()
     prompts = sum(b.measured for b in chosen[0].benchmarks if b.temperature == temperature)
-    text = f"tau of drafters kept along the way, average over benchmarks, {prompts} prompts in all (fewer than in the tables)."
+    text = (
+        f"tau of drafters kept along the way, average over benchmarks, {prompts} prompts in all (fewer than in the "
+        "tables)."
+    )
     return _figure(measured, "steps", "tau against training", text, canvas, chosen)
 
 
@@ -281,14 +311,15 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
         ax.legend()
     axes[0].set_ylabel("tau, average over benchmarks, T = 0")
     text = (
-        "The inversion: a drafter that predicts more slots of a block right need not be accepted further. One point per run; rank "
-        f"correlation {'; '.join(notes) or 'of fewer than three runs is not shown'}."
+        "The inversion: a drafter that predicts more slots of a block right need not be accepted further. One point "
+        f"per run; rank correlation {'; '.join(notes) or 'of fewer than three runs is not shown'}."
     )
     return Figure("inversion", "Block-mask accuracy and tau", text, canvas, [p[0] for p in points])
 
 
 def _rows(measured: Measured) -> list[tuple[str, str, dict[str, Any]]]:
-    """(objective, title, look) of the rows that have records; an objective of the reader's own takes a look that is free."""
+    """(objective, title, look) of the rows that have records; an objective of the reader's own takes a look that is
+    free."""
     objectives = [row.objective for row in measured.experiment.rows]
     free = (i for i in itertools.count() if i not in {LOOKS.get(o) for o in objectives})
     looks = {o: _look(LOOKS[o] if o in LOOKS else next(free)) for o in objectives}

@@ -123,7 +123,8 @@ def _check_same_ruler(experiment: TableSpec, records: Sequence[RunRecord]) -> No
         ):
             if mine != theirs:
                 raise InputError(
-                    f"{experiment.name}: {records[0].run} and {record.run} were measured with different {what}; evaluate them alike"
+                    f"{experiment.name}: {records[0].run} and {record.run} were measured with different {what}; "
+                    "evaluate them alike"
                 )
 
 
@@ -133,7 +134,8 @@ def common(a: Mapping[str, Sample], b: Mapping[str, Sample]) -> list[str]:
 
 
 def sources(records: Sequence[RunRecord], links: str) -> str:
-    """Markdown that names the records by objective, each a link to its file; ``links``: where the profile's records lie from there."""
+    """Markdown that names the records by objective, each a link to its file; ``links``: where the profile's records lie
+    from there."""
     several = len({r.backbone for r in records}) > 1
     found: dict[str, list[str]] = {}
     for r in records:

@@ -1,4 +1,5 @@
-"""One self-contained HTML page per profile: headline, tables, verdicts, figures, commands, environment, records. No network."""
+"""One self-contained HTML page per profile: headline, tables, verdicts, figures, commands, environment, records. No
+network."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,10 @@ from specauf_cli.store.records import RunRecord
 
 CSS = """
 :root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 82rem; padding: 1.5rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto;
+  max-width: 82rem; padding: 1.5rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
@@ -25,11 +28,16 @@ th { background: #f4f4f4; } td[style*="right"], th[style*="right"], .wide td:nth
 td em { white-space: normal; }
 figure { margin: 1.5rem 0; break-inside: avoid; } figure svg { width: 100%; height: auto; max-width: 60rem; }
 figcaption { font-size: .85rem; color: #444; max-width: 60rem; overflow-wrap: anywhere; }
-code, pre { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; } pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem; }
+code, pre { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem; }
 .holds { color: #006b4f; } .fails { color: #a33b00; } .open { color: #555; }
 .matrix td { white-space: nowrap; } .matrix td:last-child { white-space: normal; }
 @media (max-width: 40rem) { body { padding: .8rem; font-size: 15px; } table { font-size: .78rem; } }
-@media print { h1, h2, h3 { break-after: avoid; } tr { break-inside: avoid; } body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; } .wide { overflow: visible; } table { font-size: 7.5pt; } }
+@media print {
+  h1, h2, h3 { break-after: avoid; } tr { break-inside: avoid; }
+  body { max-width: none; font-size: 10pt; padding: 0; }
+  nav { display: none; } .wide { overflow: visible; } table { font-size: 7.5pt; }
+}
 """
 MARK = {"holds": "holds", "does not hold": "fails", "not separable": "open"}
 
@@ -43,7 +51,8 @@ def html(
     *,
     links: str | None,
 ) -> str:
-    """The page. ``variants``: further tables as Markdown; ``links``: where the record files lie from the page (None: not linked)."""
+    """The page. ``variants``: further tables as Markdown; ``links``: where the record files lie from the page (None:
+    not linked)."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     chosen = [e for e in experiments if select(e, records).records]
     shown = [r for e in chosen for r in select(e, records).records]
@@ -91,7 +100,10 @@ def _headline(found: Sequence[Verdict], records: Sequence[RunRecord]) -> str:
     words = [v.verdict for v in found]
     counted = ", ".join(f"<b>{words.count(name)}</b> <span class={css}>{name}</span>" for name, css in MARK.items())
     counts = sorted(set(Counter((r.backbone, r.objective) for r in records).values()))
-    return f"{len(found)} verdicts on the paper's claims: {counted}. {' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}."
+    return (
+        f"{len(found)} verdicts on the paper's claims: {counted}. {' or '.join(map(str, counts))} "
+        f"seed{'s' if counts[-1] > 1 else ''}."
+    )
 
 
 def _matrix(found: Sequence[Verdict]) -> str:

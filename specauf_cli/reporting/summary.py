@@ -32,19 +32,24 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
         for b in chosen:
             rest = f"({prompts_of(b)})"
             if all_starts and b.starts:
-                rest += f"  all starts: mean accepted {_mean(b.starts['histogram']):.3f}, alpha {_alphas(b.starts['histogram'])}"
+                rest += (
+                    f"  all starts: mean accepted {_mean(b.starts['histogram']):.3f}, alpha "
+                    f"{_alphas(b.starts['histogram'])}"
+                )
             text.append(
                 f"  {b.title:<28} T={temperature:g}  {plus_minus(interval(samples[b.benchmark], b.benchmark))}  {rest}"
             )
         text.append(f"  {'average':<28} T={temperature:g}  {plus_minus(average(samples))}")
     text.append(
-        f"  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %  (held-out conversations, common mask)"
+        f"  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %  (held-out conversations, common "
+        "mask)"
     )
     asked, same, rounds = (sum(b.audit[k] for b in record.benchmarks) for k in ("requests", "identical", "same_rounds"))
     text.append(
         "  audit: no request was decoded live"
         if not asked
-        else f"  audit: {same} of {asked} live outputs equal the target's own token for token, {rounds} have the recorded rounds"
+        else f"  audit: {same} of {asked} live outputs equal the target's own token for token, {rounds} have the "
+        "recorded rounds"
     )
     return escape.lines(text)
 
@@ -71,9 +76,13 @@ def of_state(
     """A run on disk: what was chosen, how far it got, and the loss as a line of bars."""
     config = about["config"]
     chosen = {
-        "backbone": config["backbone"]["name"], "objective": config["objective"]["name"], "target": config["target"]["name"],
-        "data": about["data"]["name"], "profile": config["profile"]["name"], "seed": config["seed"],
-    }  # fmt: skip
+        "backbone": config["backbone"]["name"],
+        "objective": config["objective"]["name"],
+        "target": config["target"]["name"],
+        "data": about["data"]["name"],
+        "profile": config["profile"]["name"],
+        "seed": config["seed"],
+    }
     trainer, steps = config["trainer"], config["trainer"]["steps"]
     done = origin or f"{step} steps"
     so_far = f", {done}" if state == "finished" else f" at step {step}" + (f" of {steps}" if steps else "")
@@ -90,7 +99,8 @@ def of_state(
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """``values`` as bars of eight heights, averaged down to at most ``width`` of them, with the first and last number."""
+    """``values`` as bars of eight heights, averaged down to at most ``width`` of them, with the first and last
+    number."""
     bars, size = "▁▂▃▄▅▆▇█", max(1, -(-len(values) // width))
     means = [sum(values[i : i + size]) / len(values[i : i + size]) for i in range(0, len(values), size)]
     low, high = min(means), max(means)
@@ -193,7 +203,10 @@ def _pairs(mine: RunRecord, base: RunRecord) -> list[tuple[BenchmarkResult, Benc
 
 def _line(title: str, temperature: float, found: Interval) -> str:
     verdict = "" if found.separable else "  not separable"
-    return f"  {title:<28} T={temperature:g}  {found.value:+.3f} ± {found.half_width:.3f}  (detectable {found.detectable:.3f}){verdict}"
+    return (
+        f"  {title:<28} T={temperature:g}  {found.value:+.3f} ± {found.half_width:.3f}  (detectable "
+        f"{found.detectable:.3f}){verdict}"
+    )
 
 
 def plus_minus(found: Interval) -> str:

@@ -46,10 +46,13 @@ def lines(measured: Measured) -> list[Line]:
             blocks = measured.accuracy(row.objective)
             result.append(
                 Line(
-                    temperature, row.title, "ours", _values(experiment, taus),
+                    temperature,
+                    row.title,
+                    "ours",
+                    _values(experiment, taus),
                     None if blocks is None else interval(blocks, "heldout"),
                 )
-            )  # fmt: skip
+            )
             result.append(Line(temperature, row.title, "paper", _paper(experiment, temperature, row.objective), None))
     return result
 
@@ -98,7 +101,8 @@ def _paper(experiment: TableSpec, temperature: float, objective: str) -> tuple[f
 
 
 def markdown(experiment: TableSpec, records: Sequence[RunRecord], *, links: str | None = None) -> str:
-    """The table as Markdown with differences, verdicts and footnotes. ``links``: where the record files lie from there."""
+    """The table as Markdown with differences, verdicts and footnotes. ``links``: where the record files lie from
+    there."""
     measured = select(experiment, records)
     text = [f"# {escape.cell(experiment.title)}", "", *main_table(measured), ""]
     if measured.records:
@@ -188,7 +192,8 @@ def definition_table(measured: Measured) -> list[str]:
 
 
 def notes(measured: Measured, links: str | None) -> list[str]:
-    """Footnotes: what was counted, on what, with which seeds, how the audit went, and the records behind the numbers."""
+    """Footnotes: what was counted, on what, with which seeds, how the audit went, and the records behind the
+    numbers."""
     experiment, chosen = measured.experiment, measured.records
     if not chosen:
         return ["No run of this table is finished yet.", "", f"Paper: {escape.cell(experiment.paper.source)}."]
@@ -199,15 +204,16 @@ def notes(measured: Measured, links: str | None) -> list[str]:
         _changes_note(chosen),
         f"tau: definition {escape.code(experiment.definition)} (docs/tau.md; the paper's is the mean of A + 1 over "
         "rounds); average over benchmarks unweighted. Bold: best of ours in the column.",
-        "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts, a conversation being "
-        f"one cluster{', and seeds' if seeds > 1 else '; with one seed it speaks of this drafter, not of training again'}. "
+        "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts, a "
+        "conversation being one "
+        f"cluster{', and seeds' if seeds > 1 else '; with one seed it speaks of this drafter, not of training again'}. "
         "(n.s.): not separable, the interval of the difference contains 0.",
         _detectable_note(measured),
-        "Block-mask accuracy: share of supervised slots predicted right on held-out conversations, the same blocks for every "
-        "drafter; differences in points."
+        "Block-mask accuracy: share of supervised slots predicted right on held-out conversations, the same blocks "
+        "for every drafter; differences in points."
         + (
-            " Domino's is that of its final branch, which is given the tokens of the data before each slot: not to be compared "
-            "with DFlash's."
+            " Domino's is that of its final branch, which is given the tokens of the data before each slot: not to be "
+            "compared with DFlash's."
             if experiment.backbone == "domino"
             else ""
         ),
@@ -222,7 +228,8 @@ def notes(measured: Measured, links: str | None) -> list[str]:
 
 
 def variants(table: CreditsSpec, objectives: Mapping[str, Mapping[str, Any]]) -> str:
-    """The matrix of credits per branch as Markdown, from the content of ``conf/objective``, with the paper's beside it."""
+    """The matrix of credits per branch as Markdown, from the content of ``conf/objective``, with the paper's beside
+    it."""
     text = [
         f"# {escape.cell(table.title)}",
         "",
@@ -234,8 +241,8 @@ def variants(table: CreditsSpec, objectives: Mapping[str, Mapping[str, Any]]) ->
         same = DASH if row.objective not in table.paper else "yes" if found == table.paper[row.objective] else "**no**"
         text.append(table_row([escape.cell(row.title), *map(escape.cell, found), same]))
     note = (
-        "common: the whole valid block; base-auf, final-auf: up to and including the first wrong token of that branch. Read from "
-        "`conf/objective`, not written by hand."
+        "common: the whole valid block; base-auf, final-auf: up to and including the first wrong token of that "
+        "branch. Read from `conf/objective`, not written by hand."
     )
     return "\n".join([*text, "", note, "", f"Paper: {escape.cell(table.source)}.", ""])
 
@@ -355,9 +362,22 @@ def _target(record: RunRecord) -> str:
 
 
 PLACES = (
-    "profile", "backbone", "objective", "seed", "experiment", "runs", "device", "threads", "workers", "together", "data_root", "benchmark_root",
-    "evaluation.audit", "evaluation.batch_size", "evaluation.all_starts",
-)  # fmt: skip
+    "profile",
+    "backbone",
+    "objective",
+    "seed",
+    "experiment",
+    "runs",
+    "device",
+    "threads",
+    "workers",
+    "together",
+    "data_root",
+    "benchmark_root",
+    "evaluation.audit",
+    "evaluation.batch_size",
+    "evaluation.all_starts",
+)
 """Keys whose values a table shows anyway, or that change no number in it."""
 
 

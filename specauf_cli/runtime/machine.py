@@ -43,8 +43,8 @@ def free_memory(device: str) -> int:
 def _keep_freed_memory() -> None:
     """Tells glibc to keep freed blocks instead of returning them: a step frees and takes the same large tensors again.
 
-    Elsewhere (musl, macOS) there is no mallopt and nothing happens. One arena and no mmap (large blocks
-    come from the heap, where they are kept), no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
+    Elsewhere (musl, macOS) there is no mallopt and nothing happens. One arena and no mmap (large blocks come from the
+    heap, where they are kept), no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

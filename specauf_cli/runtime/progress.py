@@ -20,9 +20,13 @@ def track(name: str, total: int, start: int = 0) -> Iterator[Callable[[int, str]
     """
     if sys.stderr.isatty():
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
-        )  # fmt: skip
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(name, total=total, completed=start, text="")
             yield lambda done, text: bar.update(task, completed=done, text=text)

@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node 2 -m specauf_cli train objective=auf
 
-Each rank takes every n-th micro-batch. Anchors and order are drawn for the whole batch, so they do not depend on the number of
-ranks; gradients, numerators and denominators are added over the ranks and divided once. The first rank writes the files.
-Evaluation deals the prompts out.
+Each rank takes every n-th micro-batch. Anchors and order are drawn for the whole batch, so they do not depend on the
+number of ranks; gradients, numerators and denominators are added over the ranks and divided once. The first rank writes
+the files. Evaluation deals the prompts out.
 """
 
 import os

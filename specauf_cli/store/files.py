@@ -59,7 +59,8 @@ def atomic(path: Path) -> Iterator[Path]:
 def lock(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Holds ``folder`` for one process; the system lets go of it when the process ends, however it ends.
 
-    Errors: InputError, naming the process and its host, while another one holds it; ``wait``: waits for that one instead.
+    Errors: InputError, naming the process and its host, while another one holds it; ``wait``: waits for that one
+    instead.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

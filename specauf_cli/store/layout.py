@@ -30,7 +30,8 @@ def snapshots(folder: Path) -> list[int]:
     found = sorted(int(p.name[5:]) for p in (folder / "snapshots").glob("step-*") if p.name[5:].isdecimal())
     if not found:
         raise InputError(
-            f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS or trainer.eval_every=STEPS"
+            f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS or "
+            "trainer.eval_every=STEPS"
         )
     return found
 
@@ -43,8 +44,8 @@ def snapshot(folder: Path, step: int) -> Path:
 def all_measured(folder: Path) -> list[RunRecord]:
     """What was measured of a run, one record per set of evaluation settings (precision, length, seed), the newest last.
 
-    Each has every benchmark that was measured with its settings, the newest of each prompt set. Errors: InputError when the
-    run was never measured.
+    Each has every benchmark that was measured with its settings, the newest of each prompt set. Errors: InputError when
+    the run was never measured.
     """
     merged: dict[str, RunRecord] = {}
     for record in measured(folder):
@@ -59,7 +60,8 @@ def all_measured(folder: Path) -> list[RunRecord]:
 
 @dataclass(frozen=True)
 class State:
-    """One run as it lies on disk: ``finished``, ``training`` (now; ``reason`` says where), ``failed`` or ``interrupted``."""
+    """One run as it lies on disk: ``finished``, ``training`` (now; ``reason`` says where), ``failed`` or
+    ``interrupted``."""
 
     name: str
     state: str
@@ -144,7 +146,8 @@ def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool =
 
 
 def initial(runs: Path, name: str | None) -> tuple[Path, str] | None:
-    """Where the drafter of the run that training starts from lies, and the hash of its weights; None for random weights.
+    """Where the drafter of the run that training starts from lies, and the hash of its weights; None for random
+    weights.
 
     Errors: InputError for an unknown or unfinished run.
     """
@@ -191,7 +194,8 @@ def is_signed(about: dict[str, Any]) -> bool:
 
 @contextmanager
 def intact(folder: Path, files: str) -> Iterator[None]:
-    """Says of a run whose ``files`` lack a key that is read inside, or hold something else under it, that they are damaged."""
+    """Says of a run whose ``files`` lack a key that is read inside, or hold something else under it, that they are
+    damaged."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -240,13 +244,14 @@ def curve_of(folder: Path) -> dict[str, list[float]]:
 
 
 def check_same_training(config: Config, folder: Path) -> None:
-    """InputError, before anything is loaded or trained, when ``config`` would train another drafter than ``folder`` holds."""
+    """InputError, before anything is loaded or trained, when ``config`` would train another drafter than ``folder``
+    holds."""
     then = about_of(folder)["config"]
     groups = ("backbone", "objective", "trainer", "data", "target", "seed")
     other = [g for g in groups if then.get(g) != config.resolved[g]]
     other += ["profile"] if then["profile"]["name"] != config.profile.name else []
     if other:
         raise InputError(
-            f"run {folder.name} was trained with another {', '.join(other)} than these settings say; eval accepts evaluation.* and "
-            "benchmark settings only"
+            f"run {folder.name} was trained with another {', '.join(other)} than these settings say; eval accepts "
+            "evaluation.* and benchmark settings only"
         )

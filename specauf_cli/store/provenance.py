@@ -97,7 +97,8 @@ def command_line(overrides: Mapping[str, str] | Sequence[str]) -> str:
 def peak_memory_mib() -> float:
     """Peak resident memory of this process so far, MiB.
 
-    From /proc where there is one: ``ru_maxrss`` (KiB on Linux, bytes on macOS) counts a parent's from before the program started.
+    From /proc where there is one: ``ru_maxrss`` (KiB on Linux, bytes on macOS) counts a parent's from before the
+    program started.
     """
     status = Path("/proc/self/status")
     if status.is_file():

@@ -15,8 +15,8 @@ SCHEMA = 1
 def run_id(config: Config, *, target: str, data: str, init: str | None = None) -> str:
     """Names plus a short hash of everything that determines the trained weights; evaluation settings do not enter.
 
-    ``target`` and ``data`` are the fingerprints of the target's weights and of the training data's content, ``init`` that of the
-    weights it starts from (None: random ones, which the seed determines).
+    ``target`` and ``data`` are the fingerprints of the target's weights and of the training data's content, ``init``
+    that of the weights it starts from (None: random ones, which the seed determines).
     """
     identity = {
         k: config.resolved[k] for k in ("backbone", "objective", "trainer", "data", "target", "profile", "seed")
@@ -30,7 +30,8 @@ def run_id(config: Config, *, target: str, data: str, init: str | None = None) -
 class BenchmarkResult:
     """One benchmark at one temperature: the traces of every request and what was left out.
 
-    ``starts`` (replay only): the histogram of accepted counts over every start, and block-mask sums per slot on trajectories.
+    ``starts`` (replay only): the histogram of accepted counts over every start, and block-mask sums per slot on
+    trajectories.
     """
 
     benchmark: str
@@ -56,8 +57,8 @@ class RunRecord:
     """Everything needed to trust and redo one run: what was asked, with what, where, and the raw outcome.
 
     ``heldout`` holds block-mask sums on held-out conversations: per slot, valid and correct counts. ``training`` is the
-    last line of the log plus totals, and the log's columns that figures need. Means are never stored; tables compute them.
-    ``step`` is set when a drafter from the middle of training was measured; such records are never in a table.
+    last line of the log plus totals, and the log's columns that figures need. Means are never stored; tables compute
+    them. ``step`` is set when a drafter from the middle of training was measured; such records are never in a table.
     """
 
     run: str

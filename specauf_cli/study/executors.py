@@ -1,4 +1,5 @@
-"""The jobs of a study, a drafter each: trained and measured in this process, in several, or by one of Hydra's launchers."""
+"""The jobs of a study, a drafter each: trained and measured in this process, in several, or by one of Hydra's
+launchers."""
 
 import json
 import os
@@ -84,7 +85,8 @@ def outcomes(jobs: Sequence[Job], config: Config, launcher: str | None) -> Itera
 
 
 def _in_turn(jobs: Sequence[Job], together: bool) -> Iterator[tuple[Job, RunRecord | str]]:
-    """Fills the jobs in this process; ``together``: those of one table and seed are trained in one pass over the data."""
+    """Fills the jobs in this process; ``together``: those of one table and seed are trained in one pass over the
+    data."""
     worker = Worker()
     for _, group in groupby(jobs, key=lambda c: (c.experiment, c.seed)):
         some = list(group)
@@ -97,7 +99,8 @@ def _in_turn(jobs: Sequence[Job], together: bool) -> Iterator[tuple[Job, RunReco
 
 
 def serve() -> None:
-    """What a worker process does: reads the overrides of a job from every line of stdin, answers on stdout, until it ends."""
+    """What a worker process does: reads the overrides of a job from every line of stdin, answers on stdout, until it
+    ends."""
     answers, sys.stdout = sys.stdout, sys.stderr
     worker = Worker()
     for line in sys.stdin:
@@ -166,14 +169,21 @@ def _ask(process: "subprocess.Popen[str]", job: Job) -> RunRecord | str:
 
 @contextmanager
 def _process(words: Sequence[str], **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    """``specauf`` with these words in a process of its own, which is asked to stop (and saves) when the block is left early.
+    """``specauf`` with these words in a process of its own, which is asked to stop (and saves) when the block is left
+    early.
 
-    In a session of its own, so that a Ctrl-C reaches it once, by way of this process; its stderr is passed on line by line.
+    In a session of its own, so that a Ctrl-C reaches it once, by way of this process; its stderr is passed on line by
+    line.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "specauf_cli", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True, env={**os.environ, **environment},
-    )  # fmt: skip
+        [sys.executable, "-m", "specauf_cli", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **environment},
+    )
 
     def pass_on() -> None:
         for line in process.stderr or ():
@@ -206,7 +216,8 @@ def fill_as_hydra_job(config: Config, overrides: list[str]) -> None:
 
 
 def _launched(jobs: Sequence[Job], runs: Path, launcher: str) -> Iterator[tuple[Job, RunRecord | str]]:
-    """Hands the jobs to a launcher as one sweep for all that share backbone and settings, and reads what its jobs left behind."""
+    """Hands the jobs to a launcher as one sweep for all that share backbone and settings, and reads what its jobs left
+    behind."""
     for backbone, settings in dict.fromkeys((c.backbone, c.settings) for c in jobs):
         some = [c for c in jobs if (c.backbone, c.settings) == (backbone, settings)]
         places = {c: _place(compose.compose(c.words)) for c in some}

@@ -49,10 +49,12 @@ def run(
     launcher: str | None = None,
     only: Sequence[str] | None = None,
 ) -> None:
-    """Trains and measures every missing job of the experiments (``only``: of these objectives), then prints and writes their tables.
+    """Trains and measures every missing job of the experiments (``only``: of these objectives), then prints and writes
+    their tables.
 
-    A job that fails leaves the others running; the next call tries it again. Errors: InputError naming the failed jobs and
-    their reasons, at the end; before anything is trained, when ``publish`` is asked for on a tree with uncommitted changes.
+    A job that fails leaves the others running; the next call tries it again. Errors: InputError naming the failed jobs
+    and their reasons, at the end; before anything is trained, when ``publish`` is asked for on a tree with uncommitted
+    changes.
     """
     if ranks.WORLD > 1:
         raise InputError("torchrun shares one training or evaluation; a table has workers=N and --launcher instead")
@@ -129,12 +131,15 @@ def _jobs(page: Spec, overrides: Sequence[str], seed: int, steps: int | None) ->
         return []
     return [
         Job(
-            f"{page.name}/{condition.name}", page.backbone, row.objective, seed,
+            f"{page.name}/{condition.name}",
+            page.backbone,
+            row.objective,
+            seed,
             (*page.settings, *overrides, *condition_overrides(condition, row.objective, steps)),
         )
         for condition in page.conditions
         for row in page.rows
-    ]  # fmt: skip
+    ]
 
 
 def _page(experiment: str) -> str:
@@ -341,7 +346,8 @@ def _require_clean() -> None:
         raise InputError("--publish works in a git checkout of the project only: a published record names its commit")
     if state["dirty"]:
         raise InputError(
-            "--publish needs a clean tree: commit the changes to code, conf and experiments first, so that the record's commit is what ran"
+            "--publish needs a clean tree: commit the changes to code, conf and experiments first, so that the "
+            "record's commit is what ran"
         )
 
 
@@ -350,7 +356,8 @@ def _publish(record: RunRecord, local: Path, source: Path | None = None, under: 
     for what, code in (("measured", record.code), ("trained", record.training["code"])):
         if code["dirty"] is not False:
             raise InputError(
-                f"record {record.id} was {what} with uncommitted changes; move runs/{record.run} aside and make it again"
+                f"record {record.id} was {what} with uncommitted changes; move runs/{record.run} aside and make it "
+                "again"
             )
     source = source or local / record.run / "records" / f"{record.id}.json"
     goal = RESULTS / "records" / record.profile / under / source.name

@@ -40,7 +40,8 @@ class Order:
         self.per_epoch = len(lengths) // batch_size
         if self.per_epoch < 1:
             raise InputError(
-                f"{len(lengths)} training examples are fewer than trainer.batch_size={batch_size}; lower it or give more data"
+                f"{len(lengths)} training examples are fewer than trainer.batch_size={batch_size}; lower it or give "
+                "more data"
             )
         self._epoch, self._batches = -1, [[0]]
 
@@ -83,8 +84,9 @@ class Step:
         micros = config.trainer.batch_size // config.trainer.micro_batch
         if micros % ranks.WORLD:
             raise InputError(
-                f"{ranks.WORLD} ranks cannot share {micros} micro-batches: trainer.batch_size={config.trainer.batch_size} must be a "
-                f"multiple of {ranks.WORLD} x trainer.micro_batch={config.trainer.micro_batch}"
+                f"{ranks.WORLD} ranks cannot share {micros} micro-batches: "
+                f"trainer.batch_size={config.trainer.batch_size} must be a multiple of {ranks.WORLD} x "
+                f"trainer.micro_batch={config.trainer.micro_batch}"
             )
         logits = config.trainer.micro_batch * config.trainer.anchors * drafter.slots * target.chat.vocab
         with torch.autocast(target.device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16"):
@@ -165,7 +167,8 @@ class Step:
             gradients[name] = list(found) if known is None else [a + b for a, b in zip(known, found, strict=True)]
 
     def _sums(self, parts: Sequence[Mapping[str, BranchLoss]]) -> dict[str, Tensor]:
-        """Sums for the log: the drafting branch's under plain names, another's as ``base_...``; losses per branch if several."""
+        """Sums for the log: the drafting branch's under plain names, another's as ``base_...``; losses per branch if
+        several."""
         sums: dict[str, Tensor] = {}
         for name in self.drafter.branches:
             prefix = "" if name == self.drafter.branches[-1] else f"{name}_"
@@ -193,7 +196,8 @@ def _weight(parts: Sequence[Mapping[str, BranchLoss]], branch: str) -> Tensor:
 
 
 def _mean(parts: Sequence[Mapping[str, BranchLoss]], shares: Mapping[str, float]) -> Tensor:
-    """The loss of a batch: per branch the totals over the weights, both summed over the micro-batches and divided once."""
+    """The loss of a batch: per branch the totals over the weights, both summed over the micro-batches and divided
+    once."""
     means = [s * (torch.stack([p[k].total for p in parts]).sum() / _weight(parts, k)) for k, s in shares.items()]
     return torch.stack(means).sum()
 
@@ -221,8 +225,8 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
 class Task:
     """One drafter to train into ``folder`` under the name ``identity``.
 
-    ``probe`` measures it every ``trainer.eval_every`` steps; what it finds is in the log. ``start``: the folder of the drafter whose
-    weights it begins with (None: random ones, by the seed).
+    ``probe`` measures it every ``trainer.eval_every`` steps; what it finds is in the log. ``start``: the folder of the
+    drafter whose weights it begins with (None: random ones, by the seed).
     """
 
     config: Config
@@ -233,7 +237,8 @@ class Task:
 
 
 def train(target: Target, examples: Sequence[Example], features: Features, tasks: Sequence[Task]) -> list[Running]:
-    """Trains the drafters of ``tasks`` (resuming what is there), a step of each in turn, and saves those that got to the end.
+    """Trains the drafters of ``tasks`` (resuming what is there), a step of each in turn, and saves those that got to
+    the end.
 
     Drafters of one seed meet the same batches, anchors and features; each ends exactly as it would have alone.
     """
@@ -280,9 +285,24 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
     print(f"{task.identity}: head {step.head}, attention {step.attention}", file=sys.stderr)
     log = stack.enter_context(sink(config.tracking if ranks.FIRST else OFF, task.folder, config.resolved))
     return Job(
-        name=f"{config.backbone.title} {config.objective.title} seed {config.seed}", folder=task.folder, module=drafter,
-        step=step, summary=summary, identity=task.identity, steps=total_steps(trainer, len(examples)), lr=trainer.lr,
-        betas=trainer.betas, weight_decay=trainer.weight_decay, warmup=trainer.warmup, clip=trainer.clip,
-        log_every=trainer.log_every, save_every=trainer.save_every, save_minutes=trainer.save_minutes, keep=trainer.keep,
-        measure=measure, snapshot=snapshot, sink=log, shared=True,
-    )  # fmt: skip
+        name=f"{config.backbone.title} {config.objective.title} seed {config.seed}",
+        folder=task.folder,
+        module=drafter,
+        step=step,
+        summary=summary,
+        identity=task.identity,
+        steps=total_steps(trainer, len(examples)),
+        lr=trainer.lr,
+        betas=trainer.betas,
+        weight_decay=trainer.weight_decay,
+        warmup=trainer.warmup,
+        clip=trainer.clip,
+        log_every=trainer.log_every,
+        save_every=trainer.save_every,
+        save_minutes=trainer.save_minutes,
+        keep=trainer.keep,
+        measure=measure,
+        snapshot=snapshot,
+        sink=log,
+        shared=True,
+    )

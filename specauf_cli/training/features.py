@@ -29,16 +29,17 @@ TOKENS = 16_384
 class Features:
     """Target features of training batches: ``online`` (for each batch), or all first, in ``memory`` or on ``disk``.
 
-    Batches depend on the seed and not on the objective, so drafters trained one after another with one seed read the same
-    features: what was computed online is kept, up to ``KEEP`` bytes, and a later drafter gets the very same tensors. Under
-    bf16 autocast they are rounded to bf16 at once, which the drafter's first product would do anyway; in fp32 nothing is
-    rounded anywhere. Only the target's layers up to the last tapped one run, and no head.
+    Batches depend on the seed and not on the objective, so drafters trained one after another with one seed read the
+    same features: what was computed online is kept, up to ``KEEP`` bytes, and a later drafter gets the very same
+    tensors. Under bf16 autocast they are rounded to bf16 at once, which the drafter's first product would do anyway; in
+    fp32 nothing is rounded anywhere. Only the target's layers up to the last tapped one run, and no head.
     """
 
     KEEP = 1_500_000_000
 
     def __init__(self, target: Target, examples: Sequence[Example], trainer: TrainerConfig, folder: Path) -> None:
-        """``folder``: where ``disk`` keeps them, below a name of their own. Errors: InputError when they do not fit there."""
+        """``folder``: where ``disk`` keeps them, below a name of their own. Errors: InputError when they do not fit
+        there."""
         self.target, self.examples, self.trainer = target, examples, trainer
         self.kept: dict[tuple[tuple[int, ...], int], Tensor] = {}
         self.bytes, self.seed = 0, -1
@@ -90,7 +91,8 @@ class Features:
             self.store.ahead(index)
 
     def _rows(self, index: Iterable[int]) -> Iterable[tuple[int, Tensor]]:
-        """Each example with its features ``[T, F]``, without padding; neighbours in length go through the target together."""
+        """Each example with its features ``[T, F]``, without padding; neighbours in length go through the target
+        together."""
         order = sorted(index, key=lambda i: (len(self.examples[i].tokens), i))
         while order:
             longest = len(self.examples[order[:64][-1]].tokens)
@@ -125,8 +127,8 @@ class Memory:
 class Disk:
     """All features in ``folder``, in shards of ``SHARD`` bytes named by their number and the hash of their content.
 
-    A shard is written whole or not at all, so what an interrupted run has made is used by the next one. Its hash is compared
-    with its name when it is first read.
+    A shard is written whole or not at all, so what an interrupted run has made is used by the next one. Its hash is
+    compared with its name when it is first read.
     """
 
     SHARD = 128_000_000
@@ -152,8 +154,8 @@ class Disk:
             free, wanted = shutil.disk_usage(folder).free, size * len(missing) // len(members)
             if wanted > free:
                 raise InputError(
-                    f"trainer.features=disk needs {wanted / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free; use "
-                    "trainer.features=online or another folder (runs=...)"
+                    f"trainer.features=disk needs {wanted / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB "
+                    "are free; use trainer.features=online or another folder (runs=...)"
                 )
         # Dealt out by number: what is missing may differ between ranks that look at different times.
         mine = [n for n in range(ranks.RANK, len(members), ranks.WORLD) if n in missing]
@@ -172,7 +174,8 @@ class Disk:
         self.now = self.next = nothing
 
     def read(self, index: Sequence[int]) -> list[Tensor]:
-        """The features of some examples, ``[T, F]`` each; those of the batch announced by ``ahead`` are there already."""
+        """The features of some examples, ``[T, F]`` each; those of the batch announced by ``ahead`` are there
+        already."""
         for members, rows in (self.now, self.next):
             if set(index) <= set(members):
                 found = dict(zip(members, rows.result(), strict=True))

@@ -38,8 +38,9 @@ class Job:
 
     ``identity`` names what is being trained; a checkpoint with another identity is refused. ``summary`` turns the
     window's sums into the named means of a log line. ``snapshot(done)`` is called after every step, before it is saved;
-    ``measure(done)`` adds to a line of the log. A checkpoint is written every ``save_every`` steps and ``save_minutes`` minutes; the last ``keep`` stay.
-    ``sink(line)`` gets every line of the log. ``shared``: every rank runs the same job, and the first one writes.
+    ``measure(done)`` adds to a line of the log. A checkpoint is written every ``save_every`` steps and ``save_minutes``
+    minutes; the last ``keep`` stay. ``sink(line)`` gets every line of the log. ``shared``: every rank runs the same
+    job, and the first one writes.
     """
 
     name: str
@@ -73,7 +74,8 @@ def learning_rate(job: Job, step: int) -> float:
 
 
 class Running:
-    """A job under way: its optimiser, the open window of its log, and the steps done. Begins at the newest checkpoint."""
+    """A job under way: its optimiser, the open window of its log, and the steps done. Begins at the newest
+    checkpoint."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.checkpoints, self.log = job, job.folder / "checkpoints", job.folder / "log.jsonl"
@@ -140,7 +142,8 @@ class Running:
             self.save()
 
     def _gather(self) -> None:
-        """Adds the sums of the steps since the last line or checkpoint to the window, in one transfer from the device."""
+        """Adds the sums of the steps since the last line or checkpoint to the window, in one transfer from the
+        device."""
         if not self.sums:
             return
         keys = list(self.sums[0])
@@ -173,8 +176,9 @@ class Running:
 def run(jobs: Sequence[Job]) -> list[Running]:
     """Trains every job to its last step, a step of each in turn; jobs do not touch each other.
 
-    ``log.jsonl`` gets one line per ``log_every`` steps: means over that window. A job that fails (``failure``) leaves the others
-    running. Raises ``Interrupted`` after a signal, when every job is saved. Errors: InputError for a foreign checkpoint.
+    ``log.jsonl`` gets one line per ``log_every`` steps: means over that window. A job that fails (``failure``) leaves
+    the others running. Raises ``Interrupted`` after a signal, when every job is saved. Errors: InputError for a foreign
+    checkpoint.
     """
     running = [Running(job) for job in jobs]
     name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} trainings, {jobs[0].name} ..."
@@ -231,7 +235,8 @@ def _resume(running: Running) -> tuple[int, dict[str, float], float]:
     saved = state.restore(found, job.module, running.optimizer)
     if saved["identity"] != job.identity:
         raise InputError(
-            f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it aside"
+            f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it "
+            "aside"
         )
     step = int(saved["step"])
     if running.writes:
@@ -253,8 +258,8 @@ def _append(log: Path, line: Mapping[str, Any]) -> None:
 def _signals() -> Iterator[Callable[[], int | None]]:
     """Collects SIGINT and SIGTERM so that the step under way can finish; a second one stops at once.
 
-    Not so under torchrun, which passes on to its ranks what they have got themselves. One that comes when everything has just ended is
-    raised again, for whoever called.
+    Not so under torchrun, which passes on to its ranks what they have got themselves. One that comes when everything
+    has just ended is raised again, for whoever called.
     """
     caught: list[int] = []
 

@@ -44,14 +44,15 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
     ranks.wait()
     if describe(str(folder), whole=True)["files"] != _files(folder):
         raise InputError(
-            f"target {folder} is not what was saved: its weights, sizes or tokenizer were altered or damaged; move the folder aside "
-            "to train it again, with its drafters"
+            f"target {folder} is not what was saved: its weights, sizes or tokenizer were altered or damaged; move the "
+            "folder aside to train it again, with its drafters"
         )
     return replace(config, path=str(folder))
 
 
 def place(config: TargetConfig, runs: Path, *, data: str) -> Path:
-    """Where the target that ``config.pretrain`` describes lies once it is trained on ``data``; whole when it holds ``MARKER``."""
+    """Where the target that ``config.pretrain`` describes lies once it is trained on ``data``; whole when it holds
+    ``MARKER``."""
     assert config.pretrain is not None
     return runs / "targets" / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
 
@@ -98,12 +99,25 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
         return {"accuracy": window["correct"] / max(1.0, window["valid"])}
 
     (ended,) = run(
-        [Job(
-            name=f"target {config.name}", folder=work, module=model, step=step, summary=summary,
-            identity=digest([asdict(recipe), data]), steps=recipe.steps, lr=recipe.lr, betas=(0.9, 0.95),
-            weight_decay=recipe.weight_decay, warmup=recipe.warmup, clip=recipe.clip, log_every=20, save_every=500,
-        )]
-    )  # fmt: skip
+        [
+            Job(
+                name=f"target {config.name}",
+                folder=work,
+                module=model,
+                step=step,
+                summary=summary,
+                identity=digest([asdict(recipe), data]),
+                steps=recipe.steps,
+                lr=recipe.lr,
+                betas=(0.9, 0.95),
+                weight_decay=recipe.weight_decay,
+                warmup=recipe.warmup,
+                clip=recipe.clip,
+                log_every=20,
+                save_every=500,
+            )
+        ]
+    )
     if ended.failure:
         raise ended.failure
     try:
@@ -139,7 +153,8 @@ class Rows:
         self.per_epoch = self.count // recipe.rows
         if self.per_epoch < 1:
             raise InputError(
-                f"{len(stream)} tokens do not fill one step of {recipe.rows} rows x {recipe.row_length}; give more data or fewer rows"
+                f"{len(stream)} tokens do not fill one step of {recipe.rows} rows x {recipe.row_length}; give more "
+                "data or fewer rows"
             )
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:

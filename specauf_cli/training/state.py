@@ -76,12 +76,14 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
         if state.pop("digest") != digest(state) or checkpoint.name != f"step-{state['step']:06d}":
             raise InputError(
-                f"{checkpoint / 'state.json'} is damaged (its content is not what was saved); delete {checkpoint} to go on from the one before"
+                f"{checkpoint / 'state.json'} is damaged (its content is not what was saved); delete {checkpoint} to "
+                "go on from the one before"
             )
         for name, expected in state["sha256"].items():
             if file_sha256(checkpoint / name) != expected:
                 raise InputError(
-                    f"{checkpoint / name} is damaged (its content is not what was saved); delete {checkpoint} to go on from the one before"
+                    f"{checkpoint / name} is damaged (its content is not what was saved); delete {checkpoint} to go on "
+                    "from the one before"
                 )
         weights = load_file(checkpoint / "model.safetensors")
         if set(weights) != set(_weights(module)):

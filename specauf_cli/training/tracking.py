@@ -1,4 +1,5 @@
-"""Where log lines go besides ``log.jsonl``: a Weights & Biases run, if asked for. Its failures never stop a training."""
+"""Where log lines go besides ``log.jsonl``: a Weights & Biases run, if asked for. Its failures never stop a
+training."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -31,9 +32,15 @@ def sink(config: TrackingConfig, folder: Path, settings: Mapping[str, Any]) -> I
         import wandb
 
         run = wandb.init(
-            project=config.project, id=folder.name, name=folder.name, dir=str(folder), mode=config.mode,  # type: ignore[arg-type]
-            resume="allow", config=dict(settings), settings=wandb.Settings(console="off", silent=True, init_timeout=30),
-        )  # fmt: skip
+            project=config.project,
+            id=folder.name,
+            name=folder.name,
+            dir=str(folder),
+            mode=config.mode,  # type: ignore[arg-type]
+            resume="allow",
+            config=dict(settings),
+            settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+        )
     except Exception as error:
         give_up(error)
 

@@ -106,8 +106,12 @@ def test_records_of_another_run_or_renamed(here: Path) -> None:
     written = json.loads(own.read_text())
     text = own.read_text()
     for change in (
-        {"benchmarks": []}, {"training": {}}, {"heldout": {}}, {"written": 5}, {"benchmarks": [{**written["benchmarks"][0], "traces": []}]},
-    ):  # fmt: skip
+        {"benchmarks": []},
+        {"training": {}},
+        {"heldout": {}},
+        {"written": 5},
+        {"benchmarks": [{**written["benchmarks"][0], "traces": []}]},
+    ):
         own.write_text(json.dumps({**written, **change}))
         assert "delete it and measure again" in refused(here, "show", one.name)
     listed = specauf(here, "ls").stdout
@@ -208,9 +212,13 @@ def test_a_signal_while_measuring_is_one_line(here: Path, number: int, code: int
 
 def test_an_ascii_terminal_still_shows_the_result(here: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "specauf_cli", "show", run_of(here, "auf").name], cwd=here,
-        env={**ENV, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "specauf_cli", "show", run_of(here, "auf").name],
+        cwd=here,
+        env={**ENV, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "average" in done.stdout
 
@@ -246,12 +254,18 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(here: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("keys", "value"),
     [
-        (("seed",), [1]), (("benchmarks", 0, "title"), None), (("benchmarks", 0, "temperature"), "x"),
-        (("benchmarks", 0, "temperature"), float("nan")), (("benchmarks", 0, "traces", 0, "tokens"), 10**400),
-        (("benchmarks", 0, "traces", 0, "prompt_id"), [1]), (("benchmarks", 0, "skipped"), 5),
-        (("heldout", "valid"), "x"), (("benchmarks", 0, "audit", "requests"), "x"), (("heldout", "id_valid"), [float("nan")]),
+        (("seed",), [1]),
+        (("benchmarks", 0, "title"), None),
+        (("benchmarks", 0, "temperature"), "x"),
+        (("benchmarks", 0, "temperature"), float("nan")),
+        (("benchmarks", 0, "traces", 0, "tokens"), 10**400),
+        (("benchmarks", 0, "traces", 0, "prompt_id"), [1]),
+        (("benchmarks", 0, "skipped"), 5),
+        (("heldout", "valid"), "x"),
+        (("benchmarks", 0, "audit", "requests"), "x"),
+        (("heldout", "id_valid"), [float("nan")]),
     ],
-)  # fmt: skip
+)
 def test_a_record_with_values_of_another_kind_is_named(here: Path, keys: tuple[str | int, ...], value: object) -> None:
     path = next((run_of(here, "auf") / "records").iterdir())
     whole = json.loads(path.read_text())

@@ -83,7 +83,8 @@ def supervised_runs(example: Example) -> list[tuple[int, int]]:
 
 
 def check_prefix_property(chat: Chat, conversation: Conversation) -> list[Example]:
-    """Every assistant turn is supervised once, in order, behind exactly its evaluation prompt, up to its end of turn."""
+    """Every assistant turn is supervised once, in order, behind exactly its evaluation prompt, up to its end of
+    turn."""
     examples, counts = encode(chat, corpus(conversation), max_length=10_000)
     runs = [(example, *run) for example in examples for run in supervised_runs(example)]
     turns = [k for k, m in enumerate(conversation.messages) if m.role == "assistant"]
@@ -147,8 +148,11 @@ def test_supervised_tokens_are_the_answer_and_its_end_of_turn(chat: Chat) -> Non
     assert example.tokens == (*prompt, *answer)
     assert example.supervised == (False,) * len(prompt) + (True,) * len(answer)
     assert counts == {
-        "conversations": 1, "examples": 1, "tokens": len(prompt + answer), "supervised tokens": len(answer),
-    }  # fmt: skip
+        "conversations": 1,
+        "examples": 1,
+        "tokens": len(prompt + answer),
+        "supervised tokens": len(answer),
+    }
 
 
 def test_two_conversations_of_one_name_stay_apart(chat: Chat) -> None:

@@ -16,18 +16,43 @@ from specauf_cli.data.fetch import fetch
 from specauf_cli.errors import InputError
 
 GSM8K = BenchmarkConfig(
-    name="gsm8k", title="GSM8K", column="gsm8k", source="hub", family=None, hub_id="openai/gsm8k", subset="main",
-    split="test", revision="main", turns=("question",), template="{turn} Reason.", file="gsm8k.jsonl", limit=2, seed=0,
-)  # fmt: skip
+    name="gsm8k",
+    title="GSM8K",
+    column="gsm8k",
+    source="hub",
+    family=None,
+    hub_id="openai/gsm8k",
+    subset="main",
+    split="test",
+    revision="main",
+    turns=("question",),
+    template="{turn} Reason.",
+    file="gsm8k.jsonl",
+    limit=2,
+    seed=0,
+)
 MT_BENCH = replace(
-    GSM8K, name="mt_bench", hub_id="HuggingFaceH4/mt_bench_prompts", subset=None, split="train", turns=("prompt",),
-    template="{turn}", file="mt_bench.jsonl",
-)  # fmt: skip
+    GSM8K,
+    name="mt_bench",
+    hub_id="HuggingFaceH4/mt_bench_prompts",
+    subset=None,
+    split="train",
+    turns=("prompt",),
+    template="{turn}",
+    file="mt_bench.jsonl",
+)
 OFFLINE = replace(GSM8K, name="offline_chat", source="offline", family="chat", hub_id=None, file=None)
 SHAREGPT = DataConfig(
-    name="sharegpt", source="hub", path=None, hub_id="Aeala/ShareGPT", revision="main", files="part.json", limit=None,
-    heldout=1, seed=0,
-)  # fmt: skip
+    name="sharegpt",
+    source="hub",
+    path=None,
+    hub_id="Aeala/ShareGPT",
+    revision="main",
+    files="part.json",
+    limit=None,
+    heldout=1,
+    seed=0,
+)
 BENCHMARKS = {one.name: one for one in (GSM8K, MT_BENCH, OFFLINE)}
 
 

@@ -25,8 +25,10 @@ def data() -> tuple[Corpus, Corpus]:
 def prompts() -> list[tuple[PromptSet, PromptSet]]:
     made = offline.prompts("algebra", 4, seed=0)
     asked = tuple(replace(p, turns=tuple(f"{t}\nAnswer briefly." for t in p.turns)) for p in made)
-    return [(PromptSet("algebra", "Algebra", p, 4, "sha", "offline"), PromptSet("algebra", "A", q, 4, "sha", "offline"))
-            for p, q in [(made, asked)]]  # fmt: skip
+    return [
+        (PromptSet("algebra", "Algebra", p, 4, "sha", "offline"), PromptSet("algebra", "A", q, 4, "sha", "offline"))
+        for p, q in [(made, asked)]
+    ]
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Checks of the drafter, each against a subject in which exactly that thing is broken: what reaches a block, labels, files."""
+"""Checks of the drafter, each against a subject in which exactly that thing is broken: what reaches a block, labels,
+files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Checks of the text, each against a subject in which exactly that thing is broken: rendering, stop tokens, prompts, overlap."""
+"""Checks of the text, each against a subject in which exactly that thing is broken: rendering, stop tokens, prompts,
+overlap."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ from specauf_cli.models.target import Target
 
 @pytest.fixture(scope="module")
 def known(target: Target) -> Known:
-    """The target's own answers to the prompts that the commands here ask, per temperature and benchmark; chat has two turns."""
+    """The target's own answers to the prompts that the commands here ask, per temperature and benchmark; chat has two
+    turns."""
     chosen = load_benchmarks(with_benchmarks(compose.compose(SETTINGS), CHOSEN))
     assert max(len(p.turns) for s in chosen for p in s.prompts) > 1
     return {
@@ -76,9 +77,14 @@ def make_run(folder: Path) -> Callable[..., str]:
         for file in ("config.json", "model.safetensors"):
             (place / "drafter" / file).write_text("{}")
         about = {
-            "run": name, "overrides": words, "config": config.resolved, "inputs": {"target": "f" * 40}, "data": {"name": "offline"},
-            "code": {"commit": None, "dirty": None}, "command": "specauf train",
-        }  # fmt: skip
+            "run": name,
+            "overrides": words,
+            "config": config.resolved,
+            "inputs": {"target": "f" * 40},
+            "data": {"name": "offline"},
+            "code": {"commit": None, "dirty": None},
+            "command": "specauf train",
+        }
         (place / "run.json").write_text(json.dumps(about))
         done = {"last": {"step": 1}, "seconds": 1.0, "peak_memory_mib": 1.0}
         (place / "finished.json").write_text(json.dumps(done))

@@ -29,12 +29,18 @@ def meta(answer: dict[str, Any], **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("lie", "says"),
     [
-        (lambda a: meta(a, spec_verify_ct=None), "has no meta_info.spec_verify_ct: the server decoded it without a drafter"),
+        (
+            lambda a: meta(a, spec_verify_ct=None),
+            "has no meta_info.spec_verify_ct: the server decoded it without a drafter",
+        ),
         (lambda a: meta(a, spec_verify_ct=0), "has spec_verify_ct=0 for"),
         (lambda a: meta(a, spec_verify_ct=99), "more rounds than its"),
         (lambda a: meta(a, spec_verify_ct=-1), "spec_verify_ct=-1, a count was expected"),
         (lambda a: meta(a, spec_verify_ct="3"), "spec_verify_ct='3', a count was expected"),
-        (lambda a: meta(a, spec_verify_ct=1, completion_tokens=TOKENS, spec_accept_length=None), "in 1 rounds, at most 16"),
+        (
+            lambda a: meta(a, spec_verify_ct=1, completion_tokens=TOKENS, spec_accept_length=None),
+            "in 1 rounds, at most 16",
+        ),
         (lambda a: meta(a, spec_accept_length=14.5), "spec_accept_length=14.5, but"),
         (lambda a: meta(a, completion_tokens=500), "asked were 1..20"),
         (lambda a: meta(a, completion_tokens=None), "has no completion_tokens"),
@@ -45,7 +51,7 @@ def meta(answer: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (lambda a: "not json", "not JSON"),
         (lambda a: 400, "refused with 400: no such thing"),
     ],
-)  # fmt: skip
+)
 def test_an_answer_that_cannot_be_is_refused(
     sglang: SGLang, known: Known, lie: Callable[[Any], Any], says: str
 ) -> None:
@@ -168,11 +174,15 @@ def test_counters_that_cannot_be_are_refused(folder: Path, make_vllm: Callable[[
     [
         ({"model": "Qwen/Qwen3-4B"}, [], "serves Qwen/Qwen3-4B, expected was the target model"),
         ({"model": "other"}, ["--served-model", "othr"], "Did you mean 'other'?"),
-        ({"model": "other", "drafter": "d1", "tokenizes": False}, ["--served-model", "other", "--served-drafter", "d1"], ""),
+        (
+            {"model": "other", "drafter": "d1", "tokenizes": False},
+            ["--served-model", "other", "--served-drafter", "d1"],
+            "",
+        ),
         ({"drafter": "d2"}, ["--served-drafter", "d1"], "drafts with d2, not 'd1'"),
         ({"info": {"vocab_size": 100}}, [], "serves a model of 100 tokens"),
     ],
-)  # fmt: skip
+)
 def test_who_serves_is_checked(
     folder: Path, sglang: SGLang, change: dict[str, Any], words: list[str], says: str
 ) -> None:
@@ -218,20 +228,60 @@ def test_vllm_without_a_drafter_is_one_line(folder: Path, make_vllm: Callable[[b
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "draft_sample_method": "probabilistic"}, "samples its drafts"),
-        ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "synthetic"}, "would not emit"),
-        ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "typical"}, "would not emit"),
-        ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "block"},
-         "verifies blocks as a whole and so accepts more tokens of the same drafter (rejection_sample_method=block); valid: standard, strict"),
-        ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "entropy"}, "a rule that is unknown here"),
-        ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "num_speculative_tokens_per_batch_size": [[1, 4, 15]]},
-         "drafts more or fewer tokens as it is busy"),
+        (
+            {
+                "method": "dflash",
+                "model": DRAFTER,
+                "num_speculative_tokens": 15,
+                "draft_sample_method": "probabilistic",
+            },
+            "samples its drafts",
+        ),
+        (
+            {
+                "method": "dflash",
+                "model": DRAFTER,
+                "num_speculative_tokens": 15,
+                "rejection_sample_method": "synthetic",
+            },
+            "would not emit",
+        ),
+        (
+            {"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "typical"},
+            "would not emit",
+        ),
+        (
+            {"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "block"},
+            "verifies blocks as a whole and so accepts more tokens of the same drafter "
+            "(rejection_sample_method=block); valid: standard, strict",
+        ),
+        (
+            {"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "rejection_sample_method": "entropy"},
+            "a rule that is unknown here",
+        ),
+        (
+            {
+                "method": "dflash",
+                "model": DRAFTER,
+                "num_speculative_tokens": 15,
+                "num_speculative_tokens_per_batch_size": [[1, 4, 15]],
+            },
+            "drafts more or fewer tokens as it is busy",
+        ),
         (None, "no speculative_config"),
         ("SpeculativeConfig(method='dflash')", "no speculative_config"),
-        ({"method": "dflash", "model": DRAFTER, "num_speculative_tokens": 15, "draft_sample_method": "greedy",
-          "rejection_sample_method": "standard"}, ""),
+        (
+            {
+                "method": "dflash",
+                "model": DRAFTER,
+                "num_speculative_tokens": 15,
+                "draft_sample_method": "greedy",
+                "rejection_sample_method": "standard",
+            },
+            "",
+        ),
     ],
-)  # fmt: skip
+)
 def test_vllm_in_developer_mode_is_checked(
     folder: Path, make_vllm: Callable[[bool], VLLM], config: Any, says: str
 ) -> None:
@@ -273,24 +323,52 @@ def of_run(folder: Path, engine: SGLang | VLLM, name: str, *words: str, check: b
     backend = "sglang" if isinstance(engine, SGLang) else "vllm"
     with running(engine) as url:
         return specauf(
-            folder, "eval", "--backend", backend, "--base-url", url, "--run", name, "--benchmarks", CHOSEN, *SETTINGS[1:3],
-            "evaluation.temperatures=[0.0]", *words, check=check,
-        )  # fmt: skip
+            folder,
+            "eval",
+            "--backend",
+            backend,
+            "--base-url",
+            url,
+            "--run",
+            name,
+            "--benchmarks",
+            CHOSEN,
+            *SETTINGS[1:3],
+            "evaluation.temperatures=[0.0]",
+            *words,
+            check=check,
+        )
 
 
 @pytest.mark.parametrize(
     ("info", "words", "says"),
     [
-        ({"dtype": "bfloat16"}, [], "runs the target in bfloat16, the settings say evaluation.precision=fp32: restart it with --dtype float32, "
-         "or measure it so: evaluation.precision=bf16"),
-        ({"dtype": "half"}, [], "runs the target in float16, the settings say evaluation.precision=fp32: restart it with --dtype float32"),
+        (
+            {"dtype": "bfloat16"},
+            [],
+            "runs the target in bfloat16, the settings say evaluation.precision=fp32: restart it with --dtype float32, "
+            "or measure it so: evaluation.precision=bf16",
+        ),
+        (
+            {"dtype": "half"},
+            [],
+            "runs the target in float16, the settings say evaluation.precision=fp32: restart it with --dtype float32",
+        ),
         ({"dtype": "bfloat16"}, ["evaluation.precision=bf16"], ""),
         ({"dtype": "float"}, [], ""),
-        ({"dtype": "float32"}, ["evaluation.precision=bf16"], "restart it with --dtype bfloat16, or measure it so: evaluation.precision=fp32"),
-        ({"speculative_num_draft_tokens": 8}, [], "drafts 7 tokens a round, run NAME 15: restart it with --speculative-num-draft-tokens 16"),
+        (
+            {"dtype": "float32"},
+            ["evaluation.precision=bf16"],
+            "restart it with --dtype bfloat16, or measure it so: evaluation.precision=fp32",
+        ),
+        (
+            {"speculative_num_draft_tokens": 8},
+            [],
+            "drafts 7 tokens a round, run NAME 15: restart it with --speculative-num-draft-tokens 16",
+        ),
         ({"speculative_algorithm": "EAGLE3"}, [], "drafts by EAGLE3, the drafter of run NAME by DFLASH"),
     ],
-)  # fmt: skip
+)
 def test_other_settings_than_the_runs_are_refused(
     folder: Path, sglang: SGLang, make_run: Callable[..., str], info: dict[str, Any], words: list[str], says: str
 ) -> None:

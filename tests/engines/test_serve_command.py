@@ -35,17 +35,29 @@ pytestmark = pytest.mark.usefixtures("composed_once")
         (["--backend", "sglang", "--base-url", "127.0.0.1:30000"], "give http://HOST:PORT"),
         (["--backend", "sglang", "--base-url", "http://127.0..1:1", "target.path=model"], "give http://HOST:PORT"),
         (["--backend", "sglang", "--base-url", "http://my host:1", "target.path=model"], "give http://HOST:PORT"),
-        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1/\u00e4", "target.path=model"], "give http://HOST:PORT"),
+        (
+            ["--backend", "sglang", "--base-url", "http://127.0.0.1:1/\u00e4", "target.path=model"],
+            "give http://HOST:PORT",
+        ),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--concurrency", "0"], "valid: 1..1024"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--timeout", "0"], "--timeout 0"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--mode", "decode"], "--mode: not with --backend"),
-        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "evaluation.drafts=sampled", "target=tiny"], "only greedy drafts"),
+        (
+            ["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "evaluation.drafts=sampled", "target=tiny"],
+            "only greedy drafts",
+        ),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "target=tiny"], "is trained here; name the run"),
         (["--backend", "sglang", "--base-url", "http://127.0.0.1:1"], "no finished run here"),
-        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--retries", "0", "target.path=model"], "Connection refused; tried 1 times"),
-        (["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "target.path=nowhere"], "'nowhere' cannot be loaded"),
+        (
+            ["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "--retries", "0", "target.path=model"],
+            "Connection refused; tried 1 times",
+        ),
+        (
+            ["--backend", "sglang", "--base-url", "http://127.0.0.1:1", "target.path=nowhere"],
+            "'nowhere' cannot be loaded",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_words_are_one_line(folder: Path, words: list[str], says: str) -> None:
     done = specauf(folder, "eval", *words, "profile=smoke", check=False)
     assert done.returncode == 2

@@ -325,9 +325,12 @@ def test_ctrl_c_keeps_what_was_answered(folder: Path, known: Known, sglang: SGLa
             "target.path=model",
         ]
         process = subprocess.Popen(
-            [sys.executable, "-m", "specauf_cli", *words, "evaluation.temperatures=[0.0]"], cwd=folder, env=ENV,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "specauf_cli", *words, "evaluation.temperatures=[0.0]"],
+            cwd=folder,
+            env=ENV,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(600):
             time.sleep(0.05)
             if lines(folder) == 4 and sglang.asked > 4:

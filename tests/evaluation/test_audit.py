@@ -58,7 +58,8 @@ def test_fp32_output_is_identical_and_has_no_regret(
     line = found.line("Toy")
     assert (
         line
-        == f"Toy: 4 of 4 outputs equal the target's own greedy output; every one of {found.tokens} tokens is the fp32 argmax"
+        == f"Toy: 4 of 4 outputs equal the target's own greedy output; every one of {found.tokens} tokens is the fp32 "
+        "argmax"
     )
 
 
@@ -109,7 +110,8 @@ def test_regret_of_a_wrong_token_is_its_logit_gap(
 def test_regrets_of_a_target_with_other_weights_are_those_of_the_exact_one(
     target: Target, drafter: DFlash, made: tuple[Trajectory, ...]
 ) -> None:
-    """Live decoding by a target whose last layer is missing: its tokens are judged by the whole one, prefix by prefix."""
+    """Live decoding by a target whose last layer is missing: its tokens are judged by the whole one, prefix by
+    prefix."""
     other = with_weights(target, lambda m: m.model.layers[3].mlp.down_proj.weight.zero_())  # type: ignore[union-attr, operator]
     found = audit(target, other, drafter, made, max_new_tokens=NEW)
     assert found.identical < 4

@@ -59,9 +59,15 @@ def live(
     target: Target, drafter: DFlash, trajectory: Trajectory, temperature: float = 0.0, new: int = NEW
 ) -> tuple[Trace, tuple[int, ...]]:
     return decode(
-        target, drafter, trajectory.prompt, prompt_id=trajectory.prompt_id, turn=trajectory.turn,
-        temperature=temperature, seed=SEED, max_new_tokens=new,
-    )  # fmt: skip
+        target,
+        drafter,
+        trajectory.prompt,
+        prompt_id=trajectory.prompt_id,
+        turn=trajectory.turn,
+        temperature=temperature,
+        seed=SEED,
+        max_new_tokens=new,
+    )
 
 
 def one_token_at_a_time(target: Target, trajectory: Trajectory, temperature: float, count: int) -> list[int]:
@@ -405,6 +411,12 @@ def test_when_no_prompt_fits_it_is_an_input_error(make_target: MakeTarget, tmp_p
     prompts = PromptSet("toy", "Toy", tuple(PROMPTS), len(PROMPTS), "content", "made")
     with pytest.raises(InputError, match=r"no prompt fits the target .*its context holds 50 tokens.*max_new_tokens=40"):
         trajectories.get(
-            make_target(context_length=50), prompts, temperature=0.0, seed=0, max_new_tokens=NEW, tail=TAIL, batch_size=4,
+            make_target(context_length=50),
+            prompts,
+            temperature=0.0,
+            seed=0,
+            max_new_tokens=NEW,
+            tail=TAIL,
+            batch_size=4,
             cache=tmp_path,
-        )  # fmt: skip
+        )

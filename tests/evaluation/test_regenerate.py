@@ -1,4 +1,5 @@
-"""Answers of the target in place of the original ones: whose they are, which are left out, and that they are made once."""
+"""Answers of the target in place of the original ones: whose they are, which are left out, and that they are made
+once."""
 
 from __future__ import annotations
 

@@ -24,10 +24,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def config(*overrides: str) -> Config:
     return compose.compose(
         [
-            "profile=smoke", "benchmark=offline_chat", "evaluation.prompts=5", "evaluation.max_new_tokens=30",
-            "evaluation.all_starts=true", "evaluation.audit=3", *overrides,
+            "profile=smoke",
+            "benchmark=offline_chat",
+            "evaluation.prompts=5",
+            "evaluation.max_new_tokens=30",
+            "evaluation.all_starts=true",
+            "evaluation.audit=3",
+            *overrides,
         ]
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

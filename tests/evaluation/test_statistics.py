@@ -204,7 +204,8 @@ def test_a_difference_takes_the_seeds_and_prompts_both_have() -> None:
 
 
 def acceptance(draw: np.random.Generator, prompts: int, factors: tuple[float, ...]) -> list[Sample]:
-    """Methods on the same prompts: each has an acceptance probability, times the method's factor, for all its rounds."""
+    """Methods on the same prompts: each has an acceptance probability, times the method's factor, for all its
+    rounds."""
     ease, rounds = draw.beta(6, 3, prompts), draw.integers(3, 12, prompts)
     found = []
     for factor in factors:
@@ -254,7 +255,8 @@ def test_with_enough_seeds_intervals_cover_training_again() -> None:
     [(2, 0.2, 0.90), (3, 0.2, 0.93), (5, 0.2, 0.94), (2, 0.5, 0.77), (3, 0.5, 0.88), (5, 0.5, 0.92)],
 )
 def test_with_few_seeds_intervals_cover_less(seeds: int, spread: float, expected: float) -> None:
-    """The numbers that ``statistics`` and docs/statistics.md give; beside a spread of 1 over prompts and noise of 0.3."""
+    """The numbers that ``statistics`` and docs/statistics.md give; beside a spread of 1 over prompts and noise of
+    0.3."""
     draw, hits, count = np.random.default_rng(0), 0, 250
     for i in range(count):
         found = interval(trained(draw, seeds, 50, spread, 0.3), "x", seed=i, resamples=400)

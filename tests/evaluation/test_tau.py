@@ -150,10 +150,11 @@ def test_the_order_of_traces_does_not_matter() -> None:
 
 
 def rounds_of(accepts: list[int], limit: int, end: int | None, *, one_more: bool) -> tuple[list[int], int, bool]:
-    """A decoding loop: the prefill gives a token, then rounds of A + 1, until the stop token (number ``end``) or the limit.
+    """A decoding loop: the prefill gives a token, then rounds of A + 1, until the stop token (number ``end``) or the
+    limit.
 
-    ``one_more``: the loop of z-lab, DeepSpec and SpecForge, which compares the tokens of the rounds alone with the limit.
-    Returns A of every round, all tokens emitted, and whether the stop token was among the first ``limit``.
+    ``one_more``: the loop of z-lab, DeepSpec and SpecForge, which compares the tokens of the rounds alone with the
+    limit. Returns A of every round, all tokens emitted, and whether the stop token was among the first ``limit``.
     """
     emitted, done = 1, list[int]()
     while (emitted - one_more < limit) and not (end is not None and emitted >= end):

@@ -73,9 +73,12 @@ def test_at_temperature_zero_the_seed_is_no_part_of_the_identity(cache: Cache) -
 def test_another_target_prompt_set_or_setting_is_generated_anew(cache: Cache, make_target: MakeTarget) -> None:
     cache()
     changes: list[dict[str, Any]] = [
-        {"max_new_tokens": 9}, {"tail": 5}, {"temperature": 1.0}, {"prompts": replace(SET, sha256="other")},
+        {"max_new_tokens": 9},
+        {"tail": 5},
+        {"temperature": 1.0},
+        {"prompts": replace(SET, sha256="other")},
         {"target": make_target(fingerprint="other")},
-    ]  # fmt: skip
+    ]
     for count, change in enumerate(changes, start=2):
         cache(**change)
         assert cache.generated == count

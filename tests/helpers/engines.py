@@ -26,9 +26,9 @@ from specauf_cli.types import Trace, Trajectory
 
 PROPOSALS = 15
 Fault = Callable[[int, dict[str, Any]], Any]
-"""Number of this request to generate, and its answer -> the answer to give, or what goes wrong: a status, ``reset``, text that is no
-JSON, ``("slow", seconds, answer)``, ``("drip", seconds, answer)`` (so long between two bytes), ``("moved", address)``,
-``("large", bytes)``."""
+"""Number of this request to generate, and its answer -> the answer to give, or what goes wrong: a status, ``reset``,
+text that is no JSON, ``("slow", seconds, answer)``, ``("drip", seconds, answer)`` (so long between two bytes),
+``("moved", address)``, ``("large", bytes)``."""
 
 
 def trace(trajectory: Trajectory) -> Trace:
@@ -97,11 +97,20 @@ class SGLang(Engine):
 
     def get(self, path: str) -> Any:
         flags = {
-            "model_path": self.model, "served_model_name": self.model, "speculative_algorithm": "DFLASH", "version": "0.6.1",
-            "speculative_draft_model_path": self.drafter, "speculative_num_draft_tokens": PROPOSALS + 1, "context_length": 512,
+            "model_path": self.model,
+            "served_model_name": self.model,
+            "speculative_algorithm": "DFLASH",
+            "version": "0.6.1",
+            "speculative_draft_model_path": self.drafter,
+            "speculative_num_draft_tokens": PROPOSALS + 1,
+            "context_length": 512,
             "dtype": "float32",
-            "random_seed": random.randrange(10**9), "host": "10.0.0.7", "port": 30000, "api_key": "sesame", "internal_states": [{}],
-        }  # fmt: skip
+            "random_seed": random.randrange(10**9),
+            "host": "10.0.0.7",
+            "port": 30000,
+            "api_key": "sesame",
+            "internal_states": [{}],
+        }
         if path == "/get_server_info":
             return {k: v for k, v in (flags | self.info).items() if v is not None}
         return {"model_path": self.model, "is_generation": True} if path == "/get_model_info" else None
@@ -115,14 +124,19 @@ class SGLang(Engine):
             return 400
         rounds = trace(found)
         meta = {
-            "completion_tokens": found.length, "prompt_tokens": len(found.prompt),
+            "completion_tokens": found.length,
+            "prompt_tokens": len(found.prompt),
             "finish_reason": {"type": "stop" if found.ended else "length"},
-        }  # fmt: skip
+        }
         if rounds.accepted:
             count, accepted = len(rounds.accepted), sum(rounds.accepted)
             histogram = [sum(a == k for a in rounds.accepted) for k in range(PROPOSALS + 1)]
-            meta |= {"spec_verify_ct": count, "spec_accept_length": found.length / count, "spec_accept_histogram": histogram,
-                     "spec_accept_token_num": accepted}  # fmt: skip
+            meta |= {
+                "spec_verify_ct": count,
+                "spec_accept_length": found.length / count,
+                "spec_accept_histogram": histogram,
+                "spec_accept_token_num": accepted,
+            }
         tokens = list(found.tokens[: found.length])
         return {"text": self.chat.text(tokens), "output_ids": tokens, "meta_info": meta}
 
@@ -155,8 +169,18 @@ class VLLM(Engine):
             lines += [f'vllm:request_success_total{{{label},finished_reason="stop"}} {t["success"]}.0']
             lines += [f"process_start_time_seconds {self.started}"] if self.started is not None else []
             if self.spec:
-                lines += [f"vllm:spec_decode_num_{k}_total{{{label}}} {float(t[n])}" for k, n in (("drafts", "drafts"), ("draft_tokens", "draft_tokens"), ("accepted_tokens", "accepted"))]  # fmt: skip
-                lines += [f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{{label},position="{i}"}} {float(n)}' for i, n in enumerate(self.slots)]  # fmt: skip
+                lines += [
+                    f"vllm:spec_decode_num_{k}_total{{{label}}} {float(t[n])}"
+                    for k, n in (
+                        ("drafts", "drafts"),
+                        ("draft_tokens", "draft_tokens"),
+                        ("accepted_tokens", "accepted"),
+                    )
+                ]
+                lines += [
+                    f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{{label},position="{i}"}} {float(n)}'
+                    for i, n in enumerate(self.slots)
+                ]
             return "\n".join(lines) + "\n"
 
     def generate(self, body: dict[str, Any]) -> Any:
@@ -184,9 +208,11 @@ class VLLM(Engine):
         answer: dict[str, Any] = {"choices": [choice], "usage": usage}
         if self.per_request:
             own = {
-                "num_spec_steps": len(rounds), "num_accepted_draft_tokens": sum(rounds), "num_draft_tokens": PROPOSALS * len(rounds),
+                "num_spec_steps": len(rounds),
+                "num_accepted_draft_tokens": sum(rounds),
+                "num_draft_tokens": PROPOSALS * len(rounds),
                 "acceptance_histogram": [sum(a == k for a in rounds) for k in range(PROPOSALS + 1)],
-            }  # fmt: skip
+            }
             answer["metrics"] = {"speculative_decoding": own}
         return answer
 
@@ -270,9 +296,22 @@ def ask(folder: Path, engine: Engine, *words: str, check: bool = True, on: str |
     temperatures = [] if any("temperatures" in w for w in words) else ["evaluation.temperatures=[0.0]"]
     with running(engine) as url:
         return specauf(
-            folder, "eval", "--backend", backend, "--base-url", on or url, "--benchmarks", CHOSEN, "--retries", "1",
-            *SETTINGS, "target.path=model", *temperatures, *words, check=check,
-        )  # fmt: skip
+            folder,
+            "eval",
+            "--backend",
+            backend,
+            "--base-url",
+            on or url,
+            "--benchmarks",
+            CHOSEN,
+            "--retries",
+            "1",
+            *SETTINGS,
+            "target.path=model",
+            *temperatures,
+            *words,
+            check=check,
+        )
 
 
 def record(folder: Path) -> dict[str, Any]:

@@ -14,14 +14,12 @@ from specauf_cli.data.chat import END, PAD, Chat
 
 # As Qwen3's: behind the last user turn the answer opens with an empty think block, and so does the generation prompt.
 QWEN3_STYLE = (
-    "{%- set seen = namespace(last=-1) -%}"
-    "{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set seen.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
-    "{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\\n' }}"
-    "{%- if m.role == 'assistant' and loop.index0 > seen.last and loop.last -%}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif -%}"
-    "{{ m.content + '<|im_end|>\\n' }}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}"
-    "{%- if enable_thinking is defined and enable_thinking is false -%}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif -%}"
-    "{%- endif -%}"
+    "{%- set seen = namespace(last=-1) -%}{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set seen.last = "
+    "loop.index0 -%}{%- endif -%}{%- endfor -%}{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\\n' }}{%- if "
+    "m.role == 'assistant' and loop.index0 > seen.last and loop.last -%}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif "
+    "-%}{{ m.content + '<|im_end|>\\n' }}{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' "
+    "}}{%- if enable_thinking is defined and enable_thinking is false -%}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif "
+    "-%}{%- endif -%}"
 )
 # As Llama 3's: a date in front of everything, that of the day where none is given.
 LLAMA3_STYLE = (
@@ -34,16 +32,26 @@ KINDS: dict[str, Any] = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (Lla
 
 
 def publish(folder: Path, chat: Chat, kind: str, *, tied: bool, padding: int = 0, layers: int = 6, **more: Any) -> Path:
-    """An untrained causal LM of 32 dimensions in the hub's file layout: sharded safetensors with index, tokenizer, template.
+    """An untrained causal LM of 32 dimensions in the hub's file layout: sharded safetensors with index, tokenizer,
+    template.
 
     ``padding`` embedding rows more than the tokenizer has entries.
     """
     config_kind, model_kind = KINDS[kind]
     settings: dict[str, Any] = {
-        "vocab_size": chat.vocab + padding, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
-        "tie_word_embeddings": tied, "eos_token_id": chat.eos_id, "pad_token_id": chat.pad_id, "bos_token_id": None,
-    }  # fmt: skip
+        "vocab_size": chat.vocab + padding,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": tied,
+        "eos_token_id": chat.eos_id,
+        "pad_token_id": chat.pad_id,
+        "bos_token_id": None,
+    }
     torch.manual_seed(0)
     model = model_kind(config_kind(**settings | more)).to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="30KB")

@@ -20,7 +20,8 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def frequencies(config: dict[str, Any]) -> Tensor:
-    """Turns per position, from ``rope_theta`` and ``rope_scaling``: none, or Llama 3's, which slows what turns slowly."""
+    """Turns per position, from ``rope_theta`` and ``rope_scaling``: none, or Llama 3's, which slows what turns
+    slowly."""
     half, scaling = config["head_dim"] // 2, config["rope_scaling"]
     plain = config["rope_theta"] ** (-torch.arange(half).float() / half)
     if scaling is None:
@@ -43,8 +44,8 @@ def rotate(x: Tensor, positions: Tensor, per_position: Tensor) -> Tensor:
 
 @torch.no_grad()
 def block_logits(folder: Path, model: Any, tokens: Tensor, anchor: int) -> Tensor:
-    """Logits ``[slots, V]`` of the block anchored at ``anchor`` of ``tokens`` ``[T]``, what drafts from it: DFlash without the
-    anchor's position, Domino with the gold tokens before each slot."""
+    """Logits ``[slots, V]`` of the block anchored at ``anchor`` of ``tokens`` ``[T]``, what drafts from it: DFlash
+    without the anchor's position, Domino with the gold tokens before each slot."""
     config, w = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
     special, size, eps = config["dflash_config"], config["block_size"], config["rms_norm_eps"]
     heads, shared, dim = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))

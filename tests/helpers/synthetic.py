@@ -24,9 +24,18 @@ def benchmark(column: str, accepted: Rounds, temperature: float = 0.0, **changes
     asked = len(found)
     audit = {"requests": asked, "identical": asked, "same_rounds": asked, "first_difference": None}
     values: dict[str, Any] = {
-        "benchmark": column, "title": column.upper(), "column": column, "temperature": temperature, "origin": "offline",
-        "prompts_sha256": "sha", "prompts": asked, "skipped": {}, "audit": audit, "starts": {}, "traces": found,
-    }  # fmt: skip
+        "benchmark": column,
+        "title": column.upper(),
+        "column": column,
+        "temperature": temperature,
+        "origin": "offline",
+        "prompts_sha256": "sha",
+        "prompts": asked,
+        "skipped": {},
+        "audit": audit,
+        "starts": {},
+        "traces": found,
+    }
     return BenchmarkResult(**{**values, **changes})
 
 
@@ -34,8 +43,12 @@ def heldout(valid: Sequence[int], correct: Sequence[int]) -> dict[str, Any]:
     """Block-mask sums of held-out conversations; all of them in one slot."""
     ids = [f"held-{i}" for i in range(len(valid))]
     return {
-        "valid": [sum(valid)], "correct": [sum(correct)], "ids": ids, "id_valid": list(valid), "id_correct": list(correct),
-    }  # fmt: skip
+        "valid": [sum(valid)],
+        "correct": [sum(correct)],
+        "ids": ids,
+        "id_valid": list(valid),
+        "id_correct": list(correct),
+    }
 
 
 def record(
@@ -43,14 +56,29 @@ def record(
 ) -> RunRecord:
     """``blocks``: held-out sums (``heldout``); else two conversations with 5 and 1 + seed of 10 slots right."""
     values: dict[str, Any] = {
-        "run": f"dflash-{objective}-s{seed}", "profile": "laptop", "backbone": "dflash", "objective": objective,
-        "title": objective, "seed": seed, "command": "specauf eval", "config": {
-            "profile": {"name": "laptop", "text": "A laptop."}, "backbone": {"name": "dflash", "title": "DFlash"}, "evaluation": {"precision": "fp32"}, "benchmark": {},
+        "run": f"dflash-{objective}-s{seed}",
+        "profile": "laptop",
+        "backbone": "dflash",
+        "objective": objective,
+        "title": objective,
+        "seed": seed,
+        "command": "specauf eval",
+        "config": {
+            "profile": {"name": "laptop", "text": "A laptop."},
+            "backbone": {"name": "dflash", "title": "DFlash"},
+            "evaluation": {"precision": "fp32"},
+            "benchmark": {},
         },
-        "code": {"commit": "c0ffee", "dirty": False}, "environment": {}, "inputs": {}, "target": {"title": "tiny"},
-        "training": {"code": {"commit": "c0ffee", "dirty": False}, "command": "specauf train"}, "heldout": blocks or heldout([10, 10], [5, 1 + seed]),
-        "benchmarks": tuple(benchmarks), "cost": {}, "written": "2026",
-    }  # fmt: skip
+        "code": {"commit": "c0ffee", "dirty": False},
+        "environment": {},
+        "inputs": {},
+        "target": {"title": "tiny"},
+        "training": {"code": {"commit": "c0ffee", "dirty": False}, "command": "specauf train"},
+        "heldout": blocks or heldout([10, 10], [5, 1 + seed]),
+        "benchmarks": tuple(benchmarks),
+        "cost": {},
+        "written": "2026",
+    }
     return RunRecord(**{**values, **changes})
 
 

@@ -310,10 +310,13 @@ def test_a_damaged_run_is_not_exported(out: tuple[Path, str], tmp_path: Path, fi
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"num_target_layers": 36}, "was not made for target tiny: its num_target_layers is 36, the target's 4; give its profile"),
+        (
+            {"num_target_layers": 36},
+            "was not made for target tiny: its num_target_layers is 36, the target's 4; give its profile",
+        ),
         ({"taps": [0, 1, 3]}, "taps layer 3 of 0..3; target_layer_ids count decoder layers from 0"),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_of_another_target_is_refused_by_what_its_file_says(
     out: tuple[Path, str], tmp_path: Path, change: dict[str, object], says: str
 ) -> None:

@@ -102,15 +102,23 @@ def test_a_foreign_configuration_is_refused(exported: Any, layout: str, change: 
 @pytest.mark.parametrize(
     ("layout", "change", "problem"),
     [
-        ("hf", lambda c: c["dflash_config"].update(target_layer_ids=[0, 1, 3]), r"taps layer 3 of 0\.\.3; target_layer_ids count decoder layers from 0"),
-        ("vllm", lambda c: c.update(aux_hidden_state_layer_ids=[1, 2, 4]), r"taps layer 3 of 0\.\.3; aux_hidden_state_layer_ids count hidden states"),
+        (
+            "hf",
+            lambda c: c["dflash_config"].update(target_layer_ids=[0, 1, 3]),
+            r"taps layer 3 of 0\.\.3; target_layer_ids count decoder layers from 0",
+        ),
+        (
+            "vllm",
+            lambda c: c.update(aux_hidden_state_layer_ids=[1, 2, 4]),
+            r"taps layer 3 of 0\.\.3; aux_hidden_state_layer_ids count hidden states",
+        ),
         ("hf", lambda c: c.update(num_target_layers=36), "its num_target_layers is 36, the target's 4"),
         ("hf", lambda c: c.update(hidden_size=64), "its hidden_size is 64, the target's 32"),
         ("hf", lambda c: c.update(rope_theta=5e5), "its rope is .*500000"),
         ("hf", lambda c: c.update(rope_scaling={"type": "yarn", "factor": 4.0}), "its rope is .*yarn"),
         ("hf", lambda c: c["dflash_config"].update(mask_token_id=7), r"mask token id 7, .*; give target\.mask_token=7"),
     ],
-)  # fmt: skip
+)
 def test_another_target_is_refused(
     exported: Any, of: Any, target: Target, layout: str, change: Any, problem: str
 ) -> None:

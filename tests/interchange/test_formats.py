@@ -36,7 +36,8 @@ def sequence() -> Tensor:
 
 
 def final_logits(drafter: DFlash, target: Target, tokens: Tensor, anchor: int) -> Tensor:
-    """Logits ``[K, V]`` of the branch that drafts, for one block of ``tokens`` ``[1, T]``, with gold tokens before each slot."""
+    """Logits ``[K, V]`` of the branch that drafts, for one block of ``tokens`` ``[1, T]``, with gold tokens before each
+    slot."""
     anchors = torch.tensor([[anchor]])
     hidden = drafter.hidden(target, drafter.context(target.features(tokens)), tokens.gather(1, anchors), anchors)
     previous = previous_tokens(tokens, anchors, drafter.slots)
@@ -84,11 +85,29 @@ def test_what_is_written_is_what_public_loaders_read_and_nothing_else(exported: 
     config = json.loads((folder / "config.json").read_text())
     own = {"emb_dim"} if name == "domino" else set()
     assert set(config) == own | {
-        "architectures", "model_type", "block_size", "dflash_config", "num_target_layers", "num_hidden_layers", "hidden_size",
-        "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "layer_types",
-        "sliding_window", "max_position_embeddings", "rope_theta", "rope_scaling", "rms_norm_eps", "vocab_size",
-        "tie_word_embeddings", "attention_bias", "dtype",
-    }  # fmt: skip
+        "architectures",
+        "model_type",
+        "block_size",
+        "dflash_config",
+        "num_target_layers",
+        "num_hidden_layers",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "hidden_act",
+        "layer_types",
+        "sliding_window",
+        "max_position_embeddings",
+        "rope_theta",
+        "rope_scaling",
+        "rms_norm_eps",
+        "vocab_size",
+        "tie_word_embeddings",
+        "attention_bias",
+        "dtype",
+    }
     assert config["layer_types"] == ["full_attention"] * 5
     if name == "domino":
         expected = {"projector_type": "domino", "shift_label": True, "pure_draft_prefix_len": 1, "emb_dim": 5}
@@ -113,9 +132,12 @@ def test_the_scaled_rotary_embedding_of_a_llama_target_is_what_readers_find(
 ) -> None:
     """Llama 3.1's, with factors small enough that a few dozen positions tell them from none."""
     scaling = {
-        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
         "original_max_position_embeddings": 16,
-    }  # fmt: skip
+    }
     rope = scaling | {"rope_theta": 5e5}
     place = publish(tmp_path / "target", chat, "llama", tied=False, rope_parameters=rope)
     config = replace(

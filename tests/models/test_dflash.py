@@ -269,7 +269,8 @@ def test_a_backbone_that_drafts_in_its_own_way_must_do_so_slot_by_slot_too() -> 
 
 
 def test_compiled_flex_keeps_what_a_second_branch_goes_back_through() -> None:
-    """Domino's base branch keeps the graph for the final one; a compiled backward pass must not give its buffers away."""
+    """Domino's base branch keeps the graph for the final one; a compiled backward pass must not give its buffers
+    away."""
     _compiled_flex()
     assert functorch.donated_buffer is False
 

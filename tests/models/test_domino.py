@@ -144,9 +144,14 @@ def test_tensors_and_configuration_are_the_public_ones(
     assert stored["architectures"] == ["DominoDraftModel"]
     assert stored["emb_dim"] == R
     assert stored["dflash_config"] == {
-        "mask_token_id": target.chat.mask_id, "target_layer_ids": [0, 1, 2], "projector_type": "domino",
-        "shift_label": True, "pure_draft_prefix_len": 1, "emb_dim": R, "gru_hidden_dim": G,
-    }  # fmt: skip
+        "mask_token_id": target.chat.mask_id,
+        "target_layer_ids": [0, 1, 2],
+        "projector_type": "domino",
+        "shift_label": True,
+        "pure_draft_prefix_len": 1,
+        "emb_dim": R,
+        "gru_hidden_dim": G,
+    }
     two = replace(backbone, name="domino", model=domino())
     loaded = checkpoint.load(tmp_path, target, two)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), drafter.parameters(), strict=True))

@@ -1,4 +1,5 @@
-"""Targets as they are published: sharded files, tied or not, padded vocabularies; which layers are tapped; what is refused."""
+"""Targets as they are published: sharded files, tied or not, padded vocabularies; which layers are tapped; what is
+refused."""
 
 from __future__ import annotations
 
@@ -76,8 +77,10 @@ def test_shipped_targets_follow_the_rule_and_say_how_large_they_are(name: str) -
 def test_a_model_of_the_hub_by_its_name() -> None:
     found = compose(["target=hf", "target.name=ORG/Some.Model-7B"])
     assert (found.target.name, found.target.path, found.target.title) == (
-        "Some.Model-7B", "ORG/Some.Model-7B", "Some.Model-7B",
-    )  # fmt: skip
+        "Some.Model-7B",
+        "ORG/Some.Model-7B",
+        "Some.Model-7B",
+    )
     assert compose(["target=hf", "target.path=ORG/Some.Model-7B"]).target == found.target
     assert compose(["target=hf", "target.name=ORG/Some.Model-7B", "profile=smoke"]).target == found.target
     with pytest.raises(InputError, match=r"target=hf needs .*target\.name=ORG/NAME.*target\.path=DIR"):
@@ -195,10 +198,13 @@ def test_fingerprints_cover_templates_and_vocabularies_of_either_layout(tmp_path
     folder.mkdir()
     seen = set()
     for name, text in (
-        ("vocab.json", "{}"), ("merges.txt", "a b"), ("merges.txt", "b a"),
-        ("tokenizer_config.json", '{"chat_template": "x"}'), ("tokenizer_config.json", '{"chat_template": "y"}'),
+        ("vocab.json", "{}"),
+        ("merges.txt", "a b"),
+        ("merges.txt", "b a"),
+        ("tokenizer_config.json", '{"chat_template": "x"}'),
+        ("tokenizer_config.json", '{"chat_template": "y"}'),
         ("tokenizer_config.json", '{"chat_template": "y", "eos_token": "<|im_end|>"}'),
-    ):  # fmt: skip
+    ):
         (folder / name).write_text(text)
         seen.add(targets.content_fingerprint(folder))
     assert len(seen) == 6
@@ -324,10 +330,16 @@ def test_the_real_qwen_tokenizer_on_a_padded_vocabulary(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     model_kind(
         config_kind(
-            vocab_size=rows, hidden_size=16, intermediate_size=16, num_hidden_layers=5, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=8, tie_word_embeddings=True,
+            vocab_size=rows,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=5,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            tie_word_embeddings=True,
         )
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     for path in source.iterdir():
         shutil.copyfile(path, folder / path.name)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -346,11 +358,15 @@ def test_the_real_qwen_tokenizer_on_a_padded_vocabulary(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "backbone", "settings"),
     [
-        ("qwen3", "dflash", ["target.dtype=bf16", "trainer.precision=fp32", "trainer.eval_every=4", "trainer.eval_prompts=1"]),
+        (
+            "qwen3",
+            "dflash",
+            ["target.dtype=bf16", "trainer.precision=fp32", "trainer.eval_every=4", "trainer.eval_prompts=1"],
+        ),
         ("llama", "domino", ["target.dtype=bf16", "trainer.micro_batch=4", "evaluation.precision=bf16"]),
         ("qwen3", "dflash", ["target.dtype=fp32", "trainer.labels=target", "evaluation.precision=bf16"]),
     ],
-)  # fmt: skip
+)
 def test_a_published_target_is_trained_on_and_measured(
     tmp_path: Path, chat: Chat, kind: str, backbone: str, settings: list[str]
 ) -> None:

@@ -97,9 +97,14 @@ def test_a_sliding_window_without_layer_types_is_refused() -> None:
 def test_a_target_checks_its_cache_when_it_is_made(target: Target) -> None:
     sizes = {k: getattr(target.model.config, k) for k in ("vocab_size", "hidden_size", "intermediate_size")}
     config = Qwen3Config(
-        **sizes, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8, use_sliding_window=True,
+        **sizes,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        use_sliding_window=True,
         max_window_layers=2,
-    )  # fmt: skip
+    )
     with pytest.raises(InputError, match="sliding_attention layers"):
         Target(Qwen3ForCausalLM(config), target.chat, target.config, "x")
 
@@ -257,11 +262,20 @@ def padded(chat: Chat, target_config: TargetConfig) -> Target:
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=chat.vocab + 32, hidden_size=32, intermediate_size=64, num_hidden_layers=4, head_dim=8,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
-            bos_token_id=None, eos_token_id=chat.eos_id, pad_token_id=chat.pad_id,
+            vocab_size=chat.vocab + 32,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            head_dim=8,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=chat.eos_id,
+            pad_token_id=chat.pad_id,
         )
-    )  # fmt: skip
+    )
     with torch.no_grad():
         model.lm_head.weight[: chat.vocab] *= 1e-4
         model.lm_head.weight[chat.vocab :] *= 100

@@ -135,7 +135,8 @@ def test_low_precision_stays_close() -> None:
 
 @pytest.mark.parametrize("names", [("auf", "full_ce"), ("decay", "auf_decay"), ("decay", None), ("auf", None)])
 def test_trainable_weights_behind_the_head(names: tuple[str, str | None]) -> None:
-    """Domino's final branch, or one branch of a backbone's own: chunks are recomputed with each slot's token before it."""
+    """Domino's final branch, or one branch of a backbone's own: chunks are recomputed with each slot's token before
+    it."""
     behind = nn.Embedding(V, V)
     batch, wanted = blocks(), objective(*names)
 

@@ -61,9 +61,16 @@ def test_answers_that_are_made_first_are_said_not_to_be_counted() -> None:
 def test_work_of_one_block_by_hand() -> None:
     """One sequence of 100 tokens, one block of 16, full head: every product once forward, then backward."""
     made = planned(
-        "target=qwen3_0_6b", "objective=decay", "trainer.batch_size=1", "trainer.micro_batch=1", "trainer.anchors=1",
-        "backbone.layers=1", "backbone.attention=split", "trainer.head=full", lengths=Lengths(10, 84, 84, "counted"),
-    )  # fmt: skip
+        "target=qwen3_0_6b",
+        "objective=decay",
+        "trainer.batch_size=1",
+        "trainer.micro_batch=1",
+        "trainer.anchors=1",
+        "backbone.layers=1",
+        "backbone.attention=split",
+        "trainer.head=full",
+        lengths=Lengths(10, 84, 84, "counted"),
+    )
     layer = 1024 * 2048 * 2 + 2 * 1024 * 1024 + 3 * 1024 * 3072
     assert made.work["target features"] == 26 * 100 * (2 * layer + 2 * 2048 * 100)
     fused, keys = 4 * 100 * 5 * 1024**2, 3 * 100 * 4 * 1024 * 1024

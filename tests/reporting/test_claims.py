@@ -22,7 +22,8 @@ PROMPTS, ROUNDS = 30, 30
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not separable"
 
 Counts = Sequence[int]
-"""Per prompt: how many of its rounds accept one token more than the base (negative: one less). Over 30: the difference."""
+"""Per prompt: how many of its rounds accept one token more than the base (negative: one less). Over 30: the
+difference."""
 
 
 def alternating(low: int, high: int) -> list[int]:
@@ -151,7 +152,8 @@ def test_c3_higher_accuracy_and_yet_lower_tau(
 
 
 def chain(objective: str, chance: Mapping[int, float], draw: int, *, prompts: int = 40, rounds: int = 100) -> RunRecord:
-    """Rounds whose k-th token is accepted with probability ``chance[k]`` (0.8 where not given), given those before it."""
+    """Rounds whose k-th token is accepted with probability ``chance[k]`` (0.8 where not given), given those before
+    it."""
     found = []
     for i, column in enumerate(TWO.columns):
         rng = np.random.default_rng([draw, i])

@@ -26,20 +26,33 @@ def run(backbone: str, objective: str, title: str, level: float, seed: int = 0) 
     rng = np.random.default_rng(seed)
     rounds = [rng.poisson(level, size=8).clip(0, 15).tolist() for _ in range(6)]
     curve = {
-        "step": STEPS, "loss": [5 - 0.01 * s for s in STEPS], "accuracy": [0.001 * s for s in STEPS],
-        "active_ratio": [0.1 + 0.001 * s for s in STEPS], "support_accuracy": [0.1 + 0.002 * s for s in STEPS],
+        "step": STEPS,
+        "loss": [5 - 0.01 * s for s in STEPS],
+        "accuracy": [0.001 * s for s in STEPS],
+        "active_ratio": [0.1 + 0.001 * s for s in STEPS],
+        "support_accuracy": [0.1 + 0.002 * s for s in STEPS],
         "accept_length": [1 + 0.01 * s for s in STEPS],
-    }  # fmt: skip
+    }
     blocks = heldout([10] * 5, [max(0, 8 - round(level))] * 5) | {
         "reached": [9, 8, 7, 6, 5, 4],
         "passed": [8, 7, 6, 5, 4, 3],
     }
     made = record(
-        objective, [benchmark(c, rounds, t) for c in COLUMNS for t in (0.0, 1.0)], seed=seed, blocks=blocks, title=title,
-        run=f"{backbone}-{objective}-s{seed}", backbone=backbone, environment={"cpu": "a CPU", "torch": "2"},
+        objective,
+        [benchmark(c, rounds, t) for c in COLUMNS for t in (0.0, 1.0)],
+        seed=seed,
+        blocks=blocks,
+        title=title,
+        run=f"{backbone}-{objective}-s{seed}",
+        backbone=backbone,
+        environment={"cpu": "a CPU", "torch": "2"},
         code={"commit": "c0ffee" * 6, "dirty": False},
-        training={"code": {"commit": "badf00d" * 5, "dirty": False}, "command": f"specauf train objective={objective}", "curve": curve},
-    )  # fmt: skip
+        training={
+            "code": {"commit": "badf00d" * 5, "dirty": False},
+            "command": f"specauf train objective={objective}",
+            "curve": curve,
+        },
+    )
     return replace(made, config={**made.config, "backbone": {"name": backbone, "title": backbone.title()}})
 
 
@@ -58,8 +71,11 @@ def drawn() -> list[drawings.Figure]:
 def test_every_figure_is_there_and_names_its_records(drawn: list[drawings.Figure]) -> None:
     kinds = ("dynamics", "plane", "alpha", "survival")
     assert [f.name for f in drawn] == [
-        *(f"{k}-dflash" for k in kinds), "steps-dflash", *(f"{k}-domino" for k in kinds), "inversion",
-    ]  # fmt: skip
+        *(f"{k}-dflash" for k in kinds),
+        "steps-dflash",
+        *(f"{k}-domino" for k in kinds),
+        "inversion",
+    ]
     for figure in drawn:
         own = [r for r in RECORDS if figure.name == "inversion" or r.backbone in figure.name]
         expected = own if "steps" not in figure.name else SNAPSHOTS
@@ -173,7 +189,8 @@ def test_text_from_records_is_escaped() -> None:
 
 
 def test_drafters_on_the_way_are_compared_on_the_same_prompts_only() -> None:
-    """A step measured again on other prompts, or later on the same ones, adds no second point and moves none of the others."""
+    """A step measured again on other prompts, or later on the same ones, adds no second point and moves none of the
+    others."""
     few = replace(SNAPSHOTS[0], benchmarks=SNAPSHOTS[0].benchmarks[:2], written="2027")
     again = replace(SNAPSHOTS[1], written="2027")
     expected = next(f for f in drawings.figures(TABLES, RECORDS, SNAPSHOTS) if f.name == "steps-dflash")

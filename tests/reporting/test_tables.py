@@ -128,9 +128,12 @@ def test_what_rounds_to_the_best_is_bold_too() -> None:
 def test_every_temperature_is_a_block_with_its_own_best_and_its_own_paper_values() -> None:
     cold, warm = {"decay": 1, "auf": 3}, {"decay": 4, "auf": 2}
     made = [
-        record(name, [benchmark(c, [[n] * 4, [n] * 2], t) for t, n in ((0.0, cold[name]), (1.0, warm[name])) for c in COLUMNS])
+        record(
+            name,
+            [benchmark(c, [[n] * 4, [n] * 2], t) for t, n in ((0.0, cold[name]), (1.0, warm[name])) for c in COLUMNS],
+        )
         for name in ("auf", "decay")
-    ]  # fmt: skip
+    ]
     text = tables.markdown(EXPERIMENT, made)
     order = [x[:-7] for x in re.findall(r"^\| [01] \| \S+ \| ours", text.split("## Differences")[0], re.MULTILINE)]
     assert order == [f"| {t} | {m}" for t in (0, 1) for m in ("full-CE", "decay", "AUF+decay", "AUF")]
@@ -155,7 +158,8 @@ def test_a_method_compared_with_itself_under_another_name_differs_by_exactly_not
 
 
 def test_differences_are_paired_by_prompt_and_seed() -> None:
-    """Prompts and seeds differ by several tokens, but the method adds exactly one to each: its difference has no error."""
+    """Prompts and seeds differ by several tokens, but the method adds exactly one to each: its difference has no
+    error."""
     made = [noisy("decay"), noisy("auf", shift=1), noisy("decay", 1, draw=1), noisy("auf", 1, shift=1, draw=1)]
     found = line(tables.differences(select(EXPERIMENT, made)), "AUF")
     for cell in found.values:
@@ -172,8 +176,9 @@ def test_differences_are_those_of_statistics_with_not_separable_marked() -> None
     assert {x.separable for x in expected} == {False, True}, "the example must show both"
     shown = cells(tables.markdown(EXPERIMENT, made).split("## Differences to decay")[1], "| 0 | AUF | ours")
     assert shown[3:10] == [
-        f"{x.value:+.2f} ± {(x.high - x.low) / 2:.2f}" + ("" if x.low > 0 or x.high < 0 else " (n.s.)") for x in expected
-    ]  # fmt: skip
+        f"{x.value:+.2f} ± {(x.high - x.low) / 2:.2f}" + ("" if x.low > 0 or x.high < 0 else " (n.s.)")
+        for x in expected
+    ]
 
 
 def test_differences_of_the_paper_are_those_of_its_values_and_have_no_interval() -> None:
@@ -257,8 +262,9 @@ def test_footnotes_say_what_was_counted_on_what_and_where_the_records_are() -> N
     audit = {"requests": 4, "identical": 3, "same_rounds": 2, "first_difference": None}
     made = [
         record(name, [benchmark("gsm8k", [[1], [2]], skipped={"too long": 3}, audit=audit)], seed=seed)
-        for name in ("decay", "auf") for seed in (0, 7)
-    ]  # fmt: skip
+        for name in ("decay", "auf")
+        for seed in (0, 7)
+    ]
     text = " ".join(tables.markdown(EXPERIMENT, made, links="../records/laptop").split())
     assert "Profile `laptop`. A laptop. Target: tiny." in text
     assert "tau: definition `engine`" in text

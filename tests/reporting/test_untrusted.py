@@ -1,4 +1,5 @@
-"""A record whose every text tries to become a tag, a link, a cell, a formula or a terminal command: none of them does."""
+"""A record whose every text tries to become a tag, a link, a cell, a formula or a terminal command: none of them
+does."""
 
 from __future__ import annotations
 
@@ -49,18 +50,24 @@ def records() -> list[RunRecord]:
         ]
         one = record(objective, asked)
         config = {
-            "profile": {"name": "laptop", "text": "A laptop."}, "backbone": {"name": "dflash", "title": "DFlash", "proposals": 15},
-            "evaluation": {"precision": "fp32", "max_new_tokens": 9, "seed": 0}, "benchmark": {}, "objective": {"name": objective},
-        }  # fmt: skip
+            "profile": {"name": "laptop", "text": "A laptop."},
+            "backbone": {"name": "dflash", "title": "DFlash", "proposals": 15},
+            "evaluation": {"precision": "fp32", "max_new_tokens": 9, "seed": 0},
+            "benchmark": {},
+            "objective": {"name": objective},
+        }
         training = {**one.training, "command": "specauf train x=y", "data": {"name": "data", "examples": 3}}
         training["curve"] = {
             k: [0.1, 0.2] for k in ("step", "loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
         }
         changed = {
-            "config": poisoned(config), "training": poisoned(training), "environment": poisoned({"cpu": "x", "python": "3"}),
-            "target": poisoned({"title": "tiny"}), "inputs": poisoned({"data": "x"}),
+            "config": poisoned(config),
+            "training": poisoned(training),
+            "environment": poisoned({"cpu": "x", "python": "3"}),
+            "target": poisoned({"title": "tiny"}),
+            "inputs": poisoned({"data": "x"}),
             **{k: getattr(one, k) + EVIL for k in ("run", "profile", "title", "command")},
-        }  # fmt: skip
+        }
         made.append(replace(one, **changed))
     return made
 
@@ -126,17 +133,25 @@ def test_the_page_of_figures(records: list[RunRecord]) -> None:
 @pytest.mark.parametrize("layout", ["hf", "vllm"])
 def test_a_model_card(records: list[RunRecord], layout: str) -> None:
     about = {
-        "run": "r", "command": "c", "data": {"name": "d", "examples": 3}, "code": {"commit": "c0", "dirty": True, "version": "1"},
+        "run": "r",
+        "command": "c",
+        "data": {"name": "d", "examples": 3},
+        "code": {"commit": "c0", "dirty": True, "version": "1"},
         "config": {
-            "target": {"title": "t", "path": "p"}, "data": {"source": "hub", "hub_id": "o/n"}, "seed": 0,
-            "backbone": {"title": "DFlash", "name": "dflash"}, "objective": {"title": "AUF"},
+            "target": {"title": "t", "path": "p"},
+            "data": {"source": "hub", "hub_id": "o/n"},
+            "seed": 0,
+            "backbone": {"title": "DFlash", "name": "dflash"},
+            "objective": {"title": "AUF"},
         },
         "imported": {"source": "s"},
-    }  # fmt: skip
+    }
     config = {
-        "num_hidden_layers": 1, "block_size": 16, "dflash_config": {"target_layer_ids": [1], "mask_token_id": 3},
+        "num_hidden_layers": 1,
+        "block_size": 16,
+        "dflash_config": {"target_layer_ids": [1], "mask_token_id": 3},
         "specauf": {"target_fingerprint": "f", "weights": "w"},
-    }  # fmt: skip
+    }
     for imported in (True, False):
         given = poisoned({k: v for k, v in about.items() if imported or k != "imported"})
         text = drafters.card(given, poisoned(config), records[:1], layout=layout, dtype="fp32")

@@ -1,4 +1,5 @@
-"""A run folder from elsewhere is data: whatever it asks for, opening it runs no code of its own and reads nothing outside."""
+"""A run folder from elsewhere is data: whatever it asks for, opening it runs no code of its own and reads nothing
+outside."""
 
 import json
 import os
@@ -106,8 +107,11 @@ def test_trust_is_given_on_the_command_line_alone(
 def test_reading_a_run_opens_nothing(evil: Path, plant: Plant, tmp_path: Path, words: tuple[str, ...]) -> None:
     call = "builtins.exec" if words[0] == "train" else "os.system"
     folder = plant(
-        "target=hf", f"target.path={evil}", "target.trust_remote_code=true", f"objective.base._target_={call}",
-    )  # fmt: skip
+        "target=hf",
+        f"target.path={evil}",
+        "target.trust_remote_code=true",
+        f"objective.base._target_={call}",
+    )
     done = specauf(tmp_path, *(w.replace("RUN", folder.name) for w in words), check=False)
     assert not (tmp_path / "ran").exists()
     assert "Traceback" not in done.stderr
@@ -138,10 +142,16 @@ def test_what_names_code_is_refused_by_name(plant: Plant, word: str, sign: bool)
 
 
 PLACES = [
-    "target.path=/etc", "data.path=~/secrets", "benchmark_root=/var/lib", "data.path=../../x", "data.hub_id=file:///etc",
-    "benchmark=[../../../tmp/x]", "backbone.title=${oc.env:HOME}", "objective.title='${oc.env:SECRET}'",
+    "target.path=/etc",
+    "data.path=~/secrets",
+    "benchmark_root=/var/lib",
+    "data.path=../../x",
+    "data.hub_id=file:///etc",
+    "benchmark=[../../../tmp/x]",
+    "backbone.title=${oc.env:HOME}",
+    "objective.title='${oc.env:SECRET}'",
     "+x={a:[1,{b:/etc/passwd}]}",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("word", PLACES)

@@ -147,7 +147,8 @@ def test_a_sweep_runs_in_processes_of_the_local_launcher(table: tuple[Path, str]
 def test_cells_of_a_launcher_leave_their_outcome_behind(
     table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same through Hydra's own launcher, which runs the jobs here: what ``make table LAUNCHER=...`` reads afterwards."""
+    """The same through Hydra's own launcher, which runs the jobs here: what ``make table LAUNCHER=...`` reads
+    afterwards."""
     folder, _ = table
     monkeypatch.chdir(folder)
     settings = ("profile=smoke", "trainer.steps=6", "evaluation.prompts=1", "benchmark=offline_algebra")

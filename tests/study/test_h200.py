@@ -1,4 +1,5 @@
-"""The study for one large GPU, run small on a CPU: every setting of its profile but sizes and lengths, on data in its layout."""
+"""The study for one large GPU, run small on a CPU: every setting of its profile but sizes and lengths, on data in its
+layout."""
 
 from __future__ import annotations
 
@@ -10,12 +11,29 @@ from specauf_cli.data import offline
 
 BENCHMARKS = ("gsm8k", "math500", "humaneval", "mbpp", "mt_bench", "alpaca")
 SMALL = [
-    "target.pretrain.vocab_size=400", "target.pretrain.hidden_size=32", "target.pretrain.heads=2", "target.pretrain.kv_heads=1",
-    "target.pretrain.head_dim=16", "target.pretrain.intermediate_size=64", "target.pretrain.steps=6", "target.pretrain.rows=4",
-    "target.pretrain.row_length=64", "data.heldout=12", "trainer.steps=4", "trainer.batch_size=4", "trainer.micro_batch=4",
-    "trainer.max_length=128", "trainer.anchors=4", "backbone.layers=1", "domino.gru_hidden_dim=8", "domino.emb_dim=4",
-    "evaluation.prompts=2", "evaluation.max_new_tokens=8", "evaluation.audit=1", "evaluation.heldout_anchors=4",
-]  # fmt: skip
+    "target.pretrain.vocab_size=400",
+    "target.pretrain.hidden_size=32",
+    "target.pretrain.heads=2",
+    "target.pretrain.kv_heads=1",
+    "target.pretrain.head_dim=16",
+    "target.pretrain.intermediate_size=64",
+    "target.pretrain.steps=6",
+    "target.pretrain.rows=4",
+    "target.pretrain.row_length=64",
+    "data.heldout=12",
+    "trainer.steps=4",
+    "trainer.batch_size=4",
+    "trainer.micro_batch=4",
+    "trainer.max_length=128",
+    "trainer.anchors=4",
+    "backbone.layers=1",
+    "domino.gru_hidden_dim=8",
+    "domino.emb_dim=4",
+    "evaluation.prompts=2",
+    "evaluation.max_new_tokens=8",
+    "evaluation.audit=1",
+    "evaluation.heldout_anchors=4",
+]
 
 
 def test_one_command_runs_the_study(tmp_path: Path) -> None:
@@ -44,7 +62,12 @@ def test_one_command_runs_the_study(tmp_path: Path) -> None:
     assert "Profile `h200`" in printed
     assert "Table 4. Domino" in printed
     runs = sorted((tmp_path / "runs").glob("*-medium-h200-s0-*"))
-    assert [r.name.split("-")[:2] for r in runs] == [["dflash", "auf"], ["dflash", "decay"], ["domino", "b_auf"], ["domino", "decay"]]  # fmt: skip
+    assert [r.name.split("-")[:2] for r in runs] == [
+        ["dflash", "auf"],
+        ["dflash", "decay"],
+        ["domino", "b_auf"],
+        ["domino", "decay"],
+    ]
     for run in runs:
         (record,) = (json.loads(p.read_text()) for p in (run / "records").glob("*.json"))
         assert {b["temperature"] for b in record["benchmarks"]} == {0.0, 1.0}

@@ -349,7 +349,10 @@ def test_figures_and_report_show_the_last_table_of_a_backbone(
     monkeypatch.setattr(run, "_measure_on_the_way", lambda *_: None)
     mine = tmp_path / "mine.yaml"
     text = (folder("experiments") / "table2.yaml").read_text()
-    rows = "rows:\n  - {objective: decay, title: decay}\n  - {objective: auf, title: mine}\npaper: {source: none, values: {}}\n"
+    rows = (
+        "rows:\n  - {objective: decay, title: decay}\n  - {objective: auf, title: mine}\npaper: {source: none, "
+        "values: {}}\n"
+    )
     head = text.partition("rows:")[0].replace("name: table2", "name: mine").replace('"Table 2.', '"My table.')
     mine.write_text(head + rows)
     run.run(["table2"], ["profile=smoke"], [0], publish=False)
@@ -363,12 +366,16 @@ def test_figures_and_report_show_the_last_table_of_a_backbone(
 
 
 def test_a_run_that_goes_on_with_other_code_is_nobodys_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is published names the one commit that made it; a run of two commits says so, and ``--publish`` refuses it."""
+    """What is published names the one commit that made it; a run of two commits says so, and ``--publish`` refuses
+    it."""
     content = SimpleNamespace(name="toy", sha256="data")
     opened: Any = SimpleNamespace(
         examples=lambda: ([], {"examples": 1, "supervised tokens": 2}),
-        conversations=content, heldout=content, target=SimpleNamespace(fingerprint="target"), inputs_of=lambda init: {},
-    )  # fmt: skip
+        conversations=content,
+        heldout=content,
+        target=SimpleNamespace(fingerprint="target"),
+        inputs_of=lambda init: {},
+    )
     config, folder_ = compose.compose(["profile=smoke"]), tmp_path / "run"
     seen = []
     for commit_, step in (("abc", None), ("def", 10), ("def", 20)):

@@ -1,4 +1,5 @@
-"""Target features: online, in memory and on disk hold the same numbers; the cache survives kills and is never trusted blindly."""
+"""Target features: online, in memory and on disk hold the same numbers; the cache survives kills and is never trusted
+blindly."""
 
 import json
 import shutil
@@ -128,10 +129,13 @@ def test_training_from_disk_reads_one_batch_ahead_and_learns_the_same(
     for kind in ("online", "disk"):
         config = compose.compose(
             [
-                "profile=smoke", "trainer.precision=fp32", "trainer.steps=5", "trainer.log_every=1",
+                "profile=smoke",
+                "trainer.precision=fp32",
+                "trainer.steps=5",
+                "trainer.log_every=1",
                 f"trainer.features={kind}",
             ]
-        )  # fmt: skip
+        )
         features = Features(target, examples, config.trainer, tmp_path / "cache")
         train_one(config, target, examples, features, tmp_path / kind)
         losses.append([json.loads(x)["loss"] for x in (tmp_path / kind / "log.jsonl").read_text().splitlines()])

@@ -30,10 +30,17 @@ def config() -> Config:
     """Three micro-batches a step, several epochs, a checkpoint at every other step."""
     return compose.compose(
         [
-            "profile=smoke", "objective=auf_decay", "trainer.steps=12", "trainer.log_every=4", "trainer.save_every=2",
-            "trainer.batch_size=12", "trainer.micro_batch=4", "trainer.max_length=128", "trainer.snapshot_every=5",
+            "profile=smoke",
+            "objective=auf_decay",
+            "trainer.steps=12",
+            "trainer.log_every=4",
+            "trainer.save_every=2",
+            "trainer.batch_size=12",
+            "trainer.micro_batch=4",
+            "trainer.max_length=128",
+            "trainer.snapshot_every=5",
         ]
-    )  # fmt: skip
+    )
 
 
 def train(wanted: Config, target: Target, examples: Sequence[Example], folder: Path) -> None:
@@ -112,7 +119,8 @@ def test_twenty_kills_at_random_moments_change_nothing(
 
 
 def die_at(owner: Any, name: str, call: int, *, half: bool = False) -> None:
-    """From now on, the ``call``-th call of ``owner.name`` kills this process; ``half``: after writing half of its file."""
+    """From now on, the ``call``-th call of ``owner.name`` kills this process; ``half``: after writing half of its
+    file."""
     real, calls = getattr(owner, name), 0
 
     def doomed(*arguments: Any, **more: Any) -> Any:

@@ -31,9 +31,21 @@ def job(folder: Path, *, steps: int = 12, hook: Callable[[int], None] = lambda _
         return Outcome(error.mean().detach(), {"n": torch.tensor(8)}, 8)
 
     return Job(
-        name="toy", folder=folder, module=module, step=step, summary=lambda s: {"n": s["n"]}, identity=identity,
-        steps=steps, lr=1e-2, betas=(0.9, 0.999), weight_decay=0.01, warmup=0.1, clip=1.0, log_every=3, save_every=4,
-    )  # fmt: skip
+        name="toy",
+        folder=folder,
+        module=module,
+        step=step,
+        summary=lambda s: {"n": s["n"]},
+        identity=identity,
+        steps=steps,
+        lr=1e-2,
+        betas=(0.9, 0.999),
+        weight_decay=0.01,
+        warmup=0.1,
+        clip=1.0,
+        log_every=3,
+        save_every=4,
+    )
 
 
 def run(j: Job) -> tuple[dict[str, float], float]:

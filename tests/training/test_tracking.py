@@ -36,8 +36,13 @@ def test_offline_run_holds_the_log_under_the_runs_name(target: Target, small_cor
 
 @pytest.mark.parametrize("when", ["init", "second line", "finish"])
 def test_a_failing_wandb_does_not_stop_the_training(
-    target: Target, small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
-) -> None:  # fmt: skip
+    target: Target,
+    small_corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    when: str,
+) -> None:
     import wandb
 
     seen: list[dict[str, float]] = []
