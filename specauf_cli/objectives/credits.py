@@ -49,4 +49,4 @@ def support(stats: BlockStats) -> Bool[Tensor, "N K"]:
 
 
 TRUNCATING = (auf, auf_decay)
-"""Credits that are 0 after the first wrong token and need no statistics there: a pruned head may skip those rows."""
+"""Credits that are 0 after the first wrong token and use no statistics there: a pruned head may skip those rows."""
