@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from specauf_cli.config import settings
 from specauf_cli.config.schema import Config
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
@@ -86,13 +87,11 @@ class Session:
 
     def serves(self, config: Config) -> bool:
         """True when ``config`` asks for the same target, data and feature settings."""
-        mine, other = self.config, config
-        shared = ["target", "data", "device", "runs", "threads", "benchmark_root"]
-        shared += [] if mine.data.source == "offline" else ["benchmark"]  # real data are cleaned of its prompts
-        shared += ["evaluation"] if mine.data.regenerate is not None else []  # its settings shape the answers
-        same = all(getattr(mine, k) == getattr(other, k) for k in shared)
-        keys = ("max_length", "features", "precision")
-        return same and all(getattr(mine.trainer, k) == getattr(other.trainer, k) for k in keys)
+        mine = self.config
+        more = [] if mine.data.source == "offline" else ["benchmark"]  # real data are cleaned of its prompts
+        more += ["evaluation"] if mine.data.regenerate is not None else []  # its settings shape the answers
+        same = all(getattr(mine, k) == getattr(config, k) for k in more)
+        return same and settings.shared(mine) == settings.shared(config)
 
     def train(self, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:
         """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder."""
@@ -231,12 +230,10 @@ class Session:
             "benchmark": config.resolved["benchmark"],
         }
         check_same_training(config, folder)
-        init = about["inputs"].get("init")
-        expected = run_id(config, target=self.target.fingerprint, data=self.conversations.sha256, init=init)
-        if expected != folder.name:
+        inputs = self.inputs_of(about["inputs"].get("init"))
+        if any(about["inputs"].get(k) != inputs[k] for k in ("target", "data")):
             raise InputError(
-                f"run {folder.name} was trained on other data or for another target: the same settings now name "
-                f"{expected}"
+                f"run {folder.name} was trained on other data or for another target than these settings now give"
             )
         record = RunRecord(
             run=folder.name,

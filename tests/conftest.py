@@ -111,7 +111,7 @@ def make_target(target: Target) -> MakeTarget:
 def backbone() -> BackboneConfig:
     """Weights wide enough that every part of the drafter matters to its output."""
     return BackboneConfig(
-        "dflash", "DFlash", DFlash, block_size=8, layers=2, proposals=7, init_std=0.3, attention="auto"
+        "dflash", "DFlash", "dflash", block_size=8, layers=2, proposals=7, init_std=0.3, attention="auto"
     )
 
 

@@ -1,24 +1,24 @@
 """The commands. Nothing heavy is imported at module level, so ``specauf --help`` answers at once."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from specauf_cli import __version__
-from specauf_cli.cli import drafters
+from specauf_cli.cli import drafters, train
 from specauf_cli.cli.arguments import OVERRIDES, Overrides, RunOption
 from specauf_cli.config.overrides import overrides_of, runs_folder, runs_folder_only
 from specauf_cli.errors import InputError
 
 if TYPE_CHECKING:
-    from specauf_cli.config.schema import Config
+    pass
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 data_app = typer.Typer(no_args_is_help=True, help="Real data: fetch the training conversations and benchmarks.")
 app.add_typer(data_app, name="data")
+app.add_typer(train.app)
 app.add_typer(drafters.app)
 
 
@@ -31,38 +31,6 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         print(__version__)
         raise typer.Exit
-
-
-@app.command(context_settings={**OVERRIDES, "help_option_names": []}, add_help_option=False)
-def train(context: typer.Context) -> None:
-    """Train one drafter; -m sweeps, --help lists the groups, --force trains a finished one again (the old one is kept).
-
-    --together trains all drafters of a sweep at once, from one pass over data and target: each ends as it would alone.
-    --eval measures each when it is trained, with its benchmarks.
-    """
-    from specauf_cli.config import compose
-
-    own = {"--force", "--together", "--eval"} & set(context.args)
-    words = [w for w in context.args if w not in own]
-    if "--together" in own:
-        if "--eval" in own:
-            raise InputError("--together trains only; measure with specauf eval --all-runs, or leave --together out")
-        _train_together(compose.sweep(words), force="--force" in own)
-        return
-
-    def job(config: "Config", overrides: list[str]) -> None:
-        from specauf_cli.reporting import summary
-        from specauf_cli.session import open_session
-        from specauf_cli.study.executors import Worker
-
-        if "--eval" not in own:
-            print(open_session(config).train(config, overrides, force="--force" in own))
-            return
-        record, path = Worker().fill(config, overrides, force="--force" in own)
-        print("\n".join(summary.of_record(record, "engine")))
-        print(f"  record: {path}")
-
-    compose.run_hydra(job, words)
 
 
 @app.command("eval", context_settings=OVERRIDES)
@@ -294,23 +262,6 @@ def report(overrides: Overrides = None) -> None:
     run.report(overrides_of(overrides))
 
 
-@app.command(context_settings=OVERRIDES)
-def target(overrides: Overrides = None) -> None:
-    """Train the profile's small target on its own (train, eval and table do it when it is missing)."""
-    from specauf_cli.config import compose
-    from specauf_cli.session import open_session
-
-    print(open_session(compose.compose(overrides_of(overrides))).target.config.path)
-
-
-@app.command(hidden=True)
-def worker() -> None:
-    """What a table's worker processes run: jobs come on stdin, answers go to stdout."""
-    from specauf_cli.study import executors
-
-    executors.serve()
-
-
 @app.command()
 def render() -> None:
     """Render every table, figure and report under results/, and the tables quoted in README.md, from the committed
@@ -332,24 +283,6 @@ def fetch(
 
     config = compose.compose(["data=sharegpt", "benchmark=all", f"data_root={out}", *overrides_of(overrides)])
     fetch_all(out, config.benchmark, config.data, echo=print)
-
-
-def _train_together(jobs: "Sequence[tuple[Config, Sequence[str]]]", *, force: bool) -> None:
-    from specauf_cli.session import open_session
-
-    session = open_session(jobs[0][0])
-    other = next((" ".join(o) for c, o in jobs if not session.serves(c)), None)
-    if other is not None:
-        raise InputError(
-            f"--together: {other} has another target, other data or other batches than {' '.join(jobs[0][1])}"
-        )
-    found = session.train_together(jobs, force=force)
-    for one in found:
-        if not isinstance(one, InputError):
-            print(one)
-    failures = [str(one) for one in found if isinstance(one, InputError)]
-    if failures:
-        raise InputError(" | ".join(failures))
 
 
 def _seeds(text: str) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from specauf_cli.config.schema import typed
+from specauf_cli.config.settings import validated
 from specauf_cli.engines.backends import Answer
 from specauf_cli.errors import InputError
 
@@ -49,7 +49,7 @@ class Answers:
                     }
                 )
             elif "key" in row:
-                answer = typed(Answer, row["answer"], "answer")
+                answer = validated(Answer, row["answer"], "answer")
                 if answer.completion < 1 or min(answer.rounds or 0, answer.accepted or 0) < 0:
                     raise ValueError("impossible counts")
                 self.found[row["key"]] = answer, float(row["seconds"])

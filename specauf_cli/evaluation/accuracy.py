@@ -9,8 +9,8 @@ from specauf_cli.data.chat import encode
 from specauf_cli.models.blocks import collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.objectives.credits import support
 from specauf_cli.objectives.loss import block_stats
+from specauf_cli.objectives.support import support
 from specauf_cli.types import Corpus
 
 

@@ -84,7 +84,7 @@ class Checkpoint:
             f"backbone.block_size={self.block_size}",
             f"backbone.layers={self.layers}",
             f"backbone.proposals={self.block_size - 1}",
-            *(f"backbone.model.{k}={v}" for k, v in self.knobs.items()),
+            *(f"backbone.knobs.{k}={v}" for k, v in self.knobs.items()),
             f"target.taps=[{','.join(map(str, self.taps))}]",
         ]
 

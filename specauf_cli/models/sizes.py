@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
+from specauf_cli.config import names
 from specauf_cli.config.schema import BackboneConfig, PretrainConfig, SizesConfig, TargetConfig
 from specauf_cli.errors import InputError, first_line
 
@@ -109,7 +110,7 @@ def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) 
     """Trainable weights of the drafter by its parts (``fc``, ``layers``, ...): counted on the module itself, without
     memory."""
     with torch.device("meta"):
-        drafter = backbone.model(draft_layer(sizes, backbone), backbone, taps, 0)
+        drafter = names.backbone(backbone)(draft_layer(sizes, backbone), backbone, taps, 0, **backbone.knobs)
     found: dict[str, int] = {}
     for name, parameter in drafter.named_parameters():
         part = name.split(".")[0]

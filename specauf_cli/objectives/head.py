@@ -23,7 +23,8 @@ from specauf_cli.objectives.credits import TRUNCATING
 from specauf_cli.objectives.loss import Facts, block_stats, cross_entropy
 from specauf_cli.types import BlockStats
 
-HEADS = ("auto", "full", "chunked", "pruned")
+WAYS = ("full", "chunked", "pruned")
+"""Ways to compute the loss of a batch; the head of the file says what they are."""
 AT_ONCE = {"cpu": 64_000_000, "cuda": 512_000_000}
 """Bytes of fp32 logits that exist at the same time when the head is chunked, by the kind of device.
 
@@ -41,11 +42,11 @@ def choose(asked: str, objective: ObjectiveConfig, row_wise: bool, logits: int, 
     ``row_wise``: ``DFlash.row_wise`` of the drafter. Errors: InputError where pruning would change the loss: a credit
     that reaches past the first wrong token, two branches, or logits that are more than the head's rows.
     """
-    truncates = row_wise and getattr(objective.base, "func", objective.base) in TRUNCATING
+    truncates = row_wise and objective.base.credit in TRUNCATING
     if asked == "pruned" and not truncates:
         raise InputError(
             "trainer.head=pruned needs a backbone with DFlash's own logits and a credit that ends at the first wrong "
-            f"token ({', '.join(f.__name__ for f in TRUNCATING)}); not so with objective {objective.name!r} here; use "
+            f"token ({', '.join(TRUNCATING)}); not so with objective {objective.name!r} here; use "
             "chunked, full or auto"
         )
     if asked != "auto":

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from specauf_cli.config import names
 from specauf_cli.config.schema import ObjectiveConfig
 from specauf_cli.errors import InputError, nearest
-from specauf_cli.objectives.credits import support
+from specauf_cli.objectives.support import support
 from specauf_cli.types import BlockStats
 
 NORMALIZE = ("batch", "block", "valid")
@@ -110,10 +111,10 @@ def branch_losses(
     ``objective.final_reads``."""
     result = {}
     for name, (stats, ce) in facts.items():
-        credit = objective.base if name == "base" else objective.final
-        assert credit is not None, f"{objective.name} has no credit for branch {name}"
+        chosen = objective.base if name == "base" else objective.final
+        assert chosen is not None, f"{objective.name} has no credit for branch {name}"
         read = facts[objective.final_reads or name][0] if name == "final" else stats
-        weights = credit(read)
+        weights = names.credit(chosen)(read)
         if weights.shape != mask.shape:
             raise InputError(
                 f"objective {objective.name!r}: its credit for branch {name} has shape {list(weights.shape)}; blocks "

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from specauf_cli.config import names
 from specauf_cli.config.schema import Config, SizesConfig
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.models import sizes as all_sizes
@@ -84,8 +85,9 @@ def plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool =
         lengths.examples * lengths.mean * len(taps) * sizes.hidden_size * (2 if trainer.precision == "bf16" else 4)
     )
     drafter = all_sizes.drafter_parameters(sizes, config.backbone, len(taps))
-    branches, plain = len(config.backbone.drafter.branches), config.backbone.drafter.row_wise()
-    slots = config.backbone.block_size - config.backbone.drafter.first
+    kind = names.backbone(config.backbone)
+    branches, plain = len(kind.branches), kind.row_wise()
+    slots = config.backbone.block_size - kind.first
     logits = trainer.micro_batch * trainer.anchors * slots * sizes.vocab_size
     head = heads.choose(trainer.head, config.objective, plain, logits, device)
     modes = {}
@@ -175,8 +177,8 @@ def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: i
     else:
         work = rows * 2 * one
     if branches > 1:
-        knobs = config.backbone.model.keywords  # type: ignore[attr-defined]
-        inner, gru = knobs["emb_dim"], knobs["gru_hidden_dim"]
+        knobs = config.backbone.knobs
+        inner, gru = float(knobs["emb_dim"]), float(knobs["gru_hidden_dim"])
         forward = 2 * inner * (sizes.hidden_size + gru + sizes.vocab_size) + 6 * gru * (sizes.hidden_size + gru)
         work += rows * 3 * forward + (rows * (one + forward) if mode == "chunked" else 0)
     every = branches * at_once * sizes.vocab_size

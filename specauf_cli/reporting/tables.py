@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from specauf_cli.config.overrides import key_of
 from specauf_cli.config.specs import CreditsSpec, TableSpec
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.evaluation.tau import TAU
@@ -251,7 +252,7 @@ def matrix(objective: Mapping[str, Any]) -> tuple[str, str, str]:
     """Base branch's mask, final branch's mask, and whether decay multiplies them, of one objective's yaml."""
     masks, decays = [], []
     for branch, reads in (("base", "base"), ("final", objective.get("final_reads"))):
-        credit = (objective.get(branch) or {}).get("_target_", DASH).rpartition(".")[2]
+        credit = (objective.get(branch) or {}).get("credit", DASH).rpartition(".")[2]
         masks.append(
             {"full_ce": "common", "decay": "common", "auf": f"{reads}-auf", "auf_decay": f"{reads}-auf"}.get(
                 credit, credit
@@ -384,7 +385,7 @@ PLACES = (
 def _changes_note(chosen: Sequence[RunRecord]) -> str:
     """Settings that were changed on the command line, in training or when measured."""
     words = [w for r in chosen for c in (r.training.get("command", ""), r.command) for w in shlex.split(c)]
-    changed = dict.fromkeys(w for w in words if "=" in w and w.partition("=")[0].lstrip("+~") not in PLACES)
+    changed = dict.fromkeys(w for w in words if "=" in w and key_of(w) not in PLACES)
     return f"Changed on the command line: {', '.join(map(escape.code, changed))}." if changed else ""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from specauf_cli.config import identity, settings
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.store import signature
@@ -246,10 +247,8 @@ def curve_of(folder: Path) -> dict[str, list[float]]:
 def check_same_training(config: Config, folder: Path) -> None:
     """InputError, before anything is loaded or trained, when ``config`` would train another drafter than ``folder``
     holds."""
-    then = about_of(folder)["config"]
-    groups = ("backbone", "objective", "trainer", "data", "target", "seed")
-    other = [g for g in groups if then.get(g) != config.resolved[g]]
-    other += ["profile"] if then["profile"]["name"] != config.profile.name else []
+    then, now = (settings.identity(identity.upgraded(c)) for c in (about_of(folder)["config"], config.resolved))
+    other = [group for group in now if then.get(group) != now[group]]
     if other:
         raise InputError(
             f"run {folder.name} was trained with another {', '.join(other)} than these settings say; eval accepts "

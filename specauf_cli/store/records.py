@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from specauf_cli.config import settings
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError
 from specauf_cli.store.files import digest, is_number, read_json, write_json
@@ -18,10 +19,7 @@ def run_id(config: Config, *, target: str, data: str, init: str | None = None) -
     ``target`` and ``data`` are the fingerprints of the target's weights and of the training data's content, ``init``
     that of the weights it starts from (None: random ones, which the seed determines).
     """
-    identity = {
-        k: config.resolved[k] for k in ("backbone", "objective", "trainer", "data", "target", "profile", "seed")
-    }
-    identity["profile"] = config.profile.name
+    identity = settings.identity(config.resolved)
     parts = (config.backbone.name, config.objective.name, config.target.name, config.profile.name, f"s{config.seed}")
     return "-".join([*parts, digest([identity, target, data, *([init] if init else [])], 8)])
 
