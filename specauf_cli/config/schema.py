@@ -67,8 +67,8 @@ def _temperature(value: float) -> float:
 def _greedy(value: str) -> str:
     if value != "greedy":
         raise ValueError(
-            "cannot be replayed, only greedy drafts can (with sampled drafts the emitted text depends on the drafter, so "
-            "no trajectory is shared), and the paper drafts greedily at every temperature"
+            "cannot be replayed, only greedy drafts can (with sampled drafts the emitted text depends on the drafter, "
+            "so no trajectory is shared), and the paper drafts greedily at every temperature"
         )
     return value
 
