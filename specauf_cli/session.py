@@ -26,6 +26,7 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.machine import use_machine
+from specauf_cli.store import layout
 from specauf_cli.store.files import lock, write_json
 from specauf_cli.store.layout import (
     ABOUT,
@@ -71,7 +72,7 @@ class Session:
         """The source of target features for training batches."""
         if self._features is None:
             self._features = Features(
-                self.target, self.examples()[0], self.config.trainer, Path(self.config.runs) / "features"
+                self.target, self.examples()[0], self.config.trainer, layout.features(Path(self.config.runs))
             )
         return self._features
 
@@ -149,7 +150,7 @@ class Session:
         """Writes what a run is about to be, and says it. No one commit made a run that goes on with other code."""
         _, counts = self.examples()
         code = code_state()
-        if latest(folder / "checkpoints") is not None and (folder / ABOUT).is_file():
+        if latest(layout.checkpoints_of(folder)) is not None and (folder / ABOUT).is_file():
             began = about_of(folder)["code"]
             code = code if began == code else {**code, "dirty": True, "began": began}
         about = {
@@ -198,7 +199,7 @@ class Session:
                     "finished": now(),
                 }
                 write_json(task.folder / FINISHED, result)
-                shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
+                shutil.rmtree(layout.checkpoints_of(task.folder), ignore_errors=True)
         return {t.folder: one.failure for t, one in zip(tasks, ended, strict=True) if one.failure is not None}
 
     def _probe(self, config: Config) -> Callable[[DFlash], dict[str, float]]:
@@ -264,7 +265,7 @@ class Session:
             step=step,
         )
         place = folder if step is None else snapshot(folder, step)
-        existing = place / "records" / f"{record.id}.json"
+        existing = layout.record_path(place, record.id)
         if existing.is_file():
             found = load_record(existing)
             if found.inputs != record.inputs:
@@ -275,7 +276,7 @@ class Session:
             print(f"{folder.name}: measured already", file=sys.stderr)
             return found
         target = self.at(config.evaluation.precision)
-        weights = folder / "drafter" if step is None else place
+        weights = layout.drafter_of(folder) if step is None else place
         drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(target.model.dtype)
         print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
         results, blocks, seconds = evaluate(config, target, drafter, self.heldout, prompts, self._cache())
@@ -287,7 +288,7 @@ class Session:
             written=now(),
         )
         if ranks.FIRST:
-            save_record(record, place / "records")
+            save_record(record, layout.records_of(place))
         ranks.wait()
         return record
 
@@ -297,8 +298,10 @@ class Session:
         settings = config.evaluation
         print(f"{folder.name}: T = 0, decoded live")
         exact, low = self.at("fp32"), self.at("bf16")
-        drafter = checkpoint.load(folder / "drafter", exact, config.backbone, run=folder.name)
-        low_drafter = checkpoint.load(folder / "drafter", low, config.backbone, run=folder.name).to(torch.bfloat16)
+        drafter = checkpoint.load(layout.drafter_of(folder), exact, config.backbone, run=folder.name)
+        low_drafter = checkpoint.load(layout.drafter_of(folder), low, config.backbone, run=folder.name).to(
+            torch.bfloat16
+        )
         broken = 0
         for prompts in load_benchmarks(config):
             made = own_answers(config, exact, prompts, 0.0, self._cache()).trajectories
@@ -311,7 +314,7 @@ class Session:
 
     def _cache(self) -> Path:
         """Where the target's trajectories are kept."""
-        return Path(self.config.runs) / "trajectories" / self.target.fingerprint[:16].replace("/", "_")
+        return layout.trajectories(Path(self.config.runs), self.target.fingerprint)
 
 
 def open_session(config: Config, *, precision: str | None = None) -> Session:
@@ -371,7 +374,7 @@ def _check_batch(config: Config, train: Corpus) -> None:
 
 def _move_aside(folder: Path) -> Path:
     """Moves a run out of the way, under a number that is free."""
-    aside = folder.parent / "aside"
+    aside = layout.aside(folder.parent)
     aside.mkdir(exist_ok=True)
     goal = next(g for i in range(1, 10**6) if not (g := aside / f"{folder.name}.{i}").exists())
     return folder.rename(goal)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from specauf_cli.errors import InputError, Interrupted
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.progress import track
+from specauf_cli.store import layout
 from specauf_cli.store.files import atomic, read_log
 from specauf_cli.training import state
 from specauf_cli.training.tracking import Sink
@@ -78,7 +79,7 @@ class Running:
     checkpoint."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.checkpoints, self.log = job, job.folder / "checkpoints", job.folder / "log.jsonl"
+        self.job, self.checkpoints, self.log = job, layout.checkpoints_of(job.folder), layout.log_of(job.folder)
         self.writes = ranks.FIRST or not job.shared
         decayed = [p for p in job.module.parameters() if p.requires_grad and p.dim() > 1]
         plain = [p for p in job.module.parameters() if p.requires_grad and p.dim() <= 1]

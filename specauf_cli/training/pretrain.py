@@ -16,6 +16,7 @@ from specauf_cli.data.chat import Chat, encode
 from specauf_cli.errors import InputError
 from specauf_cli.models import target as targets
 from specauf_cli.runtime import ranks
+from specauf_cli.store import layout
 from specauf_cli.store.files import digest, file_sha256, lock, read_json, write_json
 from specauf_cli.store.provenance import now, peak_memory_mib
 from specauf_cli.training.loop import Job, Outcome, run
@@ -38,7 +39,7 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
     folder = place(config, runs, data=data)
     name = folder.name
     if not (folder / MARKER).is_file() and ranks.FIRST:
-        with lock(folder.with_name(folder.name + ".training"), f"target {name}", wait=True):
+        with lock(layout.target_training(folder), f"target {name}", wait=True):
             if not (folder / MARKER).is_file():  # another process may have trained it meanwhile
                 train(config, corpus, folder, data=data, device=device)
     ranks.wait()
@@ -54,7 +55,7 @@ def place(config: TargetConfig, runs: Path, *, data: str) -> Path:
     """Where the target that ``config.pretrain`` describes lies once it is trained on ``data``; whole when it holds
     ``MARKER``."""
     assert config.pretrain is not None
-    return runs / "targets" / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
+    return layout.targets(runs) / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
 
 
 def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, device: str) -> None:
@@ -65,7 +66,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     """
     recipe = config.pretrain
     assert recipe is not None
-    work = folder.with_name(folder.name + ".training")
+    work = layout.target_training(folder)
     print(f"training target {config.title}: {recipe.steps} steps (once; kept in {folder})", file=sys.stderr)
     tokenizer, partial = work / "tokenizer", work / ".tokenizer.partial"
     if not (tokenizer / "tokenizer.json").is_file():
@@ -123,7 +124,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     try:
         model.save_pretrained(work / "final", safe_serialization=True)
         chat.save(work / "final")
-        shutil.copy(work / "log.jsonl", work / "final" / "log.jsonl")
+        shutil.copy(layout.log_of(work), layout.log_of(work / "final"))
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot write {work / 'final'}: {reason}; the training is saved in {work}") from error
