@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from specauf_cli.errors import InputError, Interrupted
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.progress import track
 from specauf_cli.store import layout
-from specauf_cli.store.files import atomic, read_log
+from specauf_cli.store.files import append_line, atomic, read_log
 from specauf_cli.training import state
 from specauf_cli.training.tracking import Sink
 
@@ -161,7 +160,7 @@ class Running:
         if self.writes:
             self.line |= self.job.measure(self.done)
             logged = {**self.line, "tokens_per_second": self.speed}
-            _append(self.log, logged)
+            append_line(self.log, logged)
             self.job.sink(logged)
         self.window, self.tokens, self.reading = {}, 0, 0.0
 
@@ -229,9 +228,9 @@ def _resume(running: Running) -> tuple[int, dict[str, float], float]:
     job, log = running.job, running.log
     found = state.latest(running.checkpoints)
     if found is None:
-        job.folder.mkdir(parents=True, exist_ok=True)
         if running.writes:
-            log.write_text("")
+            with atomic(log):  # begins empty
+                pass
         return 0, {}, 0.0
     saved = state.restore(found, job.module, running.optimizer)
     if saved["identity"] != job.identity:
@@ -245,14 +244,6 @@ def _resume(running: Running) -> tuple[int, dict[str, float], float]:
         with atomic(log) as temporary:  # what is behind the checkpoint comes again
             temporary.write_text("".join(kept))
     return step, dict(saved["window"]), float(saved["seconds"])
-
-
-def _append(log: Path, line: Mapping[str, Any]) -> None:
-    try:
-        with open(log, "a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {log}: {error.strerror or error}") from error
 
 
 @contextmanager
