@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.store import signature
@@ -314,7 +316,7 @@ def intact(folder: Path, files: str) -> Iterator[None]:
     damaged."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValidationError) as error:
         raise InputError(f"{folder}/{files} is damaged; move {folder} aside and train again") from error
 
 

@@ -352,8 +352,8 @@ def _require_clean() -> None:
 
 def _publish(record: RunRecord, local: Path, source: Path | None = None, under: str = "") -> None:
     """Copies one record; refuses one that was measured or trained with uncommitted code."""
-    for what, code in (("measured", record.code), ("trained", record.training["code"])):
-        if code["dirty"] is not False:
+    for what, code in (("measured", record.code), ("trained", record.training.code)):
+        if code.dirty is not False:
             raise InputError(
                 f"record {record.id} was {what} with uncommitted changes; move runs/{record.run} aside and make it "
                 "again"

@@ -228,9 +228,9 @@ def _resume(running: Running) -> tuple[int, dict[str, float], float]:
     job, log = running.job, running.log
     found = state.latest(running.checkpoints)
     if found is None:
+        job.folder.mkdir(parents=True, exist_ok=True)
         if running.writes:
-            with atomic(log):  # begins empty
-                pass
+            log.write_text("")
         return 0, {}, 0.0
     saved = state.restore(found, job.module, running.optimizer)
     if saved["identity"] != job.identity:
