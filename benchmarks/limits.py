@@ -67,8 +67,7 @@ def cell(overrides: Sequence[str], gpu: str | None, steps: int) -> dict[str, obj
     examples = found.examples or calibration.examples_like(made)
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
-    features = Features(target, examples, config.trainer, Path(config.runs))
-    features.KEEP = 0
+    features = Features(target, examples, config.trainer, Path(config.runs), keep=0)
     step = Step(config, target, drafter, examples, features)
     optimizer = torch.optim.AdamW(drafter.parameters(), lr=1e-6, fused=True)
 

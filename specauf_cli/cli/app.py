@@ -103,7 +103,7 @@ def evaluate(
             as_trained, config = configs(folder, extra, benchmarks)
             if session is None or not session.serves(as_trained):
                 session = open_session(as_trained, precision=config.evaluation.precision)
-            for step in layout.snapshots(folder) if every_checkpoint else []:
+            for step in layout.snapshot_steps(folder) if every_checkpoint else []:
                 early = session.measure(config, folder, [*words, "--every-checkpoint"], step=step)
                 print(f"  step {step:>6}  {summary.averages(early, definition)}")
             record = session.measure(config, folder, words)

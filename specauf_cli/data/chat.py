@@ -9,6 +9,7 @@ and turns share one sequence only where their tokens really are a prefix of each
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ class Chat:
         tokenizer.chat_template = CHATML
         return cls(tokenizer, MASK)
 
+    def changed(self, *, mask_id: int | None = None, vocab: int | None = None) -> "Chat":
+        """This format with another mask token, or another count of tokens; the tokenizer is shared."""
+        other = copy(self)
+        other.mask_id = self.mask_id if mask_id is None else mask_id
+        other.vocab = self.vocab if vocab is None else vocab
+        return other
+
     def save(self, folder: Path) -> None:
         """Writes the tokenizer in the Hugging Face layout."""
         self.tokenizer.save_pretrained(folder)
@@ -144,7 +152,7 @@ class Chat:
         return None if found is None else found[0]
 
     def _control_pattern(self) -> re.Pattern[str]:
-        if self._controls is None or self._controls[0] != self.mask_id:  # the target may choose the mask token later
+        if self._controls is None or self._controls[0] != self.mask_id:  # a copy with another mask token
             added = self.tokenizer.added_tokens_decoder
             ids = {self.mask_id, self.pad_id, *self.stop_ids}
             names = {t.content for i, t in added.items() if t.special or i in ids}

@@ -12,6 +12,7 @@ from specauf_cli.config.schema import BenchmarkConfig, DataConfig
 from specauf_cli.data import benchmarks as benchmark_sets
 from specauf_cli.data import conversations
 from specauf_cli.errors import InputError
+from specauf_cli.store.files import atomic
 
 
 def fetch(
@@ -81,12 +82,6 @@ def _training(data: DataConfig) -> tuple[Iterable[object], str]:
 
 
 def _write(path: Path, rows: Iterable[object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)  # after a failure (no space left); after os.replace it is gone
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -16,6 +16,7 @@ from specauf_cli.interchange import formats
 from specauf_cli.models import blocks, checkpoint
 from specauf_cli.models.dflash import Context, DFlash, SlotBySlot
 from specauf_cli.models.target import Target
+from specauf_cli.store import layout
 from specauf_cli.store.files import read_json
 from specauf_cli.types import Example, Trajectory
 
@@ -228,7 +229,10 @@ def belongs(subject: Subject) -> Finding:
             f"{drafter.backbone.title}, {size}: {drafter.slots} slots, {drafter.backbone.proposals} proposals "
             "(initialised here)",
         )
-    stored, expected = read_json(subject.folder / "drafter" / "config.json"), checkpoint.public_config(drafter, target)
+    stored, expected = (
+        read_json(layout.drafter_of(subject.folder) / "config.json"),
+        checkpoint.public_config(drafter, target),
+    )
     theirs, ours = _flat(stored), _flat(expected)
     free = ("dtype", "dflash_config.target_layer_ids", "specauf.run", "specauf.weights")
     other = [k for k, v in ours.items() if k not in free and k in theirs and theirs[k] != v]

@@ -24,6 +24,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.planning import plan as plans
 from specauf_cli.runtime import machine
 from specauf_cli.session import load_data
+from specauf_cli.store import layout
 from specauf_cli.training import pretrain
 from specauf_cli.types import Conversation, Corpus, Example, PromptSet
 
@@ -177,7 +178,7 @@ class Subject:
         if self.folder is not None:
             try:
                 found = checkpoint.load(
-                    self.folder / "drafter", target, self.config.backbone, run=self.folder.resolve().name
+                    layout.drafter_of(self.folder), target, self.config.backbone, run=self.folder.resolve().name
                 )
                 return found.to(target.model.dtype)
             except InputError as error:

@@ -41,7 +41,6 @@ class Target:
         if config.sizes is not None:
             sizes.check(config, sizes.of_model(model.config))
         self.model: Any = model.eval().requires_grad_(False)
-        self.chat, self.config, self.fingerprint = chat, config, fingerprint
         self.taps = taps_of(config.taps, model.config.num_hidden_layers)
         self.hidden_size: int = model.config.hidden_size
         self.context_length: int = model.config.max_position_embeddings
@@ -53,7 +52,8 @@ class Target:
         self._low: Tensor | None = None
         self._bias: Tensor | None = None if head.bias is None else head.bias.to(self.device)
         if chat.mask_id < 0:
-            chat.mask_id = free_row(chat, self._embedding.weight)
+            chat = chat.changed(mask_id=free_row(chat, self._embedding.weight))
+        self.chat, self.config, self.fingerprint = chat, config, fingerprint
         if not 0 <= chat.mask_id < self._embedding.num_embeddings:
             raise InputError(
                 f"mask token {config.mask_token!r} has id {chat.mask_id}, outside the {self._embedding.num_embeddings} "

@@ -100,8 +100,8 @@ def seconds_per_step(made: Plan, found: Material, device: str, *, batches: int =
     target, examples = target_like(made, found, device), found.examples or examples_like(made)
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
-    features = Features(target, examples, trainer, Path(config.runs))  # online: nothing is written
-    features.KEEP = 0  # a batch that is asked for twice is computed twice
+    # Online: nothing is written, and a batch that is asked for twice is computed twice.
+    features = Features(target, examples, trainer, Path(config.runs), keep=0)
     step = Step(config, target, drafter, examples, features)
     optimizer = torch.optim.AdamW(drafter.parameters(), lr=1e-6, fused=True)
     took: dict[bool, list[float]] = {True: [], False: []}
@@ -153,8 +153,8 @@ def target_like(made: Plan, found: Material, device: str) -> Target:
         chat = Chat.build(
             (m.content for c in offline.conversations(200, seed=0).conversations for m in c.messages), 400
         )
-        chat.vocab = made.sizes.vocab_size
-    chat.mask_id = max(0, min(chat.mask_id, made.sizes.vocab_size - 1))
+        chat = chat.changed(vocab=made.sizes.vocab_size)
+    chat = chat.changed(mask_id=max(0, min(chat.mask_id, made.sizes.vocab_size - 1)))
     dtype = targets.DTYPES[config.target.dtype]
     model = sizes.random_target(made.sizes, config.trainer.max_length, dtype=dtype, device=device)
     return Target(model, chat, replace(config.target, sizes=None), "random")

@@ -42,7 +42,7 @@ def verdicts(measured: Measured, definition: str) -> list[Verdict]:
     result = of_tau(measured, definition)
     if {"auf", "decay"} <= {r.objective for r in measured.records}:
         result += [_depths(measured, temperature) for temperature in measured.temperatures]
-    if any("curve" in r.training for r in measured.of("auf")):
+    if any(r.training.curve for r in measured.of("auf")):
         result.append(_rising(measured))
     return sorted(result, key=lambda v: (v.claim, v.temperature or 0.0))
 
@@ -218,8 +218,8 @@ def _rising(measured: Measured) -> Verdict:
     """Rank correlations over the log of each seed; 0.5 is the line above which two columns count as rising together."""
     lowest, numbers = 1.0, []
     for record in measured.of("auf"):
-        curve = record.training.get("curve")
-        if curve is None:
+        curve = record.training.curve
+        if not curve:
             continue
         columns = ("step", "active_ratio", "support_accuracy")
         ranks = pd.DataFrame({k: curve[k] for k in columns}).corr("spearman").to_numpy()

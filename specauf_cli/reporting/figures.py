@@ -187,10 +187,11 @@ def _depths(measured: Measured) -> Figure | None:
         values = np.array([p.value for _, p in points])
         spread = np.array([[p.value - p.low for _, p in points], [p.high - p.value for _, p in points]]).clip(0)
         left.errorbar(ks + shift, values, yerr=spread, capsize=2, label=escape.drawn(title), linewidth=1.2, **look)
-        seen = [r.heldout for r in measured.of(objective) if "reached" in r.heldout]
+        seen = [r.heldout for r in measured.of(objective) if r.heldout.reached]
         drawn += len(points)
         if seen:
-            reached, passed = (np.sum([h[n][: DEPTHS.stop - 1] for h in seen], axis=0) for n in ("reached", "passed"))
+            reached = np.sum([h.reached[: DEPTHS.stop - 1] for h in seen], axis=0)
+            passed = np.sum([h.passed[: DEPTHS.stop - 1] for h in seen], axis=0)
             right.plot(
                 np.array(DEPTHS) + shift,
                 passed / np.maximum(reached, 1),
@@ -336,7 +337,7 @@ def _curves(measured: Measured) -> list[tuple[str, dict[str, Any], pd.DataFrame]
     """Per row its title, look and the mean log over seeds."""
     found = []
     for objective, title, look in _rows(measured):
-        logs = [pd.DataFrame(r.training["curve"]) for r in measured.of(objective) if r.training.get("curve")]
+        logs = [pd.DataFrame(r.training.curve) for r in measured.of(objective) if r.training.curve]
         if logs:
             found.append((title, look, pd.concat(logs).groupby("step", as_index=False).mean()))
     return found

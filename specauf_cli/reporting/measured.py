@@ -55,10 +55,9 @@ class Measured:
         if not runs:
             return None
         # A conversation is one cluster; a template that rewrites earlier turns makes several examples of one.
-        place, ids = pd.factorize(np.array(runs[0].heldout["ids"], dtype=object))
-        top, bottom = (
-            np.array([np.bincount(place, r.heldout[key], len(ids)) for r in runs]) for key in ("id_correct", "id_valid")
-        )
+        place, ids = pd.factorize(np.array(runs[0].heldout.ids, dtype=object))
+        top = np.array([np.bincount(place, r.heldout.id_correct, len(ids)) for r in runs])
+        bottom = np.array([np.bincount(place, r.heldout.id_valid, len(ids)) for r in runs])
         return Sample(tuple(r.seed for r in runs), tuple(map(str, ids)), top, bottom)
 
 
@@ -119,7 +118,7 @@ def _check_same_ruler(experiment: TableSpec, records: Sequence[RunRecord]) -> No
                 )
         for what, mine, theirs in (
             ("evaluation settings", settings_of(record), settings_of(records[0])),
-            ("held-out conversations", record.heldout["ids"], records[0].heldout["ids"]),
+            ("held-out conversations", record.heldout.ids, records[0].heldout.ids),
         ):
             if mine != theirs:
                 raise InputError(

@@ -44,7 +44,10 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
         f"  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %  (held-out conversations, common "
         "mask)"
     )
-    asked, same, rounds = (sum(b.audit[k] for b in record.benchmarks) for k in ("requests", "identical", "same_rounds"))
+    audits = [b.audit for b in record.benchmarks]
+    asked = sum(a.requests for a in audits)
+    same = sum(a.identical for a in audits)
+    rounds = sum(a.same_rounds for a in audits)
     text.append(
         "  audit: no request was decoded live"
         if not asked

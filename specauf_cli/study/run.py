@@ -30,8 +30,7 @@ from specauf_cli.runtime import ranks
 from specauf_cli.session import Session, open_session
 from specauf_cli.store import signature, trust
 from specauf_cli.store.files import atomic, read_json, write_json
-from specauf_cli.store.layout import snapshot
-from specauf_cli.store.layout import snapshots as snapshots_of
+from specauf_cli.store.layout import snapshot, snapshot_steps
 from specauf_cli.store.provenance import code_state
 from specauf_cli.store.records import RunRecord, load_record
 from specauf_cli.study.executors import Job, outcomes
@@ -171,7 +170,7 @@ def _measure_on_the_way(local: Path, records: Sequence[RunRecord], overrides: Se
         folder = local / record.run
         if record.seed != first or not (folder / "snapshots").is_dir():
             continue
-        steps = [s for s in snapshots_of(folder) if not any(snapshot(folder, s).glob("records/*.json"))]
+        steps = [s for s in snapshot_steps(folder) if not any(snapshot(folder, s).glob("records/*.json"))]
         if not steps:
             continue
         own = [*trust.overrides_of(folder, overrides), f"runs={local}", *FEW, *overrides]
@@ -353,8 +352,8 @@ def _require_clean() -> None:
 
 def _publish(record: RunRecord, local: Path, source: Path | None = None, under: str = "") -> None:
     """Copies one record; refuses one that was measured or trained with uncommitted code."""
-    for what, code in (("measured", record.code), ("trained", record.training["code"])):
-        if code["dirty"] is not False:
+    for what, code in (("measured", record.code), ("trained", record.training.code)):
+        if code.dirty is not False:
             raise InputError(
                 f"record {record.id} was {what} with uncommitted changes; move runs/{record.run} aside and make it "
                 "again"

@@ -21,6 +21,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import BranchLoss, branch_losses
 from specauf_cli.runtime import ranks
+from specauf_cli.store import layout
 from specauf_cli.store.files import read_log
 from specauf_cli.training.features import Features
 from specauf_cli.training.loop import Job, Outcome, Running, run
@@ -247,7 +248,7 @@ def train(target: Target, examples: Sequence[Example], features: Features, tasks
         ended = run(jobs)
     for task, one in zip(tasks, ended, strict=True):
         if ranks.FIRST and one.failure is None:
-            checkpoint.save(cast(DFlash, one.job.module), target, task.folder / "drafter", run=task.identity)
+            checkpoint.save(cast(DFlash, one.job.module), target, layout.drafter_of(task.folder), run=task.identity)
     return ended
 
 
@@ -259,7 +260,7 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
         drafter.load_state_dict(checkpoint.load(task.start, target, config.backbone).state_dict())
 
     def kept(done: int) -> Path:
-        return task.folder / "snapshots" / f"step-{done:06d}"
+        return layout.snapshot(task.folder, done)
 
     def asked_for(done: int) -> bool:
         return trainer.snapshot_every is not None and done % trainer.snapshot_every == 0
@@ -274,7 +275,9 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
         found = task.probe(drafter)
         if not found:
             return found
-        best = max((x for x in read_log(task.folder / "log.jsonl") if "tau" in x), key=lambda x: x["tau"], default=None)
+        best = max(
+            (x for x in read_log(layout.log_of(task.folder)) if "tau" in x), key=lambda x: x["tau"], default=None
+        )
         if best is None or found["tau"] > best["tau"]:  # the drafter with the best tau so far is kept too, and only it
             checkpoint.save(drafter, target, kept(done), run=task.identity)
             if best is not None and not asked_for(int(best["step"])):

@@ -37,9 +37,18 @@ class Features:
 
     KEEP = 1_500_000_000
 
-    def __init__(self, target: Target, examples: Sequence[Example], trainer: TrainerConfig, folder: Path) -> None:
-        """``folder``: where ``disk`` keeps them, below a name of their own. Errors: InputError when they do not fit
-        there."""
+    def __init__(
+        self,
+        target: Target,
+        examples: Sequence[Example],
+        trainer: TrainerConfig,
+        folder: Path,
+        *,
+        keep: int | None = None,
+    ) -> None:
+        """``folder``: where ``disk`` keeps them, below a name of their own. ``keep``: bytes kept of what is computed
+        online (None: ``KEEP``). Errors: InputError when they do not fit on the disk."""
+        self.most = self.KEEP if keep is None else keep
         self.target, self.examples, self.trainer = target, examples, trainer
         self.kept: dict[tuple[tuple[int, ...], int], Tensor] = {}
         self.bytes, self.seed = 0, -1
@@ -78,11 +87,11 @@ class Features:
         if key == self.last[0]:  # drafters that are trained together ask one after the other
             return self.last[1]
         if key not in self.kept:
-            found = self._compute(batch.tokens)
-            self.last = key, found
-            if self.bytes + found.nbytes > self.KEEP:
-                return found
-            self.kept[key], self.bytes = found, self.bytes + found.nbytes
+            computed = self._compute(batch.tokens)
+            self.last = key, computed
+            if self.bytes + computed.nbytes > self.most:
+                return computed
+            self.kept[key], self.bytes = computed, self.bytes + computed.nbytes
         return self.kept[key]
 
     def ahead(self, index: Sequence[int]) -> None:
@@ -105,8 +114,8 @@ class Features:
     def _compute(self, tokens: Tensor) -> Tensor:
         low = self.trainer.precision == "bf16"
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
-            found = self.target.features(tokens.to(self.target.device))
-        return found.to(self.dtype)
+            features = self.target.features(tokens.to(self.target.device))
+        return features.to(self.dtype)
 
 
 class Memory:
@@ -178,8 +187,8 @@ class Disk:
         already."""
         for members, rows in (self.now, self.next):
             if set(index) <= set(members):
-                found = dict(zip(members, rows.result(), strict=True))
-                return [found[i] for i in index]
+                row_of = dict(zip(members, rows.result(), strict=True))
+                return [row_of[i] for i in index]
         return self.reader.submit(self._read, index).result()
 
     def ahead(self, index: Sequence[int]) -> None:

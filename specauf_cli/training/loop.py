@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 from specauf_cli.errors import InputError, Interrupted
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.progress import track
-from specauf_cli.store.files import atomic, read_log
+from specauf_cli.store import layout
+from specauf_cli.store.files import append_line, atomic, read_log
 from specauf_cli.training import state
 from specauf_cli.training.tracking import Sink
 
@@ -78,7 +78,7 @@ class Running:
     checkpoint."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.checkpoints, self.log = job, job.folder / "checkpoints", job.folder / "log.jsonl"
+        self.job, self.checkpoints, self.log = job, layout.checkpoints_of(job.folder), layout.log_of(job.folder)
         self.writes = ranks.FIRST or not job.shared
         decayed = [p for p in job.module.parameters() if p.requires_grad and p.dim() > 1]
         plain = [p for p in job.module.parameters() if p.requires_grad and p.dim() <= 1]
@@ -160,7 +160,7 @@ class Running:
         if self.writes:
             self.line |= self.job.measure(self.done)
             logged = {**self.line, "tokens_per_second": self.speed}
-            _append(self.log, logged)
+            append_line(self.log, logged)
             self.job.sink(logged)
         self.window, self.tokens, self.reading = {}, 0, 0.0
 
@@ -244,14 +244,6 @@ def _resume(running: Running) -> tuple[int, dict[str, float], float]:
         with atomic(log) as temporary:  # what is behind the checkpoint comes again
             temporary.write_text("".join(kept))
     return step, dict(saved["window"]), float(saved["seconds"])
-
-
-def _append(log: Path, line: Mapping[str, Any]) -> None:
-    try:
-        with open(log, "a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {log}: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 
 from specauf_cli.config.schema import PretrainConfig, TargetConfig
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.errors import InputError
 from specauf_cli.models import target as targets
 from specauf_cli.runtime import ranks
-from specauf_cli.store.files import digest, file_sha256, lock, read_json, write_json
+from specauf_cli.store import layout
+from specauf_cli.store.files import atomic_folder, digest, file_sha256, lock, read_json, remove_leftovers, write_json
 from specauf_cli.store.provenance import now, peak_memory_mib
 from specauf_cli.training.loop import Job, Outcome, run
 from specauf_cli.types import Corpus
@@ -38,7 +38,7 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
     folder = place(config, runs, data=data)
     name = folder.name
     if not (folder / MARKER).is_file() and ranks.FIRST:
-        with lock(folder.with_name(folder.name + ".training"), f"target {name}", wait=True):
+        with lock(layout.target_training(folder), f"target {name}", wait=True):
             if not (folder / MARKER).is_file():  # another process may have trained it meanwhile
                 train(config, corpus, folder, data=data, device=device)
     ranks.wait()
@@ -54,7 +54,7 @@ def place(config: TargetConfig, runs: Path, *, data: str) -> Path:
     """Where the target that ``config.pretrain`` describes lies once it is trained on ``data``; whole when it holds
     ``MARKER``."""
     assert config.pretrain is not None
-    return runs / "targets" / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
+    return layout.targets(runs) / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
 
 
 def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, device: str) -> None:
@@ -65,15 +65,13 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     """
     recipe = config.pretrain
     assert recipe is not None
-    work = folder.with_name(folder.name + ".training")
+    work = layout.target_training(folder)
     print(f"training target {config.title}: {recipe.steps} steps (once; kept in {folder})", file=sys.stderr)
-    tokenizer, partial = work / "tokenizer", work / ".tokenizer.partial"
+    tokenizer = work / "tokenizer"
     if not (tokenizer / "tokenizer.json").is_file():
-        shutil.rmtree(tokenizer, ignore_errors=True)
         texts = (m.content for c in corpus.conversations for m in c.messages)
-        shutil.rmtree(partial, ignore_errors=True)
-        Chat.build(texts, recipe.vocab_size).save(partial)
-        partial.rename(tokenizer)  # whole or not at all: an interrupted training continues with it
+        with atomic_folder(tokenizer) as partial:  # an interrupted training continues with it
+            Chat.build(texts, recipe.vocab_size).save(partial)
     chat = Chat.load(replace(config, path=str(tokenizer)))
     examples, counts = encode(chat, corpus, max_length=recipe.max_positions)
     stream = torch.tensor([t for e in examples for t in (*e.tokens, chat.pad_id)], dtype=torch.long)
@@ -120,27 +118,27 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     )
     if ended.failure:
         raise ended.failure
+    tokens_seen = recipe.steps * recipe.rows * recipe.row_length
+    remove_leftovers(folder)
     try:
-        model.save_pretrained(work / "final", safe_serialization=True)
-        chat.save(work / "final")
-        shutil.copy(work / "log.jsonl", work / "final" / "log.jsonl")
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write {work / 'final'}: {reason}; the training is saved in {work}") from error
-    marker = {
-        "fingerprint": targets.content_fingerprint(work / "final"),
-        "files": _files(work / "final"),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "vocabulary": chat.vocab,
-        "train": {**counts, "steps": recipe.steps, "tokens seen": recipe.steps * recipe.rows * recipe.row_length},
-        "last": {k: ended.line[k] for k in ("loss", "accuracy")},
-        "seconds": round(ended.seconds, 1),
-        "peak_memory_mib": peak_memory_mib(),
-        "written": now(),
-    }
-    write_json(work / "final" / MARKER, marker)
-    shutil.rmtree(folder, ignore_errors=True)
-    (work / "final").rename(folder)
+        with atomic_folder(folder) as final:
+            model.save_pretrained(final, safe_serialization=True)
+            chat.save(final)
+            shutil.copy(layout.log_of(work), layout.log_of(final))
+            marker = {
+                "fingerprint": targets.content_fingerprint(final),
+                "files": _files(final),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "vocabulary": chat.vocab,
+                "train": {**counts, "steps": recipe.steps, "tokens seen": tokens_seen},
+                "last": {k: ended.line[k] for k in ("loss", "accuracy")},
+                "seconds": round(ended.seconds, 1),
+                "peak_memory_mib": peak_memory_mib(),
+                "written": now(),
+            }
+            write_json(final / MARKER, marker)
+    except InputError as error:
+        raise InputError(f"{error}; the training is saved in {work}") from error
     shutil.rmtree(work)
 
 

@@ -56,7 +56,11 @@ def records() -> list[RunRecord]:
             "benchmark": {},
             "objective": {"name": objective},
         }
-        training = {**one.training, "command": "specauf train x=y", "data": {"name": "data", "examples": 3}}
+        training = {
+            **one.training.model_dump(),
+            "command": "specauf train x=y",
+            "data": {"name": "data", "examples": 3},
+        }
         training["curve"] = {
             k: [0.1, 0.2] for k in ("step", "loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
         }
