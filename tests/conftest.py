@@ -20,9 +20,12 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
+from helpers import typechecker  # noqa: E402
+
 # Before anything imports these modules: their tensor signatures are then checked on every call.
 install_import_hook(
-    ["specauf_cli.objectives", "specauf_cli.models.blocks", "specauf_cli.evaluation"], "beartype.beartype"
+    ["specauf_cli.objectives", "specauf_cli.models", "specauf_cli.training", "specauf_cli.evaluation"],
+    f"{typechecker.__name__}.checked",
 )
 
 import torch  # noqa: E402

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from specauf_cli.config.schema import BenchmarkConfig, DataConfig
-from specauf_cli.data import benchmarks as benchmark_sets
 from specauf_cli.data import conversations
+from specauf_cli.data.benchmarks import hub_prompts
 from specauf_cli.errors import InputError
 
 
@@ -32,8 +32,8 @@ def fetch(
             if path.exists():
                 echo(f"{name}: already there, {path}")
                 return
-            made, summary = rows()
-            _write(path, made)
+            fetched, summary = rows()
+            _write(path, fetched)
             echo(f"{name}: {summary} -> {path}")
         except (InputError, OSError) as error:
             failed.append(name)
@@ -59,7 +59,7 @@ def fetch(
 
 
 def _benchmark(config: BenchmarkConfig) -> tuple[Iterable[object], str]:
-    prompts, commit = benchmark_sets.hub_prompts(config)
+    prompts, commit = hub_prompts(config)
     rows = (
         {"id": prompt.id, "turns": prompt.turns, "reference": prompt.reference, "category": prompt.category}
         for prompt in prompts

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -68,8 +69,8 @@ class Features:
         if seed != self.seed:
             self.kept, self.bytes, self.seed = {}, 0, seed
 
-    def of(self, batch: Batch) -> Tensor:
-        """Features of a batch, ``[B, T, F]``; zero where padded when they come from memory or disk."""
+    def of(self, batch: Batch) -> Float[Tensor, "B T F"]:
+        """Features of a batch; zero where padded when they come from memory or disk."""
         width = batch.tokens.shape[1]
         if self.store is not None:
             rows = [F.pad(x, (0, 0, 0, width - len(x))) for x in self.store.read(batch.index)]
@@ -78,11 +79,11 @@ class Features:
         if key == self.last[0]:  # drafters that are trained together ask one after the other
             return self.last[1]
         if key not in self.kept:
-            found = self._compute(batch.tokens)
-            self.last = key, found
-            if self.bytes + found.nbytes > self.KEEP:
-                return found
-            self.kept[key], self.bytes = found, self.bytes + found.nbytes
+            features = self._compute(batch.tokens)
+            self.last = key, features
+            if self.bytes + features.nbytes > self.KEEP:
+                return features
+            self.kept[key], self.bytes = features, self.bytes + features.nbytes
         return self.kept[key]
 
     def ahead(self, index: Sequence[int]) -> None:
@@ -102,11 +103,11 @@ class Features:
                 yield i, row[: len(self.examples[i].tokens)].to("cpu", self.dtype, copy=True)
             order = order[len(some) :]
 
-    def _compute(self, tokens: Tensor) -> Tensor:
+    def _compute(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
         low = self.trainer.precision == "bf16"
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
-            found = self.target.features(tokens.to(self.target.device))
-        return found.to(self.dtype)
+            features = self.target.features(tokens.to(self.target.device))
+        return features.to(self.dtype)
 
 
 class Memory:
@@ -178,8 +179,8 @@ class Disk:
         already."""
         for members, rows in (self.now, self.next):
             if set(index) <= set(members):
-                found = dict(zip(members, rows.result(), strict=True))
-                return [found[i] for i in index]
+                features = dict(zip(members, rows.result(), strict=True))
+                return [features[i] for i in index]
         return self.reader.submit(self._read, index).result()
 
     def ahead(self, index: Sequence[int]) -> None:
