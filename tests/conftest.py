@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no network in tests
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # a test's processes run this checkout
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="specauf-state-")  # the key that signs runs, not the user's own
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
@@ -21,7 +22,9 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-from helpers import typechecker  # noqa: E402
+from helpers import quick_settings, typechecker  # noqa: E402
+
+quick_settings.install()
 
 # Before anything imports these modules: their tensor signatures are then checked on every call.
 install_import_hook(
