@@ -145,11 +145,11 @@ class Chat:
 
     def _control_token(self, text: str) -> str | None:
         pattern = self._control_pattern()
-        found = pattern.search(text)
+        match = pattern.search(text)
         normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
-        if found is None and normalizer is not None:  # which may turn other characters into a token's own
-            found = pattern.search(normalizer.normalize_str(text))
-        return None if found is None else found[0]
+        if match is None and normalizer is not None:  # which may turn other characters into a token's own
+            match = pattern.search(normalizer.normalize_str(text))
+        return None if match is None else match[0]
 
     def _control_pattern(self) -> re.Pattern[str]:
         if self._controls is None or self._controls[0] != self.mask_id:  # a copy with another mask token

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from specauf_cli.config.schema import BenchmarkConfig, DataConfig
-from specauf_cli.data import benchmarks as benchmark_sets
 from specauf_cli.data import conversations
+from specauf_cli.data.benchmarks import hub_prompts
 from specauf_cli.errors import InputError
 from specauf_cli.store.files import atomic
 
@@ -33,8 +33,8 @@ def fetch(
             if path.exists():
                 echo(f"{name}: already there, {path}")
                 return
-            made, summary = rows()
-            _write(path, made)
+            fetched, summary = rows()
+            _write(path, fetched)
             echo(f"{name}: {summary} -> {path}")
         except (InputError, OSError) as error:
             failed.append(name)
@@ -60,7 +60,7 @@ def fetch(
 
 
 def _benchmark(config: BenchmarkConfig) -> tuple[Iterable[object], str]:
-    prompts, commit = benchmark_sets.hub_prompts(config)
+    prompts, commit = hub_prompts(config)
     rows = (
         {"id": prompt.id, "turns": prompt.turns, "reference": prompt.reference, "category": prompt.category}
         for prompt in prompts

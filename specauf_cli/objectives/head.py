@@ -100,11 +100,11 @@ def hits(logits_of: Logits, blocks: Blocks, vocabulary: int) -> Int[Tensor, ""]:
     """Slots predicted right among all that are valid: what a pruned head does not see, without gradients and in
     chunks."""
     at_once = max(1, AT_ONCE[blocks.hidden.device.type] // (4 * vocabulary * blocks.mask.shape[1]))
-    found = [
+    correct = [
         (logits_of(b.hidden, b.previous)["base"].float().argmax(dim=-1) == b.labels) & b.mask
         for b in blocks.split(at_once)
     ]
-    return torch.cat(found).sum()
+    return torch.cat(correct).sum()
 
 
 def _rows(
@@ -112,14 +112,14 @@ def _rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy ``[M]`` of single rows, whether their argmax is the label, and d cross-entropy / d hidden ``[M,
     D]``."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for some, label in zip(torch.split(hidden, at_once), torch.split(labels, at_once), strict=True):
         with torch.enable_grad():
             leaf = some.detach().requires_grad_()
             ce, correct = cross_entropy(row_logits(leaf), label)
             (slope,) = torch.autograd.grad(ce.sum(), leaf)
-        found.append((ce.detach(), correct, slope))
-    ces, corrects, slopes = zip(*found, strict=True)
+        parts.append((ce.detach(), correct, slope))
+    ces, corrects, slopes = zip(*parts, strict=True)
     return torch.cat(ces), torch.cat(corrects), torch.cat(slopes)
 
 
@@ -130,15 +130,15 @@ def _scan(
     support."""
     slots = mask.shape[1]
     alive = mask[:, 0].nonzero()[:, 0]
-    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for slot in range(slots):
-        if not len(alive) and found:
+        if not len(alive) and parts:
             break
         ce, correct, slope = _rows(row_logits, hidden[alive, slot], labels[alive, slot], at_once)
-        found.append((alive * slots + slot, ce, correct, slope))
+        parts.append((alive * slots + slot, ce, correct, slope))
         if slot + 1 < slots:
             alive = alive[correct & mask[alive, slot + 1]]
-    index, ces, corrects, slopes = zip(*found, strict=True)
+    index, ces, corrects, slopes = zip(*parts, strict=True)
     return torch.cat(index), torch.cat(ces), torch.cat(corrects), torch.cat(slopes)
 
 

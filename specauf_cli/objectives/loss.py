@@ -33,12 +33,12 @@ def block_stats(
 
 
 def cross_entropy(
-    logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"]
-) -> tuple[Float[Tensor, "*N"], Bool[Tensor, "*N"]]:
+    logits: Float[Tensor, "*X V"], labels: Int[Tensor, "*X"]
+) -> tuple[Float[Tensor, "*X"], Bool[Tensor, "*X"]]:
     """-log softmax at the label (fp32, with gradient), and whether the label is the argmax (ties: the lowest token
     id)."""
-    found: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
-    return found
+    ce_and_correct: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
+    return ce_and_correct
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -77,8 +78,8 @@ class Features:
         if seed != self.seed:
             self.kept, self.bytes, self.seed = {}, 0, seed
 
-    def of(self, batch: Batch) -> Tensor:
-        """Features of a batch, ``[B, T, F]``; zero where padded when they come from memory or disk."""
+    def of(self, batch: Batch) -> Float[Tensor, "B T F"]:
+        """Features of a batch; zero where padded when they come from memory or disk."""
         width = batch.tokens.shape[1]
         if self.store is not None:
             rows = [F.pad(x, (0, 0, 0, width - len(x))) for x in self.store.read(batch.index)]
@@ -87,11 +88,11 @@ class Features:
         if key == self.last[0]:  # drafters that are trained together ask one after the other
             return self.last[1]
         if key not in self.kept:
-            computed = self._compute(batch.tokens)
-            self.last = key, computed
-            if self.bytes + computed.nbytes > self.most:
-                return computed
-            self.kept[key], self.bytes = computed, self.bytes + computed.nbytes
+            features = self._compute(batch.tokens)
+            self.last = key, features
+            if self.bytes + features.nbytes > self.most:
+                return features
+            self.kept[key], self.bytes = features, self.bytes + features.nbytes
         return self.kept[key]
 
     def ahead(self, index: Sequence[int]) -> None:
@@ -111,7 +112,7 @@ class Features:
                 yield i, row[: len(self.examples[i].tokens)].to("cpu", self.dtype, copy=True)
             order = order[len(some) :]
 
-    def _compute(self, tokens: Tensor) -> Tensor:
+    def _compute(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
         low = self.trainer.precision == "bf16"
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
             features = self.target.features(tokens.to(self.target.device))

@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from specauf_cli.config.schema import PretrainConfig, TargetConfig
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.errors import InputError
-from specauf_cli.models import target as targets
+from specauf_cli.models import target
 from specauf_cli.runtime import ranks
 from specauf_cli.store import layout
 from specauf_cli.store.files import atomic_folder, digest, file_sha256, lock, read_json, remove_leftovers, write_json
 from specauf_cli.store.provenance import now, peak_memory_mib
-from specauf_cli.training.loop import Job, Outcome, run
+from specauf_cli.training.loop import Outcome, Training, run
 from specauf_cli.types import Corpus
 
 MARKER = "specauf.json"
@@ -76,7 +78,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     examples, counts = encode(chat, corpus, max_length=recipe.max_positions)
     stream = torch.tensor([t for e in examples for t in (*e.tokens, chat.pad_id)], dtype=torch.long)
     answers = torch.tensor([s for e in examples for s in (*e.supervised, False)])
-    model = targets.create(recipe, chat).to(device)
+    model = target.create(recipe, chat).to(device)
     rows = Rows(stream, answers, recipe)
     kind = torch.device(device).type
     if kind == "cpu":  # the backward pass of the fused CPU kernel takes half of a step at these lengths
@@ -98,7 +100,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
 
     (ended,) = run(
         [
-            Job(
+            Training(
                 name=f"target {config.name}",
                 folder=work,
                 module=model,
@@ -126,7 +128,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
             chat.save(final)
             shutil.copy(layout.log_of(work), layout.log_of(final))
             marker = {
-                "fingerprint": targets.content_fingerprint(final),
+                "fingerprint": target.content_fingerprint(final),
                 "files": _files(final),
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "vocabulary": chat.vocab,
@@ -145,7 +147,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
 class Rows:
     """Fixed-shape rows of row_length + 1 tokens; a new shuffle of the rows, and a new offset, for every epoch."""
 
-    def __init__(self, stream: torch.Tensor, answers: torch.Tensor, recipe: PretrainConfig) -> None:
+    def __init__(self, stream: Int[Tensor, "tokens"], answers: Bool[Tensor, "tokens"], recipe: PretrainConfig) -> None:
         self.stream, self.answers, self.recipe = stream, answers, recipe
         self.count = (len(stream) - 1) // recipe.row_length - 1
         self.per_epoch = self.count // recipe.rows
@@ -155,8 +157,8 @@ class Rows:
                 "data or fewer rows"
             )
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and answer mask of one step, ``[rows, row_length + 1]`` each."""
+    def batch(self, step: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+        """Tokens and answer mask of one step: B = ``rows``, T = ``row_length`` + 1."""
         epoch, position = divmod(step, self.per_epoch)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
         offset = int(torch.randint(self.recipe.row_length, (), generator=generator))
@@ -176,8 +178,10 @@ def _files(folder: Path) -> dict[str, str]:
 def describe(path: str, *, whole: bool = False) -> dict[str, Any]:
     """What the marker of a target trained here says of it; empty for any other target."""
     marker = Path(path) / MARKER
-    found = read_json(marker) if marker.is_file() else {}
+    contents = read_json(marker) if marker.is_file() else {}
     kinds = {"fingerprint": str, "files": dict, "parameters": int, "vocabulary": int, "train": dict, "last": dict}
-    if not isinstance(found, dict) or (found and not all(isinstance(found.get(k), v) for k, v in kinds.items())):
+    if not isinstance(contents, dict) or (
+        contents and not all(isinstance(contents.get(k), v) for k, v in kinds.items())
+    ):
         raise InputError(f"{marker} is damaged; move its folder aside to train the target again")
-    return {k: v for k, v in found.items() if k != "files"} if not whole else found
+    return {k: v for k, v in contents.items() if k != "files"} if not whole else contents
