@@ -130,7 +130,7 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
                 if len(seeds) > 1
                 else "; with one seed it speaks of these drafters, not of training again."
             )
-            + f" Seeds: {', '.join(map(str, seeds))}. AblationSpec were tried once each: no row was searched for.",
+            + f" Seeds: {', '.join(map(str, seeds))}. Conditions were tried once each: no row was searched for.",
             "",
             audit_note(everything),
         ]
