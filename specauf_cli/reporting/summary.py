@@ -204,17 +204,17 @@ def _pairs(mine: RunRecord, base: RunRecord) -> list[tuple[BenchmarkResult, Benc
     return list(found.values())
 
 
-def _line(title: str, temperature: float, found: Interval) -> str:
-    verdict = "" if found.separable else "  not separable"
+def _line(title: str, temperature: float, estimate: Interval) -> str:
+    verdict = "" if estimate.separable else "  not separable"
     return (
-        f"  {title:<28} T={temperature:g}  {found.value:+.3f} ± {found.half_width:.3f}  (detectable "
-        f"{found.detectable:.3f}){verdict}"
+        f"  {title:<28} T={temperature:g}  {estimate.value:+.3f} ± {estimate.half_width:.3f}  (detectable "
+        f"{estimate.detectable:.3f}){verdict}"
     )
 
 
-def plus_minus(found: Interval) -> str:
+def plus_minus(estimate: Interval) -> str:
     """``tau 2.061 ± 0.034``: a mean with half of its 95 % interval."""
-    return f"tau {found.value:6.3f} ± {found.half_width:.3f}"
+    return f"tau {estimate.value:6.3f} ± {estimate.half_width:.3f}"
 
 
 def _mean(histogram: Sequence[int]) -> float:

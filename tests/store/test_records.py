@@ -47,6 +47,38 @@ def test_no_space_left_is_one_line_and_keeps_the_old_file(tmp_path: Path, monkey
     assert os.listdir(tmp_path) == ["x.json"]
 
 
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    with files.atomic_folder(path) as temporary:
+        (temporary / "a").write_text("1")
+        assert not path.exists()
+        assert not list(tmp_path.glob("*/a")), "a search for whole folders does not find it"
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def replace_it() -> None:
+        with files.atomic_folder(path) as temporary:
+            (temporary / "b").write_text("2")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match=r"cannot write .*x: No space left on device"):
+            replace_it()
+    assert [p.name for p in tmp_path.rglob("*")] == ["x", "a"]
+    replace_it()
+    assert [p.name for p in tmp_path.rglob("*")] == ["x", "b"]
+
+
+def test_of_two_private_files_the_first_stays(tmp_path: Path) -> None:
+    path = tmp_path / "own" / "key"
+    files.create_private(path, b"first")
+    files.create_private(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert path.stat().st_mode & 0o077 == 0
+    assert os.listdir(path.parent) == ["key"]
+
+
 def test_broken_json_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{\n "a": 1,\n "b" 2\n}')
