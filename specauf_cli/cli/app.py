@@ -2,28 +2,26 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from specauf_cli import __version__
-from specauf_cli.cli import drafters, train
-from specauf_cli.cli.arguments import OVERRIDES, Overrides, RunOption
+from specauf_cli.cli import data, drafters, planning, runs, table, train
+from specauf_cli.cli.arguments import OVERRIDES, Overrides, RunOption, help_alone
 from specauf_cli.config.overrides import overrides_of, runs_folder, runs_folder_only
 from specauf_cli.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-data_app = typer.Typer(no_args_is_help=True, help="Real data: fetch the training conversations and benchmarks.")
-app.add_typer(data_app, name="data")
-app.add_typer(train.app)
-app.add_typer(drafters.app)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+for commands in (train, table, runs, drafters, planning):
+    app.add_typer(commands.app)
+app.add_typer(data.app, name="data")
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     """Train, verify and compare block drafters for speculative decoding.
 
     The main job: `specauf table` trains and evaluates what a table lacks and prints it beside the paper's numbers.
@@ -31,6 +29,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         print(__version__)
         raise typer.Exit
+    help_alone(context)
 
 
 @app.command("eval", context_settings=OVERRIDES)
@@ -162,134 +161,3 @@ def audit(
     if broken:
         raise InputError(f"{broken} fp32 outputs differ from the target's own: this decoding is not lossless")
     print("lossless: every fp32 output is the target's own, token for token")
-
-
-@app.command(context_settings=OVERRIDES)
-def table(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[EXPERIMENT]... [KEY=VALUE]...",
-            help="Experiment files or names (default: the paper's tables), and Hydra overrides.",
-        ),
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0",
-    publish: Annotated[
-        bool, typer.Option("--publish", help="Copy the records into results/ and render there (clean tree only).")
-    ] = False,
-    launcher: Annotated[
-        str | None, typer.Option(help="A launcher for the jobs, one of conf/hydra/launcher: slurm, local.")
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(help="Comma-separated objectives: train these rows alone, the others stay a dash.")
-    ] = None,
-) -> None:
-    """Train and evaluate whatever an experiment lacks, then print its table and write it to runs/tables/.
-
-    workers=N trains N jobs side by side; --launcher hands them to a cluster.
-    """
-    from specauf_cli.study import run
-
-    names = [w for w in words or [] if "=" not in w]
-    for word in words or []:
-        key = word.partition("=")[0].lstrip("+~")
-        if "=" in word and key in ("backbone", "objective", "seed"):
-            raise InputError(
-                f"{word!r}: a table chooses its own {key}; its rows are in the yaml, seeds are given by --seeds"
-            )
-    overrides_ = overrides_of([w for w in words or [] if "=" in w])
-    rows = None if only is None else only.split(",")
-    run.run(names, overrides_, _seeds(seeds), publish=publish, launcher=launcher, only=rows)
-
-
-@app.command("ls", context_settings=OVERRIDES)
-def list_runs(overrides: Overrides = None) -> None:
-    """List the runs with their state: finished, training, interrupted at step n, failed and why."""
-    from specauf_cli.reporting import escape, summary
-    from specauf_cli.store import layout
-
-    local = Path(runs_folder_only(overrides_of(overrides)))
-    found = layout.states(local)
-    if not found:
-        raise InputError(f"no run under {local}/ yet; specauf train objective=auf backbone=dflash")
-    apart = summary.apart(found)
-    for run in found:
-        text = f"{run.state} at step {run.step}  {run.reason}"
-        if run.state == "finished":
-            try:
-                known = layout.measured(local / run.name)
-                text = "  ".join(
-                    [*filter(None, [run.origin]), summary.averages(known[-1], "engine") if known else "not measured"]
-                )
-            except InputError as error:
-                text = f"damaged record: {error}"
-        print(escape.plain("  ".join(filter(None, [run.name, apart.get(run.name), text]))).rstrip())
-
-
-@app.command(context_settings=OVERRIDES)
-def show(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN]... [runs=FOLDER]")] = None,
-    definition: Annotated[str, typer.Option(help="engine, pooled, per_response or eos_truncated.")] = "engine",
-) -> None:
-    """Show a run (default: the latest finished one): its choices, progress or result, loss, tau per benchmark."""
-    from specauf_cli.reporting import summary
-    from specauf_cli.store import layout
-    from specauf_cli.types import check_definition
-
-    check_definition(definition)
-    names = [w for w in words or [] if "=" not in w]
-    local = Path(runs_folder_only([w for w in words or [] if "=" in w]))
-    for folder in layout.find(local, names, every=False, finished_only=False):
-        run = layout.state(folder)
-        print("\n".join(summary.of_state(run.name, run.state, run.step, run.about, run.log, run.reason, run.origin)))
-        known = layout.measured(folder)
-        print("\n".join(summary.of_record(known[-1], definition)) if known else "  not measured yet")
-
-
-@app.command(context_settings=OVERRIDES)
-def figures(overrides: Overrides = None) -> None:
-    """Draw the figures of the last table of a profile into runs/figures/ (SVG and PNG)."""
-    from specauf_cli.study import run
-
-    run.figures(overrides_of(overrides))
-
-
-@app.command(context_settings=OVERRIDES)
-def report(overrides: Overrides = None) -> None:
-    """Write one self-contained HTML report of the last table of a profile into runs/reports/."""
-    from specauf_cli.study import run
-
-    run.report(overrides_of(overrides))
-
-
-@app.command()
-def render() -> None:
-    """Render every table, figure and report under results/, and the tables quoted in README.md, from the committed
-    records."""
-    from specauf_cli.study import run
-
-    run.render()
-
-
-@data_app.command(context_settings=OVERRIDES)
-def fetch(
-    out: Annotated[Path, typer.Option(help="Folder to write: DIR/train/*.jsonl and DIR/benchmarks/*.jsonl.")],
-    overrides: Overrides = None,
-) -> None:
-    """Download ShareGPT and the six real benchmarks from the Hugging Face hub into DIR, as profile=cpu_real reads
-    them."""
-    from specauf_cli.config import compose
-    from specauf_cli.data.fetch import fetch as fetch_all
-
-    config = compose.compose(["data=sharegpt", "benchmark=all", f"data_root={out}", *overrides_of(overrides)])
-    fetch_all(out, config.benchmark, config.data, echo=print)
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(s) for s in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {text!r}: give different integers separated by commas, for example 0,1,2")
-    return seeds

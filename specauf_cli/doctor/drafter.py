@@ -136,10 +136,10 @@ def labels(subject: Subject) -> Finding:
     ends = [(p[:32] + p[32:][-32:] + [0] * 64)[:64] for p in places]  # where answers begin and end
     anchors = torch.tensor(ends)
     real = torch.arange(64) < torch.tensor([[len(p)] for p in places])
-    found, mask = blocks.labels_and_mask(batch.tokens, batch.supervised, anchors, real, slots)
+    answers, mask = blocks.labels_and_mask(batch.tokens, batch.supervised, anchors, real, slots)
     for row, example in enumerate(chosen):
         for i, anchor in enumerate(anchors[row].tolist()):
-            if real[row, i] and (wrong := _wrong(example, anchor, found[row, i].tolist(), mask[row, i].tolist())):
+            if real[row, i] and (wrong := _wrong(example, anchor, answers[row, i].tolist(), mask[row, i].tolist())):
                 return Finding(FAIL, f"example {example.id}: {wrong}", "label slot k with token anchor + 1 + k")
     example = max(chosen, key=lambda e: len(e.tokens))
     start = example.supervised.index(True)
@@ -251,10 +251,10 @@ def belongs(subject: Subject) -> Finding:
 
 def _flat(values: object) -> dict[str, object]:
     """Two levels of a configuration as one, ``outer.inner``."""
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for key, value in (values if isinstance(values, dict) else {}).items():
-        found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return found
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _own_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
@@ -265,8 +265,8 @@ def _own_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
 def _public_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
     checkpoint.save(drafter, target, folder / "drafter", run="round trip")
     formats.write(folder / "drafter", folder / "export", layout="hf", dtype="fp32")
-    found, _ = formats.drafter(formats.read(folder / "export"), target, drafter.backbone)
-    return found
+    imported, _ = formats.drafter(formats.read(folder / "export"), target, drafter.backbone)
+    return imported
 
 
 ROUND_TRIPS: dict[str, Callable[[DFlash, Target, Path], DFlash]] = {

@@ -175,10 +175,15 @@ def held(folder: Path) -> str:
     return ""
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes text atomically, in UTF-8."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically, one nesting level per line where that helps a reader and a diff."""
-    with atomic(path) as temporary:
-        temporary.write_text(pretty(value) + "\n", "utf-8")
+    write_text(path, pretty(value) + "\n")
 
 
 def pretty(value: Any, indent: int = 0) -> str:

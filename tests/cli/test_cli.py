@@ -14,7 +14,7 @@ import pytest
 from helpers.commands import ENV, ROOT, specauf
 from specauf_cli.store.files import lock
 from specauf_cli.store.trust import configs
-from specauf_cli.study import run
+from specauf_cli.study import publish
 
 
 def test_table_trains_measures_prints_and_writes(table: tuple[Path, str]) -> None:
@@ -215,7 +215,7 @@ def test_bad_input_is_one_clear_line(
 ) -> None:
     folder, _ = table
     monkeypatch.delenv("SPECAUF_DATA", raising=False)
-    monkeypatch.setattr(run, "code_state", lambda: {"commit": None, "dirty": None})
+    monkeypatch.setattr(publish, "code_state", lambda: {"commit": None, "dirty": None})
     done = specauf(folder, *words, check=False)
     errors = [line for line in done.stderr.splitlines() if line.startswith("specauf:")]
     assert done.returncode != 0
