@@ -20,14 +20,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
-from tenacity import (
-    RetryCallState,
-    RetryError,
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential,
-)
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, wait_exponential
 
 from specauf_cli.errors import InputError
 
@@ -146,9 +139,9 @@ class Client:
         """``read`` of the answer, asked for until there is one."""
         retrying = Retrying(
             retry=retry_if_exception_type(_Failed),
-            stop=stop_after_attempt(self.retries + 1) | self._stopped,
+            stop=self._gives_up,
             wait=_delay,
-            sleep=lambda _: None,  # ``_stopped`` has waited already
+            sleep=lambda _: None,  # ``_gives_up`` has waited already
             after=self._count_failure,
         )
         try:
@@ -159,9 +152,9 @@ class Client:
                 f"{self.url}{path}: {last.exception()}; tried {last.attempt_number} times"
             ) from last.exception()
 
-    def _stopped(self, state: RetryCallState) -> bool:
-        """Waits before the next try; true when ``stop`` was set meanwhile, so that there is none."""
-        return self.stop.wait(state.upcoming_sleep)
+    def _gives_up(self, state: RetryCallState) -> bool:
+        """True after the last try. Else waits before the next one; true, too, when ``stop`` is set meanwhile."""
+        return state.attempt_number > self.retries or self.stop.wait(state.upcoming_sleep)
 
     def _count_failure(self, _: RetryCallState) -> None:
         with self._lock:

@@ -5,7 +5,7 @@ runs/trajectories/<target>/   what the target alone emits, shared by every draft
 runs/features/<hash>/         target features of the training data (trainer.features=disk)
 runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, drafter/, finished.json, records/
 runs/aside/                   runs that ``specauf train --force`` moved out of the way
-runs/servers/<id>/            what a running server answered and counted (``serving``)
+runs/servers/<id>/            what a running server answered and counted (``engines.evaluate``)
 runs/tables/                  what ``specauf table`` printed
 """
 
