@@ -12,6 +12,9 @@ Overrides = Annotated[
 RunOption = Annotated[
     list[str] | None, typer.Option(help="Run id or folder; repeatable. Default: the latest finished run.")
 ]
+RunName = Annotated[str | None, typer.Option("--run", help="Run id or folder. Default: the latest finished run.")]
+Benchmarks = Annotated[str, typer.Option(help="all (those of the profile), or names: gsm8k,mbpp")]
+Definition = Annotated[str, typer.Option(help="engine, pooled, per_response or eos_truncated.")]
 
 
 def help_alone(context: typer.Context) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from specauf_cli.cli.arguments import OVERRIDES, Overrides
+from specauf_cli.cli.arguments import OVERRIDES, Overrides, RunName
 from specauf_cli.config.overrides import overrides_of, runs_folder_only, runs_words
 from specauf_cli.errors import InputError, nearest
 
@@ -18,7 +18,7 @@ app = typer.Typer()
 def export(
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
     overrides: Overrides = None,
-    run: Annotated[str | None, typer.Option(help="Run id or folder. Default: the latest finished run.")] = None,
+    run: RunName = None,
     layout: Annotated[
         str, typer.Option("--format", help="hf (SGLang, SpecForge and other public loaders) or vllm (speculators).")
     ] = "hf",
@@ -36,12 +36,12 @@ def export(
             raise InputError(f"{option} {value!r} is none of {', '.join(valid)}.{nearest(value, valid)}")
     if verifier is not None and layout != "vllm":
         raise InputError(f"--verifier {verifier}: only --format vllm names its target; leave it out")
-    from specauf_cli.interchange import drafters
+    from specauf_cli.interchange.export import export_drafter
     from specauf_cli.store.layout import find
 
     local = Path(runs_folder_only(overrides_of(overrides)))
     (folder,) = find(local, [run] if run is not None else [], every=False)
-    print(drafters.export(folder, out.expanduser(), layout=layout, dtype=dtype, verifier=verifier))
+    print(export_drafter(folder, out.expanduser(), layout=layout, dtype=dtype, verifier=verifier))
 
 
 @app.command("import", context_settings=OVERRIDES)
@@ -55,25 +55,9 @@ def import_(
     if "=" in source and not Path(source).exists():
         raise InputError(f"{source!r} is no checkpoint; specauf import PATH_OR_HUB_ID [KEY=VALUE]...")
     words = overrides_of(overrides)
-    from specauf_cli.interchange import drafters
+    from specauf_cli.interchange.imports import adopt, fine_tune_command
 
-    folder = drafters.adopt(source, words, revision=revision)
+    folder = adopt(source, words, revision=revision)
     print(f"measure it: {shlex.join(['specauf', 'eval', '--run', folder.name, *runs_words(words)])}", file=sys.stderr)
-    print(f"fine-tune it: {drafters.fine_tune_command(folder)}", file=sys.stderr)
+    print(f"fine-tune it: {fine_tune_command(folder)}", file=sys.stderr)
     print(folder)
-
-
-@app.command("serve-command", context_settings=OVERRIDES)
-def serve_command(
-    overrides: Overrides = None,
-    run: Annotated[str | None, typer.Option(help="Run id or folder. Default: the latest finished run.")] = None,
-    backend: Annotated[str, typer.Option(help="sglang or vllm.")] = "sglang",
-    drafter: Annotated[
-        str | None,
-        typer.Option(help="Folder of the exported drafter. Default: runs/RUN/export/hf (vllm: export/vllm)."),
-    ] = None,
-) -> None:
-    """Print the command that serves a run's drafter with SGLang or vLLM, for `specauf eval --backend`."""
-    from specauf_cli.engines import serving
-
-    serving.serve_command(backend, run, drafter, overrides_of(overrides))

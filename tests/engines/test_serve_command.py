@@ -13,13 +13,12 @@ from helpers.engines import (
     CHOSEN,
     DRAFTER,
     SETTINGS,
-    SGLang,
+    FakeSGLang,
     record,
     running,
 )
 from specauf_cli.data.chat import Chat
-from specauf_cli.engines import client
-from specauf_cli.errors import InputError
+from specauf_cli.engines.serve_command import kind_of
 
 pytestmark = pytest.mark.usefixtures("composed_once")
 
@@ -65,7 +64,7 @@ def test_bad_words_are_one_line(folder: Path, words: list[str], says: str) -> No
     assert done.stderr.count("\n") == 1
 
 
-def test_a_run_expects_its_own_drafter(folder: Path, sglang: SGLang, make_run: Callable[..., str]) -> None:
+def test_a_run_expects_its_own_drafter(folder: Path, sglang: FakeSGLang, make_run: Callable[..., str]) -> None:
     name = make_run()
     words = ["--backend", "sglang", "--benchmarks", CHOSEN, *SETTINGS[1:3], "evaluation.temperatures=[0.0]"]
     with running(sglang) as url:
@@ -159,23 +158,17 @@ def test_serve_command_of_domino(folder: Path, make_run: Callable[..., str]) -> 
     assert f"run {name}: vLLM serves no Domino drafter yet (vLLM#46707" in refused.stderr
 
 
-def test_the_address_is_judged() -> None:
-    assert client.checked("http://localhost:8000/v1/") == "http://localhost:8000"
-    for wrong in ("localhost:8000", "ftp://x", "http://", "http://x:y", "http://user:secret@x", "http://x?a=b"):
-        with pytest.raises(InputError, match="give http://HOST:PORT"):
-            client.checked(wrong)
-
-
-def test_a_key_that_no_header_can_hold_is_said_and_not_shown() -> None:
-    for key in ("sesame\n", "sesam\u00e9"):
-        with pytest.raises(InputError, match="SPECAUF_API_KEY holds a character") as caught:
-            client.Client("http://127.0.0.1:1", timeout=1.0, retries=0, key=key)
-        assert "sesam" not in str(caught.value)
-
-
 def test_a_damaged_run_is_not_served(folder: Path, make_run: Callable[..., str]) -> None:
     path = folder / "runs" / make_run() / "run.json"
     about = json.loads(path.read_text())
     about["config"]["backbone"]["proposals"] = "15"
     path.write_text(json.dumps(about))
     assert "run.json is damaged; move runs/" in specauf(folder, "serve-command", check=False).stderr
+
+
+def test_the_kind_of_a_drafter_is_its_name_or_that_of_its_class() -> None:
+    assert kind_of({"kind": "domino", "model": {}}) == "domino"
+    assert kind_of({"kind": "mine.drafters.Tree"}) == "mine.drafters.Tree"
+    assert kind_of({"model": {"_target_": "specauf_cli.models.dflash.DFlash"}}) == "dflash"
+    with pytest.raises(KeyError):
+        kind_of({"model": {}})

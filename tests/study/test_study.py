@@ -282,7 +282,7 @@ def test_sampled_drafts_are_refused_with_the_reason(mode: str) -> None:
     with pytest.raises(InputError) as caught:
         compose.compose(["profile=smoke", "evaluation.drafts=sampled", f"evaluation.mode={mode}"])
     text = str(caught.value)
-    assert text.startswith("evaluation.drafts='sampled': only greedy drafts can be replayed")
+    assert text.startswith("evaluation.drafts='sampled' cannot be replayed, only greedy drafts can")
     assert "the emitted text depends on the drafter" in text
     assert "\n" not in text
 
