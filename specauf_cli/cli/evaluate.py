@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from specauf_cli.cli.arguments import OVERRIDES, Benchmarks, Definition, Overrides, RunOption
-from specauf_cli.config.overrides import overrides_of, runs_folder, runs_folder_only
+from specauf_cli.config.overrides import overrides_of, runs_folder, runs_folder_only, setting
 from specauf_cli.errors import InputError
 
 app = typer.Typer()
@@ -167,7 +167,7 @@ def audit(overrides: Overrides = None, run: RunOption = None, benchmarks: Benchm
     from specauf_cli.store.trust import configs
 
     extra = overrides_of(overrides)
-    fixed = next((o for o in extra if o.lstrip("+").startswith(("evaluation.precision=", "evaluation.mode="))), None)
+    fixed = next(iter(setting(extra, ["evaluation.precision", "evaluation.mode"])), None)
     if fixed:
         raise InputError(f"{fixed!r}: an audit decodes live, in fp32 and in bf16; leave it out")
     broken = 0

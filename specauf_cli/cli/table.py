@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from specauf_cli.cli.arguments import OVERRIDES, Overrides
-from specauf_cli.config.overrides import overrides_of
+from specauf_cli.config.overrides import key_of, overrides_of
 from specauf_cli.errors import InputError
 
 app = typer.Typer()
@@ -39,7 +39,7 @@ def table(
 
     names = [w for w in words or [] if "=" not in w]
     for word in words or []:
-        key = word.partition("=")[0].lstrip("+~")
+        key = key_of(word)
         if "=" in word and key in ("backbone", "objective", "seed"):
             raise InputError(
                 f"{word!r}: a table chooses its own {key}; its rows are in the yaml, seeds are given by --seeds"

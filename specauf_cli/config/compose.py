@@ -90,28 +90,28 @@ def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
         raise InputError(f"not an override: {first_line(error)[:200]}") from error
 
 
-LITERAL = re.compile(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false|nan|[+-]?inf", re.IGNORECASE)
+LITERAL = re.compile(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false|nan|null|[+-]?inf", re.IGNORECASE)
 """What Hydra's grammar would not read as text."""
+PLAIN = re.compile(r"null|[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", re.DOTALL | re.ASCII)
+"""Names of files and folders that Hydra's grammar reads as they are typed; ``null`` is none."""
 
 
 def _plain_paths(overrides: Sequence[str]) -> list[str]:
     """``overrides`` with ``~`` and special characters in files' and folders' names as Hydra's grammar wants them:
     quoted."""
-    found = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if (
-            equals
-            and key_of(override) in settings.places()
-            and (not re.fullmatch(r"[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", value, re.DOTALL) or LITERAL.fullmatch(value))
-        ):
-            override = f"{key}='{_quoted(os.path.expanduser(value))}'"
-        found.append(override)
-    return found
+    words = []
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        as_typed = value == "null" or (PLAIN.fullmatch(value) and not LITERAL.fullmatch(value))
+        if equals and key_of(word) in settings.places() and not as_typed:
+            word = f"{key}='{_quoted(os.path.expanduser(value))}'"
+        words.append(word)
+    return words
 
 
 def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'")
+    """``text`` for the inside of single quotes: there a backslash is itself, unless it is right before a quote."""
+    return re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (f"\\{m[2]}" if m[2] else ""), text)
 
 
 def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str]) -> None:

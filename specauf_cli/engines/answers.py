@@ -4,15 +4,22 @@ the next call."""
 import json
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
+from pydantic import Field, Strict
+from pydantic.dataclasses import dataclass
+
+from specauf_cli.config.schema import CLOSED, Bool, Count, Int
 from specauf_cli.config.settings import validated
 from specauf_cli.errors import InputError
 
+Whole = Annotated[Int, Field(ge=0)]
+"""A token, or a count that may be 0."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=CLOSED)
 class Answer:
     """One answered request. ``completion`` tokens, prefill token included; ``rounds`` verifications, None where
     unreported.
@@ -20,13 +27,13 @@ class Answer:
     ``accepted`` draft tokens and the ``histogram`` of rounds by accepted count are None where the server gives none.
     """
 
-    tokens: tuple[int, ...] | None
+    tokens: Annotated[tuple[Whole, ...], Strict(False)] | None
     text: str
-    completion: int
-    ended: bool
-    rounds: int | None
-    accepted: int | None
-    histogram: tuple[int, ...] | None
+    completion: Count
+    ended: Bool
+    rounds: Whole | None
+    accepted: Whole | None
+    histogram: Annotated[tuple[Whole, ...], Strict(False)] | None
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,6 @@ class Answers:
                 self.waves.append(Wave(frozenset(row["wave"]), counts))
             elif "key" in row:
                 answer = validated(Answer, row["answer"], "answer")
-                if answer.completion < 1 or min(answer.rounds or 0, answer.accepted or 0) < 0:
-                    raise ValueError("impossible counts")
                 self.kept[row["key"]] = answer, float(row["seconds"])
         except (ValueError, KeyError, TypeError):
             self.torn += 1

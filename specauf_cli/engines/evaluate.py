@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from specauf_cli.config import compose
-from specauf_cli.config.overrides import runs_folder
+from specauf_cli.config.overrides import key_of, runs_folder
 from specauf_cli.config.schema import Config, TargetConfig
 from specauf_cli.data.chat import Chat
 from specauf_cli.engines import counts, summary
@@ -121,7 +121,7 @@ def _task(runs: Sequence[str], benchmarks: str, overrides: Sequence[str]) -> Tas
 
 def _settings(runs: Sequence[str], benchmarks: str, overrides: Sequence[str]) -> tuple[Path | None, Config]:
     """The run whose drafter is served, and the settings; no run where the overrides name a target."""
-    names_target = any(o.lstrip("+").startswith(("target=", "target.path=", "target.name=")) for o in overrides)
+    names_target = any(key_of(w) in ("target", "target.path", "target.name") for w in overrides)
     if names_target and not runs:
         return None, compose.with_benchmarks(compose.compose(overrides), benchmarks)
     if len(runs) > 1:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from specauf_cli.config import compose
-from specauf_cli.config.overrides import runs_folder_only, runs_words
+from specauf_cli.config.identity import upgraded
+from specauf_cli.config.overrides import runs_folder_only, runs_words, setting, value_of
 from specauf_cli.engines.conventions import (
     DTYPES,
     FORMATS,
@@ -52,15 +53,15 @@ def serve_command(backend: str, run: str | None, drafter: str | None, overrides:
     absolute. Errors: InputError for an engine that cannot serve this drafter, naming why.
     """
     check_backend(backend)
-    precision_words = [o for o in overrides if o.lstrip("+").startswith("evaluation.precision=")]
-    target_words = [o for o in overrides if o.lstrip("+").startswith(("target.path=", "target.trust_remote_code="))]
+    precision_words = setting(overrides, ["evaluation.precision"])
+    target_words = setting(overrides, ["target.path", "target.trust_remote_code"])
     local = Path(runs_folder_only([o for o in overrides if o not in (*precision_words, *target_words)]))
     (folder,) = layout.find(local, [run] if run is not None else [], every=False)
-    config = layout.about_of(folder)["config"]  # as it was trained, whatever the yaml files say today
+    config = upgraded(layout.about_of(folder)["config"])  # as it was trained, whatever the yaml files say today
     with layout.intact(folder, layout.ABOUT):
-        kind, wanted = kind_of(config["backbone"]), config["backbone"]["proposals"]
+        kind, wanted = config["backbone"]["kind"], config["backbone"]["proposals"]
         proposals = drafted_per_round(wanted, config["backbone"]["block_size"])
-        precision = precision_words[-1].partition("=")[2] if precision_words else config["evaluation"]["precision"]
+        precision = value_of(precision_words[-1]) if precision_words else config["evaluation"]["precision"]
     _check_servable(folder.name, kind, backend, precision)
     target = target_path(folder, target_words)
     export = _export(folder, backend, drafter)
@@ -74,17 +75,6 @@ def serve_command(backend: str, run: str | None, drafter: str | None, overrides:
     print("\n".join(shlex.join(line) for line in lines))
     again = ["specauf", "eval", "--backend", backend, "--base-url", URLS[backend], "--run", folder.name]
     print(f"then: {shlex.join([*again, *runs_words(overrides), *precision_words])}", file=sys.stderr)
-
-
-def kind_of(backbone: Mapping[str, Any]) -> str:
-    """The kind of drafter, ``dflash`` or ``domino``, from a run's backbone settings.
-
-    Runs trained before settings named it have the path of a class instead, whose name is the kind. Errors: KeyError
-    for settings that name neither.
-    """
-    if "kind" in backbone:
-        return str(backbone["kind"])
-    return str(backbone["model"]["_target_"]).rpartition(".")[2].lower()
 
 
 def _check_servable(run: str, kind: str, backend: str, precision: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from specauf_cli.config import compose
+from specauf_cli.config.overrides import key_of
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError
 from specauf_cli.interchange import formats
@@ -65,7 +66,7 @@ def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> 
     decides.
     """
     for word in words:
-        key = word.partition("=")[0].lstrip("+~")
+        key = key_of(word)
         if any(key == f or key.startswith(f"{f}.") for f in FIXED):
             raise InputError(f"{word!r}: the checkpoint decides this; give target, data, profile and the like")
     compose.compose(words)  # a typing error is found before anything is fetched

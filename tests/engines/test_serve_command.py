@@ -18,7 +18,6 @@ from helpers.engines import (
     running,
 )
 from specauf_cli.data.chat import Chat
-from specauf_cli.engines.serve_command import kind_of
 
 pytestmark = pytest.mark.usefixtures("composed_once")
 
@@ -164,11 +163,3 @@ def test_a_damaged_run_is_not_served(folder: Path, make_run: Callable[..., str])
     about["config"]["backbone"]["proposals"] = "15"
     path.write_text(json.dumps(about))
     assert "run.json is damaged; move runs/" in specauf(folder, "serve-command", check=False).stderr
-
-
-def test_the_kind_of_a_drafter_is_its_name_or_that_of_its_class() -> None:
-    assert kind_of({"kind": "domino", "model": {}}) == "domino"
-    assert kind_of({"kind": "mine.drafters.Tree"}) == "mine.drafters.Tree"
-    assert kind_of({"model": {"_target_": "specauf_cli.models.dflash.DFlash"}}) == "dflash"
-    with pytest.raises(KeyError):
-        kind_of({"model": {}})
