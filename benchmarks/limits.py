@@ -20,7 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from specauf_cli.config.compose import compose
 from specauf_cli.models import checkpoint
-from specauf_cli.planning import calibration, plan
+from specauf_cli.planning import calibration
+from specauf_cli.planning.plan import gpu_of, make_plan
 from specauf_cli.runtime.machine import use_machine
 from specauf_cli.store.files import atomic, write_json
 from specauf_cli.store.provenance import code_state, environment, now
@@ -62,13 +63,12 @@ def cell(overrides: Sequence[str], gpu: str | None, steps: int) -> dict[str, obj
     config = compose(overrides)
     device = use_machine(config)
     found = calibration.material(config)
-    made = plan.plan(config, found.sizes, found.lengths, on_gpu=device.startswith("cuda"))
+    made = make_plan(config, found.sizes, found.lengths, on_gpu=device.startswith("cuda"))
     target = calibration.target_like(made, found, device)
     examples = found.examples or calibration.examples_like(made)
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
-    features = Features(target, examples, config.trainer, Path(config.runs))
-    features.KEEP = 0
+    features = Features(target, examples, config.trainer, Path(config.runs), keep=0)
     step = Step(config, target, drafter, examples, features)
     optimizer = torch.optim.AdamW(drafter.parameters(), lr=1e-6, fused=True)
 
@@ -93,7 +93,7 @@ def cell(overrides: Sequence[str], gpu: str | None, steps: int) -> dict[str, obj
         took = event.self_device_time_total if device.startswith("cuda") else event.self_cpu_time_total
         shares[kind_of(event.key)] = shares.get(kind_of(event.key), 0.0) + took
     whole = sum(shares.values())
-    peak = plan.gpu(gpu)[0] if gpu else calibration.peak(device, config.trainer.precision)
+    peak = gpu_of(gpu)[0] if gpu else calibration.peak(device, config.trainer.precision)
     median = statistics.median(seconds)
     return {
         "head": step.head,

@@ -164,7 +164,7 @@ def prepare(path: Path, vocabulary: int) -> None:
     assert bool(real.all())
     about = {
         "sizes": sizes,
-        "gamma": config.objective.base.keywords["gamma"],
+        "gamma": config.objective.base.knobs["gamma"],
         "block": config.backbone.block_size,
         "anchors": config.trainer.anchors,
     }

@@ -32,7 +32,8 @@ def cell(overrides: list[str], steps: int) -> dict[str, float]:
     """Planned and measured seconds of a step, planned and measured memory (MiB)."""
     import torch
 
-    from specauf_cli.planning import calibration, plan
+    from specauf_cli.planning import calibration
+    from specauf_cli.planning.plan import make_plan
     from specauf_cli.runtime.machine import use_machine
     from specauf_cli.session import open_session
     from specauf_cli.store import layout
@@ -43,20 +44,20 @@ def cell(overrides: list[str], steps: int) -> dict[str, float]:
         device = use_machine(config)
         session = open_session(config)
         session.examples()
-        found = calibration.material(config)
-        made = plan.plan(config, found.sizes, found.lengths)
-        planned = calibration.seconds_per_step(made, found, device)
+        material = calibration.material(config)
+        plan = make_plan(config, material.sizes, material.lengths)
+        planned = calibration.seconds_per_step(plan, material, device)
         before = peak_memory_mib()
         taken = layout.result_of(session.train(config, overrides))
         grown = taken["peak_memory_mib"] - before
-        again = calibration.seconds_per_step(made, found, device)
+        again = calibration.seconds_per_step(plan, material, device)
     measured = taken["seconds"] / steps
     return {
         "planned": round(planned, 4),
         "planned again, afterwards": round(again, 4),
         "measured": round(measured, 4),
         "ratio": round(planned / measured, 2),
-        "planned memory": round(sum(made.memory.values()) / 2**20, 1),
+        "planned memory": round(sum(plan.memory.values()) / 2**20, 1),
         "peak grew by": round(grown, 1),
         "threads": torch.get_num_threads(),
     }

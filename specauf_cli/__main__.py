@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 
 from specauf_cli.cli.app import app
-from specauf_cli.errors import InputError
+from specauf_cli.errors import InputError, Interrupted
 from specauf_cli.reporting.escape import plain
 
 
@@ -46,6 +46,8 @@ def main() -> None:
         _fail(STOP, 128 + (STOPPED or [signal.SIGINT])[0])
     except InputError as error:
         _fail(*((STOP, 128 + STOPPED[0]) if STOPPED else (str(error), 2)))
+    except Interrupted as error:
+        _fail(f"{error}{_continue_with()}", error.exit_code)
     except MemoryError:
         _fail(NO_MEMORY, 1)
     except BrokenPipeError:
@@ -55,16 +57,7 @@ def main() -> None:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error: of click, or of the copy of it that newer typer carries
-            if type(error).__name__ == "NoArgsIsHelpError":
-                error.show()  # type: ignore[attr-defined]
-                raise SystemExit(2) from None
             _fail(" ".join(error.format_message().split()), 2)
-        if type(error).__name__ == "Interrupted":
-            command = (
-                " ".join(["specauf", *sys.argv[1:]]) if not sys.argv[0].startswith("specauf") else " ".join(sys.argv)
-            )
-            again = "" if sys.argv[1:] == ["worker"] else f". Continue with: {command}"  # a worker's table says it
-            _fail(f"{error}{again}", getattr(error, "exit_code", 130))
         if "memory" in str(error) and ("alloc" in str(error) or "out of memory" in str(error)):
             _fail(NO_MEMORY, 1)
         if os.environ.get("SPECAUF_TRACEBACK"):
@@ -73,6 +66,14 @@ def main() -> None:
         _fail(
             f"internal error, {type(error).__name__}: {reason} (SPECAUF_TRACEBACK=1 shows where; please report it)", 70
         )
+
+
+def _continue_with() -> str:
+    """How to continue what was interrupted; nothing in a worker process, whose table says it."""
+    if sys.argv[1:] == ["worker"]:
+        return ""
+    words = sys.argv if sys.argv[0].startswith("specauf") else ["specauf", *sys.argv[1:]]
+    return f". Continue with: {' '.join(words)}"
 
 
 STOP = "stopped; nothing that was saved is lost, run the same command to continue"

@@ -4,20 +4,22 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from specauf_cli.config.schema import Config
+from specauf_cli.config.settings import shared
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.audit import audit as audit_outputs
-from specauf_cli.evaluation.evaluate import evaluate, load_benchmarks, own_answers
+from specauf_cli.evaluation.evaluate import Evaluated, evaluate, load_benchmarks, own_answers
 from specauf_cli.evaluation.regenerate import check_count, regenerate
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.models import checkpoint
@@ -26,6 +28,7 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.machine import use_machine
+from specauf_cli.store import layout
 from specauf_cli.store.files import lock, write_json
 from specauf_cli.store.layout import (
     ABOUT,
@@ -35,18 +38,27 @@ from specauf_cli.store.layout import (
     check_same_training,
     curve_of,
     initial,
+    intact,
     other_code,
     result_of,
     signature_of,
-    snapshot,
 )
 from specauf_cli.store.provenance import code_state, command_line, environment, now, peak_memory_mib
-from specauf_cli.store.records import RunRecord, load_record, run_id, save_record
+from specauf_cli.store.records import (
+    CodeState,
+    RunRecord,
+    TargetDescription,
+    Training,
+    load_record,
+    record_id,
+    run_id,
+    save_record,
+)
 from specauf_cli.training import drafter as training
 from specauf_cli.training import pretrain
 from specauf_cli.training.features import Features
 from specauf_cli.training.state import latest
-from specauf_cli.types import Corpus, Example, Trajectory
+from specauf_cli.types import Corpus, Example, PromptSet, Trajectory
 
 
 @dataclass
@@ -71,7 +83,7 @@ class Session:
         """The source of target features for training batches."""
         if self._features is None:
             self._features = Features(
-                self.target, self.examples()[0], self.config.trainer, Path(self.config.runs) / "features"
+                self.target, self.examples()[0], self.config.trainer, layout.features(Path(self.config.runs))
             )
         return self._features
 
@@ -86,20 +98,18 @@ class Session:
 
     def serves(self, config: Config) -> bool:
         """True when ``config`` asks for the same target, data and feature settings."""
-        mine, other = self.config, config
-        shared = ["target", "data", "device", "runs", "threads", "benchmark_root"]
-        shared += [] if mine.data.source == "offline" else ["benchmark"]  # real data are cleaned of its prompts
-        shared += ["evaluation"] if mine.data.regenerate is not None else []  # its settings shape the answers
-        same = all(getattr(mine, k) == getattr(other, k) for k in shared)
-        keys = ("max_length", "features", "precision")
-        return same and all(getattr(mine.trainer, k) == getattr(other.trainer, k) for k in keys)
+        mine = self.config
+        more = [] if mine.data.source == "offline" else ["benchmark"]  # real data are cleaned of its prompts
+        more += ["evaluation"] if mine.data.regenerate is not None else []  # its settings shape the answers
+        same = all(getattr(mine, k) == getattr(config, k) for k in more)
+        return same and shared(mine) == shared(config)
 
     def train(self, config: Config, overrides: Sequence[str], *, force: bool = False) -> Path:
         """Trains the drafter of ``config`` unless it is finished, resuming where it stopped; returns its folder."""
-        (found,) = self.train_together([(config, overrides)], force=force)
-        if isinstance(found, InputError):
-            raise found
-        return found
+        (outcome,) = self.train_together([(config, overrides)], force=force)
+        if isinstance(outcome, InputError):
+            raise outcome
+        return outcome
 
     def train_together(
         self, jobs: Sequence[tuple[Config, Sequence[str]]], *, force: bool = False
@@ -125,31 +135,33 @@ class Session:
                         print(f"{name}: moved to {_move_aside(folder)}", file=sys.stderr)
                 ranks.wait()
                 if (folder / FINISHED).exists():
-                    result_of(folder)
-                    print(f"{name}: finished already{other_code(about_of(folder)['code'])}", file=sys.stderr)
-                    with suppress(OSError):  # the latest run is only a default; the folder may be read-only
-                        os.utime(folder / FINISHED)
+                    _say_finished(folder)
                     continue
                 if ranks.FIRST:
                     stack.enter_context(lock(folder, f"run {name}"))
-                if config.trainer.steps == 0:
-                    raise InputError(
-                        "trainer.steps=0 must be at least 1; drafters from elsewhere come in by specauf import"
-                    )
-                if start is not None:
-                    checkpoint.load(start[0], self.target, config.backbone)  # one that does not fit is found out here
-                self._announce(config, overrides, folder, init)
-                tasks.append(training.Task(config, folder, name, self._probe(config), start[0] if start else None))
+                tasks.append(self._task(config, overrides, folder, start))
             if tasks:
                 failures = self._finish(tasks)
             ranks.wait()
         return [failures.get(f, f) for f in folders]
 
+    def _task(
+        self, config: Config, overrides: Sequence[str], folder: Path, start: tuple[Path, str] | None
+    ) -> training.Task:
+        """The training of one drafter, checked and announced; ``start``: the folder and the hash of its first
+        weights."""
+        if config.trainer.steps == 0:
+            raise InputError("trainer.steps=0 must be at least 1; drafters from elsewhere come in by specauf import")
+        if start is not None:
+            checkpoint.load(start[0], self.target, config.backbone)  # one that does not fit is found out here
+        self._announce(config, overrides, folder, start[1] if start else None)
+        return training.Task(config, folder, folder.name, self._probe(config), start[0] if start else None)
+
     def _announce(self, config: Config, overrides: Sequence[str], folder: Path, init: str | None) -> None:
         """Writes what a run is about to be, and says it. No one commit made a run that goes on with other code."""
         _, counts = self.examples()
         code = code_state()
-        if latest(folder / "checkpoints") is not None and (folder / ABOUT).is_file():
+        if latest(layout.checkpoints_of(folder)) is not None and (folder / ABOUT).is_file():
             began = about_of(folder)["code"]
             code = code if began == code else {**code, "dirty": True, "began": began}
         about = {
@@ -174,8 +186,8 @@ class Session:
     def inputs_of(self, init: str | None) -> dict[str, str]:
         """Content hashes of what a run is made from; ``init`` is that of the weights it starts from, where they are
         given."""
-        found = {"data": self.conversations.sha256, "heldout": self.heldout.sha256, "target": self.target.fingerprint}
-        return found | ({"init": init} if init else {})
+        hashes = {"data": self.conversations.sha256, "heldout": self.heldout.sha256, "target": self.target.fingerprint}
+        return hashes | ({"init": init} if init else {})
 
     def _finish(self, tasks: Sequence[training.Task]) -> dict[Path, InputError]:
         """Trains ``tasks`` and writes how each of them ended; returns why some failed, by their folders."""
@@ -198,19 +210,19 @@ class Session:
                     "finished": now(),
                 }
                 write_json(task.folder / FINISHED, result)
-                shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
+                shutil.rmtree(layout.checkpoints_of(task.folder), ignore_errors=True)
         return {t.folder: one.failure for t, one in zip(tasks, ended, strict=True) if one.failure is not None}
 
     def _probe(self, config: Config) -> Callable[[DFlash], dict[str, float]]:
         """Measures tau at T = 0 on a few prompts of every benchmark, by replay; their trajectories are generated at
         first use."""
         settings, few = config.evaluation, replace(config.evaluation, prompts=config.trainer.eval_prompts)
-        made: list[list[Trajectory]] = []
+        answers: list[list[Trajectory]] = []
 
         def probe(drafter: DFlash) -> dict[str, float]:
-            for prompts in load_benchmarks(replace(config, evaluation=few)) if not made else []:
-                made.append(list(own_answers(config, self.target, prompts, 0.0, self._cache()).trajectories))
-            taus = [tau.mean(replay(self.target, drafter, m, batch_size=settings.batch_size)) for m in made]
+            for prompts in load_benchmarks(replace(config, evaluation=few)) if not answers else []:
+                answers.append(list(own_answers(config, self.target, prompts, 0.0, self._cache()).trajectories))
+            taus = [tau.mean(replay(self.target, drafter, m, batch_size=settings.batch_size)) for m in answers]
             taus = [t for t in taus if not math.isnan(t)]  # of a benchmark whose answers are all one token long
             return {"tau": sum(taus) / len(taus)} if taus else {}
 
@@ -220,24 +232,25 @@ class Session:
         """Evaluates a finished run with the settings of ``config`` and writes its record; a record that exists is
         returned.
 
-        ``step``: the drafter that was kept at this step instead of the last one; its record lies beside it.
+        ``step``: the drafter that was kept at this step instead of the last one; its record is beside it.
         """
-        about, finished = about_of(folder), result_of(folder)
+        about, code = about_of(folder), code_state()
+        training_section = _training_section(folder, about)
         prompts = load_benchmarks(config)
-        resolved = {
+        self._check_trained_for(config, folder, about)
+        settings = {
             **about["config"],
             "profile": config.resolved["profile"],  # its text may have been reworded since the run was trained
             "evaluation": config.resolved["evaluation"],
             "benchmark": config.resolved["benchmark"],
         }
-        check_same_training(config, folder)
-        init = about["inputs"].get("init")
-        expected = run_id(config, target=self.target.fingerprint, data=self.conversations.sha256, init=init)
-        if expected != folder.name:
-            raise InputError(
-                f"run {folder.name} was trained on other data or for another target: the same settings now name "
-                f"{expected}"
-            )
+        inputs = {**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}}
+        place = folder if step is None else layout.snapshot(folder, step)
+        record_path = layout.record_path(place, record_id(folder.name, settings, step))
+        if record_path.is_file():
+            return _measured_already(record_path, inputs)
+        print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
+        evaluated = self._evaluate(config, folder, prompts, step)
         record = RunRecord(
             run=folder.name,
             profile=config.profile.name,
@@ -246,50 +259,43 @@ class Session:
             title=config.objective.title,
             seed=config.seed,
             command=command_line(arguments),
-            config=resolved,
-            code=code_state(),
+            config=settings,
+            code=CodeState(**code),
             environment=environment(str(self.target.device), torch.get_num_threads()),
-            inputs={**about["inputs"], **{f"prompts of {p.name}": p.sha256 for p in prompts}},
-            target={
-                "title": config.target.title,
-                **(pretrain.describe(str(self.target.config.path)) or self.target.describe()),
-            },
-            training={k: finished[k] for k in ("last", "seconds", "peak_memory_mib")}
-            | {"data": about["data"], "code": about["code"], "command": about["command"], "curve": curve_of(folder)}
-            | ({"imported": about["imported"]} if "imported" in about else {}),
-            heldout={},
-            benchmarks=(),
-            cost={},
+            inputs=inputs,
+            target=self._target_section(config),
+            training=training_section,
+            heldout=evaluated.heldout,
+            benchmarks=evaluated.benchmarks,
+            cost=evaluated.cost,
             written=now(),
             step=step,
         )
-        place = folder if step is None else snapshot(folder, step)
-        existing = place / "records" / f"{record.id}.json"
-        if existing.is_file():
-            found = load_record(existing)
-            if found.inputs != record.inputs:
-                other = [k for k, v in record.inputs.items() if found.inputs.get(k) != v]
-                raise InputError(
-                    f"{existing} was measured with other {', '.join(other)}; move it aside to measure again"
-                )
-            print(f"{folder.name}: measured already", file=sys.stderr)
-            return found
-        target = self.at(config.evaluation.precision)
-        weights = folder / "drafter" if step is None else place
-        drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(target.model.dtype)
-        print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
-        results, blocks, seconds = evaluate(config, target, drafter, self.heldout, prompts, self._cache())
-        record = replace(
-            record,
-            heldout=blocks,
-            benchmarks=results,
-            cost={**seconds, "peak_memory_mib": peak_memory_mib()},
-            written=now(),
-        )
         if ranks.FIRST:
-            save_record(record, place / "records")
+            save_record(record, layout.records_of(place))
         ranks.wait()
         return record
+
+    def _check_trained_for(self, config: Config, folder: Path, about: Mapping[str, Any]) -> None:
+        """InputError unless ``folder`` was trained with these settings, on these data and for this target."""
+        check_same_training(config, folder)
+        inputs = self.inputs_of(about["inputs"].get("init"))
+        if any(about["inputs"].get(k) != inputs[k] for k in ("target", "data")):
+            raise InputError(
+                f"run {folder.name} was trained on other data or for another target than these settings now give"
+            )
+
+    def _evaluate(self, config: Config, folder: Path, prompts: Sequence[PromptSet], step: int | None) -> Evaluated:
+        """Measures the drafter of a run, or the one that it kept at ``step``."""
+        target = self.at(config.evaluation.precision)
+        weights = layout.drafter_of(folder) if step is None else layout.snapshot(folder, step)
+        drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(target.model.dtype)
+        return evaluate(config, target, drafter, self.heldout, prompts, self._cache())
+
+    def _target_section(self, config: Config) -> TargetDescription:
+        """What a record says of the target."""
+        known = pretrain.describe(str(self.target.config.path)) or self.target.describe()
+        return TargetDescription(**{"title": config.target.title, **known})
 
     def audit(self, config: Config, folder: Path) -> int:
         """Prints the losslessness of a finished run per benchmark, in fp32 and bf16; returns how many fp32 outputs
@@ -297,13 +303,14 @@ class Session:
         settings = config.evaluation
         print(f"{folder.name}: T = 0, decoded live")
         exact, low = self.at("fp32"), self.at("bf16")
-        drafter = checkpoint.load(folder / "drafter", exact, config.backbone, run=folder.name)
-        low_drafter = checkpoint.load(folder / "drafter", low, config.backbone, run=folder.name).to(torch.bfloat16)
+        weights = layout.drafter_of(folder)
+        drafter = checkpoint.load(weights, exact, config.backbone, run=folder.name)
+        low_drafter = checkpoint.load(weights, low, config.backbone, run=folder.name).to(torch.bfloat16)
         broken = 0
         for prompts in load_benchmarks(config):
-            made = own_answers(config, exact, prompts, 0.0, self._cache()).trajectories
-            fp32 = audit_outputs(exact, exact, drafter, made, max_new_tokens=settings.max_new_tokens)
-            bf16 = audit_outputs(exact, low, low_drafter, made, max_new_tokens=settings.max_new_tokens)
+            answers = own_answers(config, exact, prompts, 0.0, self._cache()).trajectories
+            fp32 = audit_outputs(exact, exact, drafter, answers, max_new_tokens=settings.max_new_tokens)
+            bf16 = audit_outputs(exact, low, low_drafter, answers, max_new_tokens=settings.max_new_tokens)
             print(fp32.line(f"{prompts.title}, fp32"))
             print(bf16.line(f"{prompts.title}, bf16"))
             broken += fp32.requests - fp32.identical
@@ -311,7 +318,7 @@ class Session:
 
     def _cache(self) -> Path:
         """Where the target's trajectories are kept."""
-        return Path(self.config.runs) / "trajectories" / self.target.fingerprint[:16].replace("/", "_")
+        return layout.trajectories(Path(self.config.runs), self.target.fingerprint)
 
 
 def open_session(config: Config, *, precision: str | None = None) -> Session:
@@ -340,9 +347,33 @@ def open_session(config: Config, *, precision: str | None = None) -> Session:
     session = Session(config, target, train, heldout)
     if config.data.regenerate is not None:
         exact = session.at(config.evaluation.precision)
-        session.conversations = regenerate(exact, train, config.data.regenerate, config.evaluation, session._cache())
-        _check_batch(config, session.conversations)
+        answered = regenerate(exact, train, config.data.regenerate, config.evaluation, session._cache())
+        _check_batch(config, answered)
+        session = replace(session, conversations=answered)
     return session
+
+
+def _training_section(folder: Path, about: Mapping[str, Any]) -> Training:
+    """What a record says of how a run was trained. Errors: InputError when it is not finished, or its files are
+    damaged."""
+    finished = result_of(folder)
+    with intact(folder, f"{ABOUT} or {FINISHED}"):
+        return Training(
+            **{key: finished[key] for key in ("last", "seconds", "peak_memory_mib")},
+            **{key: about[key] for key in ("data", "code", "command")},
+            **({"imported": about["imported"]} if "imported" in about else {}),
+            curve={name: tuple(column) for name, column in curve_of(folder).items()},
+        )
+
+
+def _measured_already(record_path: Path, inputs: Mapping[str, str]) -> RunRecord:
+    """The record that is there. Errors: InputError when it was made from other inputs."""
+    record = load_record(record_path)
+    if record.inputs != inputs:
+        other = [k for k, v in inputs.items() if record.inputs.get(k) != v]
+        raise InputError(f"{record_path} was measured with other {', '.join(other)}; move it aside to measure again")
+    print(f"{record.run}: measured already", file=sys.stderr)
+    return record
 
 
 def load_data(config: Config) -> tuple[Corpus, Corpus]:
@@ -369,9 +400,17 @@ def _check_batch(config: Config, train: Corpus) -> None:
         )
 
 
+def _say_finished(folder: Path) -> None:
+    """Says that a run is finished, and makes it the latest one. Errors: InputError when its files are damaged."""
+    result_of(folder)
+    print(f"{folder.name}: finished already{other_code(about_of(folder)['code'])}", file=sys.stderr)
+    with suppress(OSError):  # the latest run is only a default; the folder may be read-only
+        os.utime(folder / FINISHED)
+
+
 def _move_aside(folder: Path) -> Path:
     """Moves a run out of the way, under a number that is free."""
-    aside = folder.parent / "aside"
+    aside = layout.aside(folder.parent)
     aside.mkdir(exist_ok=True)
     goal = next(g for i in range(1, 10**6) if not (g := aside / f"{folder.name}.{i}").exists())
     return folder.rename(goal)

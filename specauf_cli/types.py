@@ -5,8 +5,14 @@
 
 Axes used in every signature and docstring:
 
-    B  sequences of a batch       T  tokens of a sequence    A  anchors (blocks) of a sequence
-    N  blocks of a batch (B * A)  K  slots of a block        V  vocabulary    D  features
+    B  sequences of a batch       T  tokens of a sequence      A  anchors (blocks) of a sequence
+    N  blocks of a batch (B * A)  K  slots of a block          P  slots that are proposed, at most K
+    W  positions of a block: its slots, and the anchor's where the backbone has no slot there; AW is A * W
+    V  vocabulary                 D  width of a hidden state   F  target features of a token (tapped layers * D)
+    H  attention heads            Hkv  heads of keys, values   Dh  width of a head
+    C  tokens in a cache, those of the present pass included   L  positions whose logits are returned
+    G  width of Domino's GRU      M  some of the blocks or sequences
+    *X  any leading axes
 
 Slot ``k`` (0-based) is the (k+1)-th token after the anchor, for every backbone.
 """

@@ -14,15 +14,22 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no network in tests
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # a test's processes run this checkout
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="specauf-state-")  # the key that signs runs, not the user's own
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
+from helpers import quick_settings, typechecker  # noqa: E402
+
+quick_settings.install()
+
 # Before anything imports these modules: their tensor signatures are then checked on every call.
 install_import_hook(
-    ["specauf_cli.objectives", "specauf_cli.models.blocks", "specauf_cli.evaluation"], "beartype.beartype"
+    ["specauf_cli.objectives", "specauf_cli.models", "specauf_cli.training", "specauf_cli.evaluation"],
+    f"{typechecker.__name__}.checked",
 )
 
 import torch  # noqa: E402
@@ -39,6 +46,10 @@ from specauf_cli.models.target import Target  # noqa: E402
 from specauf_cli.types import Corpus  # noqa: E402
 
 torch.set_num_threads(1)  # the tensors here are tiny, and the machine is shared
+
+# The same examples in every run, as many as take a second or less; how long one takes says nothing.
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None, max_examples=50)
+hypothesis.settings.load_profile("tests")
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]
@@ -111,7 +122,7 @@ def make_target(target: Target) -> MakeTarget:
 def backbone() -> BackboneConfig:
     """Weights wide enough that every part of the drafter matters to its output."""
     return BackboneConfig(
-        "dflash", "DFlash", DFlash, block_size=8, layers=2, proposals=7, init_std=0.3, attention="auto"
+        "dflash", "DFlash", "dflash", block_size=8, layers=2, proposals=7, init_std=0.3, attention="auto"
     )
 
 

@@ -76,7 +76,7 @@ def test_an_objective_of_ones_own_trains_and_is_measured(workshop: Path) -> None
     assert first != second
     (record,) = records(workshop, first)
     assert record["objective"] == "reach"
-    assert record["config"]["objective"]["base"]["_target_"] == "my_credits.reach"
+    assert record["config"]["objective"]["base"]["credit"] == "my_credits.reach"
     assert "tau" in measured
     assert len(listed.splitlines()) == 2
 

@@ -1,7 +1,5 @@
 """Overrides in, plain objects out: the only file that knows Hydra and OmegaConf."""
 
-import inspect
-import itertools
 import os
 import re
 import sys
@@ -12,27 +10,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra import main as hydra_main
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specauf_cli.config import identity, limits
+from specauf_cli.config import identity, names, settings
 from specauf_cli.config.groups import OWN, check_choices, file_of, folder, groups, own_folder
-from specauf_cli.config.schema import BackboneConfig, Config, ObjectiveConfig, typed
-from specauf_cli.errors import InputError, first_line, nearest
+from specauf_cli.config.overrides import key_of
+from specauf_cli.config.schema import BackboneConfig, Config, ObjectiveConfig
+from specauf_cli.errors import InputError, Interrupted, first_line, nearest
 from specauf_cli.runtime import ranks
-from specauf_cli.types import BlockStats
 
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 """Options of Hydra whose next word is theirs and no override."""
@@ -46,9 +43,11 @@ def _search() -> list[str]:
 
 def compose(overrides: Sequence[str]) -> Config:
     """The configuration that ``overrides`` describe. Errors: InputError, one line, with the nearest valid name."""
-    own = next((o for o in overrides if o.lstrip("+~").startswith(("hydra.", "hydra/"))), None)
-    if own is not None:
-        raise InputError(f"{own!r}: Hydra's own settings are for specauf train -m; a table takes --launcher NAME")
+    for word in overrides:
+        if key_of(word).startswith(("hydra.", "hydra/")):
+            raise InputError(f"{word!r}: Hydra's own settings are for specauf train -m; a table takes --launcher NAME")
+        if key_of(word) == "experiment":
+            raise InputError(f"{word!r} names a table's drafters; it is for specauf train -m")
     return _resolved(compose_raw(overrides), overrides)
 
 
@@ -91,30 +90,28 @@ def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
         raise InputError(f"not an override: {first_line(error)[:200]}") from error
 
 
-PATHS = ("runs", "data_root", "benchmark_root", "data.path", "target.path", "init")
-"""Keys that hold a file's or folder's name, which is taken as it is typed."""
-
-LITERAL = re.compile(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false|nan|[+-]?inf", re.IGNORECASE)
+LITERAL = re.compile(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false|nan|null|[+-]?inf", re.IGNORECASE)
 """What Hydra's grammar would not read as text."""
+PLAIN = re.compile(r"null|[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", re.DOTALL | re.ASCII)
+"""Names of files and folders that Hydra's grammar reads as they are typed; ``null`` is none."""
 
 
 def _plain_paths(overrides: Sequence[str]) -> list[str]:
-    """``overrides`` with ``~`` and special characters in paths as Hydra's grammar wants them: quoted."""
-    found = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if (
-            equals
-            and key.lstrip("+") in PATHS
-            and (not re.fullmatch(r"[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", value, re.DOTALL) or LITERAL.fullmatch(value))
-        ):
-            override = f"{key}='{_quoted(os.path.expanduser(value))}'"
-        found.append(override)
-    return found
+    """``overrides`` with ``~`` and special characters in files' and folders' names as Hydra's grammar wants them:
+    quoted."""
+    words = []
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        as_typed = value == "null" or (PLAIN.fullmatch(value) and not LITERAL.fullmatch(value))
+        if equals and key_of(word) in settings.places() and not as_typed:
+            word = f"{key}='{_quoted(os.path.expanduser(value))}'"
+        words.append(word)
+    return words
 
 
 def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'")
+    """``text`` for the inside of single quotes: there a backslash is itself, unless it is right before a quote."""
+    return re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (f"\\{m[2]}" if m[2] else ""), text)
 
 
 def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str]) -> None:
@@ -132,9 +129,6 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
                 f"{several!r} names several values; add -m to run each of them: specauf train -m {several}"
             )
         check_choices(plain)
-        page = next((o for o in plain if o.startswith("experiment=")), None)
-        if page and not {"-m", "--multirun", "--cfg", "-c"} & set(arguments):
-            raise InputError(f"{page!r} names several drafters; add -m to train each of them: specauf train -m {page}")
 
     failed: list[str] = []
     stopped: list[BaseException] = []
@@ -158,7 +152,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
             print(f"specauf: {' '.join(overrides)}: {error}", file=sys.stderr)  # the other jobs of a sweep go on
             failed.append(" ".join(overrides))
         except Exception as error:
-            if not multirun or type(error).__name__ == "Interrupted":
+            if not multirun or isinstance(error, Interrupted):
                 stopped.append(error)
                 raise SystemExit(1) from error
             print(f"specauf: {' '.join(overrides)}: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
@@ -184,21 +178,17 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
         raise InputError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
 
 
-def sweep(overrides: Sequence[str]) -> list[tuple[Config, list[str]]]:
-    """Every combination of comma-separated values: its configuration and its own overrides, in the order of ``-m``."""
-    choices = []
-    for override in overrides:
-        if override in ("-m", "--multirun"):
-            continue
-        if override.startswith("-"):
-            raise InputError(f"--together takes overrides only, not {override!r}")
-        if override.startswith("experiment="):
-            raise InputError(
-                f"{override!r} is for a sweep of Hydra's (-m); --together takes objective=auf,decay and the like"
-            )
-        key, _, values = override.partition("=")
-        choices.append([f"{key}={v}" for v in values.split(",")] if _is_simple_sweep(override) else [override])
-    return [(compose(list(cell)), list(cell)) for cell in itertools.product(*choices)]
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job of a sweep, as Hydra's own sweeper expands them and in its order (``-m``).
+
+    Errors: InputError for a word that is no override.
+    """
+    try:
+        words = OverridesParser.create().parse_overrides(_plain_paths(overrides))
+        (batch,) = BasicSweeper.split_arguments(words, max_batch_size=None)
+    except (HydraException, ValueError, RecursionError) as error:
+        raise InputError(f"not an override: {first_line(error)[:200]}") from error
+    return [list(job) for job in batch]
 
 
 OPTIONS = (*WITH_VALUE, "--multirun", "-m", "--help", "-h", "--hydra-help", "--resolve", "--info", "-i")
@@ -232,6 +222,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return typing.cast(dict[str, Any], values)
 
 
+def plain_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain nested values of a composed configuration, before they are checked."""
+    values = OmegaConf.to_container(compose_raw(overrides), resolve=True)
+    assert isinstance(values, dict)
+    return typing.cast(dict[str, Any], values)
+
+
 def build(raw: DictConfig) -> Config:
     """Typed, frozen configuration of a composed Hydra config. Errors: InputError naming the key."""
     missing = sorted(OmegaConf.missing_keys(raw))
@@ -246,42 +243,32 @@ def build(raw: DictConfig) -> Config:
         str(v).startswith("None/") for v in (values["benchmark_root"], values["data"]["path"])
     ):
         raise InputError(
-            f"profile {values['profile']['name']} reads files: give data_root=DIR (or set SPECAUF_DATA), a folder with "
-            "train/ and benchmarks/; `specauf data fetch --out DIR` makes one"
+            f"profile {values['profile']['name']} reads files: give data_root=DIR (or set SPECAUF_DATA), a folder "
+            "with train/ and benchmarks/; `specauf data fetch --out DIR` makes one"
         )
     values.pop("experiment", None)
-    values.pop("data_root", None)
     values.pop("recipe", None)  # what a profile gives by backbone, resolved in its trainer settings
     domino = values.pop("domino", {})  # a profile's sizes for conf/backbone/domino.yaml, where they are resolved
     for key in domino if isinstance(domino, dict) else [domino]:
         if key not in ("gru_hidden_dim", "emb_dim"):
             raise InputError(f"unknown setting domino.{key}; valid: domino.gru_hidden_dim, domino.emb_dim")
-    objective, backbone = dict(values["objective"]), dict(values["backbone"])
-    for branch in ("base", "final"):
-        if objective.get(branch) is not None:
-            objective[branch] = _credit(raw.objective[branch], f"objective.{branch}")
-        elif branch == "base":
-            raise InputError(
-                "objective.base is empty; it names the credit of the base branch, see conf/objective/auf.yaml"
-            )
-    backbone["model"] = _partial(raw.backbone.model, "backbone.model")
-    if not all(hasattr(getattr(backbone["model"], "func", backbone["model"]), a) for a in ("first", "branches")):
-        raise InputError("backbone.model._target_ is no drafter's class, see conf/backbone/dflash.yaml")
     values["target"] = identity.named(values["target"])
-    plain = {**values, "objective": objective, "backbone": backbone, "resolved": identity.resolved(values)}
-    config = typing.cast(Config, typed(Config, plain, ""))
+    config = settings.validated(Config, {**values, "resolved": settings.recorded(values)})
     check_fit(config.objective, config.backbone)
-    limits.check(config)
     return config
 
 
 def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
-    """InputError for an objective that the backbone has no use for, naming those that fit."""
+    """InputError for credits or a backbone that do not exist, and for an objective that the backbone has no use for."""
     known = groups()["backbone"]
     if backbone.like is not None and backbone.like not in known:
         raise InputError(
             f"backbone.like={backbone.like!r} is none of {', '.join(known)}.{nearest(backbone.like, known)}"
         )
+    drafter = names.backbone(backbone)
+    names.try_credit(objective.base, "objective.base")
+    if objective.final is not None:
+        names.try_credit(objective.final, "objective.final")
     kind = backbone.like or backbone.name
     if kind not in objective.backbones:
         fitting = [n for n in groups()["objective"] if kind in _fits(n)]
@@ -289,54 +276,14 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
             f"objective {objective.name!r} is for {', '.join(objective.backbones)}, not for {backbone.name}; "
             f"on {backbone.name}: {', '.join(fitting)}"
         )
-    if "final" in backbone.drafter.branches and objective.final is None:
+    if "final" in drafter.branches and objective.final is None:
         raise InputError(f"objective {objective.name!r} names no credit for the branch final of {backbone.name}")
 
 
 def _fits(objective: str) -> list[str]:
     """Backbones that an objective fits, by its own name or through an alias."""
-    found = OmegaConf.load(file_of("objective", objective))
-    return [*found.backbones, *found.get("aliases", {})]
-
-
-def _partial(node: DictConfig, where: str) -> Any:
-    """The function or class a yaml names, its knobs bound and checked against the keyword-only arguments."""
-    if not isinstance(node, DictConfig) or not node.get("_target_") or node.get("_partial_") is not True:
-        raise InputError(f"{where} needs _target_ (a function or class, with its module) and _partial_: true")
-    try:
-        made = instantiate(node)
-        parameters = inspect.signature(getattr(made, "func", made)).parameters.values()
-    except (HydraException, TypeError, ValueError) as error:
-        raise InputError(f"{where}: {first_line(error)}") from error
-    knobs = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    given = getattr(made, "keywords", {})
-    for knob, value in given.items():
-        if not isinstance(value, int | float | str):
-            raise InputError(f"{where}.{knob}={value} must be a single value")
-    for knob in sorted(set(knobs) ^ set(given)):
-        if knob in knobs:
-            raise InputError(f"{where}.{knob} is missing; its knobs are: {', '.join(knobs)}")
-        raise InputError(
-            f"{where}.{knob} is not one of its knobs: {', '.join(knobs) or 'it has none'}.{nearest(knob, knobs)}"
-        )
-    return made
-
-
-def _credit(node: DictConfig, where: str) -> Any:
-    """A credit, tried on one block, so that a function of another kind is found out before anything is trained."""
-    credit = _partial(node, where)
-    yes = torch.ones(1, 2, dtype=torch.bool)
-    try:
-        found = credit(BlockStats(correct=yes, gold_logprob=torch.zeros(1, 2), mask=yes))
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    except Exception as error:
-        raise InputError(f"{where}: {node._target_} is no credit, it fails on a block: {error}") from error
-    if not isinstance(found, torch.Tensor) or found.shape != yes.shape:
-        raise InputError(
-            f"{where}: {node._target_} is no credit: it must give one weight for each block and slot, [N, K]"
-        )
-    return credit
+    content = OmegaConf.load(file_of("objective", objective))
+    return [*content.backbones, *content.get("aliases", {})]
 
 
 def _is_simple_sweep(override: str) -> bool:
@@ -352,7 +299,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if match:
         known = groups()
-        choices = [o for o in overrides if o.lstrip("+~").split("=")[0] in known]
+        choices = [o for o in overrides if key_of(o) in known]
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
             keys = _keys(OmegaConf.to_container(hydra_compose("train", overrides=[*_search(), *choices])))
         return (

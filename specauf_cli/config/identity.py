@@ -1,4 +1,4 @@
-"""What of a configuration decides a run's weights, and so its id: not the machine, nor where a folder lies on it."""
+"""What a configuration's target is called, and how configurations were written before names replaced import paths."""
 
 import re
 from collections.abc import Mapping
@@ -6,26 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from specauf_cli.errors import InputError
-
-MACHINE = (
-    "runs",
-    "device",
-    "threads",
-    "workers",
-    "together",
-    "tracking",
-    "data_root",
-    "benchmark_root",
-    "experiment",
-    "init",
-)
-"""Keys that say where and how to run, not what: they never enter a run's identity or a record."""
-
-UNSAID = {
-    "data": ("path", "known"),
-    "target": ("attention", "device_map", "sizes"),
-}
-"""The same inside groups: places, ways to run, and facts that follow from the rest."""
 
 
 def named(target: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,24 +32,30 @@ def named(target: Mapping[str, Any]) -> dict[str, Any]:
     return {**target, "name": name, "path": path, "title": short if title is None else title, "pretrain": pretrain}
 
 
-def is_local(path: str) -> bool:
-    """True for a folder of this machine, False for what is an id of the hub."""
-    return path.startswith(("/", ".", "~")) or (bool(path) and Path(path).is_dir())
+def is_local(path: Any) -> bool:
+    """True for a folder of this machine, False for an id of the hub (or no text at all)."""
+    return isinstance(path, str) and (path.startswith(("/", ".", "~")) or (bool(path) and Path(path).is_dir()))
 
 
-def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain nested values of a configuration, without what says where and how this machine runs it.
+def upgraded(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration in today's form. Until version 0.1 credits and backbones were named by import paths:
 
-    A folder is not named: its content is in the target's fingerprint. What every run once was (a target in fp32,
-    original answers) is left out, so that ids from then are ids now.
+    ``base: {_target_: specauf_cli.objectives.credits.decay, _partial_: true, gamma: 7}`` is ``{credit: decay, gamma:
+    7}`` now, and ``model: {_target_: specauf_cli.models.dflash.DFlash, ...}`` is ``kind: dflash`` with ``knobs``.
     """
-    found = {k: v for k, v in values.items() if k not in MACHINE}
-    for group, keys in UNSAID.items():
-        found[group] = {k: v for k, v in values[group].items() if k not in keys}
-    if found["target"].get("dtype") == "fp32":
-        del found["target"]["dtype"]
-    if found["data"].get("regenerate") is None:
-        found["data"].pop("regenerate", None)
-    if is_local(found["target"].get("path") or ""):
-        found["target"]["path"] = "DIR"
-    return found
+    new = dict(resolved)
+    objective, backbone = dict(resolved.get("objective") or {}), dict(resolved.get("backbone") or {})
+    for branch in ("base", "final"):
+        if isinstance(objective.get(branch), Mapping) and "_target_" in objective[branch]:
+            path, knobs = _named_code(objective[branch], "specauf_cli.objectives.credits.")
+            objective[branch] = {"credit": path, **knobs}
+    if isinstance(backbone.get("model"), Mapping) and "_target_" in backbone["model"]:
+        path, knobs = _named_code(backbone.pop("model"), "specauf_cli.models.")
+        shipped = {"dflash.DFlash": "dflash", "domino.Domino": "domino"}
+        backbone |= {"kind": shipped.get(path, path), **({"knobs": knobs} if knobs else {})}
+    return {**new, "objective": objective, "backbone": backbone}
+
+
+def _named_code(old: Mapping[str, Any], home: str) -> tuple[str, dict[str, Any]]:
+    """What ``_target_`` named, without its shipped home, and the other keys."""
+    return str(old["_target_"]).removeprefix(home), {k: v for k, v in old.items() if k not in ("_target_", "_partial_")}

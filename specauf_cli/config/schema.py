@@ -1,355 +1,527 @@
-"""The configuration as frozen dataclasses: one class per group of ``conf/``, keys as in its yaml files; and what tables
-show."""
+"""Every setting, declared once: its type and range, one line of meaning, and what it counts for.
 
-from __future__ import annotations
+One class per group of ``conf/``, keys as in its yaml files. Validation, the run id, what two runs must share, what is
+published, ``specauf train --help`` and ``docs/configuration.md`` all follow from here (``config/settings.py``).
 
-import dataclasses
-import math
-import types
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Union
+Every setting is part of a run's identity and of its record unless it is marked:
 
-from specauf_cli.errors import InputError, nearest
-from specauf_cli.types import Credit
+    MEASURED      recorded, but not part of the run id: how a drafter is measured, or what something is called
+    MACHINE       neither: where and how this machine runs it, or a fact that follows from other settings
+    SHARED        must be equal in runs that are trained or measured together
+    NAMES_CODE    may name the user's own code to run; a run folder from elsewhere cannot set it
+    Since(value)  left out of identity and record while it has this value: the id of runs from before it existed is kept
+    Place(word)   a file or folder of this machine; published as ``word``
+"""
 
+from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from enum import Enum
+from typing import Annotated, Any, Literal
 
-@dataclass(frozen=True)
-class PretrainConfig:
-    """How a small target is trained from scratch (``conf/target``): sizes of a Qwen3 causal LM and its recipe.
-
-    ``steps`` optimiser steps of ``rows`` packed rows of ``row_length`` + 1 tokens.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    max_positions: int
-    rope_theta: float
-    steps: int
-    rows: int
-    row_length: int
-    lr: float
-    warmup: float
-    weight_decay: float
-    clip: float
-    precision: str
-    seed: int
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic.dataclasses import dataclass
 
 
-@dataclass(frozen=True)
-class SizesConfig:
-    """Sizes of a target as its public ``config.json`` has them, so that ``specauf plan`` can count without it.
+class Mark(Enum):
+    """What a setting counts for; see the head of this file."""
 
-    ``vocab_size`` counts rows of the embedding (padding included); ``tied``: the head is the embedding. The target that
-    is loaded must have them.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    tied: bool
+    MEASURED = "recorded, not in the run id"
+    MACHINE = "this machine only"
+    SHARED = "shared by runs that are trained or measured together"
+    NAMES_CODE = "may name code"
 
 
-@dataclass(frozen=True)
-class TargetConfig:
-    """``conf/target``: ``path`` is a hub id or folder (None: trained here as ``pretrain`` says).
+@plain_dataclass(frozen=True)
+class Place:
+    """A file or folder of this machine, published as ``word``."""
 
-    ``taps`` are decoder layers from 0, or how many of them the public rule chooses. ``mask_token`` is a token, an id,
-    or None: a free row of the embedding. ``dtype`` (``fp32``, ``bf16``) is that of the frozen weights; ``attention``
-    and ``device_map`` say how this machine runs them.
-    """
-
-    name: str
-    title: str
-    path: str | None
-    revision: str | None
-    taps: tuple[int, ...] | int
-    mask_token: str | int | None
-    trust_remote_code: bool
-    pretrain: PretrainConfig | None
-    dtype: str = "fp32"
-    attention: str = "auto"
-    device_map: str | None = None
-    sizes: SizesConfig | None = None
+    word: str
 
 
-@dataclass(frozen=True)
-class BackboneConfig:
-    """``conf/backbone``: the drafter. ``block_size`` B counts the anchor; ``proposals`` bounds what one round drafts.
+@plain_dataclass(frozen=True)
+class Since:
+    """The value that runs had before the setting existed."""
 
-    ``model`` is its class; keyword-only arguments of the class are its knobs and equal the keys of the yaml. ``like``
-    names a backbone with the same branches: objectives and a profile's recipe for that one are for this one too.
-    """
-
-    name: str
-    title: str
-    model: Callable[..., Any]
-    block_size: int
-    layers: int
-    proposals: int
-    init_std: float
-    attention: str
-    like: str | None = None
-
-    @property
-    def drafter(self) -> Any:
-        """The drafter's class, without its knobs."""
-        return getattr(self.model, "func", self.model)
+    value: Any
 
 
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """``conf/objective``: a name and one credit per branch of logits. DFlash has the branch ``base``, Domino ``final``
-    too.
+MEASURED, MACHINE, SHARED, NAMES_CODE = Mark.MEASURED, Mark.MACHINE, Mark.SHARED, Mark.NAMES_CODE
 
-    ``backbones`` it fits. The credit of ``final`` is computed from the predictions of the branch ``final_reads``
-    (``base``: it ends where the base branch fails). ``aliases`` names what stands for this objective on another
-    backbone.
-    """
-
-    name: str
-    title: str
-    backbones: tuple[str, ...]
-    base: Credit
-    final: Credit | None = None
-    final_reads: str | None = None
-    aliases: dict[str, str] = field(default_factory=dict)
+LARGEST = 10**9
+"""No count of anything here is meant to be larger."""
 
 
-@dataclass(frozen=True)
-class TrainerConfig:
-    """``conf/trainer``: exactly one of ``steps`` and ``epochs`` is set; ``batch_size`` sequences make one optimiser
-    step.
-
-    ``micro_batch`` sequences go through the drafter at a time; ``normalize`` is ``batch``, ``block`` or ``valid``;
-    ``labels`` is ``data`` (the conversation's token) or ``target`` (the target's argmax). With two branches the loss is
-    lambda x base + (1 - lambda) x final; lambda falls linearly from ``lambda_start`` to 0 over ``lambda_ratio`` of the
-    steps. Checkpoints are written every ``save_every`` steps and every ``save_minutes`` minutes; the last ``keep``
-    stay. Every ``eval_every`` steps tau is measured at T = 0 on ``eval_prompts`` prompts of each benchmark (None:
-    never), and the drafter with the best one stays. Every ``snapshot_every`` steps the drafter itself is kept, to be
-    measured later (None: only at the end).
-    """
-
-    steps: int | None
-    epochs: int | None
-    batch_size: int
-    micro_batch: int
-    anchors: int
-    max_length: int
-    lr: float
-    betas: tuple[float, float]
-    weight_decay: float
-    warmup: float
-    clip: float
-    precision: str
-    normalize: str
-    labels: str
-    lambda_start: float
-    lambda_ratio: float
-    head: str
-    accuracy_every: int
-    features: str
-    log_every: int
-    save_every: int
-    save_minutes: float
-    keep: int
-    eval_every: int | None
-    eval_prompts: int
-    snapshot_every: int | None
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """``conf/evaluation``: how a drafter is measured.
-
-    ``mode`` is ``replay`` or ``decode``; ``drafts`` is ``greedy``, the only kind for which both are lossless here;
-    ``prompts`` lowers every benchmark's own limit (None: as it is); ``audit`` requests per benchmark are also decoded
-    live and compared with the target's output and the replay's rounds (None: all); ``all_starts`` also drafts at every
-    position of a trajectory (acceptance with little noise, never tau); ``heldout_anchors`` blocks per held-out
-    conversation give block-mask accuracy.
-    """
-
-    mode: str
-    drafts: str
-    prompts: int | None
-    temperatures: tuple[float, ...]
-    seed: int
-    max_new_tokens: int
-    batch_size: int
-    precision: str
-    audit: int | None
-    all_starts: bool
-    heldout_anchors: int
-
-
-@dataclass(frozen=True)
-class KnownData:
-    """What is known of a corpus before it is read: ``examples`` and their mean length in ``tokens``."""
-
-    examples: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """``conf/data``: where the training conversations come from.
-
-    ``source`` is ``offline`` (the procedural corpus), ``jsonl`` (``path``: a file or folder) or ``hub`` (``hub_id``).
-    ``limit`` keeps the first n training conversations of a seeded permutation (None: all); ``heldout`` conversations
-    are set aside by prompt for block-mask accuracy. ``regenerate``: drafters learn from the target's own greedy answers
-    to the first n training conversations, instead of the original ones (None: they do not). ``known`` is what ``specauf
-    plan`` counts with where the data are not at hand.
-    """
-
-    name: str
-    source: str
-    path: str | None
-    hub_id: str | None
-    revision: str | None
-    files: str | None
-    limit: int | None
-    heldout: int
-    seed: int
-    regenerate: int | None = None
-    known: KnownData | None = None
-
-
-@dataclass(frozen=True)
-class BenchmarkConfig:
-    """``conf/benchmark``: one benchmark, data only.
-
-    ``column`` is the paper's column it fills (``gsm8k`` ... ``alpaca``). ``source`` is ``offline`` (``family`` of the
-    procedural corpus) or ``hub`` (``hub_id``, ``subset``, ``split``, ``revision``). ``turns`` says how a
-    hub row gives the user's turns, in order: a field's name (a field holding a list gives one turn per item), or a
-    pattern of ``{field}``s that gives one turn, in which a part in ``[...]`` is left out where a field in it is empty.
-    Each turn is put into ``template`` at ``{turn}``. ``file`` is its name under ``benchmark_root``: JSON Lines
-    ``{"id", "turns"}`` of raw turns. ``limit`` keeps the first n prompts of a permutation seeded by ``seed``.
-    """
-
-    name: str
-    title: str
-    column: str
-    source: str
-    family: str | None
-    hub_id: str | None
-    subset: str | None
-    split: str | None
-    revision: str | None
-    turns: tuple[str, ...]
-    template: str
-    file: str | None
-    limit: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class TrackingConfig:
-    """``conf/tracking``: ``sink`` is ``none`` or ``wandb`` (``project``; ``mode`` is ``online``, ``offline`` or
-    ``disabled``)."""
-
-    sink: str
-    project: str | None
-    mode: str | None
-
-
-@dataclass(frozen=True)
-class ProfileConfig:
-    """``conf/profile``: what a machine can do. ``text`` is printed under every table made with it."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Config:
-    """One resolved configuration. ``resolved`` is the same as plain nested values, machine settings left out.
-
-    ``init``: the run whose drafter training starts from (None: random weights); what counts for a run's identity is the
-    hash of its weights, not its name.
-    """
-
-    target: TargetConfig
-    backbone: BackboneConfig
-    objective: ObjectiveConfig
-    data: DataConfig
-    benchmark: dict[str, BenchmarkConfig]
-    trainer: TrainerConfig
-    evaluation: EvaluationConfig
-    tracking: TrackingConfig
-    profile: ProfileConfig
-    seed: int
-    runs: str
-    device: str
-    threads: int | None
-    workers: int
-    together: bool
-    init: str | None
-    benchmark_root: str | None
-    resolved: dict[str, Any]
-
-
-def typed(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as ``kind``, recursively. Dataclasses must match key for key; a field with a default may be left
-    out."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any or origin is Callable:  # functions and classes were checked when they were made
-        return value
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        for option in (a for a in arguments if a is not type(None)):
-            try:
-                return typed(option, value, where)
-            except InputError:
-                if option is arguments[-1] or len([a for a in arguments if a is not type(None)]) == 1:
-                    raise
-        raise _wrong(where, value, kind)
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise _wrong(where, value, kind)
-        hints = typing.get_type_hints(kind, localns={"Tensor": Any})
-        names = [f.name for f in dataclasses.fields(kind)]
-        cast_kind = typing.cast(Callable[..., Any], kind)
-        prefix = f"{where}." if where else ""
-        for key in value:
-            if key not in names:
-                raise InputError(f"unknown setting {prefix}{key}.{nearest(str(key), names)}")
-        for f in dataclasses.fields(kind):
-            if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                raise InputError(f"{prefix}{f.name} is missing")
-        return cast_kind(**{n: typed(hints[n], value[n], prefix + n) for n in names if n in value})
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong(where, value, kind)
-        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(inner) != len(value):
-            raise _wrong(where, value, kind)
-        return tuple(typed(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True)))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _wrong(where, value, kind)
-        if not all(isinstance(k, str) for k in value):
-            raise InputError(
-                f"{where}: its keys must be text; put quotes around {next(k for k in value if not isinstance(k, str))}"
-            )
-        return {k: typed(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < 10**300 else math.inf if value > 0 else -math.inf
-    if isinstance(kind, type) and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-        raise _wrong(where, value, kind)
+def _text(value: str) -> str:
+    if not value.strip() or "\0" in value:
+        raise ValueError("must not be empty")
     return value
 
 
-def _wrong(where: str, value: Any, kind: Any) -> InputError:
-    name = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind)
-    return InputError(f"{where}={value!r} is not valid; expected {name}")
+def _temperature(value: float) -> float:
+    if 0 < value < 0.01:
+        raise ValueError("must be 0 or at least 0.01")
+    return value
+
+
+def _greedy(value: str) -> str:
+    if value != "greedy":
+        raise ValueError(
+            "cannot be replayed, only greedy drafts can (with sampled drafts the emitted text depends on the drafter, "
+            "so no trajectory is shared), and the paper drafts greedily at every temperature"
+        )
+    return value
+
+
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict()]
+Bool = Annotated[bool, Strict()]
+Count = Annotated[Int, Field(ge=1, le=LARGEST)]
+Size = Annotated[Int, Field(ge=1, le=2**20)]
+Layers = Annotated[Int, Field(ge=1, le=1000)]
+Seed = Annotated[Int, Field(ge=0, le=2**31 - 1)]
+Rate = Annotated[Float, Field(gt=0, le=1e38)]
+Share = Annotated[Float, Field(ge=0, le=1)]
+Positive = Annotated[Float, Field(gt=0, le=LARGEST)]
+Processes = Annotated[Int, Field(ge=1, le=1024)]
+Text = Annotated[str, AfterValidator(_text)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
+"""A word that can be part of a file's name."""
+Precision = Literal["fp32", "bf16"]
+Knob = Int | Float | str
+
+CLOSED = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+"""Unknown keys are errors; the text below a field is its meaning; no number is infinite."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class PretrainConfig:
+    """How a small target is trained from scratch: sizes of a Qwen3 causal LM and its recipe."""
+
+    vocab_size: Annotated[Int, Field(ge=300, le=2**20)]
+    """entries of the tokenizer (256 bytes, the special tokens, merges); a small corpus may yield fewer"""
+    hidden_size: Size
+    """width of the hidden state"""
+    layers: Annotated[Int, Field(ge=2, le=1000)]
+    """decoder layers: at least one to tap, and the last one, which is never tapped"""
+    heads: Size
+    """attention heads, a multiple of ``kv_heads``"""
+    kv_heads: Size
+    """key and value heads"""
+    head_dim: Annotated[Int, Field(ge=2, le=2**20)]
+    """width of a head, even"""
+    intermediate_size: Size
+    """inner width of the MLP"""
+    max_positions: Annotated[Int, Field(ge=16, le=LARGEST)]
+    """longest context, tokens"""
+    rope_theta: Annotated[Float, Field(gt=0, le=1e12)]
+    """base of the rotary embedding"""
+    steps: Count
+    """optimiser steps"""
+    rows: Size
+    """packed rows per step"""
+    row_length: Size
+    """tokens per row"""
+    lr: Rate
+    """peak learning rate of AdamW"""
+    warmup: Share
+    """share of the steps in which the learning rate rises; then cosine"""
+    weight_decay: Annotated[Float, Field(ge=0, le=100)]
+    """of AdamW"""
+    clip: Positive
+    """gradient norm"""
+    precision: Precision
+    """of the products in training"""
+    seed: Seed
+    """of initial weights and order"""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PretrainConfig":
+        where = "target.pretrain."
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{where}heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"{where}head_dim={self.head_dim} must be even, rotary embeddings turn pairs")
+        if self.row_length > self.max_positions:
+            raise ValueError(f"{where}row_length={self.row_length} must be at most max_positions={self.max_positions}")
+        return self
+
+
+@dataclass(frozen=True, config=CLOSED)
+class SizesConfig:
+    """Sizes of a target as its public ``config.json`` has them: ``specauf plan`` counts with them, loading checks
+    them."""
+
+    hidden_size: Size
+    """width of the hidden state"""
+    intermediate_size: Size
+    """inner width of the MLP"""
+    layers: Layers
+    """decoder layers"""
+    heads: Size
+    """attention heads"""
+    kv_heads: Size
+    """key and value heads"""
+    head_dim: Annotated[Int, Field(ge=2, le=2**20)]
+    """width of a head"""
+    vocab_size: Size
+    """rows of the embedding, padding included"""
+    tied: Bool
+    """the output head is the embedding"""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class TargetConfig:
+    """``conf/target``: the frozen model that drafters imitate."""
+
+    name: Name
+    """part of run names; with ``target=hf``: ``ORG/NAME`` of the hub, of which ``NAME`` is kept"""
+    title: Annotated[str, MEASURED]
+    """as tables call it"""
+    path: Annotated[Text | None, Place("DIR")]
+    """hub id or folder; null: trained here as ``pretrain`` says"""
+    revision: str | None
+    """branch, tag or commit on the hub; null: the default branch"""
+    taps: Annotated[tuple[Int, ...], Strict(False)] | Int
+    """decoder layers that a drafter reads, from 0; or how many of them the public rule chooses"""
+    mask_token: str | Int | None
+    """token or id of the slots to draft; null: a free row of the embedding"""
+    trust_remote_code: Annotated[Bool, NAMES_CODE]
+    """run the code of the model's repository"""
+    pretrain: PretrainConfig | None
+    """how it is trained, where it is trained here"""
+    dtype: Annotated[Precision, Since("fp32")] = "fp32"
+    """of the frozen weights"""
+    attention: Annotated[Literal["auto", "sdpa", "flash_attention_2", "eager"], MACHINE] = "auto"
+    """implementation of attention"""
+    device_map: Annotated[Literal["auto", "balanced", "balanced_low_0", "sequential"] | None, MACHINE] = None
+    """spreads the target over several GPUs (needs the package accelerate); null: one device"""
+    sizes: Annotated[SizesConfig | None, MACHINE] = None
+    """known before it is loaded"""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class BackboneConfig:
+    """``conf/backbone``: the drafter."""
+
+    name: Name
+    """part of run names"""
+    title: Annotated[str, MEASURED]
+    """as tables call it"""
+    kind: Annotated[Text, NAMES_CODE]
+    """``dflash``, ``domino``, or ``package.module.Class`` of the user's own"""
+    block_size: Annotated[Int, Field(ge=2, le=1024)]
+    """B: tokens of a block, the anchor included"""
+    layers: Layers
+    """draft layers"""
+    proposals: Int
+    """draft tokens of a round, at most the slots of a block"""
+    init_std: Rate
+    """standard deviation of initial matrices"""
+    attention: Literal["auto", "dense", "split", "flex"]
+    """dense is the reference; flex needs a GPU; auto chooses by device, precision and number of blocks"""
+    knobs: dict[str, Knob] = field(default_factory=dict)
+    """the keyword-only arguments of its class"""
+    like: str | None = None
+    """a backbone with the same branches: its objectives and its part of a profile's recipe hold here too"""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class CreditConfig:
+    """One credit by name, with its knobs. In yaml the knobs stand beside the name: ``{credit: decay, gamma: 7}``."""
+
+    credit: Annotated[Text, NAMES_CODE]
+    """a function of ``objectives/credits.py``, or ``package.module.function`` of the user's own"""
+    knobs: dict[str, Knob] = field(default_factory=dict)
+    """its keyword-only arguments"""
+
+
+def _knobs_apart(value: Any) -> Any:
+    """The yaml form ``{credit: decay, gamma: 7}`` with its knobs under a key of their own."""
+    if not isinstance(value, Mapping):
+        return value
+    if not value.get("credit"):
+        raise ValueError("names no credit; write credit: NAME, see conf/objective/auf.yaml")
+    return {"credit": value["credit"], "knobs": {k: v for k, v in value.items() if k != "credit"}}
+
+
+@dataclass(frozen=True, config=CLOSED)
+class ObjectiveConfig:
+    """``conf/objective``: one credit per branch of logits. DFlash has the branch ``base``, Domino ``final`` too."""
+
+    name: Name
+    """part of run names"""
+    title: Annotated[str, MEASURED]
+    """as tables call it"""
+    backbones: Annotated[tuple[str, ...], Strict(False), MEASURED]
+    """backbones it is for"""
+    base: Annotated[CreditConfig, BeforeValidator(_knobs_apart)]
+    """credit of the base branch: ``credit`` and its knobs"""
+    final: Annotated[CreditConfig | None, BeforeValidator(_knobs_apart)] = None
+    """credit of the final branch, where there is one"""
+    final_reads: Literal["base", "final"] | None = None
+    """the branch whose predictions the credit of ``final`` is computed from"""
+    aliases: Annotated[dict[str, str], MEASURED] = field(default_factory=dict)
+    """what this objective is called on another backbone"""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class TrainerConfig:
+    """``conf/trainer``: how a drafter is trained.
+
+    With two branches the loss is lambda x base + (1 - lambda) x final.
+    """
+
+    steps: Annotated[Int, Field(ge=0, le=LARGEST)] | None
+    """optimiser steps; exactly one of ``steps`` and ``epochs`` is set"""
+    epochs: Count | None
+    """passes over the training conversations"""
+    batch_size: Size
+    """sequences per optimiser step"""
+    micro_batch: Size
+    """sequences per forward pass; divides ``batch_size``"""
+    anchors: Size
+    """random anchors per sequence, a block each"""
+    max_length: Annotated[Int, Field(ge=2, le=LARGEST), SHARED]
+    """tokens at which a conversation is cut"""
+    lr: Rate
+    """peak learning rate of AdamW"""
+    betas: Annotated[
+        tuple[Annotated[Float, Field(ge=0, le=0.999999)], Annotated[Float, Field(ge=0, le=0.999999)]], Strict(False)
+    ]
+    """of AdamW"""
+    weight_decay: Annotated[Float, Field(ge=0, le=100)]
+    """of AdamW"""
+    warmup: Share
+    """share of the steps in which the learning rate rises; then cosine"""
+    clip: Positive
+    """gradient norm"""
+    precision: Annotated[Precision, SHARED]
+    """of the products; bf16 is autocast, weights and optimiser stay fp32"""
+    normalize: Literal["batch", "block", "valid"]
+    """what the loss is divided by: all credit of the batch, the credit of each block, or all valid slots"""
+    labels: Literal["data", "target"]
+    """the conversation's token, or the target's argmax"""
+    lambda_start: Share
+    """weight of the base branch at the first step, where there are two branches"""
+    lambda_ratio: Rate
+    """share of the steps over which it falls linearly to 0"""
+    head: Literal["auto", "full", "chunked", "pruned"]
+    """how many logits exist at once; pruned skips rows after the first wrong token (truncating credits, one branch)"""
+    accuracy_every: Count
+    """steps between common-mask accuracies where the head is pruned"""
+    features: Annotated[Literal["online", "memory", "disk"], SHARED]
+    """target features: computed for every batch, or once and kept"""
+    log_every: Count
+    """steps between lines of log.jsonl"""
+    save_every: Count
+    """steps between checkpoints"""
+    save_minutes: Positive
+    """minutes between checkpoints, if that comes first"""
+    keep: Count
+    """checkpoints that stay"""
+    eval_every: Count | None
+    """steps between measurements of tau while training (T = 0, a multiple of ``log_every``); the best drafter is
+    kept"""
+    eval_prompts: Count
+    """prompts of each benchmark for them"""
+    snapshot_every: Count | None
+    """steps between drafters kept for ``specauf eval --every-checkpoint``; null: the last one only"""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainerConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"set exactly one of trainer.steps ({self.steps}) and trainer.epochs ({self.epochs}); the other is null"
+            )
+        if self.eval_every is not None and self.eval_every % self.log_every:
+            raise ValueError(
+                f"trainer.eval_every={self.eval_every} must be a multiple of trainer.log_every={self.log_every}, or "
+                "null"
+            )
+        if self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"trainer.batch_size={self.batch_size} must be a multiple of trainer.micro_batch={self.micro_batch}"
+            )
+        return self
+
+
+Temperature = Annotated[Float, Field(ge=0, le=100), AfterValidator(_temperature)]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class EvaluationConfig:
+    """``conf/evaluation``: how a drafter is measured."""
+
+    mode: Literal["replay", "decode"]
+    """walk the target's cached trajectories (exact, fast), or the live loop for every request"""
+    drafts: Annotated[str, AfterValidator(_greedy)]
+    """greedy: one top-1 token per slot, at every temperature"""
+    prompts: Count | None
+    """at most this many prompts of each benchmark; null: the limit in its yaml"""
+    temperatures: Annotated[tuple[Temperature, ...], Strict(False), Field(min_length=1)]
+    """of the target's sampling, different ones; 0 is greedy"""
+    seed: Seed
+    """of held-out anchors and of the target's sampling"""
+    max_new_tokens: Annotated[Int, Field(ge=2, le=2**20)]
+    """longest answer; its first token comes from the prompt's pass, rounds begin after it"""
+    batch_size: Size
+    """requests per target pass"""
+    precision: Precision
+    """of target and drafter; in fp32 speculative output equals greedy output exactly"""
+    audit: Annotated[Int, Field(ge=0, le=LARGEST)] | None
+    """requests per benchmark that are also decoded live and compared token for token; null: all"""
+    all_starts: Bool
+    """also draft at every position of a trajectory: acceptance with less noise, never tau"""
+    heldout_anchors: Size
+    """blocks per held-out conversation for block-mask accuracy"""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EvaluationConfig":
+        if len(set(self.temperatures)) != len(self.temperatures):
+            raise ValueError(f"evaluation.temperatures={list(self.temperatures)}: a temperature is there twice")
+        return self
+
+
+@dataclass(frozen=True, config=CLOSED)
+class KnownData:
+    """What ``specauf plan`` counts with where the data are not at hand."""
+
+    examples: Count
+    """conversations"""
+    tokens: Count
+    """mean length of one, tokens"""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class DataConfig:
+    """``conf/data``: the training conversations."""
+
+    name: Name
+    """part of records"""
+    source: Literal["offline", "jsonl", "hub"]
+    """the procedural corpus, files at ``path``, or ``hub_id``"""
+    path: Annotated[Text | None, MACHINE, Place("PATH")]
+    """file or folder of conversations; their content is part of a run's identity, not where they are"""
+    hub_id: str | None
+    """dataset on the Hugging Face hub"""
+    revision: str | None
+    """branch, tag or commit there"""
+    files: str | None
+    """file there"""
+    limit: Count | None
+    """first n training conversations of a seeded permutation; null: all"""
+    heldout: Count
+    """conversations set aside by prompt for block-mask accuracy"""
+    seed: Seed
+    """of the permutation"""
+    regenerate: Annotated[Count | None, Since(None)] = None
+    """learn from the target's own greedy answers to the first n; null: from the original answers"""
+    known: Annotated[KnownData | None, MACHINE] = None
+    """size of the corpus, for ``specauf plan`` before it is read"""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class BenchmarkConfig:
+    """``conf/benchmark``: one benchmark, data only."""
+
+    name: Name
+    """its key"""
+    title: str
+    """as tables call it"""
+    column: Name
+    """the paper's column that it fills"""
+    source: Literal["offline", "hub"]
+    """``family`` of the procedural corpus, or ``hub_id``"""
+    family: str | None
+    """of the procedural corpus"""
+    hub_id: str | None
+    """dataset on the Hugging Face hub"""
+    subset: str | None
+    """its configuration there"""
+    split: str | None
+    """its split there"""
+    revision: str | None
+    """branch, tag or commit there"""
+    turns: Annotated[tuple[str, ...], Strict(False)]
+    """the user's turns: a field's name (a list gives one turn per item), or a pattern of ``{field}``s; a part in
+    ``[...]`` is left out where a field in it is empty"""
+    template: str
+    """each turn is put into it at ``{turn}``"""
+    file: str | None
+    """its name under ``benchmark_root``: JSON Lines of ``{"id", "turns"}``"""
+    limit: Count
+    """first n prompts of a seeded permutation"""
+    seed: Seed
+    """of the permutation"""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class TrackingConfig:
+    """``conf/tracking``: where the log goes besides log.jsonl."""
+
+    sink: Literal["none", "wandb"]
+    """nowhere, or Weights & Biases"""
+    project: Text | None
+    """of Weights & Biases"""
+    mode: Literal["online", "offline", "disabled"] | None
+    """of Weights & Biases"""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class ProfileConfig:
+    """``conf/profile``: what a machine can do."""
+
+    name: Name
+    """part of run names"""
+    text: Annotated[str, MEASURED]
+    """printed under every table made with it"""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Config:
+    """One resolved configuration. ``resolved`` is the same as plain nested values, without what this machine alone
+    needs."""
+
+    target: Annotated[TargetConfig, SHARED]
+    backbone: BackboneConfig
+    objective: ObjectiveConfig
+    data: Annotated[DataConfig, SHARED]
+    benchmark: Annotated[dict[str, BenchmarkConfig], MEASURED]
+    trainer: TrainerConfig
+    evaluation: Annotated[EvaluationConfig, MEASURED]
+    tracking: Annotated[TrackingConfig, MACHINE]
+    profile: ProfileConfig
+    seed: Seed
+    """initial weights, data order and anchors; the objective does not enter"""
+    init: Annotated[Text | None, MACHINE, Place("RUN")]
+    """a finished run (id or folder) to start from; the hash of its weights is part of a run's identity, not its name"""
+    runs: Annotated[Text, MACHINE, SHARED, Place("RUNS")]
+    """checkpoints, logs, records, caches"""
+    device: Annotated[str, MACHINE, SHARED]
+    """auto, cpu, cuda or cuda:N"""
+    threads: Annotated[Processes | None, MACHINE, SHARED]
+    """CPU threads; null: all"""
+    workers: Annotated[Processes, MACHINE]
+    """processes that train the jobs of a table side by side"""
+    together: Annotated[Bool, MACHINE]
+    """with one worker: train the drafters of a table and seed in one pass over the data"""
+    data_root: Annotated[Text | None, MACHINE, Place("DIR")]
+    """a folder with train/*.jsonl and benchmarks/*.jsonl"""
+    benchmark_root: Annotated[Text | None, MACHINE, SHARED, Place("DIR")]
+    """read benchmarks from this folder instead of the hub"""
+    resolved: Annotated[dict[str, Any], MACHINE] = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        if self.trainer.steps == 0 and self.init is None:  # a drafter from elsewhere was trained for no step here
+            raise ValueError("trainer.steps=0 must be at least 1")
+        recipe, longest = self.target.pretrain, self.trainer.max_length
+        if self.target.path is None and recipe is not None and longest > recipe.max_positions:
+            raise ValueError(
+                f"target.pretrain.max_positions={recipe.max_positions} must be at least trainer.max_length={longest}"
+            )
+        for key, benchmark in self.benchmark.items():
+            if benchmark.name != key:
+                raise ValueError(f"benchmark.{key}.name={benchmark.name!r} must be {key!r}")
+        return self

@@ -1,35 +1,38 @@
 """What a table, figure or ablation shows: the yaml of ``experiments/`` in, a checked spec out."""
 
-import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from specauf_cli.config.compose import read_yaml
 from specauf_cli.config.groups import file_of, folder, groups
-from specauf_cli.config.schema import typed
+from specauf_cli.config.overrides import key_of
+from specauf_cli.config.schema import CLOSED, Float, Positive
+from specauf_cli.config.settings import validated
 from specauf_cli.errors import InputError, nearest
-from specauf_cli.types import check_definition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class Row:
-    """One line of an experiment's table: an objective, named as in ``conf/objective``."""
+    """One line of a table: an objective, named as in ``conf/objective``."""
 
     objective: str
     title: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class Paper:
     """Reference values: ``values[temperature][objective]`` lists the columns in order, then the average."""
 
     source: str
-    values: dict[str, dict[str, tuple[float, ...]]]
+    values: dict[str, dict[str, tuple[Annotated[Float, Field(ge=0)], ...]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class TauSpec:
     """What every page of tau says.
 
@@ -41,20 +44,20 @@ class TauSpec:
     title: str
     backbone: str
     baseline: str
-    definition: str
-    margin: float
+    definition: Literal["engine", "pooled", "per_response", "eos_truncated"]
+    margin: Positive
     columns: dict[str, str]
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class TableSpec(TauSpec):
     """``experiments/*.yaml``: one table of tau beside the paper's."""
 
     paper: Paper
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class CreditsSpec:
     """``experiments/*.yaml`` of kind ``variants``; ``paper[objective]``: its base branch, final branch and decay
     there."""
@@ -67,7 +70,7 @@ class CreditsSpec:
     paper: dict[str, tuple[str, str, str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class Condition:
     """One row of a ``AblationSpec`` page: ``factor`` and its ``value`` as shown, and what is changed to get there.
 
@@ -79,11 +82,11 @@ class Condition:
     factor: str
     value: str
     settings: tuple[str, ...] = ()
-    gamma: float | None = None
-    budget: float | None = None
+    gamma: Positive | None = None
+    budget: Positive | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class AblationSpec(TauSpec):
     """``experiments/*.yaml`` of kind ``conditions``: under which of them AUF's claims hold.
 
@@ -115,9 +118,7 @@ def load_spec(name: str) -> Spec:
     if not isinstance(kind, str) or kind not in kinds:
         raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
     try:
-        found = cast(Spec, typed(kinds[kind], values, ""))
-        if not isinstance(found, CreditsSpec):
-            check_definition(found.definition)
+        found = cast(Spec, validated(kinds[kind], values))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if found.name != path.stem:
@@ -170,26 +171,18 @@ def _check_cells(found: TableSpec, path: str) -> None:
         if not re.fullmatch(r"\d+(\.\d+)?", temperature) or f"{float(temperature):g}" != temperature:
             raise InputError(f"{path}: paper.values.{temperature}: a temperature is written as in '0', '1' or '0.7'")
         for name, cells in block.items():
-            if not all(0 <= c < math.inf for c in cells):
-                raise InputError(f"{path}: paper.values.{temperature}.{name} holds a number that no tau can be")
             if len(cells) != len(found.columns) + 1:
                 raise InputError(
                     f"{path}: paper.values.{temperature}.{name} has {len(cells)} numbers; {len(found.columns) + 1} are "
                     "needed (columns and average)"
                 )
-    _check_margin(found.margin, path)
-
-
-def _check_margin(margin: float, path: str) -> None:
-    if not 0 < margin < math.inf:
-        raise InputError(f"{path}: margin={margin} must be > 0 tokens")
 
 
 def _check_conditions(found: AblationSpec, path: str) -> None:
     """InputError for names that cannot be folders or that two share, settings that a row has already, a gamma or budget
     that cannot be."""
     for word in [*found.settings, *(w for c in found.conditions for w in c.settings)]:
-        if (key := word.partition("=")[0].lstrip("+~")) in ("backbone", "objective", "seed", "profile", "runs"):
+        if (key := key_of(word)) in ("backbone", "objective", "seed", "profile", "runs"):
             raise InputError(f"{path}: settings {word!r}: the page's rows, --seeds and the command line choose {key}")
     names = [c.name for c in found.conditions]
     for condition in found.conditions:
@@ -200,14 +193,10 @@ def _check_conditions(found: AblationSpec, path: str) -> None:
             )
         if names.count(condition.name) > 1:
             raise InputError(f"{where} is there twice")
-        for what, value in (("gamma", condition.gamma), ("budget", condition.budget)):
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{where}: {what}={value} must be > 0")
     if not names:
         raise InputError(f"{path}: it has no conditions")
     if not found.columns:
         raise InputError(f"{path}: it has no columns")
-    _check_margin(found.margin, path)
 
 
 def objective_yaml(name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ and turns share one sequence only where the tokens of one are a prefix of the to
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ class Chat:
         tokenizer.chat_template = CHATML
         return cls(tokenizer, MASK)
 
+    def changed(self, *, mask_id: int | None = None, vocab: int | None = None) -> "Chat":
+        """This format with another mask token, or another count of tokens; the tokenizer is shared."""
+        other = copy(self)
+        other.mask_id = self.mask_id if mask_id is None else mask_id
+        other.vocab = self.vocab if vocab is None else vocab
+        return other
+
     def save(self, folder: Path) -> None:
         """Writes the tokenizer in the Hugging Face layout."""
         self.tokenizer.save_pretrained(folder)
@@ -137,14 +145,14 @@ class Chat:
 
     def _control_token(self, text: str) -> str | None:
         pattern = self._control_pattern()
-        found = pattern.search(text)
+        match = pattern.search(text)
         normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
-        if found is None and normalizer is not None:  # which may turn other characters into a token's own
-            found = pattern.search(normalizer.normalize_str(text))
-        return None if found is None else found[0]
+        if match is None and normalizer is not None:  # which may turn other characters into a token's own
+            match = pattern.search(normalizer.normalize_str(text))
+        return None if match is None else match[0]
 
     def _control_pattern(self) -> re.Pattern[str]:
-        if self._controls is None or self._controls[0] != self.mask_id:  # the target may choose the mask token later
+        if self._controls is None or self._controls[0] != self.mask_id:  # a copy with another mask token
             added = self.tokenizer.added_tokens_decoder
             ids = {self.mask_id, self.pad_id, *self.stop_ids}
             names = {t.content for i, t in added.items() if t.special or i in ids}

@@ -198,10 +198,10 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; give data.path=FILE.jsonl or a folder of such files")
-    found = [file for file in path.rglob("*") if file.suffix in (".jsonl", ".json") and file.is_file()]
-    if not found:
+    files = [file for file in path.rglob("*") if file.suffix in (".jsonl", ".json") and file.is_file()]
+    if not files:
         raise InputError(f"{path}: no *.jsonl or *.json file in this folder")
-    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+    return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
 def _collect(
@@ -211,17 +211,17 @@ def _collect(
     dropped: Counter[str] = Counter()
     ids: set[str] = set()
     for place, default_id, source, row in rows:
-        made = _conversation(row, where=place, default_id=default_id, default_source=source)
-        if isinstance(made, str):
-            dropped[made] += 1
+        conversation = _conversation(row, where=place, default_id=default_id, default_source=source)
+        if isinstance(conversation, str):  # why it is dropped
+            dropped[conversation] += 1
             continue
-        if made.id in ids:
+        if conversation.id in ids:
             again = 2
-            while (unique := f"{made.id}#{again}") in ids:
+            while (unique := f"{conversation.id}#{again}") in ids:
                 again += 1
-            made = replace(made, id=unique)
-        ids.add(made.id)
-        kept.append(made)
+            conversation = replace(conversation, id=unique)
+        ids.add(conversation.id)
+        kept.append(conversation)
     if not kept:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "no rows"
         raise InputError(f"{where}: no conversation is left to use (dropped: {counts})")

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from specauf_cli.config.schema import BenchmarkConfig, DataConfig
-from specauf_cli.data import benchmarks as benchmark_sets
 from specauf_cli.data import conversations
+from specauf_cli.data.benchmarks import hub_prompts
 from specauf_cli.errors import InputError
+from specauf_cli.store.files import atomic
 
 
 def fetch(
@@ -32,8 +33,8 @@ def fetch(
             if path.exists():
                 echo(f"{name}: already there, {path}")
                 return
-            made, summary = rows()
-            _write(path, made)
+            fetched, summary = rows()
+            _write(path, fetched)
             echo(f"{name}: {summary} -> {path}")
         except (InputError, OSError) as error:
             failed.append(name)
@@ -59,7 +60,7 @@ def fetch(
 
 
 def _benchmark(config: BenchmarkConfig) -> tuple[Iterable[object], str]:
-    prompts, commit = benchmark_sets.hub_prompts(config)
+    prompts, commit = hub_prompts(config)
     rows = (
         {"id": prompt.id, "turns": prompt.turns, "reference": prompt.reference, "category": prompt.category}
         for prompt in prompts
@@ -81,12 +82,6 @@ def _training(data: DataConfig) -> tuple[Iterable[object], str]:
 
 
 def _write(path: Path, rows: Iterable[object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)  # after a failure (no space left); after os.replace it is gone
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -59,14 +59,14 @@ def _corpus(side: str, count: int, seed: int) -> Corpus:
     _check_count(count)
     streams = [_draws(family, side, seed) for family in FAMILIES]
     tag = "" if side == "train" else f"{side}-"
-    made = []
+    talks = []
     for index in range(count):
         number, which = divmod(index, len(FAMILIES))
         family = FAMILIES[which]
         _, turns = next(streams[which])
         messages = tuple(Message(("user", "assistant")[at % 2], text) for at, text in enumerate(turns))
-        made.append(Conversation(f"{family}-{tag}{number:06d}", messages, source=family))
-    return Corpus("offline", tuple(made), sha256=_content_hash(made))
+        talks.append(Conversation(f"{family}-{tag}{number:06d}", messages, source=family))
+    return Corpus("offline", tuple(talks), sha256=_content_hash(talks))
 
 
 def _draws(family: str, side: str, seed: int) -> Iterator[tuple[str, Turns]]:
@@ -92,8 +92,8 @@ def _side(prompt: str) -> str:
     return {0: "prompts", 1: "heldout"}.get(bucket, "train")
 
 
-def _content_hash(made: list[Conversation]) -> str:
-    rows = [{"id": c.id, "source": c.source, "messages": [[m.role, m.content] for m in c.messages]} for c in made]
+def _content_hash(talks: list[Conversation]) -> str:
+    rows = [{"id": c.id, "source": c.source, "messages": [[m.role, m.content] for m in c.messages]} for c in talks]
     return hashlib.sha256(json.dumps(rows, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

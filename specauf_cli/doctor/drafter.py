@@ -16,6 +16,7 @@ from specauf_cli.interchange import formats
 from specauf_cli.models import blocks, checkpoint
 from specauf_cli.models.dflash import Context, DFlash, SlotBySlot
 from specauf_cli.models.target import Target
+from specauf_cli.store import layout
 from specauf_cli.store.files import read_json
 from specauf_cli.types import Example, Trajectory
 
@@ -135,10 +136,10 @@ def labels(subject: Subject) -> Finding:
     ends = [(p[:32] + p[32:][-32:] + [0] * 64)[:64] for p in places]  # where answers begin and end
     anchors = torch.tensor(ends)
     real = torch.arange(64) < torch.tensor([[len(p)] for p in places])
-    found, mask = blocks.labels_and_mask(batch.tokens, batch.supervised, anchors, real, slots)
+    answers, mask = blocks.labels_and_mask(batch.tokens, batch.supervised, anchors, real, slots)
     for row, example in enumerate(chosen):
         for i, anchor in enumerate(anchors[row].tolist()):
-            if real[row, i] and (wrong := _wrong(example, anchor, found[row, i].tolist(), mask[row, i].tolist())):
+            if real[row, i] and (wrong := _wrong(example, anchor, answers[row, i].tolist(), mask[row, i].tolist())):
                 return Finding(FAIL, f"example {example.id}: {wrong}", "label slot k with token anchor + 1 + k")
     example = max(chosen, key=lambda e: len(e.tokens))
     start = example.supervised.index(True)
@@ -228,7 +229,10 @@ def belongs(subject: Subject) -> Finding:
             f"{drafter.backbone.title}, {size}: {drafter.slots} slots, {drafter.backbone.proposals} proposals "
             "(initialised here)",
         )
-    stored, expected = read_json(subject.folder / "drafter" / "config.json"), checkpoint.public_config(drafter, target)
+    stored, expected = (
+        read_json(layout.drafter_of(subject.folder) / "config.json"),
+        checkpoint.public_config(drafter, target),
+    )
     theirs, ours = _flat(stored), _flat(expected)
     free = ("dtype", "dflash_config.target_layer_ids", "specauf.run", "specauf.weights")
     other = [k for k, v in ours.items() if k not in free and k in theirs and theirs[k] != v]
@@ -247,10 +251,10 @@ def belongs(subject: Subject) -> Finding:
 
 def _flat(values: object) -> dict[str, object]:
     """Two levels of a configuration as one, ``outer.inner``."""
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for key, value in (values if isinstance(values, dict) else {}).items():
-        found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return found
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _own_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
@@ -261,8 +265,8 @@ def _own_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
 def _public_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
     checkpoint.save(drafter, target, folder / "drafter", run="round trip")
     formats.write(folder / "drafter", folder / "export", layout="hf", dtype="fp32")
-    found, _ = formats.drafter(formats.read(folder / "export"), target, drafter.backbone)
-    return found
+    imported, _ = formats.drafter(formats.read(folder / "export"), target, drafter.backbone)
+    return imported
 
 
 ROUND_TRIPS: dict[str, Callable[[DFlash, Target, Path], DFlash]] = {

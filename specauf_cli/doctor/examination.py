@@ -9,7 +9,7 @@ from specauf_cli.doctor.subject import FAIL, OK, OUT, WARN, Finding, LeftOut, Su
 
 CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "settings": resources.settings,
-    "room": resources.room,
+    "resources": resources.disk_and_memory,
     "data": text.data,
     "benchmarks": text.prompts,
     "overlap": text.overlap,
@@ -64,19 +64,19 @@ def summary(findings: Iterable[Finding]) -> str:
     return f"{len(verdicts)} checks: {counted}"
 
 
-def run(config: Config, folder: Path | None = None, *, dry: bool = False, asked: Config | None = None) -> bool:
+def run_checks(config: Config, folder: Path | None = None, *, dry: bool = False, asked: Config | None = None) -> bool:
     """Prints every check of ``config`` (and of the drafter in ``folder``) as it is made; True when none failed.
 
     ``dry``: without target and download; the checks that need them are named in one line. ``asked``: settings whose
     benchmarks are looked at instead.
     """
-    found: dict[str, Finding] = {}
+    findings: dict[str, Finding] = {}
     for name, finding in examine(Subject(config, folder, dry=dry, asked=asked)):
-        found[name] = finding
+        findings[name] = finding
         if not (dry and finding.verdict == OUT):
             print(line(name, finding), flush=True)
     if dry:
-        out = [n for n, f in found.items() if f.verdict == OUT]
+        out = [n for n, f in findings.items() if f.verdict == OUT]
         print(line("dry run", Finding(OUT, f"left out, for they need the target or a download: {', '.join(out)}")))
-    print(summary(found.values()))
-    return all(f.verdict != FAIL for f in found.values())
+    print(summary(findings.values()))
+    return all(f.verdict != FAIL for f in findings.values())

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from specauf_cli.doctor.subject import FAIL, OK, WARN, Finding, LeftOut, Subject
-from specauf_cli.planning.plan import size
+from specauf_cli.planning.text import size
 from specauf_cli.runtime import machine
 
 
@@ -39,17 +39,17 @@ def settings(subject: Subject) -> Finding:
     return Finding(OK, f"{name}: {length} of {batch}; {hub}")
 
 
-def room(subject: Subject) -> Finding:
+def disk_and_memory(subject: Subject) -> Finding:
     """Free disk under ``runs`` and free memory against what a training takes, as ``specauf plan`` counts it."""
-    config, made = subject.config, subject.plan()
+    config, plan = subject.config, subject.plan()
     place = Path(config.runs).absolute()
     place = next(p for p in (place, *place.parents) if p.exists())
     device = machine.use_machine(config)
     free, memory = shutil.disk_usage(place).free, machine.free_memory(device)
-    disk = made.disk | ({"target": 2.0 * made.target} if subject.fetches_target() else {})
-    needed, taken = sum(disk.values()), sum(made.memory.values())
+    disk = plan.disk | ({"target": 2.0 * plan.target} if subject.fetches_target() else {})
+    needed, taken = sum(disk.values()), sum(plan.memory.values())
     text = f"disk: about {size(needed)} needed, {size(free)} free; memory: about {size(taken)} needed "
-    text += f"on this machine's {device} ({_largest(made.memory)}), {size(memory)} free"
+    text += f"on this machine's {device} ({_largest(plan.memory)}), {size(memory)} free"
     if free < disk["drafter"] + disk["checkpoints"]:
         return Finding(FAIL, text, "free some disk, or name another one: runs=FOLDER")
     if free < needed:
@@ -69,15 +69,15 @@ def _largest(parts: dict[str, float]) -> str:
 
 
 def target(subject: Subject) -> Finding:
-    """The target can be opened."""
-    found = subject.target()
-    kind = "random weights, for it is not trained yet" if subject.untrained else f"fingerprint {found.fingerprint[:16]}"
-    sizes = f"{found.model.config.num_hidden_layers} layers of width {found.hidden_size}, {found.chat.vocab:,} tokens"
-    if subject.config.trainer.max_length > found.context_length:
+    """The target can be known."""
+    known = subject.target()
+    kind = "random weights, for it is not trained yet" if subject.untrained else f"fingerprint {known.fingerprint[:16]}"
+    sizes = f"{known.model.config.num_hidden_layers} layers of width {known.hidden_size}, {known.chat.vocab:,} tokens"
+    if subject.config.trainer.max_length > known.context_length:
         return Finding(
             FAIL,
-            f"trainer.max_length={subject.config.trainer.max_length} is beyond the target's {found.context_length} "
+            f"trainer.max_length={subject.config.trainer.max_length} is beyond the target's {known.context_length} "
             "positions",
-            f"trainer.max_length={found.context_length}",
+            f"trainer.max_length={known.context_length}",
         )
-    return Finding(OK, f"{found.config.title}: {sizes}, {str(found.model.dtype).removeprefix('torch.')}, {kind}")
+    return Finding(OK, f"{known.config.title}: {sizes}, {str(known.model.dtype).removeprefix('torch.')}, {kind}")

@@ -2,8 +2,7 @@
 says."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from dataclasses import replace as changed
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,12 +17,12 @@ from specauf_cli.data import benchmarks
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint, sizes
-from specauf_cli.models import target as targets
 from specauf_cli.models.dflash import DFlash
-from specauf_cli.models.target import Target
-from specauf_cli.planning import plan as plans
+from specauf_cli.models.target import Target, create, load, taps_of
+from specauf_cli.planning.plan import Plan, estimated, make_plan
 from specauf_cli.runtime import machine
 from specauf_cli.session import load_data
+from specauf_cli.store import layout
 from specauf_cli.training import pretrain
 from specauf_cli.types import Conversation, Corpus, Example, PromptSet
 
@@ -115,11 +114,11 @@ class Subject:
     def downloads(self) -> list[str]:
         """Data that these settings fetch from the hub."""
         config = self.config
-        found = [f"data {config.data.hub_id}"] if config.data.source == "hub" else []
+        names = [f"data {config.data.hub_id}"] if config.data.source == "hub" else []
         for chosen in (config, self.asked):
             if chosen.benchmark_root is None:
-                found += [f"benchmark {b.name}" for b in chosen.benchmark.values() if b.source == "hub"]
-        return list(dict.fromkeys(found))
+                names += [f"benchmark {b.name}" for b in chosen.benchmark.values() if b.source == "hub"]
+        return list(dict.fromkeys(names))
 
     def fetches_target(self) -> bool:
         """True for a target of the hub of which this machine has nothing yet."""
@@ -127,19 +126,19 @@ class Subject:
         if chosen.path is None or is_local(chosen.path):
             return False
         try:
-            found = try_to_load_from_cache(chosen.path, "config.json", revision=chosen.revision)
+            cached = try_to_load_from_cache(chosen.path, "config.json", revision=chosen.revision)
         except ValueError:  # not the shape of a hub id: opening it says so
             return False
-        return not isinstance(found, str)
+        return not isinstance(cached, str)
 
-    def plan(self) -> plans.Plan:
+    def plan(self) -> Plan:
         """What a training of these settings takes. Its lengths are estimated: the target and its tokenizer stay
         closed."""
         config, stated = self.config, self.config.data.source == "hub" and self.config.data.known is not None
         known = self._part("sizes", lambda: sizes.of(config.target, local=self.dry))
-        lengths = plans.estimated(config, None if stated else self.data()[0])
+        lengths = estimated(config, None if stated else self.data()[0])
         on_gpu = machine.use_machine(config).startswith("cuda")
-        return self._part("plan", lambda: plans.plan(config, known, lengths, on_gpu=on_gpu))
+        return self._part("plan", lambda: make_plan(config, known, lengths, on_gpu=on_gpu))
 
     def target(self) -> Target:
         """The target on its device; where it would have to be trained first, one of its size with random weights."""
@@ -152,19 +151,19 @@ class Subject:
         device = machine.use_machine(config)
         if config.target.path is not None or config.target.pretrain is None:
             nowhere, none = Path(config.runs), Corpus("", ())
-            return targets.load(pretrain.ensure(config.target, none, nowhere, data="", device=device), device=device)
+            return load(pretrain.ensure(config.target, none, nowhere, data="", device=device), device=device)
         train, _ = self.data()
-        targets.taps_of(config.target.taps, config.target.pretrain.layers)
+        taps_of(config.target.taps, config.target.pretrain.layers)
         place = pretrain.place(config.target, Path(config.runs), data=train.sha256)
         if (place / pretrain.MARKER).is_file():
             located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
-            return targets.load(located, device=device)
+            return load(located, device=device)
         if self.folder is not None:
             raise InputError(f"the target that run {self.folder.name} was trained for is not there: {place}")
         self.untrained = True
         texts = (m.content for c in train.conversations for m in c.messages)
         chat = Chat.build(texts, config.target.pretrain.vocab_size)
-        model = targets.create(config.target.pretrain, chat).to(device)
+        model = create(config.target.pretrain, chat).to(device)
         return Target(model, chat, config.target, "random weights")
 
     def drafter(self) -> DFlash:
@@ -176,10 +175,10 @@ class Subject:
         target = self.target()
         if self.folder is not None:
             try:
-                found = checkpoint.load(
-                    self.folder / "drafter", target, self.config.backbone, run=self.folder.resolve().name
+                trained = checkpoint.load(
+                    layout.drafter_of(self.folder), target, self.config.backbone, run=self.folder.resolve().name
                 )
-                return found.to(target.model.dtype)
+                return trained.to(target.model.dtype)
             except InputError as error:
                 self.refused = str(error)
         drafter = checkpoint.create(target, self.config.backbone)
@@ -198,7 +197,7 @@ class Subject:
     def examples(self) -> list[Example]:
         """The sampled conversations as a training encodes them."""
         chat, length = self.target().chat, self.config.trainer.max_length
-        corpus = changed(self.data()[0], conversations=self.sample(), dropped={})
+        corpus = replace(self.data()[0], conversations=self.sample(), dropped={})
         return self._part("examples", lambda: encode(chat, corpus, max_length=length)[0])
 
     def tokens(self) -> Int[Tensor, "1 T"]:
@@ -224,9 +223,9 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
+def close(actual: Tensor, expected: Tensor) -> bool:
     """Equal up to rounding: 1e-4 of the largest value in fp32, 2e-2 below it."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return False
     share = 1e-4 if expected.dtype == torch.float32 else 2e-2
-    return bool((found.float() - expected.float()).abs().max() <= share * expected.float().abs().max())
+    return bool((actual.float() - expected.float()).abs().max() <= share * expected.float().abs().max())

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from specauf_cli.doctor.subject import FAIL, OK, WARN, Finding, Subject, close
 from specauf_cli.models.target import Target
+from specauf_cli.store import layout
 from specauf_cli.store.files import read_json
 
 
@@ -43,7 +44,7 @@ def layers(subject: Subject) -> Finding:
                     "layers",
                 )
     if subject.folder is not None:
-        ids = _layer_ids(subject.folder / "drafter" / "config.json")
+        ids = _layer_ids(layout.drafter_of(subject.folder) / "config.json")
         if ids != list(target.taps):
             return Finding(FAIL, *_other_ids(ids, list(target.taps)))
     names = ", ".join(str(t) for t in target.taps)

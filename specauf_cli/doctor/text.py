@@ -41,12 +41,12 @@ def rendering(subject: Subject) -> Finding:
         if stop_tokens(subject).verdict == FAIL:
             raise
         return Finding(FAIL, error.reason, "give conversations with answers that fit trainer.max_length")
-    made: dict[str, list[Example]] = {}
+    encoded: dict[str, list[Example]] = {}
     for example in examples:
-        made.setdefault(example.id, []).append(example)
+        encoded.setdefault(example.id, []).append(example)
     for conversation in sample:
         for k, messages in _asked(conversation):
-            trained_on, asked = made.get(conversation.id, []), list(chat.prompt(messages))
+            trained_on, asked = encoded.get(conversation.id, []), list(chat.prompt(messages))
             if not any(_continues(e, asked) for e in trained_on) and not _cut(trained_on, asked, subject):
                 closest = max(trained_on, key=lambda e: _common(e.tokens, asked))
                 return Finding(
@@ -54,7 +54,7 @@ def rendering(subject: Subject) -> Finding:
                     f"conversation {conversation.id}, message {k + 1}: {_difference(chat, closest.tokens, asked)}",
                     "encode every answer behind its own evaluation prompt",
                 )
-    split = sum(len(e) > 1 for e in made.values())
+    split = sum(len(e) > 1 for e in encoded.values())
     note = f"; {split} conversations are split, since the template rewrites earlier turns" if split else ""
     return Finding(
         OK, f"{turns} answers of {len(sample)} conversations follow their evaluation prompt token by token{note}"
@@ -79,18 +79,20 @@ def _cut(examples: list[Example], prompt: list[int], subject: Subject) -> bool:
     return len(prompt) + 2 > most or not examples or any(len(e.tokens) >= most for e in examples)
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _difference(chat: Chat, trained: Sequence[int], asked: Sequence[int]) -> str:
     at = _common(trained, asked)
-    one, other = (_token(chat, x[at]) if at < len(x) else "nothing" for x in (trained, asked))
+    in_training, in_evaluation = (_token(chat, x[at]) if at < len(x) else "nothing" for x in (trained, asked))
     if at == len(asked):
         return (
             f"all {at} prompt tokens agree, but the answer's first token is not supervised, or the prompt's last one is"
         )
-    return f"token {at} is {one} in training and {other} at evaluation"
+    return f"token {at} is {in_training} in training and {in_evaluation} at evaluation"
 
 
 def _token(chat: Chat, token: int) -> str:
@@ -138,8 +140,8 @@ def stop_tokens(subject: Subject) -> Finding:
             f"{early} of {answers} answers hold a stop token before their end",
             "remove special tokens from the text of your data",
         )
-    found = ", ".join(_token(chat, t) for t in sorted(ends))
-    return Finding(OK, f"{answers} answers end with {found}; generation stops at {stops}")
+    last = ", ".join(_token(chat, t) for t in sorted(ends))
+    return Finding(OK, f"{answers} answers end with {last}; generation stops at {stops}")
 
 
 def _spelled(chat: Chat, conversation: Conversation) -> str | None:
@@ -151,16 +153,17 @@ def control_tokens(subject: Subject) -> Finding:
     """No text spells out a control token: such conversations are dropped from training, such prompts are not asked."""
     chat, corpora = subject.target().chat, subject.data()
     everything = [c for corpus in corpora for c in corpus.conversations]
-    found = {c.id: token for c in everything if (token := _spelled(chat, c)) is not None}
-    counted = [f"{len(found)} of {len(everything)} conversations"] if found else []
+    spelling = {c.id: token for c in everything if (token := _spelled(chat, c)) is not None}
+    counted = [f"{len(spelling)} of {len(everything)} conversations"] if spelling else []
     with suppress(LeftOut):  # the benchmarks have a line of their own
         for _, asked in subject.prompts():
-            spelled = {p.id: token for p in asked.prompts if (token := chat.control_token(*p.turns)) is not None}
-            counted += [f"{len(spelled)} of {len(asked.prompts)} prompts of {asked.name}"] if spelled else []
-            found |= spelled
-    if not found:
+            in_prompts = {p.id: token for p in asked.prompts if (token := chat.control_token(*p.turns)) is not None}
+            if in_prompts:
+                counted.append(f"{len(in_prompts)} of {len(asked.prompts)} prompts of {asked.name}")
+            spelling |= in_prompts
+    if not spelling:
         return Finding(OK, f"none is spelled out in {len(everything)} conversations or in a prompt")
-    name, token = next(iter(found.items()))
+    name, token = next(iter(spelling.items()))
     return Finding(
         WARN,
         f"{'; '.join(counted)} spell out a control token, the first one {token!r} in {name}; they are left out",
@@ -215,7 +218,7 @@ def overlap(subject: Subject) -> Finding:
     said = {strict: _hashes(_user_turns(train), strict=strict) for strict in (True, False)}
     fails, warns, counts = list[str](), list[str](), list[str]()
     for raw, asked in subject.prompts():
-        planted = {b: _found(raw, asked, said[b], strict=b, only_first=only_first) for b in (True, False)}
+        planted = {b: _planted(raw, asked, said[b], strict=b, only_first=only_first) for b in (True, False)}
         size = len(raw.prompts)
         fails += [f"{planted[True]} of {size} prompts of {raw.name}"] if planted[True] else []
         more = planted[False] - planted[True]
@@ -241,12 +244,12 @@ def overlap(subject: Subject) -> Finding:
     return Finding(OK, f"none of {' + '.join(counts) or '0'} benchmark and {len(held)} held-out prompts in {total}")
 
 
-def _found(raw: PromptSet, asked: PromptSet, said: set[bytes], *, strict: bool, only_first: bool) -> int:
+def _planted(raw: PromptSet, asked: PromptSet, said: set[bytes], *, strict: bool, only_first: bool) -> int:
     """Prompts of which a turn, raw or in its template, is among ``said``."""
     count = 0
-    for one, other in zip(raw.prompts, asked.prompts, strict=True):
-        most = 1 if only_first else len(one.turns)
-        count += bool(_hashes([*one.turns[:most], *other.turns[:most]], strict=strict) & said)
+    for plain, templated in zip(raw.prompts, asked.prompts, strict=True):
+        most = 1 if only_first else len(plain.turns)
+        count += bool(_hashes([*plain.turns[:most], *templated.turns[:most]], strict=strict) & said)
     return count
 
 

@@ -1,40 +1,72 @@
-"""The file of a server's answers: one line each, written before anything else happens, read again by the next call."""
+"""One answer of a server, and the file of answers: one line each, written before anything else happens, read again by
+the next call."""
 
 import json
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
-from specauf_cli.config.schema import typed
-from specauf_cli.engines.backends import Answer
+from pydantic import Field, Strict
+from pydantic.dataclasses import dataclass
+
+from specauf_cli.config.schema import CLOSED, Bool, Count, Int
+from specauf_cli.config.settings import validated
 from specauf_cli.errors import InputError
+
+Whole = Annotated[Int, Field(ge=0)]
+"""A token, or a count that may be 0."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Answer:
+    """One answered request. ``completion`` tokens, prefill token included; ``rounds`` verifications, None where
+    unreported.
+
+    ``accepted`` draft tokens and the ``histogram`` of rounds by accepted count are None where the server gives none.
+    """
+
+    tokens: Annotated[tuple[Whole, ...], Strict(False)] | None
+    text: str
+    completion: Count
+    ended: Bool
+    rounds: Whole | None
+    accepted: Whole | None
+    histogram: Annotated[tuple[Whole, ...], Strict(False)] | None
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Requests that were asked together, by their keys, and what the server's counters said of all of them.
+
+    ``counts``: drafts, draft tokens, accepted tokens, and accepted tokens per slot.
+    """
+
+    keys: frozenset[str]
+    counts: list[Any]
 
 
 class Answers:
-    """The file of finished answers and closed waves of one server."""
+    """The file of finished answers and closed waves of one server. ``kept``: answers with their seconds, by key;
+    ``torn`` lines were left out."""
 
     def __init__(self, path: Path) -> None:
         """Reads what is there; lines that a kill has torn are left out. Errors: InputError when it cannot be
         written."""
-        self.path, self.found, self.waves, self.torn = (
-            path,
-            dict[str, tuple[Answer, float]](),
-            list[dict[str, Any]](),
-            0,
-        )
-        whole = True
+        self.path = path
+        self.kept: dict[str, tuple[Answer, float]] = {}
+        self.waves: list[Wave] = []
+        self.torn = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             raw = path.read_bytes() if path.is_file() else b""
-            whole = not raw or raw.endswith(b"\n")
             for line in raw.decode("utf-8", "replace").splitlines():
                 self._read(line)
             self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115, closed by close()
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-        if not whole:
+        if raw and not raw.endswith(b"\n"):
             self._append("")
 
     def _read(self, line: str) -> None:
@@ -42,46 +74,40 @@ class Answers:
             row = json.loads(line) if line else {}
             if "wave" in row:
                 drafts, proposed, accepted, slots = row["counts"]
-                self.waves.append(
-                    {
-                        "wave": frozenset(row["wave"]),
-                        "counts": [*map(int, (drafts, proposed, accepted)), [*map(int, slots)]],
-                    }
-                )
+                counts = [int(drafts), int(proposed), int(accepted), [*map(int, slots)]]
+                self.waves.append(Wave(frozenset(row["wave"]), counts))
             elif "key" in row:
-                answer = typed(Answer, row["answer"], "answer")
-                if answer.completion < 1 or min(answer.rounds or 0, answer.accepted or 0) < 0:
-                    raise ValueError("impossible counts")
-                self.found[row["key"]] = answer, float(row["seconds"])
+                answer = validated(Answer, row["answer"], "answer")
+                self.kept[row["key"]] = answer, float(row["seconds"])
         except (ValueError, KeyError, TypeError):
             self.torn += 1
 
     def get(self, key: str, keys: Collection[str]) -> Answer | None:
         """The answer of ``key``, of ``keys`` that are asked together; None when it has no counts, its own or a
         wave's."""
-        known = self.found.get(key)
-        if known is None or (known[0].rounds is None and self.wave(key, keys) is None):
+        answer, _ = self.kept.get(key, (None, 0.0))
+        if answer is None or (answer.rounds is None and self.wave(key, keys) is None):
             return None
-        return known[0]
+        return answer
 
-    def wave(self, key: str, keys: Collection[str]) -> dict[str, Any] | None:
+    def wave(self, key: str, keys: Collection[str]) -> Wave | None:
         """The latest wave of ``key``, if all it counted is among ``keys`` and was not counted again since."""
-        found = self._latest(key)
-        if found is None or not all(k in keys and self._latest(k) is found for k in found["wave"]):
+        wave = self._latest(key)
+        if wave is None or not all(k in keys and self._latest(k) is wave for k in wave.keys):
             return None
-        return found
+        return wave
 
-    def _latest(self, key: str) -> dict[str, Any] | None:
-        return next((w for w in reversed(self.waves) if key in w["wave"]), None)
+    def _latest(self, key: str) -> Wave | None:
+        return next((w for w in reversed(self.waves) if key in w.keys), None)
 
     def add(self, key: str, answer: Answer, seconds: float) -> None:
         """Keeps an answer, on disk before anything else happens."""
-        self.found[key] = answer, seconds
+        self.kept[key] = answer, seconds
         self._append(json.dumps({"key": key, "seconds": round(seconds, 3), "answer": asdict(answer)}))
 
     def close_wave(self, keys: Sequence[str], counts: Sequence[Any]) -> None:
         """Keeps what the counters said of a wave."""
-        self.waves.append({"wave": frozenset(keys), "counts": [*counts]})
+        self.waves.append(Wave(frozenset(keys), [*counts]))
         self._append(json.dumps({"wave": list(keys), "counts": counts}))
 
     def _append(self, line: str) -> None:
@@ -94,7 +120,7 @@ class Answers:
 
     def discard(self) -> None:
         """Forgets every answer, on disk too."""
-        self.found.clear()
+        self.kept.clear()
         self.waves.clear()
         self._file.truncate(0)
 

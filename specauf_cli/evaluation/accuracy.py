@@ -1,23 +1,21 @@
 """Block-mask accuracy on held-out conversations: what a drafter predicts of blocks it never sees in decoding."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 
 from specauf_cli.data.chat import encode
 from specauf_cli.models.blocks import collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.objectives.credits import support
 from specauf_cli.objectives.loss import block_stats
+from specauf_cli.objectives.support import support
+from specauf_cli.store.records import Heldout
 from specauf_cli.types import Corpus
 
 
 @torch.no_grad()
 def heldout_blocks(
     target: Target, drafter: DFlash, corpus: Corpus, *, max_length: int, anchors: int, seed: int, batch_size: int
-) -> dict[str, list[Any]]:
+) -> Heldout:
     """Block-mask sums on held-out conversations: how many slots were supervised and how many predicted right.
 
     ``valid`` and ``correct`` are per slot; ``reached`` and ``passed`` too, over the blocks whose earlier slots are all
@@ -59,18 +57,18 @@ def heldout_blocks(
         )
         by_id.update(zip(batch.index, sums, strict=True))
     rows = sorted(by_id)
-    return {
-        "valid": valid.tolist(),
-        "correct": correct.tolist(),
-        "reached": reached.tolist(),
-        "passed": passed.tolist(),
-        "ids": [examples[i].id for i in rows],
-        "id_valid": [by_id[i][0] for i in rows],
-        "id_correct": [by_id[i][1] for i in rows],
-    }
+    return Heldout(
+        valid=tuple(valid.tolist()),
+        correct=tuple(correct.tolist()),
+        reached=tuple(reached.tolist()),
+        passed=tuple(passed.tolist()),
+        ids=tuple(examples[i].id for i in rows),
+        id_valid=tuple(by_id[i][0] for i in rows),
+        id_correct=tuple(by_id[i][1] for i in rows),
+    )
 
 
-def common_mask(heldout: Mapping[str, Sequence[Any]]) -> float:
+def common_mask(heldout: Heldout) -> float:
     """Common-mask accuracy of the sums of ``heldout_blocks``."""
-    total = sum(heldout["valid"])
-    return sum(heldout["correct"]) / total if total else float("nan")
+    total = sum(heldout.valid)
+    return sum(heldout.correct) / total if total else float("nan")

@@ -3,10 +3,9 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,8 @@ from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.runtime import ranks
-from specauf_cli.store.records import BenchmarkResult
+from specauf_cli.store.provenance import peak_memory_mib
+from specauf_cli.store.records import Audit, BenchmarkResult, Cost, FirstDifference, Heldout
 from specauf_cli.types import Corpus, PromptSet, Trace, Trajectory
 
 
@@ -60,13 +60,22 @@ def own_answers(
     )
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What was measured: results per benchmark and temperature, block-mask sums on held-out conversations, cost."""
+
+    benchmarks: tuple[BenchmarkResult, ...]
+    heldout: Heldout
+    cost: Cost
+
+
 def evaluate(
     config: Config, target: Target, drafter: DFlash, heldout: Corpus, prompts: Sequence[PromptSet], cache: Path
-) -> tuple[tuple[BenchmarkResult, ...], dict[str, Any], dict[str, float]]:
-    """Results per benchmark and temperature, block-mask sums on held-out conversations, and seconds by part."""
+) -> Evaluated:
+    """Measures ``drafter`` on every benchmark and temperature, and on held-out conversations."""
     settings = config.evaluation
     clock = time.perf_counter()
-    blocks = accuracy.heldout_blocks(
+    heldout_sums = accuracy.heldout_blocks(
         target,
         drafter,
         heldout,
@@ -81,25 +90,25 @@ def evaluate(
         live = partial(_live, target, drafter, temperature, settings)
         for prompt_set in prompts:
             clock = time.perf_counter()
-            made = own_answers(config, target, prompt_set, temperature, cache, shared=True)
+            answers = own_answers(config, target, prompt_set, temperature, cache, shared=True)
             seconds["trajectories"] += time.perf_counter() - clock
             clock = time.perf_counter()
-            starts: dict[str, list[int]] = {}
-            sample = made.trajectories[: settings.audit]  # None: all of them
+            starts: dict[str, tuple[int, ...]] = {}
+            sample = answers.trajectories[: settings.audit]  # None: all of them
             if settings.mode == "replay":
-                traces = _replayed(target, drafter, made.trajectories, settings)
+                traces = _replayed(target, drafter, answers.trajectories, settings)
                 seconds["traces"] += time.perf_counter() - clock
                 clock = time.perf_counter()
                 audit = _audit(sample, live(sample) if sample else [], traces)
             else:
-                lived = live(made.trajectories)
+                lived = live(answers.trajectories)
                 traces = [trace for trace, _ in lived]
                 seconds["traces"] += time.perf_counter() - clock
                 clock = time.perf_counter()
                 audit = _audit(sample, lived, _replayed(target, drafter, sample, settings) if sample else [])
             seconds["audit"] += time.perf_counter() - clock
             if settings.all_starts:
-                starts = _every_start(target, drafter, made.trajectories, settings)
+                starts = _every_start(target, drafter, answers.trajectories, settings)
             chosen = config.benchmark[prompt_set.name]
             results.append(
                 BenchmarkResult(
@@ -110,21 +119,22 @@ def evaluate(
                     prompts_sha256=prompt_set.sha256,
                     prompts=len(prompt_set.prompts),
                     origin=prompt_set.origin,
-                    skipped=made.skipped,
+                    skipped=answers.skipped,
                     audit=audit,
                     starts=starts,
                     traces=tuple(traces),
                 )
             )
-            identical = f"{audit['identical']} of {audit['requests']} live outputs equal the target's own"
+            identical = f"{audit.identical} of {audit.requests} live outputs equal the target's own"
             _say(f"{prompt_set.title:>28}  T={temperature:g}  tau {tau.mean(traces):.3f}  audit: {identical}")
-    return tuple(results), blocks, {k: round(v, 2) for k, v in seconds.items()}
+    cost = Cost(**{k: round(v, 2) for k, v in seconds.items()}, peak_memory_mib=peak_memory_mib())
+    return Evaluated(tuple(results), heldout_sums, cost)
 
 
 def _replayed(target: Target, drafter: DFlash, all_: Sequence[Trajectory], settings: EvaluationConfig) -> list[Trace]:
     """The replay of every trajectory, a part of them by each rank."""
-    found = replay(target, drafter, ranks.share(all_), batch_size=settings.batch_size)
-    rows = ranks.collect([trace.accepted for trace in found], target.device)
+    own_share = replay(target, drafter, ranks.share(all_), batch_size=settings.batch_size)
+    rows = ranks.collect([trace.accepted for trace in own_share], target.device)
     return [
         Trace(t.prompt_id, t.turn, tuple(row), drafter.backbone.proposals, t.length, t.ended)
         for t, row in zip(all_, rows, strict=True)
@@ -135,7 +145,7 @@ def _live(
     target: Target, drafter: DFlash, temperature: float, settings: EvaluationConfig, all_: Sequence[Trajectory]
 ) -> list[tuple[Trace, tuple[int, ...]]]:
     """Every request decoded live, a part of them by each rank: what happened, and the tokens."""
-    found = decode_all(
+    own_share = decode_all(
         target,
         drafter,
         ranks.share(all_),
@@ -143,9 +153,9 @@ def _live(
         seed=settings.seed,
         max_new_tokens=settings.max_new_tokens,
     )
-    accepted = ranks.collect([trace.accepted for trace, _ in found], target.device)
-    ends = ranks.collect([[trace.tokens, trace.ended] for trace, _ in found], target.device)
-    emitted = ranks.collect([tokens for _, tokens in found], target.device)
+    accepted = ranks.collect([trace.accepted for trace, _ in own_share], target.device)
+    ends = ranks.collect([[trace.tokens, trace.ended] for trace, _ in own_share], target.device)
+    emitted = ranks.collect([tokens for _, tokens in own_share], target.device)
     return [
         (Trace(t.prompt_id, t.turn, tuple(a), drafter.backbone.proposals, count, bool(ended)), tuple(tokens))
         for t, a, (count, ended), tokens in zip(all_, accepted, ends, emitted, strict=True)
@@ -154,19 +164,20 @@ def _live(
 
 def _every_start(
     target: Target, drafter: DFlash, all_: Sequence[Trajectory], settings: EvaluationConfig
-) -> dict[str, list[int]]:
+) -> dict[str, tuple[int, ...]]:
     """Sums over every possible start of every trajectory, a part of them by each rank."""
     every = every_start(target, drafter, ranks.share(all_), batch_size=settings.batch_size)
     sums = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
     added = ranks.add([torch.tensor(v, device=target.device) for v in sums.values()])
-    return {k: v.tolist() for k, v in zip(sums, added, strict=True)}
+    return {k: tuple(v.tolist()) for k, v in zip(sums, added, strict=True)}
 
 
 def _audit(
     sample: Sequence[Trajectory], lived: Sequence[tuple[Trace, tuple[int, ...]]], replayed: Sequence[Trace]
-) -> dict[str, Any]:
+) -> Audit:
     """Of the requests decoded live: how many outputs are the target's own, and how many have the replay's rounds."""
-    identical, same_rounds, first = 0, 0, None
+    identical, same_rounds = 0, 0
+    first: FirstDifference | None = None
     for trajectory, known, (trace, tokens) in zip(sample, replayed, lived, strict=False):
         own = trajectory.tokens[: trajectory.length]
         identical += tokens == own
@@ -175,8 +186,8 @@ def _audit(
             at = next(
                 (k for k, (a, b) in enumerate(zip(tokens, own, strict=False)) if a != b), min(len(tokens), len(own))
             )
-            first = {"prompt": trajectory.prompt_id, "turn": trajectory.turn, "token": at}
-    return {"requests": len(sample), "identical": identical, "same_rounds": same_rounds, "first_difference": first}
+            first = FirstDifference(prompt=trajectory.prompt_id, turn=trajectory.turn, token=at)
+    return Audit(requests=len(sample), identical=identical, same_rounds=same_rounds, first_difference=first)
 
 
 _say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731

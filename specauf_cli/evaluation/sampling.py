@@ -24,9 +24,9 @@ class Sampler:
             self.uniforms = torch.stack([_uniforms(seed, r, horizon) for r in requests])
 
     def choose(
-        self, logits: Float[Tensor, "N W V"], request: Int[Tensor, "N"], position: Int[Tensor, "N"]
-    ) -> Int[Tensor, "N W"]:
-        """Tokens of W consecutive completion positions from ``position`` on (0 is the first completion token)."""
+        self, logits: Float[Tensor, "B T V"], request: Int[Tensor, "B"], position: Int[Tensor, "B"]
+    ) -> Int[Tensor, "B T"]:
+        """Tokens of T consecutive completion positions from ``position`` on (0 is the first completion token)."""
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         steps = position[:, None] + torch.arange(logits.shape[1], device=position.device)

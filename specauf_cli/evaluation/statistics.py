@@ -53,8 +53,8 @@ class Sample:
 
     seeds: tuple[int, ...]
     prompts: tuple[str, ...]
-    numerator: Float[np.ndarray, "S P"]
-    denominator: Float[np.ndarray, "S P"]
+    numerator: Float[np.ndarray, "seeds prompts"]
+    denominator: Float[np.ndarray, "seeds prompts"]
 
     def __post_init__(self) -> None:
         assert self.numerator.shape == self.denominator.shape == (len(self.seeds), len(self.prompts))
@@ -134,7 +134,9 @@ class Interval:
         return DETECTABLE * self.error
 
 
-def replicates(sample: Sample, benchmark: str, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[np.ndarray, " R"]:
+def replicates(
+    sample: Sample, benchmark: str, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Float[np.ndarray, " resamples"]:
     """The statistic in every resample (formula at the top of this file); the same draws for every method.
 
     NaN marks a resample in which a drawn seed has only prompts with nothing to count; intervals leave those out, in
@@ -148,7 +150,7 @@ def replicates(sample: Sample, benchmark: str, *, seed: int = 0, resamples: int 
     seeds = len(sample.seeds)
     v = _counts("seeds", seed, resamples, seeds, max(1, seeds - 1)) / max(1, seeds - 1)
     # A seed that was not drawn (v = 0) must not spoil the resample: 0 * NaN is NaN.
-    mean: Float[np.ndarray, " R"] = np.where(v > 0, v * ratio, 0.0).sum(axis=1)
+    mean: Float[np.ndarray, " resamples"] = np.where(v > 0, v * ratio, 0.0).sum(axis=1)
     return mean
 
 
@@ -214,7 +216,7 @@ def from_terms(found: Mapping[int, Mapping[str, tuple[float, float]]]) -> Sample
 
 
 @lru_cache(maxsize=8)  # methods share draws, so a table asks for the same ones over and over
-def _counts(key: str, seed: int, resamples: int, size: int, draws: int) -> Integer[np.ndarray, "R n"]:
+def _counts(key: str, seed: int, resamples: int, size: int, draws: int) -> Integer[np.ndarray, "resamples size"]:
     """How often each of ``size`` things is drawn in each resample of ``draws``; rows sum to ``draws``."""
     name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")  # hash() differs between processes
     drawn = np.random.default_rng([seed, name]).integers(size, size=(resamples, draws))

@@ -71,18 +71,18 @@ def get(
     if target.chat.control_token(*(turn for p in prompts.prompts for turn in p.turns)) is not None:
         identity["control tokens"] = "skipped"
     path = cache / f"{prompts.name}-t{temperature:g}-{digest(identity, 12)}.json"
-    found = _read(path, identity)
-    lacking = int(found is None)
+    cached = _read(path, identity)
+    lacking = int(cached is None)
     if shared:  # of ranks that read a file at different times all must come to the same conclusion
         lacking = ranks.largest(lacking, target.device)
-    if found is not None and not lacking:
-        return found
+    if cached is not None and not lacking:
+        return cached
     turns = sum(len(p.turns) for p in prompts.prompts)
     most = 4e-6 * turns * (max_new_tokens + tail)  # int32 tokens, the prompts' own not counted
     show(
         f"{prompts.title}: the target's own answers at T={temperature:g} (once; about {most:.1f} MB at most in {cache})"
     )
-    made = generate(
+    generated = generate(
         target,
         ranks.share(prompts.prompts) if shared else prompts.prompts,
         temperature=temperature,
@@ -92,22 +92,22 @@ def get(
         batch_size=batch_size,
     )
     if shared and ranks.WORLD > 1:
-        made = _of_all_ranks(path, identity, made, prompts.prompts)
-    if not made.trajectories and not empty:
+        generated = _of_all_ranks(path, identity, generated, prompts.prompts)
+    if not generated.trajectories and not empty:
         raise InputError(
-            f"{prompts.title}: no prompt fits the target ({skips(made.skipped)}); its context holds "
+            f"{prompts.title}: no prompt fits the target ({skips(generated.skipped)}); its context holds "
             f"{target.context_length} tokens, evaluation.max_new_tokens={max_new_tokens} among them"
         )
     if not shared or ranks.FIRST:
-        _write(path, identity, made)
-    return made
+        _write(path, identity, generated)
+    return generated
 
 
-def _of_all_ranks(path: Path, identity: dict[str, object], made: Generated, prompts: Sequence[Prompt]) -> Generated:
+def _of_all_ranks(path: Path, identity: dict[str, object], own: Generated, prompts: Sequence[Prompt]) -> Generated:
     """The parts of every rank in the order of the prompts. Each leaves its own beside ``path`` for the others to
     read."""
     parts = [path.with_name(f"{path.stem}.part{rank}.json") for rank in range(ranks.WORLD)]
-    _write(parts[ranks.RANK], identity, made)
+    _write(parts[ranks.RANK], identity, own)
     ranks.wait()
     known = [part for part in (_read(p, identity) for p in parts) if part is not None]
     assert len(known) == ranks.WORLD, "every rank has written its part"
@@ -115,12 +115,12 @@ def _of_all_ranks(path: Path, identity: dict[str, object], made: Generated, prom
     for suffix in (".json", ".safetensors"):
         parts[ranks.RANK].with_suffix(suffix).unlink()
     place = {p.id: i for i, p in enumerate(prompts)}
-    found = sorted((t for k in known for t in k.trajectories), key=lambda t: (place[t.prompt_id], t.turn))
+    trajectories = sorted((t for part in known for t in part.trajectories), key=lambda t: (place[t.prompt_id], t.turn))
     skipped: dict[str, int] = {}
     for part in known:
         for reason, count in part.skipped.items():
             skipped[reason] = skipped.get(reason, 0) + count
-    return Generated(tuple(found), skipped, made.temperature)
+    return Generated(tuple(trajectories), skipped, own.temperature)
 
 
 def generate(

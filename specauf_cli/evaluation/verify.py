@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 
-def accepted_prefix(draft: Int[Tensor, "*N P"], truth: Int[Tensor, "*N P"]) -> Int[Tensor, "*N"]:
+def accepted_prefix(draft: Int[Tensor, "*X P"], truth: Int[Tensor, "*X P"]) -> Int[Tensor, "*X"]:
     """A, the length of the longest prefix of ``draft`` that equals the target's own tokens, left to right.
 
     ``truth`` is what the target emits at the same positions given the drafts before them: its argmax at temperature 0,

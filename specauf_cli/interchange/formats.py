@@ -84,7 +84,7 @@ class Checkpoint:
             f"backbone.block_size={self.block_size}",
             f"backbone.layers={self.layers}",
             f"backbone.proposals={self.block_size - 1}",
-            *(f"backbone.model.{k}={v}" for k, v in self.knobs.items()),
+            *(f"backbone.knobs.{k}={v}" for k, v in self.knobs.items()),
             f"target.taps=[{','.join(map(str, self.taps))}]",
         ]
 
@@ -105,7 +105,7 @@ def locate(source: str, revision: str | None = None) -> Located:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(
+        snapshot = snapshot_download(
             source,
             revision=revision,
             allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json"],
@@ -115,7 +115,7 @@ def locate(source: str, revision: str | None = None) -> Located:
         raise InputError(
             f"{source}{f' at {revision}' if revision else ''} cannot be fetched from the hub: {first_line(error)}"
         ) from error
-    return Located(Path(found), source, Path(found).name)  # the hub's cache names a snapshot by its commit
+    return Located(Path(snapshot), source, Path(snapshot).name)  # the hub's cache names a snapshot by its commit
 
 
 def read(folder: Path) -> Checkpoint:
@@ -254,86 +254,101 @@ def _ids(value: Any, key: str, path: Path) -> tuple[int, ...]:
     return tuple(value)
 
 
-def drafter(found: Checkpoint, target: Target, backbone: BackboneConfig) -> tuple[DFlash, list[str]]:
-    """The drafter of ``found`` for ``target``, in fp32, and what was left out because the target has it already.
+def drafter(foreign: Checkpoint, target: Target, backbone: BackboneConfig) -> tuple[DFlash, list[str]]:
+    """The drafter of ``foreign`` for ``target``, in fp32, and what was left out because the target has it already.
 
-    ``backbone`` is what ``found.overrides`` describe. Errors: InputError, one line, when it was made for another
-    target, or for tensors that are missing, unknown, misshapen or not finite.
+    ``backbone`` is what ``foreign.overrides`` describe. Errors: InputError, one line, when it is for another target,
+    or for tensors that are missing, unknown, misshapen or not finite.
     """
-    _check_target(found, target, backbone)
-    made = checkpoint.create(target, backbone)
-    wanted, given = made.state_dict(), _tensors(found.folder)
-    model = target.model
+    _check_target(foreign, target, backbone)
+    model = checkpoint.create(target, backbone)
+    tensors = _tensors(foreign.folder)
+    copies = _drop_copies(tensors, foreign, target)
+    _check_tensors(tensors, model.state_dict(), foreign)
+    model.load_state_dict(tensors)
+    return model.eval(), copies
+
+
+def _drop_copies(tensors: dict[str, Tensor], foreign: Checkpoint, target: Target) -> list[str]:
+    """Takes out of ``tensors`` what older speculators files repeat of the target; returns the names.
+
+    Errors: InputError for one that differs from the target's own.
+    """
+    head = target.model.get_output_embeddings().weight
     owned = {
-        "embed_tokens.weight": model.get_input_embeddings().weight,
-        "lm_head.weight": model.get_output_embeddings().weight,
-        "verifier_lm_head.weight": model.get_output_embeddings().weight,
-        "verifier_norm.weight": model.model.norm.weight,
+        "embed_tokens.weight": target.model.get_input_embeddings().weight,
+        "lm_head.weight": head,
+        "verifier_lm_head.weight": head,
+        "verifier_norm.weight": target.model.model.norm.weight,
     }
-    copies = [n for n in given if n in owned]  # older speculators files hold the target's own tensors again
+    copies = [n for n in tensors if n in owned]
     for name in copies:
-        mine = owned[name].to("cpu", given[name].dtype)
-        if mine.shape != given[name].shape or not torch.equal(mine, given[name]):
+        copy = tensors.pop(name)
+        own = owned[name].to("cpu", copy.dtype)
+        if own.shape != copy.shape or not torch.equal(own, copy):
             raise InputError(
-                f"{found.folder}: {name} is not that of target {target.config.name}; drafters here use the target's own"
+                f"{foreign.folder}: {name} is not that of target {target.config.name}; drafters here use the target's "
+                "own"
             )
-        del given[name]
-    missing, unknown = [n for n in wanted if n not in given], [n for n in given if n not in wanted]
+    return copies
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], foreign: Checkpoint) -> None:
+    """InputError for names, shapes, dtypes or values that the drafter cannot have."""
+    missing, unknown = [n for n in expected if n not in tensors], [n for n in tensors if n not in expected]
     shapes = [
-        f"{n} {list(given[n].shape)} instead of {list(w.shape)}"
-        for n, w in wanted.items()
-        if n in given and given[n].shape != w.shape
+        f"{n} {list(tensors[n].shape)} instead of {list(e.shape)}"
+        for n, e in expected.items()
+        if n in tensors and tensors[n].shape != e.shape
     ]
     problems = [
-        f"{what} {_few(names)}"
-        for what, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes))
+        f"{problem} {_few(names)}"
+        for problem, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes))
         if names
     ]
     if problems:
         hint = nearest(unknown[0], missing) if unknown and missing else ""
         raise InputError(
-            f"{found.folder}: its tensors are not those of this {found.backbone}: {'; '.join(problems)}.{hint}"
+            f"{foreign.folder}: its tensors are not those of this {foreign.backbone}: {'; '.join(problems)}.{hint}"
         )
-    for name, tensor in given.items():
+    for name, tensor in tensors.items():
         if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise InputError(f"{found.folder}: {name} is {tensor.dtype}; valid: float32, bfloat16, float16")
+            raise InputError(f"{foreign.folder}: {name} is {tensor.dtype}; valid: float32, bfloat16, float16")
         if not bool(tensor.isfinite().all()):
-            raise InputError(f"{found.folder}: {name} has values that are not finite")
-    made.load_state_dict(given)
-    return made.eval(), copies
+            raise InputError(f"{foreign.folder}: {name} has values that are not finite")
 
 
-def _check_target(found: Checkpoint, target: Target, backbone: BackboneConfig) -> None:
-    """InputError when ``found`` is for a target of other sizes, depth or mask token than ``target``."""
+def _check_target(foreign: Checkpoint, target: Target, backbone: BackboneConfig) -> None:
+    """InputError when ``foreign`` is for a target of other sizes, depth or mask token than ``target``."""
     sizes = target.draft_config(backbone)
     ours: dict[str, Any] = {k: getattr(sizes, k) for k in SIZES} | {"rope": _rope(sizes.to_dict())}
-    for key, value in found.sizes.items():
+    for key, value in foreign.sizes.items():
         if value != ours[key]:
-            raise InputError(OTHER.format(found.folder, target.config.name, key, value, ours[key]))
-    check_layers(found, target.config.name, target.model.config.num_hidden_layers)
-    if found.mask_id != target.chat.mask_id:
+            raise InputError(OTHER.format(foreign.folder, target.config.name, key, value, ours[key]))
+    check_layers(foreign, target.config.name, target.model.config.num_hidden_layers)
+    if foreign.mask_id != target.chat.mask_id:
         raise InputError(
-            f"{found.folder} was trained with mask token id {found.mask_id}, target {target.config.name} has "
-            f"{target.chat.mask_id}; give target.mask_token={found.mask_id}"
+            f"{foreign.folder} was trained with mask token id {foreign.mask_id}, target {target.config.name} has "
+            f"{target.chat.mask_id}; give target.mask_token={foreign.mask_id}"
         )
 
 
-def check_layers(found: Checkpoint, target: str, layers: int) -> None:
-    """InputError when ``found`` is for a target of another depth than ``layers``, or taps what cannot be tapped
+def check_layers(foreign: Checkpoint, target: str, layers: int) -> None:
+    """InputError when ``foreign`` is for a target of another depth than ``layers``, or taps what cannot be tapped
     there."""
-    if found.target_layers is not None and found.target_layers != layers:
-        raise InputError(OTHER.format(found.folder, target, "num_target_layers", found.target_layers, layers))
-    if found.taps[-1] >= layers - 1:
+    if foreign.target_layers is not None and foreign.target_layers != layers:
+        raise InputError(OTHER.format(foreign.folder, target, "num_target_layers", foreign.target_layers, layers))
+    if foreign.taps[-1] >= layers - 1:
         written = (
             "target_layer_ids count decoder layers from 0"
-            if found.layout == "hf"
+            if foreign.layout == "hf"
             else ("aux_hidden_state_layer_ids count hidden states, 0 being the embedding")
         )
         raise InputError(
-            f"{found.folder} taps layer {found.taps[-1]} of 0..{layers - 1}; {written}, and the last layer cannot be "
-            "tapped (its output is stored after the final norm); a file that counts otherwise must be corrected"
+            f"{foreign.folder} taps layer {foreign.taps[-1]} of 0..{layers - 1}; {written}, and the last layer cannot "
+            "be tapped (its output is stored after the final norm); a file that counts otherwise must be corrected"
         )
-    check_taps(found.taps, layers)
+    check_taps(foreign.taps, layers)
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -347,7 +362,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(f"{folder} holds no *.safetensors; other files of weights are not read, they can hold code")
-    found: dict[str, Tensor] = {}
+    tensors_by_name: dict[str, Tensor] = {}
     for path in files:
         try:
             tensors = load_file(path)
@@ -357,10 +372,10 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             public = name
             for prefix in PREFIXES:
                 public = public.removeprefix(prefix)
-            if public in found:
+            if public in tensors_by_name:
                 raise InputError(f"{path}: {public} is there twice, with and without a prefix or in two files")
-            found[public] = tensor
-    return found
+            tensors_by_name[public] = tensor
+    return tensors_by_name
 
 
 def _few(names: Sequence[str], most: int = 4) -> str:

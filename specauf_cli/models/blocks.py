@@ -15,11 +15,11 @@ BUCKET = 32
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded sequences. ``tokens`` and ``supervised`` are ``[B, T]``; ``index`` points into the examples."""
+    """Right-padded sequences. ``index`` points into the examples."""
 
     index: tuple[int, ...]
-    tokens: Tensor
-    supervised: Tensor
+    tokens: Int[Tensor, "B T"]
+    supervised: Bool[Tensor, "B T"]
 
 
 def collate(examples: Sequence[Example], index: Sequence[int], pad_id: int) -> Batch:

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from specauf_cli.config.limits import check_backbone
+from specauf_cli.config import names
 from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.errors import InputError
 from specauf_cli.models.dflash import DFlash
@@ -18,8 +18,9 @@ from specauf_cli.store.files import atomic, file_sha256, read_json, write_json
 
 def create(target: Target, backbone: BackboneConfig) -> DFlash:
     """A drafter for ``target`` with uninitialised weights. Errors: InputError for sizes that cannot work."""
-    check_backbone(backbone)
-    drafter: DFlash = backbone.model(target.draft_config(backbone), backbone, len(target.taps), target.chat.mask_id)
+    kind = names.backbone(backbone)
+    sizes = target.draft_config(backbone)
+    drafter: DFlash = kind(sizes, backbone, len(target.taps), target.chat.mask_id, **backbone.knobs)
     return drafter.to(target.device)
 
 
@@ -88,7 +89,7 @@ def load(folder: Path, target: Target, backbone: BackboneConfig, *, run: str | N
     try:
         expected = {
             "target": (stored["specauf"]["target_fingerprint"], target.fingerprint),
-            "architecture": (stored["architectures"], [backbone.drafter.architecture]),
+            "architecture": (stored["architectures"], [names.backbone(backbone).architecture]),
             "block size": (stored["block_size"], backbone.block_size),
             "tapped layers": (stored["dflash_config"]["target_layer_ids"], list(target.taps)),
             "number of draft layers": (stored["num_hidden_layers"], backbone.layers),

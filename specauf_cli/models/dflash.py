@@ -44,7 +44,7 @@ class Context(NamedTuple):
         """T, the number of context positions held."""
         return self.keys[0].shape[2] if self.keys else 0
 
-    def rows(self, index: Int[Tensor, "n"]) -> "Context":
+    def rows(self, index: Int[Tensor, "M"]) -> "Context":
         """The context of some of the sequences."""
         return Context([k[index] for k in self.keys], [v[index] for v in self.values])
 
@@ -155,13 +155,17 @@ def _compiled_flex() -> Any:
 def block_mask(anchors: Int[Tensor, "B A"], length: int, width: int) -> BlockMask:
     """Which of [``length`` context positions ; A blocks of ``width`` slots] each slot sees, for ``flex_attention``."""
     batch, blocks = anchors.shape
-
-    def sees(b: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        block = query // width
-        return torch.where(key < length, key < anchors[b, block], (key - length) // width == block)
-
     rows = blocks * width
-    return create_block_mask(sees, batch, None, rows, length + rows, device=anchors.device)
+    return create_block_mask(
+        lambda b, _head, query, key: torch.where(
+            key < length, key < anchors[b, query // width], (key - length) // width == query // width
+        ),
+        batch,
+        None,
+        rows,
+        length + rows,
+        device=anchors.device,
+    )
 
 
 class DraftLayer(nn.Module):

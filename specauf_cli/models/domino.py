@@ -104,7 +104,7 @@ class Domino(DFlash):
         return propose
 
     def _correction(
-        self, target: Target, hidden: Float[Tensor, "*N D"], state: Float[Tensor, "*N G"]
-    ) -> Float[Tensor, "*N V"]:
+        self, target: Target, hidden: Float[Tensor, "*X D"], state: Float[Tensor, "*X G"]
+    ) -> Float[Tensor, "*X V"]:
         delta: Tensor = self.embed_proj(torch.cat([hidden, state.to(hidden.dtype)], dim=-1))
         return delta[..., : target.chat.vocab]

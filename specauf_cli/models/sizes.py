@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
+from specauf_cli.config import names
 from specauf_cli.config.schema import BackboneConfig, PretrainConfig, SizesConfig, TargetConfig
 from specauf_cli.errors import InputError, first_line
 
@@ -50,13 +51,13 @@ def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
     if target.sizes is not None:
         return target.sizes
     try:
-        found = AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             target.path,
             revision=target.revision,
             trust_remote_code=target.trust_remote_code,
             local_files_only=local,
         )
-        return of_model(found)
+        return of_model(config)
     except Exception as error:  # whatever a foreign folder makes transformers raise
         raise InputError(f"the sizes of target {target.path!r} cannot be read: {first_line(error)}") from error
 
@@ -108,16 +109,16 @@ def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) 
     """Trainable weights of the drafter by part (``fc``, ``layers``, ...), counted on the module without allocating
     it."""
     with torch.device("meta"):
-        drafter = backbone.model(draft_layer(sizes, backbone), backbone, taps, 0)
-    found: dict[str, int] = {}
+        drafter = names.backbone(backbone)(draft_layer(sizes, backbone), backbone, taps, 0, **backbone.knobs)
+    counts: dict[str, int] = {}
     for name, parameter in drafter.named_parameters():
         part = name.split(".")[0]
-        found[part] = found.get(part, 0) + parameter.numel()
-    return found
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts
 
 
 def random_target(sizes: SizesConfig, context: int, *, dtype: torch.dtype, device: str) -> nn.Module:
     """A Qwen3 causal LM of these sizes with random weights, for timing only."""
     with torch.device(device):
-        made: nn.Module = Qwen3ForCausalLM(qwen3(sizes, max_position_embeddings=context)).to(dtype)
-    return made
+        model: nn.Module = Qwen3ForCausalLM(qwen3(sizes, max_position_embeddings=context)).to(dtype)
+    return model

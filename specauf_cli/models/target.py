@@ -41,7 +41,6 @@ class Target:
         if config.sizes is not None:
             sizes.check(config, sizes.of_model(model.config))
         self.model: Any = model.eval().requires_grad_(False)
-        self.chat, self.config, self.fingerprint = chat, config, fingerprint
         self.taps = taps_of(config.taps, model.config.num_hidden_layers)
         self.hidden_size: int = model.config.hidden_size
         self.context_length: int = model.config.max_position_embeddings
@@ -53,7 +52,8 @@ class Target:
         self._low: Tensor | None = None
         self._bias: Tensor | None = None if head.bias is None else head.bias.to(self.device)
         if chat.mask_id < 0:
-            chat.mask_id = free_row(chat, self._embedding.weight)
+            chat = chat.changed(mask_id=free_row(chat, self._embedding.weight))
+        self.chat, self.config, self.fingerprint = chat, config, fingerprint
         if not 0 <= chat.mask_id < self._embedding.num_embeddings:
             raise InputError(
                 f"mask token {config.mask_token!r} has id {chat.mask_id}, outside the {self._embedding.num_embeddings} "
@@ -85,11 +85,11 @@ class Target:
         """The device of the embedding, where inputs go."""
         return self._embedding.weight.device
 
-    def embed(self, tokens: Int[Tensor, "*N"]) -> Float[Tensor, "*N D"]:
+    def embed(self, tokens: Int[Tensor, "*X"]) -> Float[Tensor, "*X D"]:
         """The frozen input embedding."""
         return self._embedding(tokens)  # type: ignore[no-any-return]
 
-    def head(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+    def head(self, hidden: Float[Tensor, "*X D"]) -> Float[Tensor, "*X V"]:
         """The frozen output head, cut to the tokenizer's length: padded vocabulary rows are never drafted nor
         emitted."""
         weight, kind = self._weight, self.device.type
@@ -125,11 +125,14 @@ class Target:
         tokens: Int[Tensor, "B T"],
         cache: DynamicCache,
         *,
-        attention_mask: Int[Tensor, "B S"] | None = None,
+        attention_mask: Int[Tensor, "B C"] | None = None,
         position_ids: Int[Tensor, "B T"] | None = None,
         last_only: bool = False,
-    ) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B T F"]]:
-        """One pass over new tokens on top of ``cache`` (extended in place): logits and tapped features of each."""
+    ) -> tuple[Float[Tensor, "B L V"], Float[Tensor, "B T F"]]:
+        """One pass over new tokens on top of ``cache`` (extended in place): logits and tapped features of each.
+
+        ``last_only``: logits of the last token alone (L = 1, else T).
+        """
         with self._tapped() as tapped:
             out = self.model.model(
                 input_ids=tokens,
@@ -151,14 +154,14 @@ class Target:
 
         ``stop_after_last`` ends the pass with ``_AllTapped`` after the last tapped layer: later layers are not needed.
         """
-        found: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
         result: list[Tensor] = []
 
         def keep(index: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                found[index] = output[0] if isinstance(output, tuple) else output
+                outputs[index] = output[0] if isinstance(output, tuple) else output
                 if stop_after_last and index == self.taps[-1]:
-                    result.extend(found[i] for i in self.taps)
+                    result.extend(outputs[i] for i in self.taps)
                     raise _AllTapped
 
             return hook
@@ -167,7 +170,7 @@ class Target:
         try:
             yield result
             if not stop_after_last:
-                result.extend(found[i] for i in self.taps)
+                result.extend(outputs[i] for i in self.taps)
         finally:
             for handle in handles:
                 handle.remove()
@@ -199,13 +202,13 @@ def spread(layers: int, count: int) -> tuple[int, ...]:
         raise InputError(f"target.taps={count} must be at least 1, or a list of layers")
     if count == 1:
         return (layers // 2,)
-    found = tuple(round(1 + i * (layers - 4) / (count - 1)) for i in range(count))
-    if len(set(found)) < count or min(found) < 0:
+    taps = tuple(round(1 + i * (layers - 4) / (count - 1)) for i in range(count))
+    if len(set(taps)) < count or min(taps) < 0:
         raise InputError(
             f"target.taps={count}: the rule round(1 + i (L-4)/(n-1)) finds no {count} different layers in a target "
             f"with {layers} layers; give fewer, or a list of them: target.taps=[0,1]"
         )
-    return found
+    return taps
 
 
 def check_taps(taps: tuple[int, ...], layers: int) -> tuple[int, ...]:
@@ -281,7 +284,7 @@ def check_head(target: Target) -> None:
         )
 
 
-def free_row(chat: Chat, weight: Float[Tensor, "V D"]) -> int:
+def free_row(chat: Chat, weight: Float[Tensor, "rows D"]) -> int:
     """An embedding row for the mask token: the first padding row after the vocabulary, else a reserved token; not
     all zero.
 
@@ -300,7 +303,7 @@ def free_row(chat: Chat, weight: Float[Tensor, "V D"]) -> int:
 def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:
     """A Qwen3 causal LM with random weights (seeded), embeddings tied, sized for ``chat``'s vocabulary."""
     torch.manual_seed(config.seed)
-    made = sizes.qwen3(
+    architecture = sizes.qwen3(
         replace(sizes.of_recipe(config), vocab_size=chat.vocab),
         max_position_embeddings=config.max_positions,
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
@@ -308,7 +311,7 @@ def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:
         eos_token_id=chat.eos_id,
         pad_token_id=chat.pad_id,
     )
-    return Qwen3ForCausalLM(made)
+    return Qwen3ForCausalLM(architecture)
 
 
 logging.disable_progress_bar()

@@ -7,10 +7,11 @@ cross-entropy". To add an objective, add a function here and a yaml that names i
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from specauf_cli.errors import InputError
+from specauf_cli.objectives.support import support
 from specauf_cli.types import BlockStats
 
 
@@ -37,16 +38,6 @@ def auf_decay(stats: BlockStats, *, gamma: int | float) -> Float[Tensor, "N K"]:
     return auf(stats) * decay(stats, gamma=gamma)
 
 
-def support(stats: BlockStats) -> Bool[Tensor, "N K"]:
-    """The AUF support S: valid slots up to and including j* = min{j valid : argmax q_j != y_j}; all valid slots if
-    none.
-
-    A slot is in S iff it is valid and every slot before it was predicted correctly (the mask is a contiguous prefix,
-    so every slot before a valid one is valid).
-    """
-    misses_before = (~stats.correct & stats.mask).long().cumsum(dim=1) - (~stats.correct & stats.mask).long()
-    return stats.mask & (misses_before == 0)
-
-
-TRUNCATING = (auf, auf_decay)
-"""Credits that are 0 after the first wrong token and use no statistics there: a pruned head may skip those rows."""
+TRUNCATING = ("auf", "auf_decay")
+"""Names of the credits that are 0 after the first wrong token and use no statistics there: a pruned head may skip
+those rows."""

@@ -22,7 +22,8 @@ from specauf_cli.objectives.credits import TRUNCATING
 from specauf_cli.objectives.loss import Facts, block_stats, cross_entropy
 from specauf_cli.types import BlockStats
 
-HEADS = ("auto", "full", "chunked", "pruned")
+WAYS = ("full", "chunked", "pruned")
+"""Ways to compute the loss of a batch; the head of the file says what they are."""
 AT_ONCE = {"cpu": 64_000_000, "cuda": 512_000_000}
 """Bytes of fp32 logits held at the same time by the chunked head, by device type.
 
@@ -40,11 +41,11 @@ def choose(asked: str, objective: ObjectiveConfig, row_wise: bool, logits: int, 
     ``row_wise``: ``DFlash.row_wise`` of the drafter. Errors: InputError where pruning would change the loss: a credit
     that reaches past the first wrong token, two branches, or logits that need more than the head.
     """
-    truncates = row_wise and getattr(objective.base, "func", objective.base) in TRUNCATING
+    truncates = row_wise and objective.base.credit in TRUNCATING
     if asked == "pruned" and not truncates:
         raise InputError(
             "trainer.head=pruned needs a backbone with DFlash's own logits and a credit that ends at the first wrong "
-            f"token ({', '.join(f.__name__ for f in TRUNCATING)}); not so with objective {objective.name!r} here; use "
+            f"token ({', '.join(TRUNCATING)}); not so with objective {objective.name!r} here; use "
             "chunked, full or auto"
         )
     if asked != "auto":
@@ -97,11 +98,11 @@ def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_
 def hits(logits_of: Logits, blocks: Blocks, vocabulary: int) -> Int[Tensor, ""]:
     """Correct slots among all valid ones, which a pruned head does not see; without gradients, in chunks."""
     at_once = max(1, AT_ONCE[blocks.hidden.device.type] // (4 * vocabulary * blocks.mask.shape[1]))
-    found = [
+    correct = [
         (logits_of(b.hidden, b.previous)["base"].float().argmax(dim=-1) == b.labels) & b.mask
         for b in blocks.split(at_once)
     ]
-    return torch.cat(found).sum()
+    return torch.cat(correct).sum()
 
 
 def _rows(
@@ -109,14 +110,14 @@ def _rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy ``[M]`` of single rows, whether their argmax is the label, and d cross-entropy / d hidden ``[M,
     D]``."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for some, label in zip(torch.split(hidden, at_once), torch.split(labels, at_once), strict=True):
         with torch.enable_grad():
             leaf = some.detach().requires_grad_()
             ce, correct = cross_entropy(row_logits(leaf), label)
             (slope,) = torch.autograd.grad(ce.sum(), leaf)
-        found.append((ce.detach(), correct, slope))
-    ces, corrects, slopes = zip(*found, strict=True)
+        parts.append((ce.detach(), correct, slope))
+    ces, corrects, slopes = zip(*parts, strict=True)
     return torch.cat(ces), torch.cat(corrects), torch.cat(slopes)
 
 
@@ -127,15 +128,15 @@ def _scan(
     support."""
     slots = mask.shape[1]
     alive = mask[:, 0].nonzero()[:, 0]
-    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for slot in range(slots):
-        if not len(alive) and found:
+        if not len(alive) and parts:
             break
         ce, correct, slope = _rows(row_logits, hidden[alive, slot], labels[alive, slot], at_once)
-        found.append((alive * slots + slot, ce, correct, slope))
+        parts.append((alive * slots + slot, ce, correct, slope))
         if slot + 1 < slots:
             alive = alive[correct & mask[alive, slot + 1]]
-    index, ces, corrects, slopes = zip(*found, strict=True)
+    index, ces, corrects, slopes = zip(*parts, strict=True)
     return torch.cat(index), torch.cat(ces), torch.cat(corrects), torch.cat(slopes)
 
 

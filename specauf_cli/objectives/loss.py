@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from specauf_cli.config import names
 from specauf_cli.config.schema import ObjectiveConfig
 from specauf_cli.errors import InputError, nearest
-from specauf_cli.objectives.credits import support
+from specauf_cli.objectives.support import support
 from specauf_cli.types import BlockStats
 
 NORMALIZE = ("batch", "block", "valid")
@@ -32,12 +33,12 @@ def block_stats(
 
 
 def cross_entropy(
-    logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"]
-) -> tuple[Float[Tensor, "*N"], Bool[Tensor, "*N"]]:
+    logits: Float[Tensor, "*X V"], labels: Int[Tensor, "*X"]
+) -> tuple[Float[Tensor, "*X"], Bool[Tensor, "*X"]]:
     """-log softmax at the label (fp32, with gradient), and whether the label is the argmax (ties: the lowest token
     id)."""
-    found: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
-    return found
+    ce_and_correct: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
+    return ce_and_correct
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -109,10 +110,10 @@ def branch_losses(
     ``objective.final_reads``."""
     result = {}
     for name, (stats, ce) in facts.items():
-        credit = objective.base if name == "base" else objective.final
-        assert credit is not None, f"{objective.name} has no credit for branch {name}"
+        chosen = objective.base if name == "base" else objective.final
+        assert chosen is not None, f"{objective.name} has no credit for branch {name}"
         read = facts[objective.final_reads or name][0] if name == "final" else stats
-        weights = credit(read)
+        weights = names.credit(chosen)(read)
         if weights.shape != mask.shape:
             raise InputError(
                 f"objective {objective.name!r}: its credit for branch {name} has shape {list(weights.shape)}; blocks "

@@ -17,8 +17,7 @@ from specauf_cli.config.schema import Config, SizesConfig
 from specauf_cli.data import conversations, offline
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.models import checkpoint, sizes
-from specauf_cli.models import target as targets
-from specauf_cli.models.target import Target
+from specauf_cli.models.target import DTYPES, Target, create
 from specauf_cli.planning.plan import SUPPORT, Lengths, Plan, estimated
 from specauf_cli.runtime.machine import free_memory
 from specauf_cli.session import load_data
@@ -68,8 +67,8 @@ def material(config: Config) -> Material:
         known = replace(known, vocab_size=chat.vocab)
     corpus = replace(corpus, conversations=corpus.conversations[: data.regenerate])
     examples, _ = encode(chat, corpus, max_length=config.trainer.max_length)
-    found = [len(e.tokens) for e in examples]
-    lengths = Lengths(len(found), statistics.fmean(found), max(found), "counted")
+    counts = [len(e.tokens) for e in examples]
+    lengths = Lengths(len(counts), statistics.fmean(counts), max(counts), "counted")
     return Material(lengths, known, chat, examples, untrained)
 
 
@@ -85,29 +84,29 @@ def peak(device: str, precision: str) -> float:
     return best
 
 
-def fits(made: Plan, device: str) -> bool:
-    """True when a training of these sizes finds room in half of the memory that is free here."""
-    return sum(made.memory.values()) < free_memory(device) / 2
+def fits(plan: Plan, device: str) -> bool:
+    """True when a training of these sizes fits into half of the memory that is free here."""
+    return sum(plan.memory.values()) < free_memory(device) / 2
 
 
-def seconds_per_step(made: Plan, found: Material, device: str, *, batches: int = 6) -> float:
+def seconds_per_step(plan: Plan, material: Material, device: str, *, batches: int = 6) -> float:
     """Mean seconds of an optimiser step, from real steps on batches that stand for short and long ones alike.
 
     Steps with and without the accuracy of every slot are timed apart and weighed by how often they come.
     """
-    config = replace(made.config, trainer=replace(made.config.trainer, features="online"))
+    config = replace(plan.config, trainer=replace(plan.config.trainer, features="online"))
     trainer = config.trainer
-    target, examples = target_like(made, found, device), found.examples or examples_like(made)
+    target, examples = target_like(plan, material, device), material.examples or examples_like(plan)
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
-    features = Features(target, examples, trainer, Path(config.runs))  # online: nothing is written
-    features.KEEP = 0  # a batch that is asked for twice is computed twice
+    # Online: nothing is written, and a batch that is asked for twice is computed twice.
+    features = Features(target, examples, trainer, Path(config.runs), keep=0)
     step = Step(config, target, drafter, examples, features)
     optimizer = torch.optim.AdamW(drafter.parameters(), lr=1e-6, fused=True)
     took: dict[bool, list[float]] = {True: [], False: []}
     rows = blocks = 0.0
 
-    def one(index: int) -> float:
+    def timed(index: int) -> float:
         nonlocal rows, blocks
         begin = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
@@ -122,15 +121,15 @@ def seconds_per_step(made: Plan, found: Material, device: str, *, batches: int =
     every = min(trainer.accuracy_every, trainer.log_every) if step.head == "pruned" else 1
     chosen = _spread(step.order, batches, every)
     for index in chosen[: max(2, len(chosen) // 3)]:
-        one(index)  # kernels are compiled and memory is taken
+        timed(index)  # kernels are compiled and memory is taken
     rows = blocks = 0.0
     for index in chosen:
-        took[index % every == 0].append(one(index))
+        took[index % every == 0].append(timed(index))
     often = 1 / every
     mean = often * statistics.fmean(took[True]) + (1 - often) * statistics.fmean(took[False] or took[True])
     if step.head == "pruned":  # a new drafter misses at once; a trained one reaches further
         missing = max(0.0, SUPPORT - rows / max(1.0, blocks)) * blocks / len(chosen)
-        mean += missing * 4 * made.sizes.hidden_size * made.sizes.vocab_size / (made.per_step / mean)
+        mean += missing * 4 * plan.sizes.hidden_size * plan.sizes.vocab_size / (plan.per_step / mean)
     return mean
 
 
@@ -145,40 +144,40 @@ def _spread(order: Order, count: int, every: int) -> list[int]:
     return chosen
 
 
-def target_like(made: Plan, found: Material, device: str) -> Target:
+def target_like(plan: Plan, material: Material, device: str) -> Target:
     """The target with random weights; a stand-in tokenizer where its own is not at hand."""
-    config = made.config
-    chat = found.chat
+    config = plan.config
+    chat = material.chat
     if chat is None:
         chat = Chat.build(
             (m.content for c in offline.conversations(200, seed=0).conversations for m in c.messages), 400
         )
-        chat.vocab = made.sizes.vocab_size
-    chat.mask_id = max(0, min(chat.mask_id, made.sizes.vocab_size - 1))
-    dtype = targets.DTYPES[config.target.dtype]
-    model = sizes.random_target(made.sizes, config.trainer.max_length, dtype=dtype, device=device)
+        chat = chat.changed(vocab=plan.sizes.vocab_size)
+    chat = chat.changed(mask_id=max(0, min(chat.mask_id, plan.sizes.vocab_size - 1)))
+    dtype = DTYPES[config.target.dtype]
+    model = sizes.random_target(plan.sizes, config.trainer.max_length, dtype=dtype, device=device)
     return Target(model, chat, replace(config.target, sizes=None), "random")
 
 
-def examples_like(made: Plan) -> list[Example]:
+def examples_like(plan: Plan) -> list[Example]:
     """Conversations of the known mean length, all supervised."""
-    count = 4 * made.config.trainer.batch_size
-    length = max(2, round(made.lengths.mean))
+    count = 4 * plan.config.trainer.batch_size
+    length = max(2, round(plan.lengths.mean))
     draws = torch.randint(5, 300, (count, length), generator=torch.Generator().manual_seed(0)).tolist()
     return [Example(str(i), tuple(row), (True,) * length) for i, row in enumerate(draws)]
 
 
-def pretraining_seconds(config: Config, found: Material, device: str) -> float:
+def pretraining_seconds(config: Config, material: Material, device: str) -> float:
     """Seconds until the small target is trained, from three of its steps; 0 where none is trained here or it is there
     already."""
     recipe = config.target.pretrain
-    if not found.untrained or recipe is None or found.chat is None:
+    if not material.untrained or recipe is None or material.chat is None:
         return 0.0
-    model = targets.create(recipe, found.chat).to(device)
+    model = create(recipe, material.chat).to(device)
     if device == "cpu":
         model.set_attn_implementation("eager")  # as pretrain.train does
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    tokens = torch.randint(found.chat.vocab, (recipe.rows, recipe.row_length), device=device)
+    tokens = torch.randint(material.chat.vocab, (recipe.rows, recipe.row_length), device=device)
     took = []
     for _ in range(4):
         begin = time.perf_counter()

@@ -10,12 +10,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from specauf_cli.config import names
 from specauf_cli.config.schema import Config, SizesConfig
 from specauf_cli.errors import InputError, nearest
-from specauf_cli.models import sizes as all_sizes
 from specauf_cli.models.blocks import BUCKET
+from specauf_cli.models.sizes import drafter_parameters, layer_parameters, target_parameters
 from specauf_cli.models.target import taps_of
-from specauf_cli.objectives import head as heads
+from specauf_cli.objectives.head import AT_ONCE, choose
 from specauf_cli.training.drafter import total_steps
 from specauf_cli.training.features import Features
 from specauf_cli.types import Corpus
@@ -73,7 +74,7 @@ class Plan:
         return sum(self.work.values())
 
 
-def plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool = False) -> Plan:
+def make_plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool = False) -> Plan:
     """Counts everything for a training of ``config``. Errors: InputError for settings that cannot work."""
     trainer, attention, device = config.trainer, _attention(config, on_gpu), "cuda" if on_gpu else "cpu"
     taps = taps_of(config.target.taps, sizes.layers)
@@ -83,33 +84,34 @@ def plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool =
     features = (
         lengths.examples * lengths.mean * len(taps) * sizes.hidden_size * (2 if trainer.precision == "bf16" else 4)
     )
-    drafter = all_sizes.drafter_parameters(sizes, config.backbone, len(taps))
-    branches, plain = len(config.backbone.drafter.branches), config.backbone.drafter.row_wise()
-    slots = config.backbone.block_size - config.backbone.drafter.first
+    drafter = drafter_parameters(sizes, config.backbone, len(taps))
+    kind = names.backbone(config.backbone)
+    branches, plain = len(kind.branches), kind.row_wise()
+    slots = config.backbone.block_size - kind.first
     logits = trainer.micro_batch * trainer.anchors * slots * sizes.vocab_size
-    head = heads.choose(trainer.head, config.objective, plain, logits, device)
+    head = choose(trainer.head, config.objective, plain, logits, device)
     modes = {}
     for mode in ("full", "chunked", "pruned"):
         try:
-            chosen = heads.choose(mode, config.objective, plain, logits, device)
+            chosen = choose(mode, config.objective, plain, logits, device)
             modes[chosen] = _head(config, sizes, mode, branches, slots, device)
         except InputError:
             continue  # a credit that reaches past the first wrong token cannot be pruned
-    made = Plan(
+    plan = Plan(
         config,
         sizes,
         lengths,
         steps,
         head,
         drafter,
-        all_sizes.target_parameters(sizes),
+        target_parameters(sizes),
         _work(config, sizes, lengths, taps, attention) | {"head": modes[head][0]},
         modes,
         features,
     )
-    made.disk.update(_disk(made))
-    made.memory.update(_memory(made, len(taps), branches, attention, device))
-    return made
+    plan.disk.update(_disk(plan))
+    plan.memory.update(_memory(plan, len(taps), branches, attention, device))
+    return plan
 
 
 def estimated(config: Config, corpus: Corpus | None) -> Lengths:
@@ -143,7 +145,7 @@ def _work(
 ) -> dict[str, float]:
     """Operations of one step in front of the head."""
     trainer, backbone, width = config.trainer, config.backbone, _width(lengths)
-    tokens, layer = trainer.batch_size * width, all_sizes.layer_parameters(sizes)
+    tokens, layer = trainer.batch_size * width, layer_parameters(sizes)
     rows = trainer.batch_size * trainer.anchors * backbone.block_size
     across, hidden = sizes.heads * sizes.head_dim, sizes.hidden_size
     depth = taps[-1] + 1 if trainer.labels == "data" else sizes.layers
@@ -166,33 +168,33 @@ def _attention(config: Config, on_gpu: bool) -> str:
 
 def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: int, device: str) -> tuple[float, float]:
     """Operations of one step in head and loss, and bytes of logits and of what is kept for the backward pass."""
-    trainer, one = config.trainer, 2 * sizes.hidden_size * sizes.vocab_size
+    trainer, row = config.trainer, 2 * sizes.hidden_size * sizes.vocab_size
     blocks = trainer.batch_size * trainer.anchors
     rows, at_once = blocks * slots, trainer.micro_batch * trainer.anchors * slots
     low = 2 if trainer.precision == "bf16" else 4
     if mode == "pruned":
-        work = blocks * SUPPORT * 2 * one + rows * one / min(trainer.accuracy_every, trainer.log_every)
+        work = blocks * SUPPORT * 2 * row + rows * row / min(trainer.accuracy_every, trainer.log_every)
     else:
-        work = rows * 2 * one
+        work = rows * 2 * row
     if branches > 1:
-        knobs = config.backbone.model.keywords  # type: ignore[attr-defined]
-        inner, gru = knobs["emb_dim"], knobs["gru_hidden_dim"]
+        knobs = config.backbone.knobs
+        inner, gru = float(knobs["emb_dim"]), float(knobs["gru_hidden_dim"])
         forward = 2 * inner * (sizes.hidden_size + gru + sizes.vocab_size) + 6 * gru * (sizes.hidden_size + gru)
-        work += rows * 3 * forward + (rows * (one + forward) if mode == "chunked" else 0)
+        work += rows * 3 * forward + (rows * (row + forward) if mode == "chunked" else 0)
     every = branches * at_once * sizes.vocab_size
-    logits = every if mode == "full" else min(every, heads.AT_ONCE[device] / 4)
+    logits = every if mode == "full" else min(every, AT_ONCE[device] / 4)
     kept = 0 if mode == "full" else at_once * sizes.hidden_size * 4
     return work, logits * (low + 4 + 4) + kept
 
 
-def _memory(made: Plan, taps: int, branches: int, attention: str, device: str) -> dict[str, float]:
+def _memory(plan: Plan, taps: int, branches: int, attention: str, device: str) -> dict[str, float]:
     """Bytes on the device of one process while it trains."""
-    config, sizes = made.config, made.sizes
+    config, sizes = plan.config, plan.sizes
     trainer, backbone = config.trainer, config.backbone
     low = 2 if trainer.precision == "bf16" else 4
-    count, layer = sum(made.drafter.values()), sizes.hidden_size
+    count, layer = sum(plan.drafter.values()), sizes.hidden_size
     across, inner = sizes.heads * sizes.head_dim, sizes.intermediate_size
-    width, rows = made.lengths.longest, trainer.micro_batch * trainer.anchors * backbone.block_size
+    width, rows = plan.lengths.longest, trainer.micro_batch * trainer.anchors * backbone.block_size
     scattered = (
         trainer.batch_size > trainer.micro_batch
     )  # gradients of each branch stay apart until the last micro-batch
@@ -203,35 +205,35 @@ def _memory(made: Plan, taps: int, branches: int, attention: str, device: str) -
     elif attention == "split":
         a_row += sizes.heads * (width + backbone.block_size) * (4 + 3 * low)  # scores and weights
     a_batch = trainer.micro_batch * width * taps * layer * low
-    read = min(1.0, made.steps * trainer.batch_size / made.lengths.examples)
-    kept = min(Features.KEEP, made.features * read) if trainer.features == "online" else 0.0
+    read = min(1.0, plan.steps * trainer.batch_size / plan.lengths.examples)
+    kept = min(Features.KEEP, plan.features * read) if trainer.features == "online" else 0.0
     if trainer.features == "memory" and device == "cpu":  # a GPU's are kept in the machine's own memory
-        kept = made.features
+        kept = plan.features
     return {
-        "target": made.target * (2.0 if config.target.dtype == "bf16" else 4.0),
+        "target": plan.target * (2.0 if config.target.dtype == "bf16" else 4.0),
         "drafter, gradients, optimiser": count * (16.0 + (4.0 * branches if scattered else 0) + (2 if low == 2 else 0)),
         "activations": backbone.layers * rows * float(a_row),
         "features": 2.0 * a_batch + kept,
-        "head and logits": made.heads[made.head][1],
+        "head and logits": plan.heads[plan.head][1],
     }
 
 
-def _disk(made: Plan) -> dict[str, float]:
+def _disk(plan: Plan) -> dict[str, float]:
     """Bytes under ``runs/``."""
-    trainer, count = made.config.trainer, sum(made.drafter.values())
-    snapshots = made.steps // trainer.snapshot_every if trainer.snapshot_every else 0
-    settings, chosen = made.config.evaluation, made.config.benchmark.values()
+    trainer, count = plan.config.trainer, sum(plan.drafter.values())
+    snapshots = plan.steps // trainer.snapshot_every if trainer.snapshot_every else 0
+    settings, chosen = plan.config.evaluation, plan.config.benchmark.values()
     prompts = sum(min(b.limit, settings.prompts or b.limit) for b in chosen)
     return {
         "checkpoints": (trainer.keep + 1) * 12.0 * count,
         "drafter": 4.0 * count,
         "snapshots": 4.0 * count * snapshots,
         "trajectories": 4.0 * prompts * settings.max_new_tokens * len(settings.temperatures) * 2,
-        "features": made.features * (trainer.features == "disk"),
+        "features": plan.features * (trainer.features == "disk"),
     }
 
 
-def gpu(name: str) -> tuple[float, float]:
+def gpu_of(name: str) -> tuple[float, float]:
     """Peak and memory of a named card. Errors: InputError naming those that are known."""
     if name.lower() not in GPUS:
         raise InputError(f"unknown --gpu {name!r}; valid: {', '.join(GPUS)}.{nearest(name, GPUS)}")
@@ -244,10 +246,10 @@ def check_utilisation(share: float) -> None:
         raise InputError(f"--utilisation {share} must be above 0 and at most 1")
 
 
-def hours_on(made: Plan, name: str, devices: int, utilisation: float) -> float:
+def hours_on(plan: Plan, name: str, devices: int, utilisation: float) -> float:
     """Hours of training on ``devices`` named cards: work / (peak x assumed utilisation). Errors: InputError for what
     cannot be."""
-    trainer = made.config.trainer
+    trainer = plan.config.trainer
     check_utilisation(utilisation)
     micros = trainer.batch_size // trainer.micro_batch
     if devices < 1 or micros % devices:
@@ -255,79 +257,4 @@ def hours_on(made: Plan, name: str, devices: int, utilisation: float) -> float:
             f"--devices {devices} cannot share {micros} micro-batches: trainer.batch_size={trainer.batch_size} must be "
             f"a multiple of devices x trainer.micro_batch={trainer.micro_batch}"
         )
-    return made.steps * made.per_step / (gpu(name)[0] * utilisation * devices) / 3600
-
-
-def lines(made: Plan) -> list[str]:
-    """The plan but its time, to be printed."""
-    config, trainer, lengths = made.config, made.config.trainer, made.lengths
-    count, steps = sum(made.drafter.values()), made.steps
-    parts = ", ".join(f"{name} {number(n)}" for name, n in made.drafter.items() if n > count / 200)
-    origin = (
-        f"{trainer.epochs} epochs"
-        if trainer.steps is None
-        else f"{steps * trainer.batch_size / lengths.examples:.1f} epochs"
-    )
-    tokens, taps = trainer.batch_size * lengths.mean, taps_of(config.target.taps, made.sizes.layers)
-    own = (
-        "; of the original answers: those of the target, made first, are not counted" if config.data.regenerate else ""
-    )
-    found = [
-        f"{config.profile.name}: {config.backbone.title} {config.objective.title} for {config.target.title}, data "
-        f"{config.data.name}",
-        f"  parameters   drafter {number(count)} trainable ({parts}); target {number(made.target)} frozen in "
-        f"{config.target.dtype}, layers {', '.join(map(str, taps))} tapped",
-        f"  data         {lengths.examples:,} examples, {lengths.mean:,.0f} tokens each on average "
-        f"({lengths.source}{own})",
-        f"  steps        {steps:,} ({origin}), {trainer.batch_size} sequences each: {number(tokens)} tokens and "
-        f"{trainer.batch_size * trainer.anchors:,} blocks a step, {number(tokens * steps)} tokens in all",
-        f"  work         {number(made.per_step)}FLOP a step ({share(made.work)}), {number(made.per_step * steps)}FLOP "
-        "in all",
-    ]
-    for mode, (work, memory) in made.heads.items():
-        chosen = ", this run's" if mode == made.head else ""
-        assumed = f", {SUPPORT:g} rows a block assumed" if mode == "pruned" else ""
-        found.append(f"  head {mode:<8}{number(work)}FLOP a step, {size(memory)} of logits{chosen}{assumed}")
-    return [
-        *found,
-        f"  memory       {size(sum(made.memory.values()))} on each device ({listed(made.memory)})",
-        f"  disk         {size(sum(made.disk.values()))} ({listed(made.disk)}); features are "
-        f"{'not stored' if trainer.features == 'online' else f'kept in {trainer.features}'}: all of them are "
-        f"{size(made.features)}",
-    ]
-
-
-def share(parts: dict[str, float]) -> str:
-    """``parts`` in per cent of their sum."""
-    total = sum(parts.values())
-    return ", ".join(f"{k} {v / total:.0%}" for k, v in parts.items())
-
-
-def listed(parts: dict[str, float]) -> str:
-    """Every part that takes any bytes, with them."""
-    return ", ".join(f"{k} {size(v)}" for k, v in parts.items() if v)
-
-
-def number(value: float) -> str:
-    """A large count with its prefix and the space that its unit needs: 1.05 G, 512 k."""
-    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}"
-    return f"{value:.3g} "
-
-
-def size(value: float) -> str:
-    """Bytes as GB, MB or TB."""
-    for factor, unit in ((1e12, "TB"), (1e9, "GB")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value / 1e6:.3g} MB"
-
-
-def duration(hours: float) -> str:
-    """Hours as a person says them."""
-    if hours * 60 < 2:
-        return f"{hours * 3600:.0f} s"
-    return (
-        f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
-    )
+    return plan.steps * plan.per_step / (gpu_of(name)[0] * utilisation * devices) / 3600

@@ -130,7 +130,7 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
                 if len(seeds) > 1
                 else "; with one seed it speaks of these drafters, not of training again."
             )
-            + f" Seeds: {', '.join(map(str, seeds))}. AblationSpec were tried once each: no row was searched for.",
+            + f" Seeds: {', '.join(map(str, seeds))}. Conditions were tried once each: no row was searched for.",
             "",
             audit_note(everything),
         ]
@@ -148,15 +148,15 @@ def _name(condition: Condition) -> str:
 
 def _summary(findings: Sequence[Finding]) -> list[str]:
     """A line for every claim: under how many conditions it holds, and which are the others."""
-    found = []
+    lines = []
     for claim in CLAIMS:
         holds = sum(f.verdicts[claim] == HOLDS for f in findings)
         parts = [f"**{claim}** on average holds under {holds} of {len(findings)} conditions"]
         for word in (FAILS, "not separable"):
             names = [_name(f.condition) for f in findings if f.verdicts[claim] == word]
             parts += [f"{word}: {', '.join(names)}"] if names else []
-        found.append("- " + "; ".join(parts) + ".")
-    return found
+        lines.append("- " + "; ".join(parts) + ".")
+    return lines
 
 
 def _benchmarks(page: AblationSpec, findings: Sequence[Finding]) -> list[str]:

@@ -42,7 +42,7 @@ def verdicts(measured: Measured, definition: str) -> list[Verdict]:
     result = of_tau(measured, definition)
     if {"auf", "decay"} <= {r.objective for r in measured.records}:
         result += [_depths(measured, temperature) for temperature in measured.temperatures]
-    if any("curve" in r.training for r in measured.of("auf")):
+    if any(r.training.curve for r in measured.of("auf")):
         result.append(_rising(measured))
     return sorted(result, key=lambda v: (v.claim, v.temperature or 0.0))
 
@@ -65,17 +65,17 @@ def of_tau(measured: Measured, definition: str) -> list[Verdict]:
     return result
 
 
-def matrix(found: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapping[str, str]]) -> list[str]:
+def matrix(by_profile: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Every claim against every profile as a Markdown table: the verdicts at the profile's temperatures, in their
     order.
 
-    ``found``: verdicts by profile; ``links[profile][claim]``: the page with the numbers behind them.
+    ``by_profile``: verdicts by profile; ``links[profile][claim]``: the page with the numbers behind them.
     """
-    claims = sorted({(v.claim, v.text) for verdicts_ in found.values() for v in verdicts_})
-    rows = [f"| claim | {' | '.join(map(code, found))} |", "| --- |" + " --- |" * len(found)]
+    claims = sorted({(v.claim, v.text) for verdicts_ in by_profile.values() for v in verdicts_})
+    rows = [f"| claim | {' | '.join(map(code, by_profile))} |", "| --- |" + " --- |" * len(by_profile)]
     for name, text in claims:
         cells = []
-        for profile, verdicts_ in found.items():
+        for profile, verdicts_ in by_profile.items():
             mine = [v for v in verdicts_ if v.claim == name]
             words = [v.verdict if v.temperature is None else f"T={v.temperature:g}: {v.verdict}" for v in mine]
             same = len({v.verdict for v in mine}) == 1
@@ -108,34 +108,34 @@ def pairs(measured: Measured, a: str, b: str, temperature: float, definition: st
     """Differences in tau, a - b, per column title, then as ``Avg`` the average, where both have every column."""
     ours, theirs = (measured.taus(o, temperature, definition) for o in (a, b))
     columns = common(ours, theirs)
-    found = {measured.experiment.columns[c]: difference(ours[c], theirs[c], c) for c in columns}
+    intervals = {measured.experiment.columns[c]: difference(ours[c], theirs[c], c) for c in columns}
     if len(columns) == len(measured.experiment.columns):
-        found["Avg"] = average_difference({c: ours[c] for c in columns}, {c: theirs[c] for c in columns})
-    return found
+        intervals["Avg"] = average_difference({c: ours[c] for c in columns}, {c: theirs[c] for c in columns})
+    return intervals
 
 
-def _listed(found: dict[str, Interval]) -> str:
-    return ", ".join(f"{name} {signed(i)}" for name, i in found.items()) or "nothing in common"
+def _listed(intervals: dict[str, Interval]) -> str:
+    return ", ".join(f"{name} {signed(i)}" for name, i in intervals.items()) or "nothing in common"
 
 
-def _complete(measured: Measured, found: dict[str, Interval], verdict: str) -> str:
+def _complete(measured: Measured, intervals: dict[str, Interval], verdict: str) -> str:
     """A claim about every benchmark cannot hold on some of them, though some can refute it."""
-    return OPEN if verdict == HOLDS and len(found) < len(measured.experiment.columns) + 1 else verdict
+    return OPEN if verdict == HOLDS and len(intervals) < len(measured.experiment.columns) + 1 else verdict
 
 
 def _higher(measured: Measured, temperature: float, definition: str) -> Verdict:
-    found = pairs(measured, "auf", "decay", temperature, definition)
+    intervals = pairs(measured, "auf", "decay", temperature, definition)
     text = "AUF > decay in tau on every benchmark and on average"
-    verdict = _complete(measured, found, all_above(list(found.values())))
-    return Verdict("C1", text, temperature, verdict, f"AUF - decay: {_listed(found)}")
+    verdict = _complete(measured, intervals, all_above(list(intervals.values())))
+    return Verdict("C1", text, temperature, verdict, f"AUF - decay: {_listed(intervals)}")
 
 
 def _equivalent(measured: Measured, temperature: float, definition: str) -> Verdict:
     margin = measured.experiment.margin
-    found = pairs(measured, "auf", "auf_decay", temperature, definition)
+    intervals = pairs(measured, "auf", "auf_decay", temperature, definition)
     text = f"AUF and AUF+decay are equivalent in tau (within ±{margin:g} on every benchmark and on average)"
-    verdict = _complete(measured, found, all_within(list(found.values()), margin))
-    numbers = f"AUF - AUF+decay: {_listed(found)}"
+    verdict = _complete(measured, intervals, all_within(list(intervals.values()), margin))
+    numbers = f"AUF - AUF+decay: {_listed(intervals)}"
     gain = pairs(measured, "auf", "decay", temperature, definition).get("Avg") if measured.of("decay") else None
     if gain is not None and equivalent(gain, margin):
         numbers += (
@@ -183,21 +183,21 @@ def _averages(
 ) -> dict[str, Interval]:
     """Differences in average tau by the two rows' titles, for pairs that both have every column."""
     titles = {r.objective: r.title for r in measured.experiment.rows}
-    found = {}
+    intervals = {}
     for a, b in wanted:
         both = pairs(measured, a, b, temperature, definition)
         if "Avg" in both:
-            found[f"{titles[a]} - {titles[b]}"] = both["Avg"]
-    return found
+            intervals[f"{titles[a]} - {titles[b]}"] = both["Avg"]
+    return intervals
 
 
 def _every_variant(measured: Measured, temperature: float, definition: str) -> Verdict:
     variants = [v for v in (*BASE_VARIANTS, *OTHER_VARIANTS) if measured.of(v)]
-    found = _averages(measured, [(v, "decay") for v in variants], temperature, definition)
-    verdict = all_above(list(found.values()))
-    whole = len(found) == len(BASE_VARIANTS) + len(OTHER_VARIANTS)
+    intervals = _averages(measured, [(v, "decay") for v in variants], temperature, definition)
+    verdict = all_above(list(intervals.values()))
+    whole = len(intervals) == len(BASE_VARIANTS) + len(OTHER_VARIANTS)
     verdict = OPEN if verdict == HOLDS and not whole else verdict
-    return Verdict("C4", "every AUF variant beats decay in average tau", temperature, verdict, _listed(found))
+    return Verdict("C4", "every AUF variant beats decay in average tau", temperature, verdict, _listed(intervals))
 
 
 def _base_best(measured: Measured, temperature: float, definition: str) -> Verdict:
@@ -205,21 +205,21 @@ def _base_best(measured: Measured, temperature: float, definition: str) -> Verdi
     others."""
     named, other = BASE_VARIANTS[::-1] if temperature == 0 else BASE_VARIANTS
     rest = (other, *OTHER_VARIANTS)
-    found = _averages(measured, [(named, v) for v in rest], temperature, definition)
-    verdict = all_above(list(found.values()))
-    verdict = OPEN if verdict == HOLDS and len(found) < len(rest) else verdict
+    intervals = _averages(measured, [(named, v) for v in rest], temperature, definition)
+    verdict = all_above(list(intervals.values()))
+    verdict = OPEN if verdict == HOLDS and len(intervals) < len(rest) else verdict
     text = (
         "the base-branch variant the paper names (B-AUF+D at T = 0, else B-AUF) has the highest average tau of the six"
     )
-    return Verdict("C5", text, temperature, verdict, _listed(found))
+    return Verdict("C5", text, temperature, verdict, _listed(intervals))
 
 
 def _rising(measured: Measured) -> Verdict:
     """Rank correlations over the log of each seed; 0.5 is the line above which two columns count as rising together."""
     lowest, numbers = 1.0, []
     for record in measured.of("auf"):
-        curve = record.training.get("curve")
-        if curve is None:
+        curve = record.training.curve
+        if not curve:
             continue
         columns = ("step", "active_ratio", "support_accuracy")
         ranks = pd.DataFrame({k: curve[k] for k in columns}).corr("spearman").to_numpy()

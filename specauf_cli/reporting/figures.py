@@ -95,14 +95,14 @@ def figures(
 ) -> list[Figure]:
     """Every figure that the records (of one profile) allow; ``snapshots`` are measurements of drafters along the
     way."""
-    found: list[Figure | None] = []
+    drawings: list[Figure | None] = []
     chosen = [m for m in (select(e, records) for e in experiments) if m.records]
     with matplotlib.rc_context(STYLE):
         for measured in chosen:
-            found += [_dynamics(measured), _plane(measured), _depths(measured), _survival(measured)]
-            found.append(_steps(measured, snapshots))
-        found.append(_inversion(chosen))
-        drawn = [f for f in found if f is not None]
+            drawings += [_dynamics(measured), _plane(measured), _depths(measured), _survival(measured)]
+            drawings.append(_steps(measured, snapshots))
+        drawings.append(_inversion(chosen))
+        drawn = [f for f in drawings if f is not None]
         for figure in drawn:  # laid out once: every later drawing is the same, however often it is asked for
             figure.canvas.draw_without_rendering()
             figure.canvas.set_layout_engine("none")
@@ -187,10 +187,11 @@ def _depths(measured: Measured) -> Figure | None:
         values = np.array([p.value for _, p in points])
         spread = np.array([[p.value - p.low for _, p in points], [p.high - p.value for _, p in points]]).clip(0)
         left.errorbar(ks + shift, values, yerr=spread, capsize=2, label=escape.drawn(title), linewidth=1.2, **look)
-        seen = [r.heldout for r in measured.of(objective) if "reached" in r.heldout]
+        seen = [r.heldout for r in measured.of(objective) if r.heldout.reached]
         drawn += len(points)
         if seen:
-            reached, passed = (np.sum([h[n][: DEPTHS.stop - 1] for h in seen], axis=0) for n in ("reached", "passed"))
+            reached = np.sum([h.reached[: DEPTHS.stop - 1] for h in seen], axis=0)
+            passed = np.sum([h.passed[: DEPTHS.stop - 1] for h in seen], axis=0)
             right.plot(
                 np.array(DEPTHS) + shift,
                 passed / np.maximum(reached, 1),
@@ -334,12 +335,12 @@ def _look(i: int) -> dict[str, Any]:
 
 def _curves(measured: Measured) -> list[tuple[str, dict[str, Any], pd.DataFrame]]:
     """Per row its title, look and the mean log over seeds."""
-    found = []
+    curves = []
     for objective, title, look in _rows(measured):
-        logs = [pd.DataFrame(r.training["curve"]) for r in measured.of(objective) if r.training.get("curve")]
+        logs = [pd.DataFrame(r.training.curve) for r in measured.of(objective) if r.training.curve]
         if logs:
-            found.append((title, look, pd.concat(logs).groupby("step", as_index=False).mean()))
-    return found
+            curves.append((title, look, pd.concat(logs).groupby("step", as_index=False).mean()))
+    return curves
 
 
 def _figure(

@@ -4,7 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAMED = ("name", "title", "backbones", "aliases", "_target_", "_partial_")
+from specauf_cli.config.identity import upgraded
+
+NAMED = ("name", "title", "backbones", "aliases", "credit", "kind")
 """Keys that the name of a choice already stands for."""
 MOST = 3
 
@@ -15,7 +17,7 @@ def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     A knob of the objective has its short name, other settings their dotted key; a setting that only some have does not
     count as different. Of more than three the rest is counted. Empty where nothing differs.
     """
-    flat = [_flat(c) for c in configs]
+    flat = [_flat(upgraded(c)) for c in configs]
     keys = dict.fromkeys(k for f in flat for k in f)
     differ = [k for k in keys if len({f[k] for f in flat if k in f}) > 1]
     found = []
@@ -35,7 +37,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, str]:
             found.update(_knobs(part))
             found.update({"final reads": _text(part["final_reads"])} if part.get("final_reads") else {})
         else:
-            found.update({f"{group}.{k}": _text(v) for k, v in part.items() if k not in NAMED and k != "model"})
+            found.update({f"{group}.{k}": _text(v) for k, v in part.items() if k not in NAMED and k != "knobs"})
     return found
 
 

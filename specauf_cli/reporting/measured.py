@@ -34,20 +34,20 @@ class Measured:
     def traces(self, objective: str, column: str, temperature: float) -> dict[int, tuple[Trace, ...]]:
         """Traces per seed; empty unless every seed of the objective has this benchmark."""
         runs = self.of(objective)
-        found = {
+        by_seed = {
             r.seed: b.traces for r in runs for b in r.benchmarks if b.column == column and b.temperature == temperature
         }
-        return found if len(found) == len(runs) else {}
+        return by_seed if len(by_seed) == len(runs) else {}
 
     def taus(self, objective: str, temperature: float, definition: str) -> dict[str, Sample]:
         """Samples of tau by column, for the columns that are complete."""
-        found = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
-        return {c: sample(runs, definition) for c, runs in found.items() if runs}
+        by_column = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
+        return {c: sample(runs, definition) for c, runs in by_column.items() if runs}
 
     def alphas(self, objective: str, temperature: float, k: int) -> dict[str, Sample]:
         """Samples of conditional acceptance alpha_k by column. Errors: InputError where no round got to depth k - 1."""
-        found = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
-        return {c: alpha_sample(runs, k) for c, runs in found.items() if runs}
+        by_column = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
+        return {c: alpha_sample(runs, k) for c, runs in by_column.items() if runs}
 
     def accuracy(self, objective: str) -> Sample | None:
         """Common-mask accuracy on held-out conversations as a ratio of sums per conversation."""
@@ -55,10 +55,9 @@ class Measured:
         if not runs:
             return None
         # A conversation is one cluster; a template that rewrites earlier turns makes several examples of one.
-        place, ids = pd.factorize(np.array(runs[0].heldout["ids"], dtype=object))
-        top, bottom = (
-            np.array([np.bincount(place, r.heldout[key], len(ids)) for r in runs]) for key in ("id_correct", "id_valid")
-        )
+        place, ids = pd.factorize(np.array(runs[0].heldout.ids, dtype=object))
+        top = np.array([np.bincount(place, r.heldout.id_correct, len(ids)) for r in runs])
+        bottom = np.array([np.bincount(place, r.heldout.id_valid, len(ids)) for r in runs])
         return Sample(tuple(r.seed for r in runs), tuple(map(str, ids)), top, bottom)
 
 
@@ -119,7 +118,7 @@ def _check_same_ruler(experiment: TableSpec, records: Sequence[RunRecord]) -> No
                 )
         for what, mine, theirs in (
             ("evaluation settings", settings_of(record), settings_of(records[0])),
-            ("held-out conversations", record.heldout["ids"], records[0].heldout["ids"]),
+            ("held-out conversations", record.heldout.ids, records[0].heldout.ids),
         ):
             if mine != theirs:
                 raise InputError(
@@ -137,9 +136,9 @@ def sources(records: Sequence[RunRecord], links: str) -> str:
     """Markdown that names the records by objective, each a link to its file; ``links``: where the profile's records lie
     from there."""
     several = len({r.backbone for r in records}) > 1
-    found: dict[str, list[str]] = {}
+    record_links: dict[str, list[str]] = {}
     for r in records:
         name = f"{r.config['backbone']['title']} {r.title}" if several else r.title
         label, place = (f"s{r.seed}", "") if r.step is None else (f"s{r.seed} step {r.step}", "steps/")
-        found.setdefault(name, []).append(link(label, f"{links}/{place}{path(f'{r.id}.json')}"))
-    return " · ".join(f"{cell(name)} {' '.join(each)}" for name, each in found.items())
+        record_links.setdefault(name, []).append(link(label, f"{links}/{place}{path(f'{r.id}.json')}"))
+    return " · ".join(f"{cell(name)} {' '.join(each)}" for name, each in record_links.items())

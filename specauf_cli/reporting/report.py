@@ -59,7 +59,7 @@ def html(
     first, found = shown[0], [v for e in chosen for v in verdicts(select(e, records), e.definition)]
     parts = [
         f"<h1>SpecAUF, profile {markup(profile)}</h1>",
-        f"<p>{markup(first.config['profile']['text'])} Target: {markup(first.target['title'])}.</p>",
+        f"<p>{markup(first.config['profile']['text'])} Target: {markup(first.target.title)}.</p>",
         f"<p>{_headline(found, shown)}</p>",
         '<nav><a href="#verdicts">Verdicts</a>'
         + "".join(f'<a href="#{markup(e.name)}">{markup(e.title.split(":")[0])}</a>' for e in chosen)
@@ -122,7 +122,7 @@ def _matrix(found: Sequence[Verdict]) -> str:
 
 
 def _commands(records: Sequence[RunRecord]) -> str:
-    lines = [line for r in records for line in (r.training["command"], r.command)]
+    lines = [line for r in records for line in (r.training.command, r.command)]
     shown = "\n".join(map(markup, dict.fromkeys(lines)))
     return f"<p>Every run was made by these, in this order.</p><pre>{shown}</pre>"
 
@@ -130,7 +130,7 @@ def _commands(records: Sequence[RunRecord]) -> str:
 def _environment(records: Sequence[RunRecord]) -> str:
     seen: dict[str, Mapping[str, object]] = {str(r.environment): r.environment for r in records}
     text = [", ".join(f"{k} {v}" for k, v in e.items() if v is not None) for e in seen.values()]
-    commits = sorted({str(c["commit"])[:12] for r in records for c in (r.code, r.training["code"])})
+    commits = sorted({str(c.commit)[:12] for r in records for c in (r.code, r.training.code)})
     return "".join(f"<p>{markup(t)}</p>" for t in text) + f"<p>Commits: <code>{markup(', '.join(commits))}</code></p>"
 
 

@@ -44,7 +44,10 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
         f"  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %  (held-out conversations, common "
         "mask)"
     )
-    asked, same, rounds = (sum(b.audit[k] for b in record.benchmarks) for k in ("requests", "identical", "same_rounds"))
+    audits = [b.audit for b in record.benchmarks]
+    asked = sum(a.requests for a in audits)
+    same = sum(a.identical for a in audits)
+    rounds = sum(a.same_rounds for a in audits)
     text.append(
         "  audit: no request was decoded live"
         if not asked
@@ -201,17 +204,17 @@ def _pairs(mine: RunRecord, base: RunRecord) -> list[tuple[BenchmarkResult, Benc
     return list(found.values())
 
 
-def _line(title: str, temperature: float, found: Interval) -> str:
-    verdict = "" if found.separable else "  not separable"
+def _line(title: str, temperature: float, estimate: Interval) -> str:
+    verdict = "" if estimate.separable else "  not separable"
     return (
-        f"  {title:<28} T={temperature:g}  {found.value:+.3f} ± {found.half_width:.3f}  (detectable "
-        f"{found.detectable:.3f}){verdict}"
+        f"  {title:<28} T={temperature:g}  {estimate.value:+.3f} ± {estimate.half_width:.3f}  (detectable "
+        f"{estimate.detectable:.3f}){verdict}"
     )
 
 
-def plus_minus(found: Interval) -> str:
+def plus_minus(estimate: Interval) -> str:
     """``tau 2.061 ± 0.034``: a mean with half of its 95 % interval."""
-    return f"tau {found.value:6.3f} ± {found.half_width:.3f}"
+    return f"tau {estimate.value:6.3f} ± {estimate.half_width:.3f}"
 
 
 def _mean(histogram: Sequence[int]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from specauf_cli.config.overrides import key_of
 from specauf_cli.config.specs import CreditsSpec, TableSpec
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.evaluation.tau import TAU
@@ -251,7 +252,7 @@ def matrix(objective: Mapping[str, Any]) -> tuple[str, str, str]:
     """Base branch's mask, final branch's mask, and whether decay multiplies them, of one objective's yaml."""
     masks, decays = [], []
     for branch, reads in (("base", "base"), ("final", objective.get("final_reads"))):
-        credit = (objective.get(branch) or {}).get("_target_", DASH).rpartition(".")[2]
+        credit = (objective.get(branch) or {}).get("credit", DASH).rpartition(".")[2]
         masks.append(
             {"full_ce": "common", "decay": "common", "auf": f"{reads}-auf", "auf_decay": f"{reads}-auf"}.get(
                 credit, credit
@@ -351,13 +352,12 @@ def profile_note(record: RunRecord) -> str:
 
 def _target(record: RunRecord) -> str:
     """Its title, and its size and training data where it was trained here."""
-    found = record.target
-    if "parameters" not in found:
-        return escape.cell(found["title"])
-    data = record.training.get("data", {}).get("name", "its data")
+    target = record.target
+    if target.parameters is None:
+        return escape.cell(target.title)
     return (
-        f"{escape.cell(found['title'])}, {found['parameters']:,} parameters, trained from scratch on "
-        f"{escape.code(data)} ({found['train']['tokens seen']:,} tokens)"
+        f"{escape.cell(target.title)}, {target.parameters:,} parameters, trained from scratch on "
+        f"{escape.code(record.training.data.name)} ({target.train['tokens seen']:,} tokens)"
     )
 
 
@@ -383,8 +383,8 @@ PLACES = (
 
 def _changes_note(chosen: Sequence[RunRecord]) -> str:
     """Settings that were changed on the command line, in training or when measured."""
-    words = [w for r in chosen for c in (r.training.get("command", ""), r.command) for w in shlex.split(c)]
-    changed = dict.fromkeys(w for w in words if "=" in w and w.partition("=")[0].lstrip("+~") not in PLACES)
+    words = [w for r in chosen for c in (r.training.command, r.command) for w in shlex.split(c)]
+    changed = dict.fromkeys(w for w in words if "=" in w and key_of(w) not in PLACES)
     return f"Changed on the command line: {', '.join(map(escape.code, changed))}." if changed else ""
 
 
@@ -400,7 +400,10 @@ def _seeds_note(chosen: Sequence[RunRecord]) -> str:
 def audit_note(chosen: Sequence[RunRecord]) -> str:
     """How many live outputs and rounds were exactly as recorded."""
     results = [b for r in chosen for b in r.benchmarks]
-    asked, same, rounds = (sum(b.audit[k] for b in results) for k in ("requests", "identical", "same_rounds"))
+    audits = [b.audit for b in results]
+    asked = sum(a.requests for a in audits)
+    same = sum(a.identical for a in audits)
+    rounds = sum(a.same_rounds for a in audits)
     traces = sum(len(b.traces) for b in results)
     precision = chosen[0].config["evaluation"]["precision"]
     if not asked:

@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,6 +54,69 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to fill, of the same name; it replaces ``path`` only when the block succeeds.
+
+    Apart from ``atomic`` because the system replaces no folder that holds files: an earlier ``path`` is removed first,
+    so a crash between the two leaves none, but never a part of one. It is filled one level below its temporary parent,
+    where no search for complete folders beside ``path`` finds it. Errors: as ``atomic``.
+    """
+    parent = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parent = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary = parent / path.name
+        temporary.mkdir()
+        yield temporary
+        for written in sorted(p for p in temporary.rglob("*") if p.is_file()):
+            with open(written, "rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {path}: {reason}") from error
+    finally:
+        if parent is not None:
+            shutil.rmtree(parent, ignore_errors=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what a killed process left of ``atomic_folder(path)``. The caller holds the lock of the place."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def create_private(path: Path, content: bytes) -> None:
+    """Writes a file that only its owner may read, unless there is one: of two processes the first one's stays.
+
+    Apart from ``atomic``, which replaces what is there. Errors: OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        with suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        os.unlink(name)
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Adds one line of JSON to a log.
+
+    Apart from ``atomic``, which would write the whole log again for every line: a kill may tear the last line, and
+    ``read_log`` leaves a torn one out. Errors: InputError when it cannot be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(value) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -111,10 +175,15 @@ def held(folder: Path) -> str:
     return ""
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes text atomically, in UTF-8."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically, one nesting level per line where that helps a reader and a diff."""
-    with atomic(path) as temporary:
-        temporary.write_text(pretty(value) + "\n", "utf-8")
+    write_text(path, pretty(value) + "\n")
 
 
 def pretty(value: Any, indent: int = 0) -> str:

@@ -1,12 +1,23 @@
-"""Runs on disk: the only file that knows what lies where under ``runs/``.
+"""Runs on disk: the only file that knows what is where under ``runs/``.
 
-runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder)
+runs/<run id>/                one drafter
+    run.json                  settings, inputs, code state, command
+    log.jsonl                 one line per ``trainer.log_every`` steps
+    checkpoints/              what an interrupted training continues from
+    drafter/                  the trained drafter, in the public layout
+    finished.json             last line of the log and totals; failed.json: why it failed
+    snapshots/step-NNNNNN/    a drafter kept during training, with records/ of its own
+    records/                  what was measured
+    export/<layout>/          what ``specauf export`` wrote
+runs/aside/                   runs that ``specauf train --force`` moved out of the way
+runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder); <id>.training/ until it is whole
 runs/trajectories/<target>/   what the target alone emits, shared by every drafter
 runs/features/<hash>/         target features of the training data (trainer.features=disk)
-runs/<run id>/                one drafter: run.json, log.jsonl, checkpoints/, drafter/, finished.json, records/
-runs/aside/                   runs that ``specauf train --force`` moved out of the way
-runs/servers/<id>/            what a running server answered and counted (``serving``)
-runs/tables/                  what ``specauf table`` printed
+runs/servers/<id>/            what a running server answered and counted
+runs/tables/                  what ``specauf table`` printed, and which records each last table was made of
+runs/figures/<profile>/       what ``specauf figures`` drew
+runs/reports/                 what ``specauf report`` wrote
+runs/jobs/                    results of jobs that a launcher ran
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +26,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from specauf_cli.config import identity, settings
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.store import signature
@@ -25,20 +39,126 @@ from specauf_cli.store.records import RunRecord, load_record, settings_of
 FINISHED, FAILED, ABOUT = "finished.json", "failed.json", "run.json"
 
 
-def snapshots(folder: Path) -> list[int]:
+def drafter_of(folder: Path) -> Path:
+    """The folder of a run's trained drafter."""
+    return folder / "drafter"
+
+
+def weights_of(folder: Path) -> Path:
+    """The file of a run's trained weights."""
+    return drafter_of(folder) / "model.safetensors"
+
+
+def log_of(folder: Path) -> Path:
+    """The training log of a run, or of a target under training."""
+    return folder / "log.jsonl"
+
+
+def checkpoints_of(folder: Path) -> Path:
+    """The folder of the checkpoints that a training continues from."""
+    return folder / "checkpoints"
+
+
+def records_of(folder: Path) -> Path:
+    """The folder of the records of a run, or of a snapshot."""
+    return folder / "records"
+
+
+def record_path(folder: Path, record_id: str) -> Path:
+    """The file of one record of a run, or of a snapshot."""
+    return records_of(folder) / f"{record_id}.json"
+
+
+def record_paths(folder: Path) -> list[Path]:
+    """The files of every record of a run, or of a snapshot, by name."""
+    return sorted(records_of(folder).glob("*.json"))
+
+
+def export_of(folder: Path, layout: str) -> Path:
+    """Where a run's drafter is exported to, in a public layout, unless the user names another folder."""
+    return folder / "export" / layout
+
+
+def snapshot(folder: Path, step: int) -> Path:
+    """The folder of the drafter that a run kept at ``step``; its records are below it."""
+    return folder / "snapshots" / f"step-{step:06d}"
+
+
+def has_snapshots(folder: Path) -> bool:
+    """True when a run kept drafters during training."""
+    return (folder / "snapshots").is_dir()
+
+
+def snapshot_steps(folder: Path) -> list[int]:
     """Steps of which a run kept the drafter. Errors: InputError when it kept none."""
-    found = sorted(int(p.name[5:]) for p in (folder / "snapshots").glob("step-*") if p.name[5:].isdecimal())
-    if not found:
+    names = [path.name[5:] for path in (folder / "snapshots").glob("step-*")]
+    steps = sorted(int(name) for name in names if name.isdecimal())
+    if not steps:
         raise InputError(
             f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS or "
             "trainer.eval_every=STEPS"
         )
-    return found
+    return steps
 
 
-def snapshot(folder: Path, step: int) -> Path:
-    """Where a run keeps the drafter of a step, and what was measured of it."""
-    return folder / "snapshots" / f"step-{step:06d}"
+def snapshot_record_paths(folder: Path) -> list[Path]:
+    """The records of every drafter that a run kept during training, by step."""
+    return sorted((folder / "snapshots").glob("*/records/*.json"))
+
+
+def aside(runs: Path) -> Path:
+    """Where ``specauf train --force`` moves runs."""
+    return runs / "aside"
+
+
+def targets(runs: Path) -> Path:
+    """Where targets that were trained here are kept."""
+    return runs / "targets"
+
+
+def target_training(target: Path) -> Path:
+    """Where the training of a target keeps its work until the target is whole."""
+    return target.with_name(target.name + ".training")
+
+
+def trajectories(runs: Path, fingerprint: str) -> Path:
+    """Where the trajectories of the target with this fingerprint are cached."""
+    return runs / "trajectories" / fingerprint[:16].replace("/", "_")
+
+
+def features(runs: Path) -> Path:
+    """Where target features are kept on disk."""
+    return runs / "features"
+
+
+def server(runs: Path, name: str) -> Path:
+    """Where the answers and records of one running server are kept."""
+    return runs / "servers" / name
+
+
+def tables(runs: Path) -> Path:
+    """Where ``specauf table`` writes its pages."""
+    return runs / "tables"
+
+
+def last_tables(runs: Path, profile: str) -> Path:
+    """The file that names the records of a profile's last tables."""
+    return tables(runs) / f"{profile}.json"
+
+
+def figures(runs: Path, profile: str) -> Path:
+    """Where ``specauf figures`` draws the figures of a profile."""
+    return runs / "figures" / profile
+
+
+def report(runs: Path, profile: str) -> Path:
+    """The HTML report of a profile."""
+    return runs / "reports" / f"{profile}.html"
+
+
+def job_result(runs: Path, name: str) -> Path:
+    """Where a job that a launcher ran leaves its result."""
+    return runs / "jobs" / name
 
 
 def all_measured(folder: Path) -> list[RunRecord]:
@@ -60,7 +180,7 @@ def all_measured(folder: Path) -> list[RunRecord]:
 
 @dataclass(frozen=True)
 class State:
-    """One run as it lies on disk: ``finished``, ``training`` (now; ``reason`` says where), ``failed`` or
+    """One run as it is on disk: ``finished``, ``training`` (now; ``reason`` says where), ``failed`` or
     ``interrupted``."""
 
     name: str
@@ -79,18 +199,18 @@ class State:
 
 def states(runs: Path) -> list[State]:
     """Every run under ``runs``, by name; one whose files cannot be trusted is ``damaged``."""
-    found = []
+    known = []
     for folder in sorted(f.parent for f in runs.glob(f"*/{ABOUT}")):
         try:
-            found.append(state(folder))
+            known.append(state(folder))
         except InputError as error:
-            found.append(State(folder.name, "damaged", 0, {}, [], str(error)))
-    return found
+            known.append(State(folder.name, "damaged", 0, {}, [], str(error)))
+    return known
 
 
 def state(folder: Path) -> State:
     """What is known of one run. Errors: InputError for damaged files."""
-    about, log = about_of(folder), read_log(folder / "log.jsonl")
+    about, log = about_of(folder), read_log(log_of(folder))
     step = int(log[-1]["step"]) if log else 0
     if (folder / FINISHED).is_file():
         result_of(folder)
@@ -109,11 +229,11 @@ def _reason(folder: Path) -> str:
 
 def measured(folder: Path) -> list[RunRecord]:
     """The records of a run, oldest first. Errors: InputError for a damaged one, or one of another run."""
-    found = sorted((load_record(p) for p in (folder / "records").glob("*.json")), key=lambda r: r.written)
-    for record in found:
+    records = sorted((load_record(path) for path in record_paths(folder)), key=lambda r: r.written)
+    for record in records:
         if record.run != folder.name:
-            raise InputError(f"{folder / 'records' / record.id}.json is a record of {record.run}; move it there")
-    return found
+            raise InputError(f"{record_path(folder, record.id)} is a record of {record.run}; move it there")
+    return records
 
 
 def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool = True) -> list[Path]:
@@ -132,7 +252,7 @@ def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool =
             )
         newest = sorted(finished, key=lambda n: (finished[n] / FINISHED).stat().st_mtime_ns, reverse=True)
         return [finished[n] for n in (sorted(finished) if every else newest[:1])]
-    found = []
+    folders = []
     for name in names:
         folder = Path(name) if (Path(name) / ABOUT).is_file() else known.get(name)
         if folder is None:
@@ -141,13 +261,12 @@ def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool =
             )
         if finished_only:
             result_of(folder)
-        found.append(folder)
-    return found
+        folders.append(folder)
+    return folders
 
 
 def initial(runs: Path, name: str | None) -> tuple[Path, str] | None:
-    """Where the drafter of the run that training starts from lies, and the hash of its weights; None for random
-    weights.
+    """The folder of the drafter that training starts from, and the hash of its weights; None for random weights.
 
     Errors: InputError for an unknown or unfinished run.
     """
@@ -156,7 +275,7 @@ def initial(runs: Path, name: str | None) -> tuple[Path, str] | None:
     if not name.strip():
         raise InputError("init= is empty; it names a finished run to start from, or null for random weights")
     (folder,) = find(runs, [name], every=False)
-    return folder / "drafter", file_sha256(folder / "drafter" / "model.safetensors")
+    return drafter_of(folder), file_sha256(weights_of(folder))
 
 
 def _is_whole(folder: Path) -> bool:
@@ -198,7 +317,7 @@ def intact(folder: Path, files: str) -> Iterator[None]:
     damaged."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValidationError) as error:
         raise InputError(f"{folder}/{files} is damaged; move {folder} aside and train again") from error
 
 
@@ -211,7 +330,7 @@ def result_of(folder: Path) -> dict[str, Any]:
         isinstance(result, dict) and isinstance(result.get("last"), dict) and type(result["last"].get("step")) is int
     )
     whole = whole and all(is_number(result.get(k)) for k in ("seconds", "peak_memory_mib"))
-    if not whole or not all((folder / "drafter" / n).is_file() for n in ("config.json", "model.safetensors")):
+    if not whole or not (drafter_of(folder) / "config.json").is_file() or not weights_of(folder).is_file():
         raise InputError(
             f"{folder / FINISHED} or the drafter beside it is damaged; move {folder} aside and train again"
         )
@@ -225,8 +344,8 @@ def other_code(then: dict[str, Any]) -> str:
         return ""
     if then["commit"] == now_["commit"] and not (then["dirty"] or now_["dirty"]):
         return ""
-    made = f"at commit {str(then['commit'])[:12]}" + (" with uncommitted changes" if then["dirty"] else "")
-    return f" (trained {made}; its name does not cover the code: --force trains it again)"
+    trained = f"at commit {str(then['commit'])[:12]}" + (" with uncommitted changes" if then["dirty"] else "")
+    return f" (trained {trained}; its name does not cover the code: --force trains it again)"
 
 
 CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
@@ -234,11 +353,11 @@ CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length"
 
 def curve_of(folder: Path) -> dict[str, list[float]]:
     """The columns of ``log.jsonl`` that figures and claims are made of, rounded, one list per column."""
-    lines = read_log(folder / "log.jsonl")
+    lines = read_log(log_of(folder))
     if not lines and result_of(folder)["last"]["step"] == 0:  # it was trained elsewhere
         return {}
     if not lines or lines[-1]["step"] != result_of(folder)["last"]["step"]:
-        raise InputError(f"{folder / 'log.jsonl'} is damaged; move {folder} aside and train again")
+        raise InputError(f"{log_of(folder)} is damaged; move {folder} aside and train again")
     names = ["step", *CURVE, "base_loss", "final_loss", *(f"base_{n}" for n in CURVE[1:])]
     return {n: [round(x[n], 4) for x in lines] for n in names if lines and n in lines[0]}
 
@@ -246,10 +365,8 @@ def curve_of(folder: Path) -> dict[str, list[float]]:
 def check_same_training(config: Config, folder: Path) -> None:
     """InputError, before anything is loaded or trained, when ``config`` would train another drafter than ``folder``
     holds."""
-    then = about_of(folder)["config"]
-    groups = ("backbone", "objective", "trainer", "data", "target", "seed")
-    other = [g for g in groups if then.get(g) != config.resolved[g]]
-    other += ["profile"] if then["profile"]["name"] != config.profile.name else []
+    then, now = (settings.identity(identity.upgraded(c)) for c in (about_of(folder)["config"], config.resolved))
+    other = [group for group in now if then.get(group) != now[group]]
     if other:
         raise InputError(
             f"run {folder.name} was trained with another {', '.join(other)} than these settings say; eval accepts "

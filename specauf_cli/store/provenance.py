@@ -6,12 +6,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from specauf_cli.config import settings
 from specauf_cli.config.identity import is_local
+from specauf_cli.config.overrides import key_of, value_of
 
 PACKAGES = ("torch", "transformers", "tokenizers", "hydra-core", "numpy", "pandas")
 
@@ -79,19 +81,19 @@ def _version(package: str) -> str | None:
         return None
 
 
-def command_line(overrides: Mapping[str, str] | Sequence[str]) -> str:
-    """The command as another machine would type it: values that are paths are replaced by their key in capitals."""
-    private = {"data_root": "DIR", "benchmark_root": "DIR", "data.path": "PATH", "runs": "RUNS"}
-    words = []
-    for word in overrides:
-        whole, equals, value = word.partition("=")
-        bare = value.strip("'\"")
-        key = whole.lstrip("+")
-        hidden = private.get(key)
-        if (key == "init" and "/" in value) or (key in ("target.path", "target.name") and is_local(bare)):
-            hidden = "RUN" if key == "init" else "DIR"
-        words.append(f"{whole}={hidden}" if equals and hidden else word)
-    return " ".join(["specauf", *words])
+def command_line(words: Sequence[str]) -> str:
+    """The command as another machine would type it: files and folders of this one are replaced by a word in capitals.
+
+    A run's id (``init``) and a model of the hub (``target.path``, ``target.name``) are no folders, and stay.
+    """
+    published = {**settings.places(), "target.name": "DIR"}
+    shown = []
+    for word in words:
+        key, value = key_of(word), value_of(word)
+        public = (key == "init" and "/" not in value) or (key.startswith("target.") and not is_local(value))
+        hide = "=" in word and key in published and not public
+        shown.append(f"{word.partition('=')[0]}={published[key]}" if hide else word)
+    return " ".join(["specauf", *shown])
 
 
 def peak_memory_mib() -> float:

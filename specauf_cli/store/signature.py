@@ -10,10 +10,10 @@ import hmac
 import json
 import os
 import secrets
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from specauf_cli.store.files import create_private
 
 
 def sign(value: Any) -> str | None:
@@ -37,21 +37,8 @@ def _key(*, create: bool) -> bytes | None:
     try:
         path = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "specauf" / "key"
         if create and not path.is_file():
-            _make(path)
+            create_private(path, secrets.token_bytes(32))
         key = path.read_bytes()
     except (OSError, RuntimeError):  # no such file; RuntimeError: a user without a home
         return None
     return key if len(key) == 32 else None
-
-
-def _make(path: Path) -> None:
-    """Writes a new key, whole or not at all; of two processes that come here at once the first one's key stays."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(32))
-        with suppress(FileExistsError):
-            os.link(name, path)
-    finally:
-        os.unlink(name)

@@ -1,8 +1,9 @@
 """Settings that a run folder brings along: which of them count, and which must come from the user's own command line.
 
 A run folder is data. What it says of sizes, seeds and names is used; what would run code never is
-(``trust_remote_code``, ``_target_`` and the like), and folders outside the runs folder and interpolations are used only
-where this user typed them (``signature``). Whatever is refused counts when it is given on the command line.
+(``trust_remote_code``, a credit or backbone of the user's own), and folders outside the runs folder and interpolations
+are used only where this user typed them (``signature``). Whatever is refused counts when it is given on the command
+line.
 """
 
 import os
@@ -10,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from specauf_cli.config import compose
-from specauf_cli.config.overrides import runs_words
+from specauf_cli.config import compose, settings
+from specauf_cli.config.overrides import key_of, runs_words, setting
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError
 from specauf_cli.store import layout
@@ -34,7 +35,7 @@ def overrides_of(folder: Path, given: Sequence[str] = (), only: Sequence[str] | 
         if not reason and not typed_here and key != "init":  # the weights it began with are not opened again
             reason = _reaches_out(value, folder.resolve().parent)
         if not reason:
-            kept.append(word)
+            kept.append(word.replace("backbone.model.", "backbone.knobs.", 1))  # its name until version 0.1
         elif key not in own_keys:
             raise InputError(
                 f"{folder / layout.ABOUT} asks for {word!r}, which {reason}; a run folder cannot ask for that: if you "
@@ -48,8 +49,11 @@ def _runs_code(key: str, value: Any) -> str:
     for name, inner in _walk(key, value):
         if any(part.startswith("_") and part.endswith("_") for part in name.split(".")):
             return "names code to run"
-        if name.split(".")[-1] == "trust_remote_code" and inner is not False:
-            return "runs the code of a model's repository"
+        if settings.names_code(name):
+            if name.endswith("trust_remote_code") and inner is not False:
+                return "runs the code of a model's repository"
+            if isinstance(inner, str) and "." in inner:  # a bare name is a shipped one
+                return "names code to run"
     return ""
 
 
@@ -85,10 +89,10 @@ def configs(folder: Path, extra: Sequence[str], benchmarks: str) -> tuple[Config
     place = [] if runs_words(extra) else [f"runs={folder.parent}"]
     own, extra = [*overrides_of(folder, extra), *place], list(extra)
     # Answers that were regenerated for its training depend on the evaluation settings of then.
-    later = [o for o in extra if o.lstrip("+").startswith(("benchmark=", "benchmark.", "evaluation=", "evaluation."))]
+    later = setting(extra, ["benchmark", "evaluation"])
     as_trained = compose.compose([*own, *(o for o in extra if o not in later)])
     layout.check_same_training(as_trained, folder)
     if not later:
         return as_trained, compose.with_benchmarks(as_trained, benchmarks)
-    chosen = [o for o in own if not (o.startswith("benchmark=") and any(e.startswith("benchmark=") for e in extra))]
+    chosen = [w for w in own if not (key_of(w) == "benchmark" and any(key_of(e) == "benchmark" for e in extra))]
     return as_trained, compose.with_benchmarks(compose.compose([*chosen, *extra]), benchmarks)

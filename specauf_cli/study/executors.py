@@ -1,5 +1,8 @@
-"""The jobs of a study, a drafter each: trained and measured in this process, in several, or by one of Hydra's
-launchers."""
+"""What runs the jobs of a table: this process, several worker processes, or a cluster through a Hydra launcher.
+
+Each is a ``Runner``: it trains and measures every job, and yields it with its record, or with the reason why there is
+none, as soon as that is known.
+"""
 
 import json
 import os
@@ -7,11 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
+from typing import Protocol
 
 from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
@@ -19,22 +22,25 @@ from specauf_cli.errors import InputError
 from specauf_cli.session import Session, open_session
 from specauf_cli.store.files import digest, read_json, write_json
 from specauf_cli.store.records import RunRecord, load_record
+from specauf_cli.study.jobs import Job
+
+Outcome = RunRecord | str
+"""The record of a job, or the reason why there is none."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One drafter of a table: its place there, and ``settings`` that all jobs share."""
+class Runner(Protocol):
+    """Runs the jobs of a table."""
 
-    experiment: str
-    backbone: str
-    objective: str
-    seed: int
-    settings: tuple[str, ...]
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Every job with its outcome, in the order in which they end."""
 
-    @property
-    def words(self) -> list[str]:
-        """The overrides that name it."""
-        return [*self.settings, f"backbone={self.backbone}", f"objective={self.objective}", f"seed={self.seed}"]
+
+def runner(config: Config, launcher: str | None, jobs: int) -> Runner:
+    """What runs ``jobs`` jobs: ``hydra/launcher=launcher``, else ``config.workers`` processes, else this one."""
+    if launcher is not None:
+        return Cluster(launcher, Path(config.runs))
+    workers = min(config.workers, jobs, os.cpu_count() or 1)
+    return Workers(workers) if workers > 1 else Here(together=config.together)
 
 
 class Worker:
@@ -58,44 +64,140 @@ class Worker:
     def train(self, jobs: Sequence[Job]) -> dict[Job, str]:
         """Trains jobs of one table and seed in one pass over data and target; returns why some failed.
 
-        Whatever stops them all is not said here: ``fill`` meets it again, and says it of the job it belongs to.
+        An error that stops them all is not reported here: ``fill`` raises it again for the job that it belongs to.
         """
         try:
-            pairs = [(compose.compose(c.words), c.words) for c in jobs]
-            session = self._open(pairs[0][0])
-            if not all(session.serves(config) for config, _ in pairs):
+            session = self._open(jobs[0].config)
+            if not all(session.serves(job.config) for job in jobs):
                 return {}
-            found = session.train_together(pairs)
+            folders_or_errors = session.train_together([(job.config, job.words) for job in jobs])
         except InputError:
             return {}
-        return {c: str(one) for c, one in zip(jobs, found, strict=True) if isinstance(one, InputError)}
+        return {
+            job: str(error) for job, error in zip(jobs, folders_or_errors, strict=True) if isinstance(error, InputError)
+        }
 
 
-def outcomes(jobs: Sequence[Job], config: Config, launcher: str | None) -> Iterator[tuple[Job, RunRecord | str]]:
-    """Fills every job; yields it with its record, or with the reason why there is none, as soon as that is known.
+class Here:
+    """Runs jobs one after another in this process.
 
-    In ``config.workers`` processes, in this one, or by ``hydra/launcher=launcher``.
+    ``together``: those of one table and seed are trained in one pass over the data.
     """
-    if launcher is not None:
-        yield from _launched(jobs, Path(config.runs), launcher)
-    elif (count := min(config.workers, len(jobs), os.cpu_count() or 1)) > 1:
-        yield from _side_by_side(jobs, count)
-    else:
-        yield from _in_turn(jobs, config.together)
+
+    def __init__(self, *, together: bool) -> None:
+        self.together = together
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Every job with its outcome, in their order."""
+        worker = Worker()
+        for _, group in groupby(jobs, key=lambda job: (job.table, job.seed)):
+            alike = list(group)
+            failures = worker.train(alike) if self.together and len(alike) > 1 else {}
+            for job in alike:
+                try:
+                    yield job, failures.get(job) or worker.fill(job.config, job.words)[0]
+                except InputError as error:
+                    yield job, str(error)
 
 
-def _in_turn(jobs: Sequence[Job], together: bool) -> Iterator[tuple[Job, RunRecord | str]]:
-    """Fills the jobs in this process; ``together``: those of one table and seed are trained in one pass over the
-    data."""
-    worker = Worker()
-    for _, group in groupby(jobs, key=lambda c: (c.experiment, c.seed)):
-        some = list(group)
-        failed = worker.train(some) if together and len(some) > 1 else {}
-        for job in some:
+class Workers:
+    """Runs jobs in ``count`` worker processes that share the cores; each takes the next job when it has ended one.
+
+    A runner is used for one list of jobs.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._waiting = SimpleQueue[Job]()
+        self._outcomes = SimpleQueue[tuple[Job, Outcome]]()
+        self._processes = ExitStack()
+        self._starting = Lock()  # held while a process is started, and to forbid that any more are
+        self._stopped = False
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Every job with its outcome. Errors: InputError when their target cannot be made."""
+        with _process(["target", *jobs[0].words]) as process:  # once and on all cores: the workers find it there
+            if process.wait():
+                raise InputError("the target could not be made, its reason is above")
+        for job in jobs:
+            self._waiting.put(job)
+        with self._processes:
             try:
-                yield job, failed.get(job) or worker.fill(compose.compose(job.words), job.words)[0]
-            except InputError as error:
-                yield job, str(error)
+                for _ in range(self.count):
+                    Thread(target=self._work, daemon=True).start()
+                for _ in jobs:
+                    yield self._outcomes.get()
+            finally:
+                with self._starting:
+                    self._stopped = True
+
+    def _work(self) -> None:
+        """Has one worker process fill jobs until none waits; a process that ended is started again."""
+        process: subprocess.Popen[str] | None = None
+        threads = str(max(1, (os.cpu_count() or 1) // self.count))
+        with suppress(Empty):
+            while True:
+                job = self._waiting.get_nowait()
+                with self._starting:
+                    if self._stopped:
+                        return
+                    try:
+                        if process is None or process.poll() is not None:
+                            process = self._processes.enter_context(_process(["worker"], OMP_NUM_THREADS=threads))
+                    except OSError as error:
+                        self._outcomes.put((job, f"its process could not be started: {error.strerror or error}"))
+                        continue
+                self._outcomes.put((job, _ask(process, job)))
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+
+
+class Cluster:
+    """Hands jobs to one of Hydra's launchers and reads what they left under ``runs/jobs/``."""
+
+    def __init__(self, launcher: str, runs: Path) -> None:
+        self.launcher, self.runs = launcher, runs
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Every job with its outcome, one sweep for all that share backbone and settings."""
+        for backbone, settings in dict.fromkeys((job.backbone, job.settings) for job in jobs):
+            alike = [job for job in jobs if (job.backbone, job.settings) == (backbone, settings)]
+            paths = {job: outcome_path(job.config) for job in alike}
+            for path in paths.values():
+                path.unlink(missing_ok=True)
+            reason = self._sweep(backbone, settings, alike)
+            for job, path in paths.items():
+                answer = read_json(path) if path.is_file() else {"failed": reason}
+                yield job, _outcome(answer)
+
+    def _sweep(self, backbone: str, settings: Sequence[str], jobs: Sequence[Job]) -> str:
+        """Runs the jobs as one sweep; returns why a job that left nothing failed."""
+        logs = f"{self.runs}/.submitit"
+        objectives = ",".join(dict.fromkeys(job.objective for job in jobs))
+        seeds = ",".join(dict.fromkeys(str(job.seed) for job in jobs))
+        sweep = [*settings, f"backbone={backbone}", f"objective={objectives}", f"seed={seeds}"]
+        print(f"{len(jobs)} jobs on {backbone} go to the launcher {self.launcher}; logs: {logs}", file=sys.stderr)
+        try:
+            compose.run_hydra(fill_as_hydra_job, ["-m", f"hydra/launcher={self.launcher}", *sweep])
+        except InputError as error:
+            return str(error)
+        return f"its job left no result; see {logs}"
+
+
+def fill_as_hydra_job(config: Config, overrides: list[str]) -> None:
+    """A job as a job of a sweep: fills it and writes its outcome to ``runs/jobs/``."""
+    path = outcome_path(config)
+    try:
+        write_json(path, {"record": str(Worker().fill(config, overrides)[1])})
+    except InputError as error:
+        write_json(path, {"failed": str(error)})
+        raise
+
+
+def outcome_path(config: Config) -> Path:
+    """Where a job of a sweep writes its outcome; other settings, another path: two sweeps may wait in one queue."""
+    name = f"{config.backbone.name}-{config.objective.name}-s{config.seed}-{digest(config.resolved, 8)}.json"
+    return Path(config.runs) / "jobs" / name
 
 
 def serve() -> None:
@@ -112,59 +214,23 @@ def serve() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _side_by_side(jobs: Sequence[Job], count: int) -> Iterator[tuple[Job, RunRecord | str]]:
-    """Fills the jobs in ``count`` processes that share the cores; each asks for the next job when it has done one."""
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    with _process(["target", *jobs[0].words]) as first:  # all cores, and once: the workers find it
-        if first.wait():
-            raise InputError("the target could not be made, its reason is above")
-    waiting, done = SimpleQueue[Job](), SimpleQueue[tuple[Job, RunRecord | str]]()
-    for job in jobs:
-        waiting.put(job)
-    left, starting = False, Lock()
-
-    def keep_busy(stack: ExitStack) -> None:
-        process: subprocess.Popen[str] | None = None
-        with suppress(Empty):
-            while True:
-                job = waiting.get_nowait()
-                with starting:
-                    if left:
-                        return
-                    try:
-                        if process is None or process.poll() is not None:
-                            process = stack.enter_context(_process(["worker"], OMP_NUM_THREADS=threads))
-                    except OSError as error:
-                        done.put((job, f"its process could not be started: {error.strerror or error}"))
-                        continue
-                done.put((job, _ask(process, job)))
-        if process is not None and process.stdin is not None:
-            process.stdin.close()
-
-    with ExitStack() as stack:
-        try:
-            for _ in range(count):
-                Thread(target=keep_busy, args=[stack], daemon=True).start()
-            for _ in jobs:
-                yield done.get()
-        finally:
-            with starting:  # left early: no worker begins another job
-                left = True
-
-
-def _ask(process: "subprocess.Popen[str]", job: Job) -> RunRecord | str:
+def _ask(process: "subprocess.Popen[str]", job: Job) -> Outcome:
     """Has a worker process fill a job."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         print(json.dumps(job.words), file=process.stdin, flush=True)
-        answer = json.loads(process.stdout.readline())
-        return load_record(Path(answer["record"])) if "record" in answer else str(answer["failed"])
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            return str(error)
+        return _outcome(json.loads(process.stdout.readline()))
+    except InputError as error:
+        return str(error)
+    except (OSError, ValueError):
         code = process.wait()
         return f"its process ended {f'by signal {-code}' if code < 0 else f'with code {code}'}"
+
+
+def _outcome(answer: dict[str, str]) -> Outcome:
+    """What a worker process or a job of a sweep answered. Errors: InputError for a damaged record."""
+    return load_record(Path(answer["record"])) if "record" in answer else str(answer["failed"])
 
 
 @contextmanager
@@ -203,41 +269,3 @@ def _process(words: Sequence[str], **environment: str) -> Iterator["subprocess.P
                     stream.close()
         process.wait()
         reader.join()
-
-
-def fill_as_hydra_job(config: Config, overrides: list[str]) -> None:
-    """A job as a job of a sweep: fills it and leaves in ``runs/jobs/`` what came of it."""
-    place = _place(config)
-    try:
-        write_json(place, {"record": str(Worker().fill(config, overrides)[1])})
-    except InputError as error:
-        write_json(place, {"failed": str(error)})
-        raise
-
-
-def _launched(jobs: Sequence[Job], runs: Path, launcher: str) -> Iterator[tuple[Job, RunRecord | str]]:
-    """Hands the jobs to a launcher as one sweep for all that share backbone and settings, and reads what its jobs left
-    behind."""
-    for backbone, settings in dict.fromkeys((c.backbone, c.settings) for c in jobs):
-        some = [c for c in jobs if (c.backbone, c.settings) == (backbone, settings)]
-        places = {c: _place(compose.compose(c.words)) for c in some}
-        for place in places.values():
-            place.unlink(missing_ok=True)
-        objectives = ",".join(dict.fromkeys(c.objective for c in some))
-        seeds = ",".join(dict.fromkeys(str(c.seed) for c in some))
-        sweep = [*settings, f"backbone={backbone}", f"objective={objectives}", f"seed={seeds}"]
-        print(f"{len(some)} jobs on {backbone} go to the launcher {launcher}; logs: {runs}/.submitit", file=sys.stderr)
-        reason = f"its job left no result; see {runs}/.submitit"
-        try:
-            compose.run_hydra(fill_as_hydra_job, ["-m", f"hydra/launcher={launcher}", *sweep])
-        except InputError as error:
-            reason = str(error)
-        for job, place in places.items():
-            found = read_json(place) if place.is_file() else {"failed": reason}
-            yield job, load_record(Path(found["record"])) if "record" in found else str(found["failed"])
-
-
-def _place(config: Config) -> Path:
-    """Where a job leaves what came of it; other settings, another place: two sweeps may wait in one queue."""
-    name = f"{config.backbone.name}-{config.objective.name}-s{config.seed}-{digest(config.resolved, 8)}.json"
-    return Path(config.runs) / "jobs" / name

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from specauf_cli.config.schema import Config, TrainerConfig
@@ -18,12 +19,13 @@ from specauf_cli.models import checkpoint
 from specauf_cli.models.blocks import Batch, collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.objectives import head as heads
+from specauf_cli.objectives import head
 from specauf_cli.objectives.loss import BranchLoss, branch_losses
 from specauf_cli.runtime import ranks
+from specauf_cli.store import layout
 from specauf_cli.store.files import read_log
 from specauf_cli.training.features import Features
-from specauf_cli.training.loop import Job, Outcome, Running, run
+from specauf_cli.training.loop import Outcome, Running, Training, run
 from specauf_cli.training.tracking import OFF, sink
 from specauf_cli.types import Example
 
@@ -93,7 +95,7 @@ class Step:
             self.attention = drafter.attention(self.parameters[0], config.trainer.anchors)
         if self.attention == "flex" and target.device.type == "cpu":
             raise InputError("backbone.attention=flex trains on a GPU only; use auto, split or dense")
-        self.head = heads.choose(config.trainer.head, config.objective, drafter.row_wise(), logits, target.device.type)
+        self.head = head.choose(config.trainer.head, config.objective, drafter.row_wise(), logits, target.device.type)
         features.begin(config.seed)
 
     def __call__(self, step: int) -> Outcome:
@@ -135,7 +137,9 @@ class Step:
         share = trainer.lambda_start * max(0.0, 1.0 - done)
         return {"base": share, "final": 1.0 - share}
 
-    def _micro(self, step: int, batch: Batch, anchors: Tensor, real: Tensor) -> dict[str, BranchLoss]:
+    def _micro(
+        self, step: int, batch: Batch, anchors: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
+    ) -> dict[str, BranchLoss]:
         trainer, slots = self.config.trainer, self.drafter.slots
         features = self.features.of(batch)
         source = batch.tokens if trainer.labels == "data" else self.target.greedy_labels(batch.tokens)
@@ -145,26 +149,26 @@ class Step:
                 self.target, self.drafter.context(features), batch.tokens.gather(1, anchors), anchors
             )
             previous = previous_tokens(batch.tokens, anchors, slots)
-            blocks = heads.Blocks(*(x.flatten(0, 1) for x in (hidden, previous, labels, mask)))
+            blocks = head.Blocks(*(x.flatten(0, 1) for x in (hidden, previous, labels, mask)))
             logits_of, vocabulary = partial(self.drafter.logits, self.target), self.target.chat.vocab
-            found = heads.facts(self.head, logits_of, blocks, vocabulary, row_wise=self.drafter.row_wise())
-            losses = branch_losses(found, blocks.mask, self.config.objective, normalize=trainer.normalize)
+            facts = head.facts(self.head, logits_of, blocks, vocabulary, row_wise=self.drafter.row_wise())
+            losses = branch_losses(facts, blocks.mask, self.config.objective, normalize=trainer.normalize)
             if self.head == "pruned":
                 sums = losses["base"].sums
                 sums |= {"seen": torch.zeros_like(sums["valid"]), "correct": torch.zeros_like(sums["valid"])}
                 if (
                     step % min(trainer.accuracy_every, trainer.log_every) == 0 or step + 1 == self.steps
                 ):  # in every line
-                    sums |= {"seen": sums["valid"], "correct": heads.hits(logits_of, blocks, vocabulary)}
+                    sums |= {"seen": sums["valid"], "correct": head.hits(logits_of, blocks, vocabulary)}
         return losses
 
     def _accumulate(self, losses: Mapping[str, BranchLoss], gradients: dict[str, list[Tensor]]) -> None:
         """Adds each branch's gradient apart: its denominator is known only when every micro-batch has been seen."""
         for name, loss in losses.items():
             last = name == self.drafter.branches[-1]
-            found = torch.autograd.grad(loss.total, self.parameters, retain_graph=not last, materialize_grads=True)
+            gradient = torch.autograd.grad(loss.total, self.parameters, retain_graph=not last, materialize_grads=True)
             known = gradients.get(name)
-            gradients[name] = list(found) if known is None else [a + b for a, b in zip(known, found, strict=True)]
+            gradients[name] = list(gradient) if known is None else [a + b for a, b in zip(known, gradient, strict=True)]
 
     def _sums(self, parts: Sequence[Mapping[str, BranchLoss]]) -> dict[str, Tensor]:
         """Sums for the log: the drafting branch's under plain names, another's as ``base_...``; losses per branch if
@@ -191,11 +195,11 @@ def _of_all_ranks(parts: Sequence[Mapping[str, BranchLoss]]) -> dict[str, Branch
     return result
 
 
-def _weight(parts: Sequence[Mapping[str, BranchLoss]], branch: str) -> Tensor:
+def _weight(parts: Sequence[Mapping[str, BranchLoss]], branch: str) -> Float[Tensor, ""]:
     return torch.stack([p[branch].weight for p in parts]).sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _mean(parts: Sequence[Mapping[str, BranchLoss]], shares: Mapping[str, float]) -> Tensor:
+def _mean(parts: Sequence[Mapping[str, BranchLoss]], shares: Mapping[str, float]) -> Float[Tensor, ""]:
     """The loss of a batch: per branch the totals over the weights, both summed over the micro-batches and divided
     once."""
     means = [s * (torch.stack([p[k].total for p in parts]).sum() / _weight(parts, k)) for k, s in shares.items()]
@@ -225,8 +229,8 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
 class Task:
     """One drafter to train into ``folder`` under the name ``identity``.
 
-    ``probe`` measures it every ``trainer.eval_every`` steps; what it finds is in the log. ``start``: the folder of the
-    drafter whose weights it begins with (None: random ones, by the seed).
+    ``probe`` measures it every ``trainer.eval_every`` steps, for the log. ``start``: the folder of the drafter whose
+    weights it begins with (None: random ones, by the seed).
     """
 
     config: Config
@@ -243,15 +247,19 @@ def train(target: Target, examples: Sequence[Example], features: Features, tasks
     Drafters of one seed meet the same batches, anchors and features; each ends exactly as it would have alone.
     """
     with ExitStack() as stack:
-        jobs = [_job(target, examples, features, task, stack) for task in tasks]
-        ended = run(jobs)
-    for task, one in zip(tasks, ended, strict=True):
-        if ranks.FIRST and one.failure is None:
-            checkpoint.save(cast(DFlash, one.job.module), target, task.folder / "drafter", run=task.identity)
+        trainings = [_training(target, examples, features, task, stack) for task in tasks]
+        ended = run(trainings)
+    for task, running in zip(tasks, ended, strict=True):
+        if ranks.FIRST and running.failure is None:
+            checkpoint.save(
+                cast(DFlash, running.training.module), target, layout.drafter_of(task.folder), run=task.identity
+            )
     return ended
 
 
-def _job(target: Target, examples: Sequence[Example], features: Features, task: Task, stack: ExitStack) -> Job:
+def _training(
+    target: Target, examples: Sequence[Example], features: Features, task: Task, stack: ExitStack
+) -> Training:
     config, trainer = task.config, task.config.trainer
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
@@ -259,7 +267,7 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
         drafter.load_state_dict(checkpoint.load(task.start, target, config.backbone).state_dict())
 
     def kept(done: int) -> Path:
-        return task.folder / "snapshots" / f"step-{done:06d}"
+        return layout.snapshot(task.folder, done)
 
     def asked_for(done: int) -> bool:
         return trainer.snapshot_every is not None and done % trainer.snapshot_every == 0
@@ -271,20 +279,21 @@ def _job(target: Target, examples: Sequence[Example], features: Features, task: 
     def measure(done: int) -> dict[str, float]:
         if trainer.eval_every is None or done % trainer.eval_every:
             return {}
-        found = task.probe(drafter)
-        if not found:
-            return found
-        best = max((x for x in read_log(task.folder / "log.jsonl") if "tau" in x), key=lambda x: x["tau"], default=None)
-        if best is None or found["tau"] > best["tau"]:  # the drafter with the best tau so far is kept too, and only it
+        measured = task.probe(drafter)
+        if not measured:
+            return measured
+        lines = [x for x in read_log(layout.log_of(task.folder)) if "tau" in x]
+        best = max(lines, key=lambda x: x["tau"], default=None)
+        if best is None or measured["tau"] > best["tau"]:  # the drafter with the best tau so far is kept, and only it
             checkpoint.save(drafter, target, kept(done), run=task.identity)
             if best is not None and not asked_for(int(best["step"])):
                 shutil.rmtree(kept(int(best["step"])), ignore_errors=True)
-        return found
+        return measured
 
     step = Step(config, target, drafter, examples, features)
     print(f"{task.identity}: head {step.head}, attention {step.attention}", file=sys.stderr)
     log = stack.enter_context(sink(config.tracking if ranks.FIRST else OFF, task.folder, config.resolved))
-    return Job(
+    return Training(
         name=f"{config.backbone.title} {config.objective.title} seed {config.seed}",
         folder=task.folder,
         module=drafter,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -37,9 +38,18 @@ class Features:
 
     KEEP = 1_500_000_000
 
-    def __init__(self, target: Target, examples: Sequence[Example], trainer: TrainerConfig, folder: Path) -> None:
-        """``folder``: where ``disk`` keeps them, below a name of their own. Errors: InputError when they do not fit
-        there."""
+    def __init__(
+        self,
+        target: Target,
+        examples: Sequence[Example],
+        trainer: TrainerConfig,
+        folder: Path,
+        *,
+        keep: int | None = None,
+    ) -> None:
+        """``folder``: where ``disk`` keeps them, below a name of their own. ``keep``: bytes kept of what is computed
+        online (None: ``KEEP``). Errors: InputError when they do not fit on the disk."""
+        self.most = self.KEEP if keep is None else keep
         self.target, self.examples, self.trainer = target, examples, trainer
         self.kept: dict[tuple[tuple[int, ...], int], Tensor] = {}
         self.bytes, self.seed = 0, -1
@@ -68,8 +78,8 @@ class Features:
         if seed != self.seed:
             self.kept, self.bytes, self.seed = {}, 0, seed
 
-    def of(self, batch: Batch) -> Tensor:
-        """Features of a batch, ``[B, T, F]``; zero where padded when they come from memory or disk."""
+    def of(self, batch: Batch) -> Float[Tensor, "B T F"]:
+        """Features of a batch; zero where padded when they come from memory or disk."""
         width = batch.tokens.shape[1]
         if self.store is not None:
             rows = [F.pad(x, (0, 0, 0, width - len(x))) for x in self.store.read(batch.index)]
@@ -78,11 +88,11 @@ class Features:
         if key == self.last[0]:  # drafters that are trained together ask one after the other
             return self.last[1]
         if key not in self.kept:
-            found = self._compute(batch.tokens)
-            self.last = key, found
-            if self.bytes + found.nbytes > self.KEEP:
-                return found
-            self.kept[key], self.bytes = found, self.bytes + found.nbytes
+            features = self._compute(batch.tokens)
+            self.last = key, features
+            if self.bytes + features.nbytes > self.most:
+                return features
+            self.kept[key], self.bytes = features, self.bytes + features.nbytes
         return self.kept[key]
 
     def ahead(self, index: Sequence[int]) -> None:
@@ -102,11 +112,11 @@ class Features:
                 yield i, row[: len(self.examples[i].tokens)].to("cpu", self.dtype, copy=True)
             order = order[len(some) :]
 
-    def _compute(self, tokens: Tensor) -> Tensor:
+    def _compute(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
         low = self.trainer.precision == "bf16"
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
-            found = self.target.features(tokens.to(self.target.device))
-        return found.to(self.dtype)
+            features = self.target.features(tokens.to(self.target.device))
+        return features.to(self.dtype)
 
 
 class Memory:
@@ -178,8 +188,8 @@ class Disk:
         already."""
         for members, rows in (self.now, self.next):
             if set(index) <= set(members):
-                found = dict(zip(members, rows.result(), strict=True))
-                return [found[i] for i in index]
+                row_of = dict(zip(members, rows.result(), strict=True))
+                return [row_of[i] for i in index]
         return self.reader.submit(self._read, index).result()
 
     def ahead(self, index: Sequence[int]) -> None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 from specauf_cli.errors import InputError, Interrupted
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.progress import track
-from specauf_cli.store.files import atomic, read_log
+from specauf_cli.store import layout
+from specauf_cli.store.files import append_line, atomic, read_log
 from specauf_cli.training import state
 from specauf_cli.training.tracking import Sink
 
@@ -33,14 +33,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training job. ``step(i)`` leaves the gradient of batch ``i``'s loss in the parameters.
+class Training:
+    """What to train, and how. ``step(i)`` leaves the gradient of batch ``i``'s loss in the parameters.
 
     ``identity`` names what is being trained; a checkpoint with another identity is refused. ``summary`` turns the
     window's sums into the named means of a log line. ``snapshot(done)`` is called after every step, before it is saved;
     ``measure(done)`` adds to a line of the log. A checkpoint is written every ``save_every`` steps and ``save_minutes``
-    minutes; the last ``keep`` stay. ``sink(line)`` gets every line of the log. ``shared``: every rank runs the same
-    job, and the first one writes.
+    minutes; the last ``keep`` stay. ``sink(line)`` gets every line of the log. ``shared``: every rank runs it, and the
+    first one writes.
     """
 
     name: str
@@ -65,35 +65,36 @@ class Job:
     shared: bool = False
 
 
-def learning_rate(job: Job, step: int) -> float:
+def learning_rate(training: Training, step: int) -> float:
     """Linear warm-up over ``warmup`` x steps, then cosine to zero. ``step`` counts from 0."""
-    warm = max(1, round(job.warmup * job.steps))
+    warm = max(1, round(training.warmup * training.steps))
     if step < warm:
-        return job.lr * (step + 1) / warm
-    return job.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, job.steps - warm)))
+        return training.lr * (step + 1) / warm
+    return training.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, training.steps - warm)))
 
 
 class Running:
-    """A job under way: its optimiser, the open window of its log, and the steps done. Begins at the newest
+    """A training under way: its optimiser, the open window of its log, and the steps done. Begins at the newest
     checkpoint."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.checkpoints, self.log = job, job.folder / "checkpoints", job.folder / "log.jsonl"
-        self.writes = ranks.FIRST or not job.shared
-        decayed = [p for p in job.module.parameters() if p.requires_grad and p.dim() > 1]
-        plain = [p for p in job.module.parameters() if p.requires_grad and p.dim() <= 1]
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.checkpoints, self.log = layout.checkpoints_of(training.folder), layout.log_of(training.folder)
+        self.writes = ranks.FIRST or not training.shared
+        decayed = [p for p in training.module.parameters() if p.requires_grad and p.dim() > 1]
+        plain = [p for p in training.module.parameters() if p.requires_grad and p.dim() <= 1]
         self.parameters = [*decayed, *plain]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": job.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=job.lr,
-            betas=job.betas,
+            [{"params": decayed, "weight_decay": training.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=training.lr,
+            betas=training.betas,
             fused=True,
         )
         self.done, self.window, self.seconds = _resume(self)
-        if job.shared:
+        if training.shared:
             ranks.wait()  # nobody reads a checkpoint that the first rank is about to clear away
         if self.done:
-            print(f"{job.name}: continues after step {self.done} of {job.steps}", file=sys.stderr)
+            print(f"{training.name}: continues after step {self.done} of {training.steps}", file=sys.stderr)
         self.line = (read_log(self.log) or [{}])[-1]
         self.sums: list[Mapping[str, Tensor]] = []
         self.tokens, self.reading, self.saved = 0, 0.0, time.monotonic()
@@ -103,42 +104,43 @@ class Running:
     @property
     def over(self) -> bool:
         """True when there is nothing left to do."""
-        return self.failure is not None or self.done >= self.job.steps
+        return self.failure is not None or self.done >= self.training.steps
 
     def advance(self) -> None:
         """One optimiser step, its line of the log where one is due, and its checkpoint where one is due.
 
         Errors: InputError for a non-finite loss; nothing is updated with it.
         """
-        job, begin = self.job, time.perf_counter()
+        training, begin = self.training, time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        outcome = job.step(self.done)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, job.clip)
+        outcome = training.step(self.done)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, training.clip)
         loss, grad_norm = torch.stack(
             [outcome.loss.double(), norm.double()]
         ).tolist()  # the only wait for a GPU in a step
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             last = state.latest(self.checkpoints)
+            kept = f"The last good checkpoint is {last}" if last else "No checkpoint yet"
             raise InputError(
-                f"{job.name}: loss {loss}, gradient norm {grad_norm} at step {self.done + 1}; stopped before updating. "
-                f"{f'The last good checkpoint is {last}' if last else 'No checkpoint yet'}; try a lower learning rate"
+                f"{training.name}: loss {loss}, gradient norm {grad_norm} at step {self.done + 1}; stopped before "
+                f"updating. {kept}; try a lower learning rate"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(job, self.done)
+            group["lr"] = learning_rate(training, self.done)
         self.optimizer.step()
         self.done += 1
         self.tokens += outcome.tokens
         self.sums.append(outcome.sums)
-        seen = {"steps": 1.0, "loss": loss, "grad_norm": grad_norm, "clipped": float(grad_norm > job.clip)}
+        seen = {"steps": 1.0, "loss": loss, "grad_norm": grad_norm, "clipped": float(grad_norm > training.clip)}
         for key, value in seen.items():
             self.window[key] = self.window.get(key, 0.0) + value
         took = time.perf_counter() - begin
         self.seconds, self.reading = self.seconds + took, self.reading + took
-        if self.done % job.log_every == 0 or self.done == job.steps:
+        if self.done % training.log_every == 0 or self.done == training.steps:
             self._write_line()
-        job.snapshot(self.done)
-        late = time.monotonic() - self.saved > 60 * job.save_minutes
-        if self.done % job.save_every == 0 or late or self.done == job.steps:
+        training.snapshot(self.done)
+        late = time.monotonic() - self.saved > 60 * training.save_minutes
+        if self.done % training.save_every == 0 or late or self.done == training.steps:
             self.save()
 
     def _gather(self) -> None:
@@ -155,13 +157,13 @@ class Running:
 
     def _write_line(self) -> None:
         self._gather()
-        self.line = _summarise(self.job, self.done, self.window)
+        self.line = _summarise(self.training, self.done, self.window)
         self.speed = round(self.tokens / self.reading)
         if self.writes:
-            self.line |= self.job.measure(self.done)
+            self.line |= self.training.measure(self.done)
             logged = {**self.line, "tokens_per_second": self.speed}
-            _append(self.log, logged)
-            self.job.sink(logged)
+            append_line(self.log, logged)
+            self.training.sink(logged)
         self.window, self.tokens, self.reading = {}, 0, 0.0
 
     def save(self) -> None:
@@ -169,55 +171,56 @@ class Running:
         self._gather()
         if self.writes:
             self.saved = time.monotonic()
-            extra = {"identity": self.job.identity, "window": self.window, "seconds": self.seconds}
-            state.save(self.checkpoints, self.job.module, self.optimizer, self.done, extra, keep=self.job.keep)
+            extra = {"identity": self.training.identity, "window": self.window, "seconds": self.seconds}
+            module, keep = self.training.module, self.training.keep
+            state.save(self.checkpoints, module, self.optimizer, self.done, extra, keep=keep)
 
 
-def run(jobs: Sequence[Job]) -> list[Running]:
-    """Trains every job to its last step, a step of each in turn; jobs do not touch each other.
+def run(trainings: Sequence[Training]) -> list[Running]:
+    """Runs every training to its last step, a step of each in turn; they do not touch each other.
 
-    ``log.jsonl`` gets one line per ``log_every`` steps: means over that window. A job that fails (``failure``) leaves
-    the others running. Raises ``Interrupted`` after a signal, when every job is saved. Errors: InputError for a foreign
-    checkpoint.
+    ``log.jsonl`` gets one line per ``log_every`` steps: means over that window. A training that fails (``failure``)
+    leaves the others running. Raises ``Interrupted`` after a signal, when every one is saved. Errors: InputError for a
+    foreign checkpoint.
     """
-    running = [Running(job) for job in jobs]
-    name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} trainings, {jobs[0].name} ..."
-    total, done = sum(r.job.steps for r in running), sum(r.done for r in running)
+    running = [Running(training) for training in trainings]
+    name = trainings[0].name if len(trainings) == 1 else f"{len(trainings)} trainings, {trainings[0].name} ..."
+    total, done = sum(r.training.steps for r in running), sum(r.done for r in running)
     with _signals() as caught, track(name, total, done) as show:
         while active := [r for r in running if not r.over]:
-            for one in active:
+            for current in active:
                 try:
-                    one.advance()
+                    current.advance()
                 except InputError as error:
-                    if one.job.shared and ranks.WORLD > 1:
-                        raise  # the other ranks may know nothing of it, and would wait for this one
-                    one.failure = error
-                    if len(jobs) > 1:
+                    if current.training.shared and ranks.WORLD > 1:
+                        raise  # the other ranks may know nothing of it, and would wait for this rank
+                    current.failure = error
+                    if len(trainings) > 1:
                         print(f"specauf: {error}; the others go on", file=sys.stderr)
             shown = _metrics(active[0].line) if len(running) == 1 else _side_by_side([r.line for r in running])
-            if any(r.done % r.job.log_every == 0 or r.over for r in active):
+            if any(r.done % r.training.log_every == 0 or r.over for r in active):
                 show(sum(r.done for r in running), f"{shown} · {active[0].speed:,} tokens/s")
             stop = caught() or 0
-            if jobs[0].shared:
+            if trainings[0].shared:
                 stop = ranks.largest(stop, running[0].parameters[0].device)
             left = [r for r in running if not r.over]
             if stop and left:
-                for one in left:
-                    one.save()
-                if jobs[0].shared:
+                for unfinished in left:
+                    unfinished.save()
+                if trainings[0].shared:
                     ranks.wait()  # whoever ends first is taken for a failure, and the others are killed
-                raise Interrupted(stop, left[0].job.folder, left[0].done)
+                raise Interrupted(stop, left[0].training.folder, left[0].done)
     return running
 
 
-def _summarise(job: Job, step: int, window: Mapping[str, float]) -> dict[str, float]:
+def _summarise(training: Training, step: int, window: Mapping[str, float]) -> dict[str, float]:
     """One line of the log: means over the window."""
     n = window["steps"]
     return {
         "step": step,
         "loss": window["loss"] / n,
-        **job.summary(window),
-        "lr": learning_rate(job, step - 1),
+        **training.summary(window),
+        "lr": learning_rate(training, step - 1),
         "grad_norm": window["grad_norm"] / n,
         "clip_fraction": window["clipped"] / n,
     }
@@ -225,18 +228,18 @@ def _summarise(job: Job, step: int, window: Mapping[str, float]) -> dict[str, fl
 
 def _resume(running: Running) -> tuple[int, dict[str, float], float]:
     """Steps done, the open window of the log and the seconds spent so far; the log is cut back to the checkpoint."""
-    job, log = running.job, running.log
-    found = state.latest(running.checkpoints)
-    if found is None:
-        job.folder.mkdir(parents=True, exist_ok=True)
+    training, log = running.training, running.log
+    newest = state.latest(running.checkpoints)
+    if newest is None:
+        training.folder.mkdir(parents=True, exist_ok=True)
         if running.writes:
             log.write_text("")
         return 0, {}, 0.0
-    saved = state.restore(found, job.module, running.optimizer)
-    if saved["identity"] != job.identity:
+    saved = state.restore(newest, training.module, running.optimizer)
+    if saved["identity"] != training.identity:
         raise InputError(
-            f"checkpoint {found} belongs to another configuration ({saved['identity']}, not {job.identity}); move it "
-            "aside"
+            f"checkpoint {newest} belongs to another configuration ({saved['identity']}, not {training.identity}); "
+            "move it aside"
         )
     step = int(saved["step"])
     if running.writes:
@@ -244,14 +247,6 @@ def _resume(running: Running) -> tuple[int, dict[str, float], float]:
         with atomic(log) as temporary:  # what is behind the checkpoint comes again
             temporary.write_text("".join(kept))
     return step, dict(saved["window"]), float(saved["seconds"])
-
-
-def _append(log: Path, line: Mapping[str, Any]) -> None:
-    try:
-        with open(log, "a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write {log}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -284,8 +279,8 @@ def _signals() -> Iterator[Callable[[], int | None]]:
 
 def _side_by_side(lines: Sequence[Mapping[str, float]]) -> str:
     """How far several drafters are, in their order."""
-    found = [f"{line['accept_length']:.2f}" for line in lines if "accept_length" in line]
-    return f"accept length {' '.join(found)}" if found else ""
+    lengths = [f"{line['accept_length']:.2f}" for line in lines if "accept_length" in line]
+    return f"accept length {' '.join(lengths)}" if lengths else ""
 
 
 def _metrics(line: Mapping[str, float]) -> str:

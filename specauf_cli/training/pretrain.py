@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from specauf_cli.config.schema import PretrainConfig, TargetConfig
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.errors import InputError
-from specauf_cli.models import target as targets
+from specauf_cli.models import target
 from specauf_cli.runtime import ranks
-from specauf_cli.store.files import digest, file_sha256, lock, read_json, write_json
+from specauf_cli.store import layout
+from specauf_cli.store.files import atomic_folder, digest, file_sha256, lock, read_json, remove_leftovers, write_json
 from specauf_cli.store.provenance import now, peak_memory_mib
-from specauf_cli.training.loop import Job, Outcome, run
+from specauf_cli.training.loop import Outcome, Training, run
 from specauf_cli.types import Corpus
 
 MARKER = "specauf.json"
@@ -38,7 +40,7 @@ def ensure(config: TargetConfig, corpus: Corpus, runs: Path, *, data: str, devic
     folder = place(config, runs, data=data)
     name = folder.name
     if not (folder / MARKER).is_file() and ranks.FIRST:
-        with lock(folder.with_name(folder.name + ".training"), f"target {name}", wait=True):
+        with lock(layout.target_training(folder), f"target {name}", wait=True):
             if not (folder / MARKER).is_file():  # another process may have trained it meanwhile
                 train(config, corpus, folder, data=data, device=device)
     ranks.wait()
@@ -54,7 +56,7 @@ def place(config: TargetConfig, runs: Path, *, data: str) -> Path:
     """Where the target that ``config.pretrain`` describes lies once it is trained on ``data``; whole when it holds
     ``MARKER``."""
     assert config.pretrain is not None
-    return runs / "targets" / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
+    return layout.targets(runs) / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
 
 
 def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, device: str) -> None:
@@ -65,20 +67,18 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     """
     recipe = config.pretrain
     assert recipe is not None
-    work = folder.with_name(folder.name + ".training")
+    work = layout.target_training(folder)
     print(f"training target {config.title}: {recipe.steps} steps (once; kept in {folder})", file=sys.stderr)
-    tokenizer, partial = work / "tokenizer", work / ".tokenizer.partial"
+    tokenizer = work / "tokenizer"
     if not (tokenizer / "tokenizer.json").is_file():
-        shutil.rmtree(tokenizer, ignore_errors=True)
         texts = (m.content for c in corpus.conversations for m in c.messages)
-        shutil.rmtree(partial, ignore_errors=True)
-        Chat.build(texts, recipe.vocab_size).save(partial)
-        partial.rename(tokenizer)  # whole or not at all: an interrupted training continues with it
+        with atomic_folder(tokenizer) as partial:  # an interrupted training continues with it
+            Chat.build(texts, recipe.vocab_size).save(partial)
     chat = Chat.load(replace(config, path=str(tokenizer)))
     examples, counts = encode(chat, corpus, max_length=recipe.max_positions)
     stream = torch.tensor([t for e in examples for t in (*e.tokens, chat.pad_id)], dtype=torch.long)
     answers = torch.tensor([s for e in examples for s in (*e.supervised, False)])
-    model = targets.create(recipe, chat).to(device)
+    model = target.create(recipe, chat).to(device)
     rows = Rows(stream, answers, recipe)
     kind = torch.device(device).type
     if kind == "cpu":  # the backward pass of the fused CPU kernel takes half of a step at these lengths
@@ -100,7 +100,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
 
     (ended,) = run(
         [
-            Job(
+            Training(
                 name=f"target {config.name}",
                 folder=work,
                 module=model,
@@ -120,34 +120,34 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
     )
     if ended.failure:
         raise ended.failure
+    tokens_seen = recipe.steps * recipe.rows * recipe.row_length
+    remove_leftovers(folder)
     try:
-        model.save_pretrained(work / "final", safe_serialization=True)
-        chat.save(work / "final")
-        shutil.copy(work / "log.jsonl", work / "final" / "log.jsonl")
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write {work / 'final'}: {reason}; the training is saved in {work}") from error
-    marker = {
-        "fingerprint": targets.content_fingerprint(work / "final"),
-        "files": _files(work / "final"),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "vocabulary": chat.vocab,
-        "train": {**counts, "steps": recipe.steps, "tokens seen": recipe.steps * recipe.rows * recipe.row_length},
-        "last": {k: ended.line[k] for k in ("loss", "accuracy")},
-        "seconds": round(ended.seconds, 1),
-        "peak_memory_mib": peak_memory_mib(),
-        "written": now(),
-    }
-    write_json(work / "final" / MARKER, marker)
-    shutil.rmtree(folder, ignore_errors=True)
-    (work / "final").rename(folder)
+        with atomic_folder(folder) as final:
+            model.save_pretrained(final, safe_serialization=True)
+            chat.save(final)
+            shutil.copy(layout.log_of(work), layout.log_of(final))
+            marker = {
+                "fingerprint": target.content_fingerprint(final),
+                "files": _files(final),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "vocabulary": chat.vocab,
+                "train": {**counts, "steps": recipe.steps, "tokens seen": tokens_seen},
+                "last": {k: ended.line[k] for k in ("loss", "accuracy")},
+                "seconds": round(ended.seconds, 1),
+                "peak_memory_mib": peak_memory_mib(),
+                "written": now(),
+            }
+            write_json(final / MARKER, marker)
+    except InputError as error:
+        raise InputError(f"{error}; the training is saved in {work}") from error
     shutil.rmtree(work)
 
 
 class Rows:
     """Fixed-shape rows of row_length + 1 tokens; a new shuffle of the rows, and a new offset, for every epoch."""
 
-    def __init__(self, stream: torch.Tensor, answers: torch.Tensor, recipe: PretrainConfig) -> None:
+    def __init__(self, stream: Int[Tensor, "tokens"], answers: Bool[Tensor, "tokens"], recipe: PretrainConfig) -> None:
         self.stream, self.answers, self.recipe = stream, answers, recipe
         self.count = (len(stream) - 1) // recipe.row_length - 1
         self.per_epoch = self.count // recipe.rows
@@ -157,8 +157,8 @@ class Rows:
                 "data or fewer rows"
             )
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and answer mask of one step, ``[rows, row_length + 1]`` each."""
+    def batch(self, step: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+        """Tokens and answer mask of one step: B = ``rows``, T = ``row_length`` + 1."""
         epoch, position = divmod(step, self.per_epoch)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
         offset = int(torch.randint(self.recipe.row_length, (), generator=generator))
@@ -178,8 +178,10 @@ def _files(folder: Path) -> dict[str, str]:
 def describe(path: str, *, whole: bool = False) -> dict[str, Any]:
     """What the marker of a target trained here says of it; empty for any other target."""
     marker = Path(path) / MARKER
-    found = read_json(marker) if marker.is_file() else {}
+    contents = read_json(marker) if marker.is_file() else {}
     kinds = {"fingerprint": str, "files": dict, "parameters": int, "vocabulary": int, "train": dict, "last": dict}
-    if not isinstance(found, dict) or (found and not all(isinstance(found.get(k), v) for k, v in kinds.items())):
+    if not isinstance(contents, dict) or (
+        contents and not all(isinstance(contents.get(k), v) for k, v in kinds.items())
+    ):
         raise InputError(f"{marker} is damaged; move its folder aside to train the target again")
-    return {k: v for k, v in found.items() if k != "files"} if not whole else found
+    return {k: v for k, v in contents.items() if k != "files"} if not whole else contents

@@ -4,7 +4,6 @@ All randomness of training is keyed by (seed, step), so there is no generator st
 """
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from specauf_cli.errors import InputError, first_line
-from specauf_cli.store.files import digest, file_sha256
+from specauf_cli.store.files import atomic_folder, digest, file_sha256, remove_leftovers
 
 
 def save(
@@ -33,29 +32,20 @@ def save(
     Errors: InputError when it cannot be written; earlier checkpoints stay untouched.
     """
     final = folder / f"step-{step:06d}"
-    partial = folder / f".partial-{step:06d}"
+    files = {"model.safetensors": _weights(module), "optimizer.safetensors": _moments(optimizer)}
+    remove_leftovers(final)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        files = {"model.safetensors": _weights(module), "optimizer.safetensors": _moments(optimizer)}
-        sums = {}
-        for name, tensors in files.items():
-            save_file(tensors, partial / name)
-            sums[name] = file_sha256(partial / name)
-        about = {"step": step, "sha256": sums, **extra}
-        (partial / "state.json").write_text(json.dumps({**about, "digest": digest(about)}, indent=1))
-        for name in (*files, "state.json"):
-            with open(partial / name, "rb") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        with atomic_folder(final) as partial:
+            sums = {}
+            for name, tensors in files.items():
+                save_file(tensors, partial / name)
+                sums[name] = file_sha256(partial / name)
+            about = {"step": step, "sha256": sums, **extra}
+            (partial / "state.json").write_text(json.dumps({**about, "digest": digest(about)}, indent=1))
+    except InputError as error:
         last = latest(folder)
         kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
-        raise InputError(
-            f"cannot save checkpoint {final}: {getattr(error, 'strerror', None) or error}; {kept}"
-        ) from error
+        raise InputError(f"{error}; {kept}") from error
     for old in _all(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -63,8 +53,8 @@ def save(
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint, or None."""
-    found = _all(folder)
-    return found[-1] if found else None
+    checkpoints = _all(folder)
+    return checkpoints[-1] if checkpoints else None
 
 
 def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -107,8 +97,8 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
 
 def _all(folder: Path) -> list[Path]:
     """Checkpoints, oldest first."""
-    found = (p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name))
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    checkpoints = (p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name))
+    return sorted(checkpoints, key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

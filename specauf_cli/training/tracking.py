@@ -36,7 +36,7 @@ def sink(config: TrackingConfig, folder: Path, settings: Mapping[str, Any]) -> I
             id=folder.name,
             name=folder.name,
             dir=str(folder),
-            mode=config.mode,  # type: ignore[arg-type]
+            mode=config.mode,
             resume="allow",
             config=dict(settings),
             settings=wandb.Settings(console="off", silent=True, init_timeout=30),

@@ -91,13 +91,13 @@ def test_an_objective_for_another_backbone_is_refused_with_those_that_fit() -> N
 
 def test_sizes_of_the_correction_follow_the_profile_and_can_be_overridden() -> None:
     knobs = [
-        compose.compose(["backbone=domino", *o]).backbone.model.keywords
-        for o in ([], ["profile=smoke"], ["backbone.model.emb_dim=7"])
-    ]  # type: ignore[attr-defined]
+        compose.compose(["backbone=domino", *o]).backbone.knobs
+        for o in ([], ["profile=smoke"], ["backbone.knobs.emb_dim=7"])
+    ]
     assert [k["emb_dim"] for k in knobs] == [32, 8, 7]
     assert [k["gru_hidden_dim"] for k in knobs] == [64, 16, 64]
-    with pytest.raises(InputError, match=r"backbone.model.rank"):
-        compose.compose(["backbone=domino", "+backbone.model.rank=3"])
+    with pytest.raises(InputError, match=r"backbone.knobs.rank is not one of its knobs"):
+        compose.compose(["backbone=domino", "+backbone.knobs.rank=3"])
 
 
 def test_command_line_beats_profile_beats_groups() -> None:
@@ -115,7 +115,7 @@ def test_machine_settings_stay_out_of_the_resolved_configuration() -> None:
 
 def test_credits_are_bound_with_their_knobs() -> None:
     credit = compose.compose(["objective=auf_decay", "objective.base.gamma=4"]).objective.base
-    assert credit.keywords == {"gamma": 4}  # type: ignore[attr-defined]
+    assert (credit.credit, credit.knobs) == ("auf_decay", {"gamma": 4})
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,11 @@ def test_credits_are_bound_with_their_knobs() -> None:
         (["benchmark=gsm8"], ["unknown benchmark", "Did you mean 'gsm8k'?"]),
         (["trainer.stepz=5"], ["unknown setting 'trainer.stepz'", "Did you mean 'trainer.steps'?"]),
         (["sed=5"], ["unknown setting 'sed'", "Did you mean 'seed'?"]),
-        (["trainer.steps=many"], ["trainer.steps='many' is not valid", "int"]),
+        (["trainer.steps=many"], ["trainer.steps='many' is not valid", "whole number"]),
         (["trainer.lr=high"], ["trainer.lr='high'"]),
         (["objective"], ["'objective' is not an override"]),
         (["objective.base.gamma=3"], ["gamma", "objective.base"]),
-        (["target.taps=many"], ["target.taps='many'", "int"]),
+        (["target.taps=many"], ["target.taps='many'", "list"]),
         (["data=jsonl"], ["data.path"]),
         (["=5"], ["not an override"]),
     ],
@@ -179,13 +179,13 @@ def test_a_path_is_taken_as_it_is_typed(folder: str) -> None:
     assert (config.runs, config.data.path, config.target.path) == (folder, folder, folder)
 
 
-@pytest.mark.parametrize(
-    ("word", "says"),
-    [("experiment=table2", "is for a sweep of Hydra's"), ("hydra/launcher=slurm", "Hydra's own settings")],
-)
-def test_together_refuses_what_only_a_sweep_of_hydra_reads(word: str, says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        compose.sweep(["-m", word, "seed=0"])
+def test_a_sweep_is_expanded_as_hydras_own_sweeper_does() -> None:
+    words = ["objective=auf,decay", "seed=range(0,2)", "data.path='a,b'"]
+    assert [j[:2] for j in compose.sweep(words)] == [
+        [f"objective={o}", f"seed={s}"] for o in ("auf", "decay") for s in (0, 1)
+    ]
+    with pytest.raises(InputError, match="not an override"):
+        compose.sweep(["objective=auf,", "seed={"])
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_together_refuses_what_only_a_sweep_of_hydra_reads(word: str, says: str)
     [
         ("name: table2", "name: table2\nkind: []", r"kind \[\] is none of"),
         ('"0":', '"0.0":', "a temperature is written as in"),
-        ("margin: 0.1", f"margin: {'9' * 400}", "margin=inf must be"),
+        ("margin: 0.1", f"margin: {'9' * 400}", "margin=9999"),
     ],
 )
 def test_values_that_no_page_can_use_are_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -216,5 +216,3 @@ def test_a_page_of_variants_names_the_papers_rows_right(tmp_path: Path) -> None:
 def test_hydras_own_settings_and_pages_are_for_its_sweeps() -> None:
     with pytest.raises(InputError, match=r"a table takes --launcher NAME"):
         compose.compose(["profile=smoke", "hydra/launcher=slurm"])
-    with pytest.raises(InputError, match="names several drafters; add -m"):
-        compose.run_hydra(lambda *_: pytest.fail("trained"), ["experiment=table2", "profile=smoke"])

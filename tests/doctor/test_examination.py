@@ -16,9 +16,8 @@ from helpers.findings import BACKBONES, Break, Patch, found, only, weights_of
 from helpers.hub import publish
 from specauf_cli.config import compose
 from specauf_cli.data.chat import Chat
-from specauf_cli.doctor import examination
+from specauf_cli.doctor import examination, subject
 from specauf_cli.doctor.subject import FAIL, OUT, WARN, Finding, Subject
-from specauf_cli.models import target as targets
 from specauf_cli.models.target import Target
 
 
@@ -37,7 +36,7 @@ def test_a_part_that_cannot_be_opened_fails_once_and_leaves_the_others_out(tmp_p
     said = found(Subject(config))
     assert [n for n, f in said.items() if f.verdict == FAIL] == ["target"]
     assert "cannot be loaded" in said["target"].found
-    assert [n for n, f in said.items() if f.verdict == OUT] == ["room", *list(examination.CHECKS)[6:]]
+    assert [n for n, f in said.items() if f.verdict == OUT] == ["resources", *list(examination.CHECKS)[6:]]
     assert all("\n" not in f.found for f in said.values())
 
 
@@ -106,12 +105,12 @@ def test_dry_run_needs_no_network_and_names_what_it_leaves_out(tmp_path: Path, m
         raise AssertionError("a dry run reached for the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(targets, "load", refuse)
+    monkeypatch.setattr(subject, "load", refuse)
     words = ["target.path=Some-Org/Some-Model-8B", "data=sharegpt", "benchmark=all", "trainer.steps=10"]
     printed = specauf(tmp_path, "doctor", "--dry-run", *words).stdout
     assert "from the hub: target Some-Org/Some-Model-8B, data " in printed
     left = printed.splitlines()[-2]
-    assert all(n in left for n in ("room", "target", "overlap", "leak", "round trip"))
+    assert all(n in left for n in ("resources", "target", "overlap", "leak", "round trip"))
     offline_ = specauf(tmp_path, "doctor", "--dry-run", "profile=smoke").stdout
     assert "overlap        none of" in offline_
 

@@ -12,24 +12,26 @@ import pytest
 from helpers.findings import Break, Patch, found, only, wrong
 from specauf_cli.config import compose
 from specauf_cli.doctor.subject import FAIL, OUT, WARN, Subject
-from specauf_cli.planning import plan
+from specauf_cli.planning.text import size
 from specauf_cli.runtime import machine
 
 
 def test_a_full_disk(healthy: Break, monkeypatch: Patch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    assert only(healthy(), "room", "0.001 MB free", "runs=FOLDER").startswith(FAIL)
+    assert only(healthy(), "resources", "0.001 MB free", "runs=FOLDER").startswith(FAIL)
 
 
 def test_a_disk_too_small_for_the_snapshots(healthy: Break, monkeypatch: Patch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    said = only(healthy(settings={"trainer.snapshot_every": 1, "trainer.steps": 2000}), "room", "most of it: snapshots")
+    said = only(
+        healthy(settings={"trainer.snapshot_every": 1, "trainer.steps": 2000}), "resources", "most of it: snapshots"
+    )
     assert said.startswith(WARN)
 
 
 def test_too_little_memory(healthy: Break, monkeypatch: Patch) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda _: 1000)
-    assert only(healthy(), "room", "lower trainer.micro_batch").startswith(WARN)
+    assert only(healthy(), "resources", "lower trainer.micro_batch").startswith(WARN)
 
 
 def test_free_memory_is_known_here() -> None:
@@ -52,12 +54,12 @@ def test_settings_that_lead_nowhere(healthy: Break, settings: dict[str, Any], wo
     said = wrong(healthy(settings=settings))
     assert words in said["settings"]
     assert "fix: " in said["settings"]
-    assert "room" not in said
+    assert "resources" not in said
 
 
-def test_room_is_what_is_planned(healthy: Break) -> None:
+def test_resources_are_what_is_planned(healthy: Break) -> None:
     of = healthy()
-    assert f"disk: about {plan.size(sum(of.plan().disk.values()))} needed" in found(of)["room"].found
+    assert f"disk: about {size(sum(of.plan().disk.values()))} needed" in found(of)["resources"].found
     assert of.plan().lengths.examples == len(of.data()[0].conversations)
 
 
@@ -69,9 +71,9 @@ def test_a_target_of_the_hub_is_counted_without_network(healthy: Break) -> None:
         for words in (["target=qwen3_0_6b"], ["target=hf", "target.name=ORG/NAME"])
     )
     said = found(stated)
-    assert said["room"].verdict in ("ok", WARN)
-    assert "needed" in said["room"].found
+    assert said["resources"].verdict in ("ok", WARN)
+    assert "needed" in said["resources"].found
     assert "from the hub: target Qwen/Qwen3-0.6B" in said["settings"].found
     said = found(unknown)
-    assert (said["settings"].verdict, said["room"].verdict) == ("ok", OUT)
-    assert "the sizes of target 'ORG/NAME' cannot be read" in said["room"].found
+    assert (said["settings"].verdict, said["resources"].verdict) == ("ok", OUT)
+    assert "the sizes of target 'ORG/NAME' cannot be read" in said["resources"].found

@@ -11,14 +11,14 @@ from helpers.engines import (
     DRAFTER,
     SETTINGS,
     TOKENS,
-    VLLM,
+    FakeSGLang,
+    FakeVLLM,
     Known,
-    SGLang,
 )
 from specauf_cli.config import compose
 from specauf_cli.config.compose import with_benchmarks
 from specauf_cli.data.chat import Chat
-from specauf_cli.engines import client, server
+from specauf_cli.engines import client, measure
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.evaluate import load_benchmarks
 from specauf_cli.models.target import Target
@@ -47,21 +47,21 @@ def known(target: Target) -> Known:
 def folder(tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place to work in, with the target's tokenizer under ``model``."""
     monkeypatch.setattr(client, "FIRST_DELAY", 0.01)
-    monkeypatch.setattr(server, "SETTLE", 0.3)
+    monkeypatch.setattr(measure, "SETTLE", 0.3)
     chat.save(tmp_path / "model")
     monkeypatch.chdir(tmp_path)  # what lies there is a folder and no model of the hub
     return tmp_path
 
 
 @pytest.fixture
-def sglang(chat: Chat, known: Known, folder: Path) -> SGLang:
-    return SGLang(chat, {t: [x for r in found.values() for x in r] for t, found in known.items()}, "model", DRAFTER)
+def sglang(chat: Chat, known: Known, folder: Path) -> FakeSGLang:
+    return FakeSGLang(chat, {t: [x for r in found.values() for x in r] for t, found in known.items()}, "model", DRAFTER)
 
 
 @pytest.fixture
-def make_vllm(chat: Chat, known: Known, folder: Path) -> Callable[[bool], VLLM]:
+def make_vllm(chat: Chat, known: Known, folder: Path) -> Callable[[bool], FakeVLLM]:
     flat = {t: [x for r in found.values() for x in r] for t, found in known.items()}
-    return lambda per_request: VLLM(chat, flat, "model", DRAFTER, per_request=per_request)
+    return lambda per_request: FakeVLLM(chat, flat, "model", DRAFTER, per_request=per_request)
 
 
 @pytest.fixture

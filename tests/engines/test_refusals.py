@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from helpers.commands import Done, specauf
-from helpers.engines import CHOSEN, DRAFTER, SETTINGS, TOKENS, VLLM, Known, SGLang, ask, lines, record, running
+from helpers.engines import CHOSEN, DRAFTER, SETTINGS, TOKENS, FakeSGLang, FakeVLLM, Known, ask, lines, record, running
 from specauf_cli.data.chat import Chat
-from specauf_cli.engines import backends, client
+from specauf_cli.engines import client
+from specauf_cli.engines.sglang import SGLang
+from specauf_cli.engines.vllm import VLLM
 from specauf_cli.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("composed_once")
@@ -53,18 +55,18 @@ def meta(answer: dict[str, Any], **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_an_answer_that_cannot_be_is_refused(
-    sglang: SGLang, known: Known, lie: Callable[[Any], Any], says: str
+    sglang: FakeSGLang, known: Known, lie: Callable[[Any], Any], says: str
 ) -> None:
     sglang.fault = lambda _, answer: lie(answer)
     with running(sglang) as url:
-        backend = backends.SGLang(client.Client(url, timeout=5.0, retries=0), [2])
+        backend = SGLang(client.Client(url, timeout=5.0, retries=0), [2])
         backend.served()
         prompt = known[0.0]["offline_algebra"][0].prompt
         with pytest.raises(InputError, match=re.escape(says)):
             backend.ask(prompt, temperature=0.0, seed=0, max_new_tokens=TOKENS)
 
 
-def test_a_lie_is_one_line_and_the_other_answers_stay(folder: Path, sglang: SGLang) -> None:
+def test_a_lie_is_one_line_and_the_other_answers_stay(folder: Path, sglang: FakeSGLang) -> None:
     sglang.fault = lambda number, answer: meta(answer, spec_verify_ct=99) if number >= 3 else answer
     done = ask(folder, sglang, "--concurrency", "1", check=False)
     assert done.returncode == 2
@@ -73,10 +75,10 @@ def test_a_lie_is_one_line_and_the_other_answers_stay(folder: Path, sglang: SGLa
     assert lines(folder) == 3
 
 
-def test_an_answer_that_drips_is_given_up_in_time(sglang: SGLang, known: Known) -> None:
+def test_an_answer_that_drips_is_given_up_in_time(sglang: FakeSGLang, known: Known) -> None:
     sglang.fault = lambda _, answer: ("drip", 0.05, answer)
     with running(sglang) as url:
-        backend = backends.SGLang(client.Client(url, timeout=0.5, retries=0), [2])
+        backend = SGLang(client.Client(url, timeout=0.5, retries=0), [2])
         began = time.perf_counter()
         with pytest.raises(client.Unanswered, match=r"no answer in 0\.5 s \(--timeout\); tried 1 times"):
             backend.ask(known[0.0]["offline_algebra"][0].prompt, temperature=0.0, seed=0, max_new_tokens=TOKENS)
@@ -101,7 +103,7 @@ def test_headers_that_drip_are_given_up_in_time() -> None:
         assert time.perf_counter() - began < 2
 
 
-def test_a_redirection_is_not_followed(folder: Path, sglang: SGLang, make_vllm: Callable[[bool], VLLM]) -> None:
+def test_a_redirection_is_not_followed(folder: Path, sglang: FakeSGLang, make_vllm: Callable[[bool], FakeVLLM]) -> None:
     elsewhere = make_vllm(True)
     with running(elsewhere) as other:
         sglang.fault = lambda _, answer: ("moved", f"{other}/generate")
@@ -115,12 +117,12 @@ def test_a_redirection_is_not_followed(folder: Path, sglang: SGLang, make_vllm: 
 
 @pytest.mark.parametrize("size", [2 * 2**20, 2**40])
 def test_an_answer_without_end_is_not_read(
-    sglang: SGLang, known: Known, monkeypatch: pytest.MonkeyPatch, size: int
+    sglang: FakeSGLang, known: Known, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setattr(client, "LARGEST", 2**20)
     sglang.fault = lambda _, answer: ("large", size)
     with running(sglang) as url:
-        backend = backends.SGLang(client.Client(url, timeout=5.0, retries=3), [2])
+        backend = SGLang(client.Client(url, timeout=5.0, retries=3), [2])
         with pytest.raises(InputError, match="/generate answers with more than 1 MiB; is it an SGLang or vLLM server"):
             backend.ask(known[0.0]["offline_algebra"][0].prompt, temperature=0.0, seed=0, max_new_tokens=TOKENS)
     assert sglang.asked == 1
@@ -147,18 +149,18 @@ def own(answer: dict[str, Any], **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_vllm_answer_that_cannot_be_is_refused(
-    make_vllm: Callable[[bool], VLLM], known: Known, lie: Callable[[Any], Any], says: str
+    make_vllm: Callable[[bool], FakeVLLM], known: Known, lie: Callable[[Any], Any], says: str
 ) -> None:
     engine = make_vllm(True)
     engine.fault = lambda _, answer: lie(answer)
     with running(engine) as url:
-        backend = backends.VLLM(client.Client(url, timeout=5.0, retries=0), [2])
+        backend = VLLM(client.Client(url, timeout=5.0, retries=0), [2])
         backend.served()
         with pytest.raises(InputError, match=re.escape(says)):
             backend.ask(known[0.0]["offline_algebra"][0].prompt, temperature=0.0, seed=0, max_new_tokens=TOKENS)
 
 
-def test_counters_that_cannot_be_are_refused(folder: Path, make_vllm: Callable[[bool], VLLM]) -> None:
+def test_counters_that_cannot_be_are_refused(folder: Path, make_vllm: Callable[[bool], FakeVLLM]) -> None:
     engine = make_vllm(False)
 
     def inflate(number: int, answer: Any) -> Any:
@@ -184,7 +186,7 @@ def test_counters_that_cannot_be_are_refused(folder: Path, make_vllm: Callable[[
     ],
 )
 def test_who_serves_is_checked(
-    folder: Path, sglang: SGLang, change: dict[str, Any], words: list[str], says: str
+    folder: Path, sglang: FakeSGLang, change: dict[str, Any], words: list[str], says: str
 ) -> None:
     for name, value in change.items():
         setattr(sglang, name, value)
@@ -203,13 +205,13 @@ def test_who_serves_is_checked(
         ({"model_path": None, "served_model_name": None}, "names no model_path"),
     ],
 )
-def test_a_server_that_cannot_be_measured_says_why(sglang: SGLang, info: dict[str, Any], says: str) -> None:
+def test_a_server_that_cannot_be_measured_says_why(sglang: FakeSGLang, info: dict[str, Any], says: str) -> None:
     sglang.info, sglang.model = info, sglang.model if "model_path" not in info else ""
     with running(sglang) as url, pytest.raises(InputError, match=re.escape(says)):
-        backends.SGLang(client.Client(url, timeout=5.0, retries=0), [2]).served()
+        SGLang(client.Client(url, timeout=5.0, retries=0), [2]).served()
 
 
-def test_another_tokenizer_is_refused(folder: Path, sglang: SGLang) -> None:
+def test_another_tokenizer_is_refused(folder: Path, sglang: FakeSGLang) -> None:
     other = Chat.build(["quite another text, with other pairs of letters, over and over, over and over again"] * 9, 300)
     sglang.chat = other
     done = ask(folder, sglang, check=False)
@@ -217,7 +219,7 @@ def test_another_tokenizer_is_refused(folder: Path, sglang: SGLang) -> None:
     assert done.returncode == 2
 
 
-def test_vllm_without_a_drafter_is_one_line(folder: Path, make_vllm: Callable[[bool], VLLM]) -> None:
+def test_vllm_without_a_drafter_is_one_line(folder: Path, make_vllm: Callable[[bool], FakeVLLM]) -> None:
     engine = make_vllm(False)
     engine.spec = False
     done = ask(folder, engine, check=False)
@@ -283,7 +285,7 @@ def test_vllm_without_a_drafter_is_one_line(folder: Path, make_vllm: Callable[[b
     ],
 )
 def test_vllm_in_developer_mode_is_checked(
-    folder: Path, make_vllm: Callable[[bool], VLLM], config: Any, says: str
+    folder: Path, make_vllm: Callable[[bool], FakeVLLM], config: Any, says: str
 ) -> None:
     engine = make_vllm(True)
     engine.info = {
@@ -305,7 +307,7 @@ def test_vllm_in_developer_mode_is_checked(
 
 
 def test_what_vllm_tells_outside_developer_mode_is_checked(
-    folder: Path, make_vllm: Callable[[bool], VLLM], make_run: Callable[..., str]
+    folder: Path, make_vllm: Callable[[bool], FakeVLLM], make_run: Callable[..., str]
 ) -> None:
     name, engine = make_run(), make_vllm(True)
     done = of_run(folder, engine, name)
@@ -318,9 +320,9 @@ def test_what_vllm_tells_outside_developer_mode_is_checked(
     )
 
 
-def of_run(folder: Path, engine: SGLang | VLLM, name: str, *words: str, check: bool = True) -> Done:
+def of_run(folder: Path, engine: FakeSGLang | FakeVLLM, name: str, *words: str, check: bool = True) -> Done:
     """The command for the drafter of a run, T=0."""
-    backend = "sglang" if isinstance(engine, SGLang) else "vllm"
+    backend = "sglang" if isinstance(engine, FakeSGLang) else "vllm"
     with running(engine) as url:
         return specauf(
             folder,
@@ -370,7 +372,7 @@ def of_run(folder: Path, engine: SGLang | VLLM, name: str, *words: str, check: b
     ],
 )
 def test_other_settings_than_the_runs_are_refused(
-    folder: Path, sglang: SGLang, make_run: Callable[..., str], info: dict[str, Any], words: list[str], says: str
+    folder: Path, sglang: FakeSGLang, make_run: Callable[..., str], info: dict[str, Any], words: list[str], says: str
 ) -> None:
     name = make_run()
     sglang.drafter, sglang.info = f"runs/{name}/drafter", info
@@ -385,21 +387,21 @@ def test_other_settings_than_the_runs_are_refused(
         assert "not checked" not in done.stderr
 
 
-def test_a_dtype_that_is_not_told_is_said(folder: Path, sglang: SGLang, make_run: Callable[..., str]) -> None:
+def test_a_dtype_that_is_not_told_is_said(folder: Path, sglang: FakeSGLang, make_run: Callable[..., str]) -> None:
     name = make_run()
     sglang.drafter, sglang.info = f"runs/{name}/drafter", {"dtype": "auto"}
     assert "note: not checked, because http" in of_run(folder, sglang, name).stderr
     assert record(folder)["unchecked"] == ["dtype"]
 
 
-def test_without_a_run_the_dtype_is_compared(folder: Path, sglang: SGLang) -> None:
+def test_without_a_run_the_dtype_is_compared(folder: Path, sglang: FakeSGLang) -> None:
     sglang.info = {"dtype": "bfloat16", "speculative_num_draft_tokens": 16}
     assert "or measure it so: evaluation.precision=bf16" in ask(folder, sglang, check=False).stderr
     done = ask(folder, sglang, "evaluation.precision=bf16")
     assert "note: not checked, because no run is given to compare with: drafter, proposals" in done.stderr
 
 
-def test_requests_of_others_are_noticed(folder: Path, make_vllm: Callable[[bool], VLLM]) -> None:
+def test_requests_of_others_are_noticed(folder: Path, make_vllm: Callable[[bool], FakeVLLM]) -> None:
     engine = make_vllm(False)
 
     def other(number: int, answer: Any) -> Any:

@@ -18,9 +18,9 @@ from helpers.engines import (
     DRAFTER,
     SETTINGS,
     TOKENS,
-    VLLM,
+    FakeSGLang,
+    FakeVLLM,
     Known,
-    SGLang,
     ask,
     lines,
     printed,
@@ -29,7 +29,7 @@ from helpers.engines import (
     traces,
 )
 from specauf_cli.data.chat import Chat
-from specauf_cli.engines import server
+from specauf_cli.engines import counts
 from specauf_cli.evaluation import tau
 
 pytestmark = pytest.mark.usefixtures("composed_once")
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("composed_once")
 @pytest.mark.parametrize("concurrency", [1, 5])
 @pytest.mark.parametrize("kind", ["sglang", "per request", "counters"])
 def test_tau_is_what_the_rounds_say(
-    folder: Path, known: Known, sglang: SGLang, make_vllm: Callable[[bool], VLLM], kind: str, concurrency: int
+    folder: Path, known: Known, sglang: FakeSGLang, make_vllm: Callable[[bool], FakeVLLM], kind: str, concurrency: int
 ) -> None:
     engine = sglang if kind == "sglang" else make_vllm(kind == "per request")
     definition = "engine" if kind == "sglang" else "pooled"
@@ -48,10 +48,10 @@ def test_tau_is_what_the_rounds_say(
     for b in found["benchmarks"]:
         own = tau.terms(traces(known, b["temperature"], b["benchmark"]), definition)
         expected = sum(a for a, _ in own.values()) / sum(b for _, b in own.values())
-        counted = server.tau_terms(found["definition"], b)
+        counted = counts.tau_terms(found["definition"], b)
         assert sum(a for a, _ in counted.values()) / sum(b for _, b in counted.values()) == pytest.approx(expected)
         assert printed(done.stdout, b["title"], b["temperature"]) == pytest.approx(expected, abs=6e-4)
-        assert server.histogram(b) == tau.histogram(traces(known, b["temperature"], b["benchmark"]))
+        assert counts.histogram(b) == tau.histogram(traces(known, b["temperature"], b["benchmark"]))
         if kind != "counters" or concurrency == 1:
             assert counted == {k: pytest.approx(v) for k, v in own.items()}
     pooled = kind == "counters" and concurrency > 1
@@ -62,7 +62,7 @@ def test_tau_is_what_the_rounds_say(
     assert engine.asked == sum(len(b["requests"]) for b in found["benchmarks"])
 
 
-def test_a_record_holds_what_is_needed_and_nothing_private(folder: Path, sglang: SGLang) -> None:
+def test_a_record_holds_what_is_needed_and_nothing_private(folder: Path, sglang: FakeSGLang) -> None:
     ask(folder, sglang)
     found = record(folder)
     assert found["server"]["name"] == "model"
@@ -82,7 +82,7 @@ def test_a_record_holds_what_is_needed_and_nothing_private(folder: Path, sglang:
         assert private not in text
 
 
-def test_greedy_settings_and_stop_tokens_are_sent(folder: Path, sglang: SGLang, chat: Chat) -> None:
+def test_greedy_settings_and_stop_tokens_are_sent(folder: Path, sglang: FakeSGLang, chat: Chat) -> None:
     ask(folder, sglang)
     params = sglang.bodies[-1]["sampling_params"]
     assert params["temperature"] == 0.0
@@ -90,7 +90,7 @@ def test_greedy_settings_and_stop_tokens_are_sent(folder: Path, sglang: SGLang, 
     assert params["max_new_tokens"] == TOKENS
 
 
-def test_a_second_call_asks_nothing_and_changes_nothing(folder: Path, sglang: SGLang) -> None:
+def test_a_second_call_asks_nothing_and_changes_nothing(folder: Path, sglang: FakeSGLang) -> None:
     first = ask(folder, sglang).stdout
     asked, before = sglang.asked, record(folder)
     again = ask(folder, sglang)  # another port, another random_seed: the same server, started again
@@ -105,7 +105,7 @@ def test_a_second_call_asks_nothing_and_changes_nothing(folder: Path, sglang: SG
     ("kind", "way"), [("sglang", "reset"), ("sglang", 500), ("sglang", "<html>busy</html>"), ("counters", "reset")]
 )
 def test_a_server_that_dies_loses_nothing(
-    folder: Path, known: Known, sglang: SGLang, make_vllm: Callable[[bool], VLLM], kind: str, way: Any
+    folder: Path, known: Known, sglang: FakeSGLang, make_vllm: Callable[[bool], FakeVLLM], kind: str, way: Any
 ) -> None:
     engine = sglang if kind == "sglang" else make_vllm(False)
     whole = len(known[0.0]["offline_algebra"]) + len(known[0.0]["offline_chat"])
@@ -128,7 +128,7 @@ def test_a_server_that_dies_loses_nothing(
 
 @pytest.mark.parametrize("kind", ["sglang", "counters"])
 def test_a_slow_answer_is_asked_again(
-    folder: Path, known: Known, sglang: SGLang, make_vllm: Callable[[bool], VLLM], kind: str
+    folder: Path, known: Known, sglang: FakeSGLang, make_vllm: Callable[[bool], FakeVLLM], kind: str
 ) -> None:
     engine = sglang if kind == "sglang" else make_vllm(False)
     engine.fault = lambda number, answer: ("slow", 1.0, answer) if number == 2 else answer
@@ -138,19 +138,21 @@ def test_a_slow_answer_is_asked_again(
     assert printed(done.stdout, "Algebra (offline)", 0.0) == pytest.approx(expected, abs=6e-4)
 
 
-def test_a_server_that_never_answers_in_time_is_said(folder: Path, sglang: SGLang) -> None:
+def test_a_server_that_never_answers_in_time_is_said(folder: Path, sglang: FakeSGLang) -> None:
     sglang.fault = lambda _, answer: ("slow", 0.3, answer)
     done = ask(folder, sglang, "--timeout", "0.1", "--concurrency", "1", check=False)
     assert "no answer in 0.1 s (--timeout); tried 2 times; 0 answers are kept" in done.stderr
 
 
-def test_text_stands_in_where_there_are_no_tokens(folder: Path, known: Known, sglang: SGLang) -> None:
+def test_text_stands_in_where_there_are_no_tokens(folder: Path, known: Known, sglang: FakeSGLang) -> None:
     sglang.fault = lambda _, answer: {k: v for k, v in answer.items() if k != "output_ids"}
     expected = tau.mean(traces(known, 0.0, "offline_chat"))
     assert printed(ask(folder, sglang).stdout, "Chat (offline)", 0.0) == pytest.approx(expected, abs=6e-4)
 
 
-def test_counters_that_restart_are_asked_again(folder: Path, known: Known, make_vllm: Callable[[bool], VLLM]) -> None:
+def test_counters_that_restart_are_asked_again(
+    folder: Path, known: Known, make_vllm: Callable[[bool], FakeVLLM]
+) -> None:
     engine = make_vllm(False)
 
     def restart(number: int, answer: Any) -> Any:
@@ -166,7 +168,7 @@ def test_counters_that_restart_are_asked_again(folder: Path, known: Known, make_
 
 
 def test_waves_of_another_choice_of_prompts_are_not_mixed(
-    folder: Path, known: Known, make_vllm: Callable[[bool], VLLM]
+    folder: Path, known: Known, make_vllm: Callable[[bool], FakeVLLM]
 ) -> None:
     engine = make_vllm(False)
     ask(folder, engine, "--concurrency", "4")
@@ -178,7 +180,7 @@ def test_waves_of_another_choice_of_prompts_are_not_mixed(
     assert printed(done.stdout, "Chat (offline)", 0.0) == pytest.approx(expected, abs=6e-4)
 
 
-def test_a_torn_line_is_left_out_and_asked_again(folder: Path, sglang: SGLang) -> None:
+def test_a_torn_line_is_left_out_and_asked_again(folder: Path, sglang: FakeSGLang) -> None:
     first = ask(folder, sglang).stdout
     (path,) = folder.glob("runs/servers/*/answers.jsonl")
     path.write_bytes(path.read_bytes()[:-30])
@@ -193,7 +195,7 @@ def test_a_torn_line_is_left_out_and_asked_again(folder: Path, sglang: SGLang) -
 @pytest.mark.parametrize(
     "damage", [{"answer": None}, {"rounds": "3"}, {"completion": -4}, {"tokens": 5}, {"histogram": ["a"]}]
 )
-def test_an_altered_answer_is_asked_again(folder: Path, sglang: SGLang, damage: dict[str, Any]) -> None:
+def test_an_altered_answer_is_asked_again(folder: Path, sglang: FakeSGLang, damage: dict[str, Any]) -> None:
     first = ask(folder, sglang).stdout
     (path,) = folder.glob("runs/servers/*/answers.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -204,7 +206,7 @@ def test_an_altered_answer_is_asked_again(folder: Path, sglang: SGLang, damage: 
     assert sglang.asked == asked + 1
 
 
-def test_a_damaged_record_is_written_anew_from_the_answers(folder: Path, sglang: SGLang) -> None:
+def test_a_damaged_record_is_written_anew_from_the_answers(folder: Path, sglang: FakeSGLang) -> None:
     ask(folder, sglang)
     (path,) = folder.glob("runs/servers/*/*.json")
     before, asked = json.loads(path.read_text())["benchmarks"], sglang.asked
@@ -214,13 +216,13 @@ def test_a_damaged_record_is_written_anew_from_the_answers(folder: Path, sglang:
     assert sglang.asked == asked
 
 
-def test_tokens_that_no_vocabulary_holds_are_no_tokens(folder: Path, known: Known, sglang: SGLang) -> None:
+def test_tokens_that_no_vocabulary_holds_are_no_tokens(folder: Path, known: Known, sglang: FakeSGLang) -> None:
     sglang.fault = lambda _, answer: {**answer, "output_ids": [-1, 2**40]}
     ask(folder, sglang)
     assert [len(b["requests"]) for b in record(folder)["benchmarks"]] == [len(f) for f in known[0.0].values()]
 
 
-def test_another_drafter_is_another_record(folder: Path, sglang: SGLang) -> None:
+def test_another_drafter_is_another_record(folder: Path, sglang: FakeSGLang) -> None:
     ask(folder, sglang)
     sglang.drafter = "/models/another"
     asked = sglang.asked
@@ -229,7 +231,9 @@ def test_another_drafter_is_another_record(folder: Path, sglang: SGLang) -> None
     assert len(list(folder.glob("runs/servers/*/*.json"))) == 2
 
 
-def test_a_server_that_names_no_drafter_is_known_by_its_start(folder: Path, make_vllm: Callable[[bool], VLLM]) -> None:
+def test_a_server_that_names_no_drafter_is_known_by_its_start(
+    folder: Path, make_vllm: Callable[[bool], FakeVLLM]
+) -> None:
     engine = make_vllm(True)
     said = ask(folder, engine).stderr
     assert "does not name its drafter: answers are used again until it is restarted; --served-drafter NAME" in said
@@ -248,7 +252,9 @@ def test_a_server_that_names_no_drafter_is_known_by_its_start(folder: Path, make
     assert "drafter" in json.loads(next(folder.glob("runs/servers/*/*.json")).read_text())["unchecked"]
 
 
-def test_without_a_drafter_and_a_start_no_answer_is_used_again(folder: Path, make_vllm: Callable[[bool], VLLM]) -> None:
+def test_without_a_drafter_and_a_start_no_answer_is_used_again(
+    folder: Path, make_vllm: Callable[[bool], FakeVLLM]
+) -> None:
     engine = make_vllm(True)
     engine.started = None
     said = ask(folder, engine).stderr
@@ -266,9 +272,9 @@ def test_without_a_drafter_and_a_start_no_answer_is_used_again(folder: Path, mak
 
 @pytest.mark.parametrize("kind", ["sglang", "vllm"])
 def test_a_server_that_becomes_another_while_it_is_asked_leaves_no_record(
-    folder: Path, sglang: SGLang, make_vllm: Callable[[bool], VLLM], kind: str
+    folder: Path, sglang: FakeSGLang, make_vllm: Callable[[bool], FakeVLLM], kind: str
 ) -> None:
-    engine: SGLang | VLLM = sglang if kind == "sglang" else make_vllm(True)
+    engine: FakeSGLang | FakeVLLM = sglang if kind == "sglang" else make_vllm(True)
 
     def become(number: int, answer: Any) -> Any:
         if number == 2:
@@ -287,9 +293,9 @@ def test_a_server_that_becomes_another_while_it_is_asked_leaves_no_record(
 
 @pytest.mark.parametrize("kind", ["sglang", "counters"])
 def test_answers_that_were_asked_together_are_not_single_ones(
-    folder: Path, sglang: SGLang, make_vllm: Callable[[bool], VLLM], kind: str
+    folder: Path, sglang: FakeSGLang, make_vllm: Callable[[bool], FakeVLLM], kind: str
 ) -> None:
-    engine: SGLang | VLLM = sglang if kind == "sglang" else make_vllm(False)
+    engine: FakeSGLang | FakeVLLM = sglang if kind == "sglang" else make_vllm(False)
     ask(folder, engine, "--concurrency", "4")
     once = engine.asked
     ask(folder, engine, "--concurrency", "1")
@@ -300,7 +306,7 @@ def test_answers_that_were_asked_together_are_not_single_ones(
     assert engine.asked == 2 * once
 
 
-def test_another_drafter_at_the_same_path_is_another_record(folder: Path, sglang: SGLang) -> None:
+def test_another_drafter_at_the_same_path_is_another_record(folder: Path, sglang: FakeSGLang) -> None:
     sglang.drafter = "export"
     (folder / "export").mkdir()
     for weights in ("one", "two"):
@@ -310,7 +316,7 @@ def test_another_drafter_at_the_same_path_is_another_record(folder: Path, sglang
     assert len({r["inputs"]["drafter"] for r in found}) == len(found) == 2
 
 
-def test_ctrl_c_keeps_what_was_answered(folder: Path, known: Known, sglang: SGLang) -> None:
+def test_ctrl_c_keeps_what_was_answered(folder: Path, known: Known, sglang: FakeSGLang) -> None:
     sglang.fault = lambda number, answer: ("slow", 0.05 if number < 4 else 30.0, answer)
     with running(sglang) as url:
         words = [

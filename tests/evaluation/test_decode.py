@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.trajectories import Generated
 from specauf_cli.models.blocks import previous_tokens
 from specauf_cli.models.dflash import DFlash
-from specauf_cli.models.domino import Domino
 from specauf_cli.models.target import Target
 from specauf_cli.types import Message, Prompt, PromptSet, Trace, Trajectory
 
@@ -255,8 +253,8 @@ def test_live_rounds_are_replay_rounds_for_domino(
     target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], temperature: float, proposals: int
 ) -> None:
     """With 8 proposals a block of 8 drafts one token per position, the anchor's own included."""
-    model = partial(Domino, gru_hidden_dim=12, emb_dim=8, pure_draft_prefix_len=1)
-    drafter = make_drafter(name="domino", model=model, proposals=proposals)
+    knobs = {"gru_hidden_dim": 12, "emb_dim": 8, "pure_draft_prefix_len": 1}
+    drafter = make_drafter(name="domino", kind="domino", knobs=knobs, proposals=proposals)
     fit(drafter, target, made[temperature].trajectories[:4], steps=60)
     traces = check_agreement(target, drafter, made[temperature])
     counts = [a for t in traces for a in t.accepted]

@@ -1,10 +1,11 @@
 """Prompts dealt out over ranks: what two of them measure together is what one measures."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from helpers.trained import together
 from specauf_cli.config import compose
@@ -46,16 +47,17 @@ def test_two_ranks_measure_what_one_does(
     wanted = replace(wanted, backbone=drafter.backbone)
 
     def measure(folder: Path) -> None:
-        found, blocks, _ = evaluate.evaluate(
+        evaluated = evaluate.evaluate(
             wanted, target, drafter, small_corpus, evaluate.load_benchmarks(wanted), folder / "cache"
         )
         if ranks.FIRST:
-            write_json(folder / "found.json", [*map(asdict, found), blocks])
+            content = TypeAdapter(evaluate.Evaluated).dump_python(evaluated, exclude={"cost"})
+            write_json(folder / "evaluated.json", content)
 
     measure(tmp_path / "one")
     assert together(lambda: measure(tmp_path / "two"), tmp_path / "store") == [0, 0]
-    one, two = (read_json(tmp_path / n / "found.json") for n in ("one", "two"))
-    assert len(one) == 3
+    one, two = (read_json(tmp_path / n / "evaluated.json") for n in ("one", "two"))
+    assert len(one["benchmarks"]) == 2
     assert one == two
     for path in (tmp_path / "one/cache").glob("*"):
         assert path.read_bytes() == (tmp_path / "two/cache" / path.name).read_bytes()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.interchange import formats
 from specauf_cli.models import checkpoint
 from specauf_cli.models.dflash import DFlash
-from specauf_cli.models.domino import Domino
 from specauf_cli.models.target import Target
 
-DOMINO = partial(Domino, gru_hidden_dim=6, emb_dim=5, pure_draft_prefix_len=1)
+DOMINO = {"gru_hidden_dim": 6, "emb_dim": 5, "pure_draft_prefix_len": 1}
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def tokens(target: Target) -> Tensor:
 @pytest.fixture
 def of(backbone: BackboneConfig) -> Callable[..., BackboneConfig]:
     def make(name: str, **changes: Any) -> BackboneConfig:
-        own = {"model": DOMINO, "title": "Domino"} if name == "domino" else {}
+        own = {"kind": "domino", "knobs": DOMINO, "title": "Domino"} if name == "domino" else {}
         return replace(backbone, name=name, **(own | changes))
 
     return make

@@ -89,7 +89,7 @@ class Engine(ABC):
     path = ""
 
 
-class SGLang(Engine):
+class FakeSGLang(Engine):
     path = "/generate"
 
     def limit(self, body: dict[str, Any]) -> int:
@@ -141,7 +141,7 @@ class SGLang(Engine):
         return {"text": self.chat.text(tokens), "output_ids": tokens, "meta_info": meta}
 
 
-class VLLM(Engine):
+class FakeVLLM(Engine):
     path = "/v1/completions"
 
     def __init__(self, *given: Any, per_request: bool) -> None:
@@ -292,7 +292,7 @@ def running(engine: Engine) -> Iterator[str]:
 
 def ask(folder: Path, engine: Engine, *words: str, check: bool = True, on: str | None = None) -> Done:
     """The command against ``engine``, T=0 unless told otherwise, one retry."""
-    backend = "sglang" if isinstance(engine, SGLang) else "vllm"
+    backend = "sglang" if isinstance(engine, FakeSGLang) else "vllm"
     temperatures = [] if any("temperatures" in w for w in words) else ["evaluation.temperatures=[0.0]"]
     with running(engine) as url:
         return specauf(

@@ -20,8 +20,8 @@ def traces(column: str, accepted: Rounds) -> tuple[Trace, ...]:
 
 
 def benchmark(column: str, accepted: Rounds, temperature: float = 0.0, **changes: Any) -> BenchmarkResult:
-    found = traces(column, accepted)
-    asked = len(found)
+    requests = traces(column, accepted)
+    asked = len(requests)
     audit = {"requests": asked, "identical": asked, "same_rounds": asked, "first_difference": None}
     values: dict[str, Any] = {
         "benchmark": column,
@@ -34,7 +34,7 @@ def benchmark(column: str, accepted: Rounds, temperature: float = 0.0, **changes
         "skipped": {},
         "audit": audit,
         "starts": {},
-        "traces": found,
+        "traces": requests,
     }
     return BenchmarkResult(**{**values, **changes})
 
@@ -54,7 +54,18 @@ def heldout(valid: Sequence[int], correct: Sequence[int]) -> dict[str, Any]:
 def record(
     objective: str, benchmarks: Sequence[BenchmarkResult], *, seed: int = 0, blocks: Any = None, **changes: Any
 ) -> RunRecord:
-    """``blocks``: held-out sums (``heldout``); else two conversations with 5 and 1 + seed of 10 slots right."""
+    """``blocks``: held-out sums (``heldout``); else two conversations with 5 and 1 + seed of 10 slots right.
+
+    ``changes`` of ``training`` name its changed keys; of the others, the whole value.
+    """
+    training = {
+        "last": {"step": 1},
+        "seconds": 1.0,
+        "peak_memory_mib": 1.0,
+        "data": {"name": "offline"},
+        "code": {"commit": "c0ffee", "dirty": False},
+        "command": "specauf train",
+    }
     values: dict[str, Any] = {
         "run": f"dflash-{objective}-s{seed}",
         "profile": "laptop",
@@ -73,7 +84,7 @@ def record(
         "environment": {},
         "inputs": {},
         "target": {"title": "tiny"},
-        "training": {"code": {"commit": "c0ffee", "dirty": False}, "command": "specauf train"},
+        "training": training | changes.pop("training", {}),
         "heldout": blocks or heldout([10, 10], [5, 1 + seed]),
         "benchmarks": tuple(benchmarks),
         "cost": {},

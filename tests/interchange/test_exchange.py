@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from helpers.commands import specauf
 from specauf_cli.errors import InputError
-from specauf_cli.interchange import drafters, formats
+from specauf_cli.interchange import formats
+from specauf_cli.interchange.card import card
 from specauf_cli.store import files, records
 
 pytestmark = pytest.mark.usefixtures("composed_once")
@@ -83,10 +84,10 @@ def test_the_model_card_names_a_target_of_the_hub_and_no_folder(
     folder, run = out
     about, config = (json.loads((folder / "runs" / run / n).read_text()) for n in ("run.json", "drafter/config.json"))
     about["config"]["target"]["path"] = path
-    card = drafters.card(about, config, [], layout="hf", dtype="fp32")
-    assert yaml.safe_load(card.split("---\n")[1]).get("base_model") == base
-    assert f"- target: tiny Qwen3, {said}, weights" in card
-    assert "/home/me" not in card
+    text = card(about, config, [], layout="hf", dtype="fp32")
+    assert yaml.safe_load(text.split("---\n")[1]).get("base_model") == base
+    assert f"- target: tiny Qwen3, {said}, weights" in text
+    assert "/home/me" not in text
 
 
 def test_a_run_that_was_not_measured_says_so(out: tuple[Path, str], tmp_path: Path) -> None:

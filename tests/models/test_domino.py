@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from specauf_cli.config.limits import check_backbone
+from specauf_cli.config import names
 from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
 from specauf_cli.models.blocks import previous_tokens
 from specauf_cli.models.dflash import DFlash
-from specauf_cli.models.domino import Domino
 from specauf_cli.models.target import Target
 
 MakeDrafter = Callable[..., DFlash]
@@ -28,14 +26,16 @@ G, R = 6, 5
 ANCHORS = [[3, 9, 14], [0, 5, 20]]
 
 
-def domino(prefix: int = 1) -> Any:
-    return partial(Domino, gru_hidden_dim=G, emb_dim=R, pure_draft_prefix_len=prefix)
+def domino(prefix: int = 1, **knobs: Any) -> dict[str, Any]:
+    """What makes a backbone's configuration Domino's."""
+    own = {"gru_hidden_dim": G, "emb_dim": R, "pure_draft_prefix_len": prefix}
+    return {"name": "domino", "kind": "domino", "knobs": own | knobs}
 
 
 @pytest.fixture
 def make_domino(make_drafter: MakeDrafter) -> MakeDrafter:
     def make(seed: int = 0, prefix: int = 1, **changes: Any) -> DFlash:
-        return make_drafter(seed, name="domino", model=domino(prefix), **changes)
+        return make_drafter(seed, **domino(prefix), **changes)
 
     return make
 
@@ -152,24 +152,24 @@ def test_tensors_and_configuration_are_the_public_ones(
         "emb_dim": R,
         "gru_hidden_dim": G,
     }
-    two = replace(backbone, name="domino", model=domino())
+    two = replace(backbone, **domino())
     loaded = checkpoint.load(tmp_path, target, two)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), drafter.parameters(), strict=True))
     with pytest.raises(InputError, match="its architecture is"):
         checkpoint.load(tmp_path, target, backbone)
     with pytest.raises(InputError, match="cannot be read"):
-        checkpoint.load(tmp_path, target, replace(two, model=partial(domino(), emb_dim=R + 1)))
+        checkpoint.load(tmp_path, target, replace(backbone, **domino(emb_dim=R + 1)))
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"proposals": 9}, "proposals=9 is out of range; valid: 1..8"),
-        ({"model": partial(domino(), gru_hidden_dim=0)}, "gru_hidden_dim=0 is out of range"),
-        ({"model": partial(domino(), emb_dim=1.5)}, "emb_dim=1.5 is out of range"),
-        ({"model": partial(domino(), pure_draft_prefix_len=9)}, "pure_draft_prefix_len=9 is out of range; valid: 0..8"),
+        (domino(gru_hidden_dim=0), "gru_hidden_dim=0 is out of range"),
+        (domino(emb_dim=1.5), "emb_dim=1.5 is out of range"),
+        (domino(prefix=9), "pure_draft_prefix_len=9 is out of range; valid: 0..8"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(backbone: BackboneConfig, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says.replace(".", r"\.")):
-        check_backbone(replace(backbone, **{"name": "domino", "model": domino(), **changes}))
+        names.backbone(replace(backbone, **{**domino(), **changes}))

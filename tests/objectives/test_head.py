@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from specauf_cli.config.schema import ObjectiveConfig
+from specauf_cli.config.schema import CreditConfig, ObjectiveConfig
 from specauf_cli.errors import InputError
-from specauf_cli.objectives import credits
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import NORMALIZE, BranchLoss, branch_losses
-from specauf_cli.types import BlockStats
 
 N, K, D, V = 40, 7, 16, 33
-CREDITS: dict[str, Callable[[BlockStats], Tensor]] = {
-    "full_ce": credits.full_ce,
-    "decay": partial(credits.decay, gamma=3.0),
-    "auf": credits.auf,
-    "auf_decay": partial(credits.auf_decay, gamma=3.0),
+CREDITS = {
+    "full_ce": CreditConfig("full_ce"),
+    "decay": CreditConfig("decay", {"gamma": 3.0}),
+    "auf": CreditConfig("auf"),
+    "auf_decay": CreditConfig("auf_decay", {"gamma": 3.0}),
 }
 WEIGHT = torch.randn(V, D, generator=torch.Generator().manual_seed(9))
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from specauf_cli.config.schema import ObjectiveConfig
+from specauf_cli.config.schema import CreditConfig, ObjectiveConfig
 from specauf_cli.errors import InputError
 from specauf_cli.objectives import credits
 from specauf_cli.objectives.loss import (
@@ -112,8 +112,19 @@ def test_loss_equals_the_double_loop(normalize: str) -> None:
     assert (total.item(), weight.item()) == pytest.approx(naive(ce, credit, mask, normalize), rel=1e-5)
 
 
+def named(credit: Credit) -> CreditConfig:
+    """A credit with its knobs bound, as yaml names it."""
+    function = getattr(credit, "func", credit)
+    home = "" if function.__module__ == credits.__name__ else f"{function.__module__}."
+    return CreditConfig(home + function.__name__, getattr(credit, "keywords", {}))
+
+
 def one_branch(credit: Credit) -> ObjectiveConfig:
-    return ObjectiveConfig("test", "test", ("dflash",), credit)
+    return ObjectiveConfig("test", "test", ("dflash",), named(credit))
+
+
+def first_three(stats: BlockStats) -> Tensor:
+    return stats.gold_logprob[:, :3]
 
 
 @every_normalize
@@ -121,7 +132,7 @@ def one_branch(credit: Credit) -> ObjectiveConfig:
 def test_the_final_branch_ends_where_the_branch_it_reads_fails(reads: str, normalize: str) -> None:
     base, labels, mask = batch(seed=1)
     final, _, _ = batch(seed=2)
-    objective = ObjectiveConfig("x_auf", "X-AUF", ("domino",), credits.auf, credits.auf, reads)
+    objective = ObjectiveConfig("x_auf", "X-AUF", ("domino",), named(credits.auf), named(credits.auf), reads)
     found = losses({"base": base, "final": final}, labels, mask, objective, normalize=normalize)
     stats = {"base": block_stats(base, labels, mask), "final": block_stats(final, labels, mask)}
     assert not torch.equal(credits.auf(stats["base"][0]), credits.auf(stats["final"][0])), "the branches fail apart"
@@ -273,7 +284,7 @@ def test_an_unknown_normalisation_names_the_nearest() -> None:
 
 def test_a_credit_of_another_shape_is_named() -> None:
     logits, labels, mask = batch()
-    odd = one_branch(lambda stats: stats.gold_logprob[:, :3])
+    odd = one_branch(first_three)
     with pytest.raises(InputError, match=r"objective 'test': its credit for branch base has shape \[\d+, 3\]"):
         losses({"base": logits}, labels, mask, odd, normalize="batch")
 

@@ -19,8 +19,8 @@ from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint, sizes
 from specauf_cli.models import target as targets
 from specauf_cli.models.target import Target
-from specauf_cli.planning import calibration, plan
-from specauf_cli.planning.plan import Lengths, Plan
+from specauf_cli.planning import calibration, plan, text
+from specauf_cli.planning.plan import Lengths, Plan, make_plan
 
 compose = functools.cache(compose_anew)
 SHAREGPT = Lengths(68_000, 1300, 3072, "stated")
@@ -29,7 +29,7 @@ SHAREGPT = Lengths(68_000, 1300, 3072, "stated")
 def planned(*overrides: str, lengths: Lengths = SHAREGPT, settings: dict[str, Any] | None = None) -> Plan:
     """The plan on a GPU. ``settings`` are replaced behind composing, which takes longer than all the rest."""
     config = changed(compose(overrides), settings or {})
-    return plan.plan(config, sizes.of(config.target), lengths, on_gpu=True)
+    return make_plan(config, sizes.of(config.target), lengths, on_gpu=True)
 
 
 @pytest.mark.parametrize("backbone", ["dflash", "domino"])
@@ -38,29 +38,29 @@ def test_parameters_are_those_of_the_module(chat: Chat, backbone: str) -> None:
     assert config.target.pretrain is not None
     target = Target(targets.create(config.target.pretrain, chat), chat, config.target, "x")
     known = replace(sizes.of(config.target), vocab_size=chat.vocab)
-    made = plan.plan(config, known, Lengths(100, 50, 60, "counted"))
+    counted = make_plan(config, known, Lengths(100, 50, 60, "counted"))
     drafter = checkpoint.create(target, config.backbone)
-    assert sum(made.drafter.values()) == sum(p.numel() for p in drafter.parameters())
-    assert made.target == pytest.approx(sum(p.numel() for p in target.model.parameters()), rel=0.02)
+    assert sum(counted.drafter.values()) == sum(p.numel() for p in drafter.parameters())
+    assert counted.target == pytest.approx(sum(p.numel() for p in target.model.parameters()), rel=0.02)
     grown = sum(x.nbytes for x in drafter.state_dict().values())
-    assert made.disk["drafter"] == grown
+    assert counted.disk["drafter"] == grown
 
 
 def test_the_paper_s_drafter_has_a_billion_weights() -> None:
-    made = planned("profile=paper")
-    assert sum(made.drafter.values()) == pytest.approx(1.05e9, rel=0.01)
-    assert made.target == pytest.approx(8.19e9, rel=0.01)
-    assert made.steps == 6 * (68_000 // 32)
+    counted = planned("profile=paper")
+    assert sum(counted.drafter.values()) == pytest.approx(1.05e9, rel=0.01)
+    assert counted.target == pytest.approx(8.19e9, rel=0.01)
+    assert counted.steps == 6 * (68_000 // 32)
 
 
 def test_answers_that_are_made_first_are_said_not_to_be_counted() -> None:
-    assert not any("made first" in x for x in plan.lines(planned("profile=paper")))
-    assert any("made first, are not counted" in x for x in plan.lines(planned("profile=paper", "data.regenerate=100")))
+    assert not any("made first" in x for x in text.lines(planned("profile=paper")))
+    assert any("made first, are not counted" in x for x in text.lines(planned("profile=paper", "data.regenerate=100")))
 
 
 def test_work_of_one_block_by_hand() -> None:
     """One sequence of 100 tokens, one block of 16, full head: every product once forward, then backward."""
-    made = planned(
+    counted = planned(
         "target=qwen3_0_6b",
         "objective=decay",
         "trainer.batch_size=1",
@@ -72,10 +72,10 @@ def test_work_of_one_block_by_hand() -> None:
         lengths=Lengths(10, 84, 84, "counted"),
     )
     layer = 1024 * 2048 * 2 + 2 * 1024 * 1024 + 3 * 1024 * 3072
-    assert made.work["target features"] == 26 * 100 * (2 * layer + 2 * 2048 * 100)
+    assert counted.work["target features"] == 26 * 100 * (2 * layer + 2 * 2048 * 100)
     fused, keys = 4 * 100 * 5 * 1024**2, 3 * 100 * 4 * 1024 * 1024
-    assert made.work["drafter"] == fused + keys + 3 * 16 * (2 * layer + 4 * 2048 * 116)
-    assert made.work["head"] == 15 * 2 * 2 * 1024 * 151_936
+    assert counted.work["drafter"] == fused + keys + 3 * 16 * (2 * layer + 4 * 2048 * 116)
+    assert counted.work["head"] == 15 * 2 * 2 * 1024 * 151_936
 
 
 def test_heads_are_told_apart() -> None:
@@ -108,10 +108,10 @@ def test_what_takes_more_is_counted_as_more() -> None:
 
 
 def test_hours_are_work_over_peak() -> None:
-    made = planned("profile=paper")
-    one = plan.hours_on(made, "h200", 1, 0.5)
-    assert one == pytest.approx(made.steps * made.per_step / (989e12 * 0.5) / 3600)
-    assert plan.hours_on(made, "H200", 8, 0.5) == pytest.approx(one / 8)
+    counted = planned("profile=paper")
+    one = plan.hours_on(counted, "h200", 1, 0.5)
+    assert one == pytest.approx(counted.steps * counted.per_step / (989e12 * 0.5) / 3600)
+    assert plan.hours_on(counted, "H200", 8, 0.5) == pytest.approx(one / 8)
     for wrong, says in (
         (("h20", 1, 0.4), r"unknown --gpu 'h20'; valid: .*Did you mean 'h200'"),
         (("h200", 1, 1.5), r"--utilisation 1\.5 must be"),
@@ -119,7 +119,7 @@ def test_hours_are_work_over_peak() -> None:
         (("h200", 0, 0.4), r"--devices 0 cannot share"),
     ):
         with pytest.raises(InputError, match=says):
-            plan.hours_on(made, *wrong)  # type: ignore[arg-type]
+            plan.hours_on(counted, *wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="10 examples are fewer than"):
         planned("profile=paper", lengths=replace(SHAREGPT, examples=10))
 
@@ -128,7 +128,7 @@ def test_hours_are_work_over_peak() -> None:
     ("value", "expected"), [(0.001, "4 s"), (0.5, "30 minutes"), (30, "30.0 hours"), (480, "20 days")]
 )
 def test_durations(value: float, expected: str) -> None:
-    assert plan.duration(value) == expected
+    assert text.duration(value) == expected
 
 
 @pytest.mark.parametrize("backbone", ["dflash", "domino"])

@@ -102,9 +102,9 @@ def test_what_a_condition_changes() -> None:
     [
         ("name: block_8", "name: block/8", "condition 'block/8': a name is letters"),
         ("name: block_8", "name: block_4", "condition 'block_4' is there twice"),
-        ("gamma: 4", "gamma: 0", r"condition 'block_8': gamma=0\.0 must be > 0"),
-        ("budget: 0.5", "budget: -1", r"budget=-1\.0 must be > 0"),
-        ("margin: 0.1", "margin: 0", r"margin=0\.0 must be > 0 tokens"),
+        ("gamma: 4", "gamma: 0", r"conditions\[2\]\.gamma=0 must be above 0"),
+        ("budget: 0.5", "budget: -1", r"conditions\[8\]\.budget=-1 must be above 0"),
+        ("margin: 0.1", "margin: 0", r"margin=0 must be above 0"),
         ("objective: auf_decay", "objective: full_ce", "objective that a claim needs, 'auf_decay' is none of"),
         ("factor: B", "fctor: B", "unknown setting .*fctor"),
         (

@@ -17,7 +17,7 @@ from specauf_cli.store.records import RunRecord
 
 
 def config(gamma: float, steps: int = 100, final: float | None = None, **trainer: int) -> dict[str, object]:
-    branches = {"base": {"_target_": "decay", "gamma": gamma}, "final": {"gamma": gamma if final is None else final}}
+    branches = {"base": {"credit": "decay", "gamma": gamma}, "final": {"gamma": gamma if final is None else final}}
     return {"objective": {"name": "decay", **branches}, "trainer": {"steps": steps, **trainer}, "seed": 0}
 
 

@@ -322,8 +322,8 @@ def test_an_objective_that_drifts_from_the_paper_is_shown() -> None:
 
 def test_a_matrix_names_credits_of_ones_own() -> None:
     own = {
-        "base": {"_target_": "my.credits.first_half"},
-        "final": {"_target_": "x.decay", "gamma": 3},
+        "base": {"credit": "my.credits.first_half"},
+        "final": {"credit": "x.decay", "gamma": 3},
         "final_reads": "final",
     }
     assert tables.matrix(own) == ("first_half", "common", "off, on")

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from helpers.synthetic import benchmark, record
 from specauf_cli.config import specs
-from specauf_cli.interchange import drafters
+from specauf_cli.interchange.card import card
 from specauf_cli.reporting import figures, summary, tables
 from specauf_cli.reporting.report import html
 from specauf_cli.store.records import RunRecord
@@ -56,7 +56,11 @@ def records() -> list[RunRecord]:
             "benchmark": {},
             "objective": {"name": objective},
         }
-        training = {**one.training, "command": "specauf train x=y", "data": {"name": "data", "examples": 3}}
+        training = {
+            **one.training.model_dump(),
+            "command": "specauf train x=y",
+            "data": {"name": "data", "examples": 3},
+        }
         training["curve"] = {
             k: [0.1, 0.2] for k in ("step", "loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")
         }
@@ -154,7 +158,7 @@ def test_a_model_card(records: list[RunRecord], layout: str) -> None:
     }
     for imported in (True, False):
         given = poisoned({k: v for k, v in about.items() if imported or k != "imported"})
-        text = drafters.card(given, poisoned(config), records[:1], layout=layout, dtype="fp32")
+        text = card(given, poisoned(config), records[:1], layout=layout, dtype="fp32")
         front, body = text.removeprefix("---\n").split("\n---\n", 1)
         assert all(": " in line for line in front.splitlines()), "front matter of one line a key"
         check_markdown(body)

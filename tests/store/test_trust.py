@@ -110,7 +110,7 @@ def test_reading_a_run_opens_nothing(evil: Path, plant: Plant, tmp_path: Path, w
         "target=hf",
         f"target.path={evil}",
         "target.trust_remote_code=true",
-        f"objective.base._target_={call}",
+        f"objective.base.credit={call}",
     )
     done = specauf(tmp_path, *(w.replace("RUN", folder.name) for w in words), check=False)
     assert not (tmp_path / "ran").exists()
@@ -119,6 +119,12 @@ def test_reading_a_run_opens_nothing(evil: Path, plant: Plant, tmp_path: Path, w
 
 
 CODE = [
+    "objective.base.credit=os.system",
+    "objective.base={credit:os.system}",
+    "++objective={base:{credit:os.system}}",
+    "objective.final.credit=os.system",
+    "backbone.kind=antigravity.fly",
+    "+backbone={kind:antigravity.fly}",
     "objective.base._target_=os.system",
     "objective.base={_target_:os.system,_partial_:true}",
     "+objective.base._args_=[x]",

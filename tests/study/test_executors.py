@@ -1,4 +1,4 @@
-"""Cells of a table in several processes and by a launcher: each once, failures named, stopping saves."""
+"""Jobs of a table in several processes and by a launcher: each once, failures named, stopping saves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,15 @@ from specauf_cli.errors import InputError
 from specauf_cli.store import layout
 from specauf_cli.store.records import load_record, save_record
 from specauf_cli.study import executors
-from specauf_cli.study.executors import Job, outcomes
+from specauf_cli.study.executors import Cluster, Here, Workers, outcome_path, runner
+from specauf_cli.study.jobs import Job
 
-CELLS = [Job("t", "dflash", objective, seed, ("profile=smoke",)) for seed in (0, 1) for objective in ("auf", "decay")]
+SMOKE = compose.compose(["profile=smoke"])
+JOBS = [
+    Job("t", None, "dflash", objective, seed, ("profile=smoke",), SMOKE)  # a worker process composes it itself
+    for seed in (0, 1)
+    for objective in ("auf", "decay")
+]
 STUB = """
 import json, os, sys, time
 for line in sys.stdin:
@@ -42,8 +49,8 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Worker processes that answer at once: AUF has a record, decay fails with seed 0 and dies with seed 1."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    made = constant("auf", {"gsm8k": "GSM8K"}, 1)
-    monkeypatch.setenv("RECORD", str(save_record(made, tmp_path)))
+    record = constant("auf", {"gsm8k": "GSM8K"}, 1)
+    monkeypatch.setenv("RECORD", str(save_record(record, tmp_path)))
     started: list[list[str]] = []
     real = subprocess.Popen
 
@@ -56,28 +63,28 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return started
 
 
-def test_every_cell_is_filled_once_and_failures_are_named(
+def test_every_job_is_filled_once_and_failures_are_named(
     stub: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = dict(outcomes(CELLS, compose.compose(["profile=smoke", "workers=2"]), None))
-    auf, decay = [c for c in CELLS if c.objective == "auf"], [c for c in CELLS if c.objective == "decay"]
-    assert [getattr(found[c], "objective", None) for c in auf] == ["auf", "auf"]
-    assert [found[c] for c in decay] == ["no such thing", "its process ended by signal 9"]
+    outcome = dict(Workers(2).run(JOBS))
+    auf, decay = ([job for job in JOBS if job.objective == name] for name in ("auf", "decay"))
+    assert [getattr(outcome[c], "objective", None) for c in auf] == ["auf", "auf"]
+    assert [outcome[c] for c in decay] == ["no such thing", "its process ended by signal 9"]
     asked = [json.loads(line) for line in Path("asked").read_text().splitlines()]
-    assert sorted(words for _, words in asked) == sorted(c.words for c in CELLS)
+    assert sorted(words for _, words in asked) == sorted(job.words for job in JOBS)
     assert len({pid for pid, _ in asked}) >= 2
-    assert stub[0] == ["target", *CELLS[0].words], "the target first, and alone"
+    assert stub[0] == ["target", *JOBS[0].words], "the target first, and alone"
     assert "working on objective=auf" in capsys.readouterr().err
 
 
 def test_a_target_that_cannot_be_made_stops_the_table(stub: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(InputError, match="the target could not be made"):
-        list(outcomes(CELLS, compose.compose(["profile=smoke", "workers=2"]), None))
+        list(Workers(2).run(JOBS))
 
 
 def test_leaving_early_stops_the_workers(stub: list[list[str]]) -> None:
-    filling = outcomes([*CELLS] * 5, compose.compose(["profile=smoke", "workers=2"]), None)
+    filling = Workers(2).run([*JOBS] * 5)
     next(filling)
     filling.close()
     count = len(Path("asked").read_text().splitlines())
@@ -85,48 +92,63 @@ def test_leaving_early_stops_the_workers(stub: list[list[str]]) -> None:
     assert len(Path("asked").read_text().splitlines()) == count < 20
 
 
+def test_who_runs_the_jobs_depends_on_launcher_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+
+    def chosen(workers: int, launcher: str | None = None, jobs: int = 9) -> object:
+        return runner(replace(SMOKE, workers=workers), launcher, jobs)
+
+    assert isinstance(chosen(8, launcher="slurm"), Cluster)
+    assert isinstance(chosen(1), Here)
+    assert isinstance(chosen(8, jobs=1), Here)
+    counts = [workers.count for workers in (chosen(8), chosen(3), chosen(8, jobs=2)) if isinstance(workers, Workers)]
+    assert counts == [4, 3, 2]
+
+
 def test_one_worker_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors.subprocess, "Popen", lambda *_, **__: pytest.fail("a process"))
     monkeypatch.setattr(executors.Worker, "fill", lambda *_, **__: (constant("auf", {"gsm8k": ""}, 1), Path()))
-    assert len(list(outcomes(CELLS, compose.compose(["profile=smoke", "workers=1", "together=false"]), None))) == 4
+    assert len(list(runner(replace(SMOKE, workers=1, together=False), None, 4).run(JOBS))) == 4
 
 
-def test_cells_of_a_seed_are_trained_in_one_pass_and_a_failure_is_said_once(
+def test_jobs_of_a_seed_are_trained_in_one_pass_and_a_failure_is_said_once(
     table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = table
     monkeypatch.chdir(folder)
     settings = ("profile=smoke", "trainer.steps=7", "evaluation.prompts=1", "benchmark=offline_algebra")
-    jobs = [Job("t", "dflash", o, s, settings) for s in (0, 1) for o in ("auf", "decay", "full_ce")]
+    jobs = [Job.composed("t", None, "dflash", o, s, settings) for s in (0, 1) for o in ("auf", "decay", "full_ce")]
     passes: list[list[str]] = []
     real = executors.Session.train_together
 
     def train(session: object, some: Sequence[tuple[executors.Config, Sequence[str]]], **more: bool) -> list[object]:
         passes.append([f"{c.objective.name} {c.seed}" for c, _ in some])
         bad = [c.objective.name == "decay" for c, _ in some]
-        made = real(session, [x for x, b in zip(some, bad, strict=True) if not b], **more)  # type: ignore[arg-type]
-        rest = iter(made)
+        rest = iter(real(session, [x for x, b in zip(some, bad, strict=True) if not b], **more))  # type: ignore[arg-type]
         return [InputError("loss nan") if b else next(rest) for b in bad]
 
     monkeypatch.setattr(executors.Session, "train_together", train)
-    found = dict(outcomes(jobs, compose.compose(settings), None))
+    outcome = dict(Here(together=True).run(jobs))
     assert passes[0] == ["auf 0", "decay 0", "full_ce 0"]
     assert [p for p in passes if len(p) > 1] == [passes[0], ["auf 1", "decay 1", "full_ce 1"]]
     assert not any("decay" in p for some in passes for p in some if len(some) == 1), "a failed job is not tried again"
-    assert {c.objective for c in jobs if found[c] == "loss nan"} == {"decay"}
-    assert {getattr(found[c], "objective", None) for c in jobs} == {"auf", "full_ce", None}
+    assert {c.objective for c in jobs if outcome[c] == "loss nan"} == {"decay"}
+    assert {getattr(outcome[c], "objective", None) for c in jobs} == {"auf", "full_ce", None}
 
 
-def test_what_stops_a_pass_is_said_of_the_cell_it_belongs_to(
+def test_what_stops_a_pass_is_said_of_the_job_it_belongs_to(
     table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = table
     monkeypatch.chdir(folder)
     few = ("profile=smoke", "trainer.steps=7", "evaluation.prompts=1", "benchmark=offline_algebra")
-    jobs = [Job("t", "dflash", o, 2, few) for o in ("auf", "no_such_objective")]
-    found = dict(outcomes(jobs, compose.compose(few), None))
-    assert getattr(found[jobs[0]], "objective", None) == "auf"
-    assert "no_such_objective" in str(found[jobs[1]])
+    jobs = [
+        Job.composed("t", None, "dflash", objective, 2, (*few, *more))
+        for objective, more in (("auf", ()), ("decay", ("init=no_such_run",)))
+    ]
+    outcome = dict(Here(together=True).run(jobs))
+    assert getattr(outcome[jobs[0]], "objective", None) == "auf"
+    assert "no run 'no_such_run'" in str(outcome[jobs[1]])
 
 
 def test_a_sweep_runs_in_processes_of_the_local_launcher(table: tuple[Path, str]) -> None:
@@ -138,13 +160,13 @@ def test_a_sweep_runs_in_processes_of_the_local_launcher(table: tuple[Path, str]
         folder, "train", "--eval", "-m", *few, "objective=auf", "seed=5", "hydra/launcher=local", check=False
     )
     assert done.returncode == 0, done.stderr
-    made = [f for f in (folder / "runs").glob("dflash-*-s5-*") if (f / "finished.json").is_file()]
-    assert [f.name.split("-")[1] for f in made] == ["auf"]
-    assert [len(r.benchmarks) for r in layout.measured(made[0])] == [2]
+    finished = [f for f in (folder / "runs").glob("dflash-*-s5-*") if (f / "finished.json").is_file()]
+    assert [f.name.split("-")[1] for f in finished] == ["auf"]
+    assert [len(r.benchmarks) for r in layout.measured(finished[0])] == [2]
     assert len(list((folder / "runs/.submitit").rglob("*_log.out"))) == 1
 
 
-def test_cells_of_a_launcher_leave_their_outcome_behind(
+def test_jobs_of_a_launcher_leave_their_outcome_behind(
     table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same through Hydra's own launcher, which runs the jobs here: what ``make table LAUNCHER=...`` reads
@@ -152,7 +174,7 @@ def test_cells_of_a_launcher_leave_their_outcome_behind(
     folder, _ = table
     monkeypatch.chdir(folder)
     settings = ("profile=smoke", "trainer.steps=6", "evaluation.prompts=1", "benchmark=offline_algebra")
-    jobs = [Job("t", "dflash", o, 0, settings) for o in ("auf", "decay")]
+    jobs = [Job.composed("t", None, "dflash", o, 0, settings) for o in ("auf", "decay")]
     real = executors.Worker.fill
 
     def fill(self: executors.Worker, config: executors.Config, overrides: Sequence[str]) -> object:
@@ -161,9 +183,9 @@ def test_cells_of_a_launcher_leave_their_outcome_behind(
         return real(self, config, overrides)
 
     monkeypatch.setattr(executors.Worker, "fill", fill)
-    found = dict(outcomes(jobs, compose.compose(settings), "basic"))
-    assert getattr(found[jobs[0]], "objective", None) == "auf"
-    assert found[jobs[1]] == "the disk is full"
+    outcome = dict(Cluster("basic", Path("runs")).run(jobs))
+    assert getattr(outcome[jobs[0]], "objective", None) == "auf"
+    assert outcome[jobs[1]] == "the disk is full"
     (place,) = Path("runs/jobs").glob("dflash-auf-s0-*.json")
     assert load_record(Path(json.loads(place.read_text())["record"])).objective == "auf"
 
@@ -175,11 +197,11 @@ def test_a_launcher_gets_the_settings_of_every_condition(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(executors.Worker, "fill", fill)
     jobs = {
-        Job(f"page/{n}", "dflash", o, 0, ("profile=smoke", f"trainer.steps={n}")): f"{o} for {n} steps"
+        Job.composed("page", str(n), "dflash", o, 0, ("profile=smoke", f"trainer.steps={n}")): f"{o} for {n} steps"
         for n in (4, 5)
         for o in ("auf", "decay")
     }
-    assert dict(outcomes(list(jobs), compose.compose(["profile=smoke"]), "basic")) == jobs
+    assert dict(Cluster("basic", Path("runs")).run(list(jobs))) == jobs
 
 
 def test_a_stopped_table_tells_its_workers_to_save(table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,19 +238,17 @@ def test_a_stopped_table_tells_its_workers_to_save(table: tuple[Path, str], monk
 
 def _alive(folder: Path) -> list[str]:
     """Worker processes that still run in ``folder``."""
-    found = []
+    alive = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if os.readlink(process / "cwd") == str(folder) and b"worker" in (process / "cmdline").read_bytes():
-                found.append(process.name)
+                alive.append(process.name)
         except OSError:
             continue
-    return found
+    return alive
 
 
-def test_a_worker_that_cannot_be_started_fails_its_cells(
-    stub: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_cannot_be_started_fails_its_jobs(stub: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     real = executors.subprocess.Popen
 
     def popen(words: list[str], **more: object) -> subprocess.Popen[str]:
@@ -237,16 +257,14 @@ def test_a_worker_that_cannot_be_started_fails_its_cells(
         return real(words, **more)  # type: ignore[call-overload, no-any-return]
 
     monkeypatch.setattr(executors.subprocess, "Popen", popen)
-    found = dict(outcomes(CELLS, compose.compose(["profile=smoke", "workers=2"]), None))
-    assert set(found.values()) == {"its process could not be started: Resource temporarily unavailable"}
+    outcome = dict(Workers(2).run(JOBS))
+    assert set(outcome.values()) == {"its process could not be started: Resource temporarily unavailable"}
 
 
 def test_two_sweeps_in_one_queue_leave_their_outcomes_in_different_places() -> None:
     places = {
-        executors._place(compose.compose(["profile=smoke", *more]))
+        outcome_path(compose.compose(["profile=smoke", *more]))
         for more in ([], ["trainer.steps=5"], ["evaluation.prompts=1"], ["seed=1"])
     }
     assert len(places) == 4
-    assert executors._place(compose.compose(CELLS[0].words)) == executors._place(
-        compose.compose([*CELLS[0].words][::-1])
-    )
+    assert outcome_path(compose.compose(JOBS[0].words)) == outcome_path(compose.compose([*JOBS[0].words][::-1]))

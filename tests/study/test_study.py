@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +18,11 @@ from specauf_cli.config import compose, specs
 from specauf_cli.config.groups import folder
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError
-from specauf_cli.reporting import figures as drawings
-from specauf_cli.reporting import tables
+from specauf_cli.reporting import figures, tables
 from specauf_cli.session import Session
 from specauf_cli.store import trust
 from specauf_cli.store.records import RunRecord, load_record, save_record
-from specauf_cli.study import executors, run
+from specauf_cli.study import executors, last, publish, render, table
 
 EXPERIMENT = specs.load_spec("table2")
 README = """# A project
@@ -67,7 +67,7 @@ def test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing
     for r in laptop + real:
         commit(r)
     Path("README.md").write_text(README)
-    run.render()
+    render.render()
     made = tree()
     pages = ["results/table3.md"]
     pages += [f"results/{p}/{n}" for p in ("cpu_real", "laptop") for n in ("table2.md", "figures.md", "report.html")]
@@ -97,7 +97,7 @@ def test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing
         in claims
     )
     assert "\n\nProse in between, with | bars | in it.\n\n" in readme
-    run.render()
+    render.render()
     assert tree() == made
 
 
@@ -107,14 +107,14 @@ def test_render_takes_the_newest_record_of_a_run(here: Path) -> None:
     settings = {**new.config, "evaluation": {"precision": "fp32", "mode": "decode"}}
     for r in (old, replace(new, config=settings)):
         commit(r)
-    run.render()
+    render.render()
     assert len(list(Path("results/records/laptop").iterdir())) == 2
     assert "| 0 | AUF | ours | **5.38** ± " in Path("results/laptop/table2.md").read_text()
 
 
 def test_render_without_a_readme_or_rows_of_a_table(here: Path) -> None:
     commit(record("unheard_of", [benchmark("gsm8k", [[1], [2]])]))
-    run.render()
+    render.render()
     assert [p for p in tree() if "records" not in p] == ["results/table3.md"]
 
 
@@ -122,7 +122,7 @@ def test_render_without_a_readme_or_rows_of_a_table(here: Path) -> None:
 def test_a_tree_without_records_is_one_clear_line(here: Path, made: str) -> None:
     Path(made or ".").mkdir(parents=True, exist_ok=True)
     with pytest.raises(InputError) as caught:
-        run.render()
+        render.render()
     assert str(caught.value) == "no results/records here; run this in a checkout of the project"
 
 
@@ -131,7 +131,7 @@ def test_render_names_a_damaged_record(here: Path) -> None:
     (path,) = Path("results/records/laptop").iterdir()
     path.write_text(path.read_text()[:-40])
     with pytest.raises(InputError, match=f"{path.name}:.*not valid JSON"):
-        run.render()
+        render.render()
 
 
 def test_a_record_survives_the_disk(here: Path) -> None:
@@ -147,7 +147,7 @@ CLEAN = {"version": "1", "commit": "abc", "dirty": False}
 
 @pytest.fixture
 def jobs(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """``study.run`` whose training and measuring give made-up records; ``changes`` go into those of AUF."""
+    """``table.run`` whose training and measuring give made-up records; ``changes`` go into those of AUF."""
     state: dict[str, Any] = {"code": dict(CLEAN), "changes": {}, "accepted": 3, "opened": 0}
 
     def open_session(config: Config) -> Session:
@@ -164,9 +164,9 @@ def jobs(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return made
 
     monkeypatch.setattr(compose, "compose", lambda job: composed(tuple(job)))
-    monkeypatch.setattr(run, "code_state", lambda: state["code"])
-    monkeypatch.setattr(run, "CHECKOUT", here)
-    for module in (executors, run):
+    monkeypatch.setattr(publish, "code_state", lambda: state["code"])
+    monkeypatch.setattr(publish, "CHECKOUT", here)
+    for module in (executors, last):
         monkeypatch.setattr(module, "open_session", open_session)
     monkeypatch.setattr(Session, "serves", lambda *_: True)
 
@@ -178,12 +178,12 @@ def jobs(here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return state
 
 
-def publish() -> None:
-    run.run(["table2"], ["profile=smoke"], [0], publish=True)
+def publish_table2() -> None:
+    table.run(["table2"], ["profile=smoke"], [0], publish=True)
 
 
 def test_publish_copies_the_records_and_renders(jobs: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    publish()
+    publish_table2()
     published = sorted(Path("results/records/smoke").iterdir())
     assert [load_record(p).objective for p in published] == ["auf", "auf_decay", "decay", "full_ce"]
     for path in published:
@@ -192,13 +192,13 @@ def test_publish_copies_the_records_and_renders(jobs: dict[str, Any], capsys: py
     assert "| 0 | AUF | ours | **4.38** ± " in Path("results/smoke/table2.md").read_text()
     assert "| 0 | AUF | ours | **4.38** ± " in capsys.readouterr().out
     before = tree()
-    publish()
+    publish_table2()
     assert tree() == before
 
 
 def test_without_publish_nothing_is_written_under_results(jobs: dict[str, Any]) -> None:
     jobs["code"]["dirty"] = True
-    run.run(["table2"], ["profile=smoke"], [0], publish=False)
+    table.run(["table2"], ["profile=smoke"], [0], publish=False)
     assert not Path("results").exists()
     assert Path("runs/tables/smoke-table2.md").is_file()
     assert Path("runs/tables/smoke-table2.csv").is_file()
@@ -218,22 +218,22 @@ def test_a_failed_cell_leaves_the_others_and_is_tried_again(
     with pytest.raises(
         InputError, match=r"1 jobs failed, the same command tries them again: table2, decay, seed 0: the disk is full"
     ):
-        publish()
+        publish_table2()
     assert not Path("results").exists(), "nothing is published by halves"
     written = Path("runs/tables/smoke-table2.md").read_text()
     assert "| 0 | AUF | ours | **4.38** ± " in written
     assert "| 0 | decay | ours | – |" in written
     monkeypatch.setattr(Session, "measure", whole)
-    publish()
+    publish_table2()
     assert "| 0 | decay | ours | 2.38 ± " in Path("results/smoke/table2.md").read_text()
 
 
 def test_a_record_is_never_published_twice_with_other_content(jobs: dict[str, Any]) -> None:
-    publish()
+    publish_table2()
     before = {k: v for k, v in tree().items() if k.startswith("results")}
     jobs["accepted"] = 5
     with pytest.raises(InputError, match=r"run-auf\.\w+\.json exists with other content; published records are never"):
-        publish()
+        publish_table2()
     assert {k: v for k, v in tree().items() if k.startswith("results")} == before
 
 
@@ -243,7 +243,7 @@ def test_publish_elsewhere_than_in_the_checkout_is_refused(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="results/ of the checkout; run it in"):
-        publish()
+        publish_table2()
     assert not jobs["opened"]
 
 
@@ -254,7 +254,7 @@ def test_publish_elsewhere_than_in_the_checkout_is_refused(
 def test_publish_is_refused_before_anything_is_trained(jobs: dict[str, Any], code: dict[str, Any], says: str) -> None:
     jobs["code"].update(code)
     with pytest.raises(InputError, match=says):
-        publish()
+        publish_table2()
     assert jobs["opened"] == 0
     assert not Path("results").exists()
 
@@ -269,7 +269,7 @@ def test_a_record_made_with_dirty_or_unknown_code_is_refused(
     with pytest.raises(
         InputError, match=rf"record run-auf\.\w+ was {what} with uncommitted changes; move runs/run-auf"
     ):
-        publish()
+        publish_table2()
     published = [json.loads(p.read_text())["objective"] for p in Path("results").rglob("*.json")]
     assert "auf" not in published
 
@@ -282,7 +282,7 @@ def test_sampled_drafts_are_refused_with_the_reason(mode: str) -> None:
     with pytest.raises(InputError) as caught:
         compose.compose(["profile=smoke", "evaluation.drafts=sampled", f"evaluation.mode={mode}"])
     text = str(caught.value)
-    assert text.startswith("evaluation.drafts='sampled': only greedy drafts can be replayed")
+    assert text.startswith("evaluation.drafts='sampled' cannot be replayed, only greedy drafts can")
     assert "the emitted text depends on the drafter" in text
     assert "\n" not in text
 
@@ -293,46 +293,59 @@ def test_sampled_drafts_are_refused_with_the_reason(mode: str) -> None:
 def test_conditions_are_published_and_rendered_apart_from_the_tables(
     jobs: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish()
-    table = Path("results/smoke/table2.md").read_bytes()
-    run.run(["robustness"], ["profile=smoke"], [0], publish=True)
+    publish_table2()
+    table2 = Path("results/smoke/table2.md").read_bytes()
+    table.run(["robustness"], ["profile=smoke"], [0], publish=True)
     page = Path("results/smoke/robustness.md").read_text()
     assert page.count("| B | ") == 6  # two tables of three block sizes
     assert "**AUF > decay** on average holds under 14 of 14 conditions." in page
     assert "Not measured yet" not in page
     found = sorted(p.relative_to("results/records/smoke") for p in Path("results/records/smoke/robustness").glob("*/*"))
     assert len(found) == 14 * 3
-    assert Path("results/smoke/table2.md").read_bytes() == table
+    assert Path("results/smoke/table2.md").read_bytes() == table2
     before = tree()
-    run.render()
+    render.render()
     assert tree() == before
 
 
+def test_a_table_of_one_seed_composes_every_job_once(jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[tuple[str, ...]] = []
+    composed_before = compose.compose
+
+    def counted(overrides: Sequence[str]) -> Config:
+        words.append(tuple(overrides))
+        return composed_before(overrides)
+
+    monkeypatch.setattr(compose, "compose", counted)
+    table.run([], ["profile=smoke"], [0], publish=False)
+    assert len(words) == len(set(words)) == 11 + 1, "every drafter of Tables 2 and 4, and the settings that they share"
+
+
 def test_all_tables_leave_conditions_out(jobs: dict[str, Any]) -> None:
-    run.run([], ["profile=smoke"], [0], publish=False)
+    table.run([], ["profile=smoke"], [0], publish=False)
     assert sorted(p.stem for p in Path("runs/tables").glob("*.md")) == ["smoke-table2", "smoke-table4", "table3"]
 
 
 def test_only_rows_of_a_page_that_trains_nothing(jobs: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="--only auf: nothing is trained for table3; leave it out"):
-        run.run(["table3"], ["profile=smoke"], [0], publish=False, only=["auf"])
+        table.run(["table3"], ["profile=smoke"], [0], publish=False, only=["auf"])
 
 
 def test_two_pages_of_one_name_are_refused(jobs: dict[str, Any], tmp_path: Path) -> None:
     other = tmp_path / "table2.yaml"
     other.write_text((folder("experiments") / "table2.yaml").read_text())
     with pytest.raises(InputError, match="two of the pages asked for are called 'table2'"):
-        run.run(["table2", str(other)], ["profile=smoke"], [0], publish=False)
+        table.run(["table2", str(other)], ["profile=smoke"], [0], publish=False)
 
 
 def test_only_some_rows(jobs: dict[str, Any]) -> None:
-    run.run(["table2", "table4"], ["profile=smoke"], [0], publish=False, only=["auf", "decay", "b_auf"])
+    table.run(["table2", "table4"], ["profile=smoke"], [0], publish=False, only=["auf", "decay", "b_auf"])
     lines = Path("runs/tables/smoke-table2.md").read_text().splitlines()
     shown = {method: next(x for x in lines if x.startswith(f"| 0 | {method} |")) for method in ("AUF", "AUF+decay")}
     assert "4.38" in shown["AUF"]
     assert shown["AUF+decay"].endswith("ours" + " | –" * 8 + " |")
     with pytest.raises(InputError, match=r"--only: 'auff' is no row here; valid: full_ce, .* Did you mean 'auf'\?"):
-        run.run(["table2"], ["profile=smoke"], [0], publish=False, only=["auff"])
+        table.run(["table2"], ["profile=smoke"], [0], publish=False, only=["auff"])
 
 
 def test_figures_and_report_show_the_last_table_of_a_backbone(
@@ -345,8 +358,8 @@ def test_figures_and_report_show_the_last_table_of_a_backbone(
         shown.append((" ".join(p.title for p in pages), sorted(r.objective for r in records)))
         return []
 
-    monkeypatch.setattr(drawings, "figures", draw)
-    monkeypatch.setattr(run, "_measure_on_the_way", lambda *_: None)
+    monkeypatch.setattr(figures, "figures", draw)
+    monkeypatch.setattr(last, "_measure_snapshots", lambda *_: None)
     mine = tmp_path / "mine.yaml"
     text = (folder("experiments") / "table2.yaml").read_text()
     rows = (
@@ -355,10 +368,10 @@ def test_figures_and_report_show_the_last_table_of_a_backbone(
     )
     head = text.partition("rows:")[0].replace("name: table2", "name: mine").replace('"Table 2.', '"My table.')
     mine.write_text(head + rows)
-    run.run(["table2"], ["profile=smoke"], [0], publish=False)
-    run.run([str(mine)], ["profile=smoke"], [0], publish=False)
-    run.figures(["profile=smoke"])
-    run.report(["profile=smoke"])
+    table.run(["table2"], ["profile=smoke"], [0], publish=False)
+    table.run([str(mine)], ["profile=smoke"], [0], publish=False)
+    last.draw_figures(["profile=smoke"])
+    last.write_report(["profile=smoke"])
     assert shown == [("My table. DFlash: mean emitted length tau", ["auf", "decay"])] * 2
     page = Path("runs/reports/smoke.html").read_text()
     assert "My table" in page
@@ -395,7 +408,7 @@ def test_a_run_that_goes_on_with_other_code_is_nobodys_commit(tmp_path: Path, mo
 
 
 def test_figures_measure_what_an_interrupted_call_left(jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    run.run(["table2"], ["profile=smoke"], [0], publish=False)
+    table.run(["table2"], ["profile=smoke"], [0], publish=False)
     place = Path("runs/run-auf")
     for step in (8, 16, 24):
         (place / "snapshots" / f"step-{step:06d}").mkdir(parents=True)
@@ -403,5 +416,5 @@ def test_figures_measure_what_an_interrupted_call_left(jobs: dict[str, Any], mon
     monkeypatch.setattr(trust, "overrides_of", lambda *_: ["profile=smoke"])
     asked: list[int] = []
     monkeypatch.setattr(Session, "measure", lambda *_, step: asked.append(step))
-    run.figures(["profile=smoke"])
+    last.draw_figures(["profile=smoke"])
     assert asked == [16, 24]

@@ -15,11 +15,13 @@ from torch import nn
 
 from specauf_cli.errors import InputError
 from specauf_cli.training import loop, state
-from specauf_cli.training.loop import Interrupted, Job, Outcome
+from specauf_cli.training.loop import Interrupted, Outcome, Training
 
 
-def job(folder: Path, *, steps: int = 12, hook: Callable[[int], None] = lambda _: None, identity: str = "a") -> Job:
-    """A small regression whose data are keyed by the step, as in the real jobs."""
+def training(
+    folder: Path, *, steps: int = 12, hook: Callable[[int], None] = lambda _: None, identity: str = "a"
+) -> Training:
+    """A small regression whose data are keyed by the step, as in the real trainings."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
 
@@ -30,7 +32,7 @@ def job(folder: Path, *, steps: int = 12, hook: Callable[[int], None] = lambda _
         error.mean().backward()
         return Outcome(error.mean().detach(), {"n": torch.tensor(8)}, 8)
 
-    return Job(
+    return Training(
         name="toy",
         folder=folder,
         module=module,
@@ -48,15 +50,15 @@ def job(folder: Path, *, steps: int = 12, hook: Callable[[int], None] = lambda _
     )
 
 
-def run(j: Job) -> tuple[dict[str, float], float]:
-    (ended,) = loop.run([j])
+def run(toy: Training) -> tuple[dict[str, float], float]:
+    (ended,) = loop.run([toy])
     if ended.failure:
         raise ended.failure
     return ended.line, ended.seconds
 
 
-def weights(j: Job) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in j.module.parameters()]
+def weights(toy: Training) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in toy.module.parameters()]
 
 
 def log(folder: Path) -> list[dict[str, float]]:
@@ -67,7 +69,7 @@ def log(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("at", [1, 3, 4, 7, 11])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_continues_bit_for_bit(tmp_path: Path, at: int, number: signal.Signals) -> None:
-    whole = job(tmp_path / "whole")
+    whole = training(tmp_path / "whole")
     expected, _ = run(whole)
 
     def stop(i: int) -> None:
@@ -75,10 +77,10 @@ def test_interrupted_run_continues_bit_for_bit(tmp_path: Path, at: int, number: 
             os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted) as caught:
-        run(job(tmp_path / "cut", hook=stop))
+        run(training(tmp_path / "cut", hook=stop))
     assert caught.value.exit_code == 128 + number
     assert f"step {at}" in str(caught.value)
-    again = job(tmp_path / "cut")
+    again = training(tmp_path / "cut")
     last, _ = run(again)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
     assert log(tmp_path / "whole") == log(tmp_path / "cut")
@@ -86,7 +88,7 @@ def test_interrupted_run_continues_bit_for_bit(tmp_path: Path, at: int, number: 
 
 
 def test_crash_between_checkpoints_continues_from_the_last_one(tmp_path: Path) -> None:
-    whole = job(tmp_path / "whole")
+    whole = training(tmp_path / "whole")
     run(whole)
 
     def crash(i: int) -> None:
@@ -94,9 +96,9 @@ def test_crash_between_checkpoints_continues_from_the_last_one(tmp_path: Path) -
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        run(job(tmp_path / "cut", hook=crash))
+        run(training(tmp_path / "cut", hook=crash))
     seen: list[int] = []
-    again = job(tmp_path / "cut", hook=seen.append)
+    again = training(tmp_path / "cut", hook=seen.append)
     run(again)
     assert seen == [8, 9, 10, 11]
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
@@ -112,11 +114,11 @@ def test_an_altered_state_is_refused(tmp_path: Path, change: dict[str, object]) 
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        run(job(tmp_path, hook=crash))
+        run(training(tmp_path, hook=crash))
     newest = sorted(tmp_path.glob("checkpoints/step-*/state.json"))[-1]
     newest.write_text(json.dumps({**json.loads(newest.read_text()), **change}))
     with pytest.raises(InputError, match=r"state\.json is damaged .* delete .* to go on from the one before"):
-        run(job(tmp_path))
+        run(training(tmp_path))
 
 
 def test_checkpoints_come_by_the_clock_too(tmp_path: Path) -> None:
@@ -126,14 +128,14 @@ def test_checkpoints_come_by_the_clock_too(tmp_path: Path) -> None:
 
     often = {"save_every": 10**6, "save_minutes": 1e-9}
     with pytest.raises(MemoryError):
-        run(replace(job(tmp_path, hook=crash), **often))
+        run(replace(training(tmp_path, hook=crash), **often))
     seen: list[int] = []
-    run(replace(job(tmp_path, hook=seen.append), **often))
+    run(replace(training(tmp_path, hook=seen.append), **often))
     assert seen == [6, 7, 8, 9, 10, 11]
 
 
 def test_what_is_measured_on_the_way_is_in_the_log_and_changes_nothing(tmp_path: Path) -> None:
-    plain, measured = job(tmp_path / "a"), job(tmp_path / "b")
+    plain, measured = training(tmp_path / "a"), training(tmp_path / "b")
     run(plain)
     run(replace(measured, measure=lambda done: {"tau": 1.0 + done} if done % 6 == 0 else {}))
     assert [x.get("tau") for x in log(tmp_path / "b")] == [None, 7.0, None, 13.0]
@@ -142,7 +144,7 @@ def test_what_is_measured_on_the_way_is_in_the_log_and_changes_nothing(tmp_path:
 
 
 def test_non_finite_loss_stops_before_the_update(tmp_path: Path) -> None:
-    broken = job(tmp_path)
+    broken = training(tmp_path)
 
     def step(i: int) -> Outcome:
         found = job_step(i)
@@ -170,51 +172,51 @@ def test_no_space_left_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"No space left on device; the last good checkpoint is .*step-000004"):
-        run(job(tmp_path))
+        run(training(tmp_path))
     monkeypatch.setattr(os, "fsync", real)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000004"]
-    run(job(tmp_path))
+    run(training(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_damaged_checkpoint_is_one_line_naming_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(Interrupted):
-        run(job(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
+        run(training(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
     path = tmp_path / "checkpoints" / "step-000006" / name
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(InputError, match="step-000006") as caught:
-        run(job(tmp_path))
+        run(training(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        run(job(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
+        run(training(tmp_path, hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 5 else None))
     with pytest.raises(InputError, match="another configuration"):
-        run(job(tmp_path, identity="b"))
+        run(training(tmp_path, identity="b"))
 
 
 def test_schedule_warms_up_then_falls_to_zero() -> None:
-    j = replace(job(Path()), steps=100, warmup=0.1)
-    rates = [loop.learning_rate(j, i) for i in range(100)]
-    assert rates[0] == pytest.approx(j.lr / 10)
-    assert rates[9] == pytest.approx(j.lr)
-    assert max(rates) == pytest.approx(j.lr)
+    toy = replace(training(Path()), steps=100, warmup=0.1)
+    rates = [loop.learning_rate(toy, i) for i in range(100)]
+    assert rates[0] == pytest.approx(toy.lr / 10)
+    assert rates[9] == pytest.approx(toy.lr)
+    assert max(rates) == pytest.approx(toy.lr)
     assert all(a > b for a, b in pairwise(rates[10:]))
-    assert rates[-1] < 0.001 * j.lr
+    assert rates[-1] < 0.001 * toy.lr
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
-    run(job(tmp_path, steps=20))
+    run(training(tmp_path, steps=20))
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000016", "step-000020"]
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_largest_step(tmp_path: Path) -> None:
     """As text 1000000 sorts before 999000."""
-    j = job(tmp_path)
-    optimizer = torch.optim.AdamW(j.module.parameters())
+    toy = training(tmp_path)
+    optimizer = torch.optim.AdamW(toy.module.parameters())
     for step in (999_000, 999_500, 1_000_000):
-        state.save(tmp_path, j.module, optimizer, step, {})
+        state.save(tmp_path, toy.module, optimizer, step, {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-1000000", "step-999500"]
     assert state.latest(tmp_path) == tmp_path / "step-1000000"
 
@@ -260,11 +262,11 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 def test_a_signal_in_the_very_last_step_still_stops_what_would_come_next(tmp_path: Path) -> None:
     """Everything is saved and nothing is left to do here, but an evaluation or another cell would follow."""
-    whole = job(tmp_path / "whole")
+    whole = training(tmp_path / "whole")
     expected, _ = run(whole)
     with pytest.raises(KeyboardInterrupt):
-        run(job(tmp_path / "cut", hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 11 else None))
-    again = job(tmp_path / "cut", hook=lambda _: pytest.fail("another step"))
+        run(training(tmp_path / "cut", hook=lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 11 else None))
+    again = training(tmp_path / "cut", hook=lambda _: pytest.fail("another step"))
     last, _ = run(again)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
     assert {**last, "tokens_per_second": 0} == {**expected, "tokens_per_second": 0}
@@ -296,4 +298,4 @@ def test_an_error_of_one_rank_is_raised_for_the_others_would_wait(
         raise InputError("No space left on device")
 
     with pytest.raises(InputError, match="No space left"):
-        loop.run([replace(job(tmp_path), snapshot=full, shared=True)])
+        loop.run([replace(training(tmp_path), snapshot=full, shared=True)])

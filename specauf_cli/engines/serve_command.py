@@ -1,0 +1,149 @@
+"""The command line that starts a server for a run's drafter: SGLang or vLLM."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specauf_cli.config import compose
+from specauf_cli.config.identity import upgraded
+from specauf_cli.config.overrides import runs_folder_only, runs_words, setting, value_of
+from specauf_cli.engines.conventions import (
+    DTYPES,
+    FORMATS,
+    check_backend,
+    drafted_per_round,
+    export_folder,
+    target_fingerprint,
+)
+from specauf_cli.errors import InputError, nearest
+from specauf_cli.interchange.targets import target_path
+from specauf_cli.store import layout
+from specauf_cli.store.files import read_json
+
+SERVED_KINDS = ("dflash", "domino")
+"""Kinds of drafter that at least one of the engines serves."""
+
+URLS = {"sglang": "http://127.0.0.1:30000", "vllm": "http://127.0.0.1:8000"}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is served: ``target`` (hub id or absolute path) with the exported ``drafter``, ``proposals`` tokens a round.
+
+    ``shared``: options that both engines call the same.
+    """
+
+    target: str
+    drafter: Path
+    kind: str
+    proposals: int
+    shared: list[str]
+
+
+def serve_command(backend: str, run: str | None, drafter: str | None, overrides: Sequence[str]) -> None:
+    """Prints the command that serves a finished run's drafter beside its target, after the export where that is
+    missing.
+
+    Of ``overrides`` it takes ``runs=``, ``evaluation.precision=``, which is the dtype to serve (default: the run's
+    own), and, for a run folder from elsewhere, ``target.path=`` and ``target.trust_remote_code=``. Paths in it are
+    absolute. Errors: InputError for an engine that cannot serve this drafter, naming why.
+    """
+    check_backend(backend)
+    precision_words = setting(overrides, ["evaluation.precision"])
+    target_words = setting(overrides, ["target.path", "target.trust_remote_code"])
+    local = Path(runs_folder_only([o for o in overrides if o not in (*precision_words, *target_words)]))
+    (folder,) = layout.find(local, [run] if run is not None else [], every=False)
+    config = upgraded(layout.about_of(folder)["config"])  # as it was trained, whatever the yaml files say today
+    with layout.intact(folder, layout.ABOUT):
+        kind, wanted = config["backbone"]["kind"], config["backbone"]["proposals"]
+        proposals = drafted_per_round(wanted, config["backbone"]["block_size"])
+        precision = value_of(precision_words[-1]) if precision_words else config["evaluation"]["precision"]
+    _check_servable(folder.name, kind, backend, precision)
+    target = target_path(folder, target_words)
+    export = _export(folder, backend, drafter)
+    if proposals < wanted:
+        print(f"note: {backend} drafts {proposals} tokens a round, evaluation here {wanted}", file=sys.stderr)
+    lines = [] if (export / "config.json").is_file() else [_export_command(folder, backend, export)]
+    shared = ["--dtype", DTYPES[precision], *_revision(folder, target, config["target"]["revision"])]
+    shared += _trust(config["target"], target_words)
+    command = _sglang_command if backend == "sglang" else _vllm_command
+    lines.append(command(Serving(target, export, kind, proposals, shared)))
+    print("\n".join(shlex.join(line) for line in lines))
+    again = ["specauf", "eval", "--backend", backend, "--base-url", URLS[backend], "--run", folder.name]
+    print(f"then: {shlex.join([*again, *runs_words(overrides), *precision_words])}", file=sys.stderr)
+
+
+def _check_servable(run: str, kind: str, backend: str, precision: str) -> None:
+    """InputError for a precision that is none, or a drafter that the engine does not serve."""
+    if precision not in DTYPES:
+        raise InputError(f"evaluation.precision={precision}: valid: {', '.join(DTYPES)}.{nearest(precision, DTYPES)}")
+    if kind not in SERVED_KINDS:
+        raise InputError(f"run {run}: neither engine serves a {kind} drafter, only DFlash and Domino")
+    if backend == "vllm" and kind == "domino":
+        raise InputError(f"run {run}: vLLM serves no Domino drafter yet (vLLM#46707 is open); use --backend sglang")
+
+
+def _export(folder: Path, backend: str, drafter: str | None) -> Path:
+    """Where the exported drafter is, or will be, as an absolute path. Errors: InputError when ``drafter`` names none,
+    or one that vLLM would run causally."""
+    export = (Path(drafter) if drafter is not None else export_folder(folder, backend)).resolve()
+    config = export / "config.json"
+    if drafter is not None and not config.is_file():
+        raise InputError(f"--drafter {drafter}: there is no such folder with config.json; `specauf export` writes one")
+    if backend == "vllm" and config.is_file() and read_json(config).get("sliding_window_non_causal", True) is not True:
+        raise InputError(  # as older versions of this tool wrote it
+            f"{config}: sliding_window_non_causal must be true, else vLLM runs the block causally; move the folder "
+            "away and export again"
+        )
+    return export
+
+
+def _export_command(folder: Path, backend: str, export: Path) -> list[str]:
+    words = ["specauf", "export", "--run", folder.name, "--format", FORMATS[backend], "--out", str(export)]
+    return words + ([f"runs={folder.parent}"] if str(folder.parent) != "runs" else [])
+
+
+def _revision(folder: Path, target: str, named: str | None) -> list[str]:
+    """The commit of a target from the hub that the run was trained with, else the revision that its settings name."""
+    commit = target_fingerprint(folder)
+    revision = commit if len(commit) == 40 and not Path(target).is_dir() else named
+    return ["--revision", revision] if revision else []
+
+
+def _trust(target: Mapping[str, Any], target_words: Sequence[str]) -> list[str]:
+    """``--trust-remote-code`` where the user asks for it: never because a run folder says so."""
+    if ("target.trust_remote_code", True) in compose.parsed(target_words):
+        return ["--trust-remote-code"]
+    if target["trust_remote_code"]:
+        print(
+            "note: the run used target.trust_remote_code=true; give that here too if you trust the target's code",
+            file=sys.stderr,
+        )
+    return []
+
+
+def _sglang_command(serving: Serving) -> list[str]:
+    words = ["python", "-m", "sglang.launch_server", "--model-path", serving.target, *serving.shared]
+    words += ["--speculative-algorithm", "DFLASH", "--speculative-draft-model-path", str(serving.drafter)]
+    words += ["--speculative-num-draft-tokens", str(serving.proposals + 1)]  # SGLang counts the anchor
+    if serving.kind == "domino":  # all of the vocabulary, as here; SGLang's default is 2048 candidates
+        words += ["--speculative-domino-candidate-pool-size", "0"]
+    return [*words, "--host", "127.0.0.1", "--port", "30000"]
+
+
+def _vllm_command(serving: Serving) -> list[str]:
+    speculative = {"method": "dflash", "model": str(serving.drafter), "num_speculative_tokens": serving.proposals}
+    # In developer mode it names its drafter and dtype.
+    words = ["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", serving.target, *serving.shared]
+    words += ["--speculative-config", json.dumps(speculative, separators=(",", ":"))]
+    words += ["--per-request-spec-decode-metrics", "summary"]
+    print(
+        "note: --per-request-spec-decode-metrics counts every request, so tau gets intervals; vLLM up to 0.28.0 does "
+        "not know it (vLLM#48915): leave it out there",
+        file=sys.stderr,
+    )
+    return [*words, "--host", "127.0.0.1", "--port", "8000"]

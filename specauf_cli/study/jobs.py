@@ -1,0 +1,105 @@
+"""The drafters that a table is made of: one job each, composed once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from specauf_cli.config import compose
+from specauf_cli.config.schema import Config
+from specauf_cli.config.specs import AblationSpec, Spec, TableSpec, condition_overrides
+from specauf_cli.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Job:
+    """One drafter of a table: the row it belongs to, and what it is trained with.
+
+    ``spec`` names the table, ``condition`` the condition of an ablation (None in other tables). ``settings`` are the
+    overrides that it shares with other rows; ``config`` is composed from ``words`` and takes no part in comparisons.
+    """
+
+    spec: str
+    condition: str | None
+    backbone: str
+    objective: str
+    seed: int
+    settings: tuple[str, ...]
+    config: Config = field(compare=False, repr=False)
+
+    @classmethod
+    def composed(
+        cls, spec: str, condition: str | None, backbone: str, objective: str, seed: int, settings: Sequence[str]
+    ) -> "Job":
+        """The job with its configuration. Errors: InputError for settings that cannot be composed."""
+        config = compose.compose(_words(backbone, objective, seed, settings))
+        return cls(spec, condition, backbone, objective, seed, tuple(settings), config)
+
+    @property
+    def words(self) -> list[str]:
+        """All overrides of the job, for worker processes, launchers and the ``run.json`` of its run."""
+        return _words(self.backbone, self.objective, self.seed, self.settings)
+
+    @property
+    def table(self) -> str:
+        """The table of tau it belongs to: that of its spec, or of its condition, as in ``robustness/block-8``."""
+        return self.spec if self.condition is None else f"{self.spec}/{self.condition}"
+
+
+def _words(backbone: str, objective: str, seed: int, settings: Sequence[str]) -> list[str]:
+    return [*settings, f"backbone={backbone}", f"objective={objective}", f"seed={seed}"]
+
+
+def jobs_of(
+    specs: Sequence[Spec],
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int | None,
+    only: Sequence[str] | None = None,
+) -> list[Job]:
+    """The jobs of some tables, seed by seed; ``only``: of these objectives.
+
+    ``steps`` are the profile's own, of which a condition may take a multiple. Errors: InputError for an objective that
+    no table has, and for whatever is wrong with the settings of any job.
+    """
+    if only is not None:
+        _check_rows(only, specs)
+    return [
+        Job.composed(spec.name, condition, spec.backbone, objective, seed, settings)
+        for seed in seeds
+        for spec in specs
+        for condition, objective, settings in _rows(spec, overrides, steps)
+        if only is None or objective in only
+    ]
+
+
+def _rows(spec: Spec, overrides: Sequence[str], steps: int | None) -> list[tuple[str | None, str, list[str]]]:
+    """Condition, objective and settings of every drafter that a table is made of."""
+    if isinstance(spec, TableSpec):
+        return [(None, row.objective, list(overrides)) for row in spec.rows]
+    if isinstance(spec, AblationSpec):
+        return [
+            (
+                condition.name,
+                row.objective,
+                [*spec.settings, *overrides, *condition_overrides(condition, row.objective, steps)],
+            )
+            for condition in spec.conditions
+            for row in spec.rows
+        ]
+    return []  # a table of credits is read from the yaml files of its objectives
+
+
+def _check_rows(only: Sequence[str], specs: Sequence[Spec]) -> None:
+    """InputError for an objective of ``--only`` that is a row of no table."""
+    rows = list(
+        dict.fromkeys(
+            row.objective for spec in specs if isinstance(spec, TableSpec | AblationSpec) for row in spec.rows
+        )
+    )
+    if not rows:
+        raise InputError(
+            f"--only {','.join(only)}: nothing is trained for {', '.join(s.name for s in specs)}; leave it out"
+        )
+    unknown = next((objective for objective in only if objective not in rows), None)
+    if unknown is not None:
+        raise InputError(f"--only: {unknown!r} is no row here; valid: {', '.join(rows)}.{nearest(unknown, rows)}")

@@ -1,0 +1,107 @@
+"""Whole tables: trains and measures the drafters that they lack, writes them, publishes their records."""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from specauf_cli.config import compose
+from specauf_cli.config.schema import Config
+from specauf_cli.config.specs import AblationSpec, CreditsSpec, Spec, TableSpec, load_spec, shipped_specs
+from specauf_cli.errors import InputError
+from specauf_cli.reporting import ablation, tables
+from specauf_cli.runtime import ranks
+from specauf_cli.store.files import write_text
+from specauf_cli.store.records import RunRecord
+from specauf_cli.study.executors import runner
+from specauf_cli.study.jobs import Job, jobs_of
+from specauf_cli.study.last import remember
+from specauf_cli.study.publish import publish_records, require_clean
+from specauf_cli.study.render import credits_table, render
+
+
+def run(
+    names: Sequence[str],
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    publish: bool,
+    launcher: str | None = None,
+    only: Sequence[str] | None = None,
+) -> None:
+    """Trains and measures every missing job of some tables (``only``: of these objectives), prints and writes them.
+
+    ``names`` are files or shipped names; none: the paper's tables. A job that fails leaves the others running; the next
+    call tries it again. Errors: InputError naming the failed jobs and their reasons, at the end; before anything is
+    trained, when ``publish`` is asked for on a tree with uncommitted changes.
+    """
+    if ranks.WORLD > 1:
+        raise InputError("torchrun shares one training or evaluation; a table has workers=N and --launcher instead")
+    if publish:
+        require_clean()
+    specs = _specs(names)
+    sources = dict(zip(specs, names or specs, strict=True))
+    config = compose.compose(overrides)
+    for spec in specs.values():
+        if isinstance(spec, CreditsSpec):
+            _show(Path(config.runs) / "tables" / f"{spec.name}.md", credits_table(spec))
+    jobs = jobs_of(list(specs.values()), overrides, seeds, steps=config.trainer.steps, only=only)
+    records: dict[Job, RunRecord] = {}
+    failures: list[str] = []
+    remaining = Counter(job.spec for job in jobs)
+    for job, outcome in runner(config, launcher, len(jobs)).run(jobs):
+        if isinstance(outcome, str):
+            failures.append(f"{job.table}, {job.objective}, seed {job.seed}: {outcome}")
+            print(f"specauf: {failures[-1]}; the other jobs go on", file=sys.stderr)
+        else:
+            records[job] = outcome
+        remaining[job.spec] -= 1
+        if not remaining[job.spec]:  # written as soon as it is complete, other tables may take a while
+            measured = {other: records[other] for other in jobs if other.spec == job.spec and other in records}
+            _write(specs[job.spec], sources[job.spec], config, measured)
+    if failures:
+        raise InputError(f"{len(failures)} jobs failed, the same command tries them again: {' | '.join(failures)}")
+    if publish:
+        publish_records(records, Path(config.runs))
+        render()
+
+
+def _specs(names: Sequence[str]) -> dict[str, Spec]:
+    """The tables asked for, by name and in order; none asked for: those of the paper, ablations are asked for by name.
+
+    Errors: InputError for an unknown one, and for two of the same name.
+    """
+    specs = [load_spec(name) for name in names or shipped_specs()]
+    if not names:
+        specs = [spec for spec in specs if not isinstance(spec, AblationSpec)]
+    repeated = next((name for name, count in Counter(spec.name for spec in specs).items() if count > 1), None)
+    if repeated is not None:
+        raise InputError(f"two of the pages asked for are called {repeated!r}, and would be written to the same file")
+    return {spec.name: spec for spec in specs}
+
+
+def _write(spec: Spec, source: str, config: Config, records: Mapping[Job, RunRecord]) -> None:
+    """Writes and prints one table from the records of its jobs, as far as there are any; ``source``: as it was asked
+    for."""
+    if not records:
+        return
+    path = Path(config.runs) / "tables" / f"{config.profile.name}-{spec.name}.md"
+    if isinstance(spec, AblationSpec):
+        by_condition = {
+            condition.name: [record for job, record in records.items() if job.condition == condition.name]
+            for condition in spec.conditions
+        }
+        write_text(path.with_suffix(".csv"), ablation.to_csv(spec, by_condition))
+        _show(path, ablation.markdown(spec, by_condition))
+    elif isinstance(spec, TableSpec):
+        measured = list(records.values())
+        write_text(path.with_suffix(".csv"), tables.to_csv(spec, measured))
+        _show(path, tables.markdown(spec, measured))
+        remember(config, spec, source, measured)
+
+
+def _show(path: Path, text: str) -> None:
+    """Writes a table and prints it."""
+    write_text(path, text)
+    print("\n" + text)
+    print(f"written: {path}", file=sys.stderr)

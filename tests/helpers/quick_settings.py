@@ -1,0 +1,48 @@
+"""Reading yaml and composing settings takes Hydra longer than most commands take for all the rest: here, once each.
+
+Both are functions of what they are given, so what a test sees is the same. ``install`` comes before the package's own
+imports.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+_load = OmegaConf.load
+_compose = hydra.compose
+
+
+@functools.cache
+def _loaded(text: str) -> Any:
+    return _load(io.StringIO(text))
+
+
+@functools.cache
+def _composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
+    return _compose(name, overrides=list(overrides))
+
+
+def load(file: Any) -> Any:
+    """``OmegaConf.load``: a text that was parsed before is not parsed again."""
+    text = Path(file).read_text("utf-8") if isinstance(file, str | Path) else file.read()
+    return copy.deepcopy(_loaded(text))
+
+
+def compose(config_name: str, overrides: list[str]) -> DictConfig:
+    """``hydra.compose`` of the shipped yaml files; a folder of the user's own may change between two calls."""
+    if any("hydra.searchpath" in o for o in overrides):
+        return _compose(config_name, overrides=overrides)
+    return copy.deepcopy(_composed(config_name, tuple(overrides)))
+
+
+def install() -> None:
+    """For the rest of this process."""
+    OmegaConf.load = staticmethod(load)
+    hydra.compose = compose
