@@ -93,7 +93,7 @@ def select(experiment: TableSpec, records: Sequence[RunRecord]) -> Measured:
 
 
 def _check_one_training(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
-    """The seeds of a row differ in nothing but the seed: a mean over other settings would be no mean over seeds."""
+    """Requires that the seeds of a row differ in nothing but the seed, else their mean is not a mean over seeds."""
     apart = labels([r.config for r in records])
     differ = [f"{r.run} ({label})" for r, label in zip(records, apart, strict=True) if label]
     if differ:
@@ -101,7 +101,7 @@ def _check_one_training(experiment: TableSpec, records: Sequence[RunRecord]) -> 
 
 
 def _check_same_ruler(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
-    """One ruler for all: the same prompts in a cell's column, the same settings, the same held-out conversations."""
+    """Requires the same prompts per column, the same settings and the same held-out conversations everywhere."""
     asked: dict[tuple[str, float], tuple[str, RunRecord]] = {}
     for record in records:
         columns = [(b.column, b.temperature) for b in record.benchmarks]
