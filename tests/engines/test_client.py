@@ -157,7 +157,7 @@ def test_an_answer_broken_off_is_said() -> None:
         asked.first("/x")
 
 
-def test_a_key_is_sent_to_this_machine_or_encrypted_and_nowhere_else() -> None:
+def test_a_key_is_sent_as_a_bearer_token() -> None:
     with (
         serving(lambda number: (200, {}, {})) as (url, log),
         Client(url, timeout=5.0, retries=0, key="sesame") as asked,
