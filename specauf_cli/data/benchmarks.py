@@ -21,7 +21,7 @@ from specauf_cli.types import Prompt, PromptSet
 
 SOURCES = ("offline", "hub")
 
-# What the hub's sets call these: MATH-500, HumanEval and MBPP, MT-Bench; GSM8K and MATH-500, HumanEval, MBPP, Alpaca.
+# Field names used by the sets on the hub (MATH-500, HumanEval, MBPP, MT-Bench, GSM8K, Alpaca), in order of preference.
 ID_FIELDS = ("id", "unique_id", "task_id", "question_id", "prompt_id")
 REFERENCE_FIELDS = ("reference", "answer", "canonical_solution", "code", "output")
 CATEGORY_FIELDS = ("category", "subject")
@@ -30,8 +30,8 @@ CATEGORY_FIELDS = ("category", "subject")
 def load(config: BenchmarkConfig, *, root: Path | None) -> PromptSet:
     """The prompts of one benchmark as evaluated: the first ``limit`` of a seeded permutation, in its template.
 
-    ``root`` (``benchmark_root``) holds the JSON Lines files to read instead of the hub. ``total`` counts the rows
-    there were; fewer than ``limit`` is no error. ``sha256`` is over the canonical JSON of the prompts returned,
+    ``root`` (``benchmark_root``) is a folder of JSON Lines files to read instead of the hub. ``total`` counts all rows
+    of the source; fewer than ``limit`` is not an error. ``sha256`` is over the canonical JSON of the prompts returned,
     ``origin`` is ``offline``, ``jsonl`` or ``hub:ID@COMMIT``. Raises ``InputError`` for an unknown source, a template
     without ``{turn}``, a bad row (naming file and line), an empty benchmark, and a hub that cannot be reached.
     """
@@ -58,7 +58,7 @@ def load(config: BenchmarkConfig, *, root: Path | None) -> PromptSet:
             f"benchmark {config.name}: unknown source {config.source!r}; valid: {', '.join(SOURCES)}."
             f"{nearest(config.source, SOURCES)}"
         )
-    # str.replace, since prompts hold braces of their own and str.format would read them as fields
+    # str.replace: prompts may contain braces, which str.format would read as fields
     chosen = tuple(
         replace(prompt, turns=tuple(config.template.replace("{turn}", turn) for turn in prompt.turns))
         for prompt in chosen
@@ -95,14 +95,14 @@ def file_prompts(path: Path, *, name: str) -> tuple[Prompt, ...]:
 
 
 def hub_prompts(config: BenchmarkConfig) -> tuple[tuple[Prompt, ...], str]:
-    """``(all raw prompts, commit)`` of a benchmark on the Hugging Face hub; ids are the rows' own where they have any.
+    """``(all raw prompts, commit)`` of a benchmark on the Hugging Face hub; ids are taken from the rows if present.
 
     Raises ``InputError`` when the hub cannot be reached, has no such set, or its rows lack a field of ``turns``.
     """
     if not config.hub_id and config.file:
         raise InputError(
-            f"benchmark {config.name}: its prompts are read from the file {config.file} and nowhere else; say where it "
-            "is: benchmark_root=DIR"
+            f"benchmark {config.name}: its prompts are read from the file {config.file} only; give its folder: "
+            "benchmark_root=DIR"
         )
     if not config.hub_id or not config.turns:
         raise InputError(f"benchmark {config.name}: source hub needs hub_id and turns")
@@ -193,14 +193,14 @@ def _checked(turns: Sequence[object], where: str) -> tuple[str, ...]:
 
 
 def _identity(row: Row, fields: Sequence[str], *, name: str, number: int) -> str:
-    """The row's own id; a bare number (or the row's, without one) gets the benchmark's name to be told apart."""
+    """The row's id. A number, or the row's number if there is no id, is prefixed with the benchmark's name."""
     own = next((row[field] for field in fields if row.get(field) not in (None, "")), number)
     return own if isinstance(own, str) else f"{name}-{own}"
 
 
 def _first_text(row: Row, fields: Sequence[str]) -> str | None:
     value = next((row[field] for field in fields if row.get(field) is not None), None)
-    if isinstance(value, list):  # MT-Bench: one reference a turn, or none
+    if isinstance(value, list):  # MT-Bench: one reference per turn, or none
         value = "\n\n".join(str(item) for item in value if item)
     return str(value) if value is not None and value != "" else None
 
@@ -217,7 +217,7 @@ def _distinct(prompts: Iterable[Prompt], where: str) -> tuple[Prompt, ...]:
     for prompt in prompts:
         if not is_unicode(prompt.id):
             raise InputError(f"{where}: the id {prompt.id!r} is not valid Unicode (half a surrogate pair)")
-        if prompt.id in kept:  # one prompt is one statistical cluster, so two of one id would be paired wrongly
+        if prompt.id in kept:  # a prompt is a statistical cluster: two with the same id would be paired wrongly
             raise InputError(f"{where}: the id {prompt.id!r} occurs twice; ids must differ")
         kept[prompt.id] = prompt
     return tuple(kept.values())

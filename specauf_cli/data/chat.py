@@ -1,9 +1,9 @@
 """Chat format: conversations become tokens and a loss mask, prompts become tokens, by rendering one chat template.
 
-The rule that everything rests on: the tokens before a supervised answer are exactly the tokens of the evaluation prompt
+The central rule: the tokens before a supervised answer are exactly the tokens of the evaluation prompt
 of that turn. Templates may render a finished last turn differently from a generation prompt or from an earlier turn
 (Qwen3 writes an empty think block only in the last one), so each answer is rendered as the end of its own conversation,
-and turns share one sequence only where their tokens really are a prefix of each other.
+and turns share one sequence only where the tokens of one are a prefix of the tokens of the next.
 """
 
 import re
@@ -31,7 +31,7 @@ SPELLS_CONTROL = "a control token spelled out in the text"
 """Why a conversation is dropped or a request skipped."""
 
 DATE = "26 Jul 2024"
-"""Llama 3's templates write a date into every prompt; theirs where none is given, and never that of the day."""
+"""Llama 3's templates write a date into every prompt. This is their default; today's date would change the prompts."""
 
 
 class Chat:
@@ -40,8 +40,8 @@ class Chat:
     def __init__(self, tokenizer: Any, mask_token: str | int | None, stop_ids: Iterable[int] = ()) -> None:
         """``stop_ids``: further tokens that end a turn, besides the tokenizer's EOS.
 
-        Without ``mask_token`` it is the tokenizer's own; where there is none, ``mask_id`` is -1 until the target, which
-        knows its embedding, chooses a free row.
+        Without ``mask_token`` the tokenizer's mask token is used. If it has none, ``mask_id`` is -1 until the target,
+        which knows its embedding, chooses a free row.
         """
         if tokenizer.chat_template is None:
             raise InputError(
@@ -51,7 +51,7 @@ class Chat:
         self.vocab = len(tokenizer)
         if tokenizer.eos_token_id is None:
             raise InputError(
-                f"tokenizer {tokenizer.name_or_path!r} names no end-of-sequence token, so no answer would end"
+                f"tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token, so no answer would end"
             )
         self.eos_id = int(tokenizer.eos_token_id)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
@@ -104,7 +104,7 @@ class Chat:
     def build(cls, texts: Iterable[str], vocab_size: int) -> "Chat":
         """A new ChatML byte-level BPE tokenizer trained on ``texts``; digits stay single tokens, as in Qwen3.
 
-        The vocabulary can come out smaller than ``vocab_size`` when the texts have no more frequent pairs.
+        The vocabulary can be smaller than ``vocab_size`` if the texts have too few frequent pairs.
         """
         bpe = Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -137,9 +137,9 @@ class Chat:
         self.tokenizer.save_pretrained(folder)
 
     def control_token(self, *texts: str) -> str | None:
-        """The first control token that ``texts`` spell out; in a conversation it would be read as markup, not as text.
+        """The first control token written out in ``texts``; in a conversation it would be read as markup, not as text.
 
-        Control tokens are the tokenizer's special tokens, and those of its added tokens that end a turn, pad or mask.
+        Control tokens are the tokenizer's special tokens, and its added tokens that end a turn, pad or mask.
         """
         return next(filter(None, map(self._control_token, texts)), None)
 
@@ -183,17 +183,17 @@ class Chat:
         return ids
 
     def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The evaluation prompt: everything up to where the assistant's next answer begins."""
+        """The evaluation prompt: everything up to the start of the assistant's next answer."""
         return tuple(self.tokens([self.render(messages, generation=True)])[0])
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Plain text of a completion, special tokens left out."""
+        """Plain text of a completion without special tokens."""
         decoded: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return decoded
 
     def answers(self, conversation: Conversation) -> list[tuple[str, str]]:
-        """For each assistant turn: the evaluation prompt's text, and the answer's text with what the template closes it
-        with.
+        """For each assistant turn: the text of the evaluation prompt, and the text of the answer including the closing
+        text of the template.
 
         Errors: InputError when the template does not continue its own generation prompt, so no loss mask can be
         derived.
@@ -207,7 +207,7 @@ class Chat:
             if not whole.startswith(prompt):
                 raise InputError(
                     f"conversation {conversation.id}: the chat template renders the finished turn differently from its "
-                    "generation prompt, so training would not see what evaluation shows; use a template that "
+                    "generation prompt, so training and evaluation would see different prompts; use a template that "
                     "continues it"
                 )
             turns.append((prompt, whole[len(prompt) :]))
@@ -215,18 +215,19 @@ class Chat:
 
 
 def free_tokens(tokenizer: Any) -> list[int]:
-    """Ids of special tokens that are kept for later by their own name (reserved, unused, extra): no text holds them."""
+    """Ids of special tokens whose name says they are spare (reserved, unused, extra): they occur in no text."""
     special = tokenizer.get_added_vocab()
     return sorted(i for token, i in special.items() if re.search(r"reserved|unused|extra_\d|placeholder", token))
 
 
 def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example], dict[str, int]]:
-    """Examples of a corpus, and how many conversations, examples and tokens there are and what was cut or dropped.
+    """Examples of a corpus, with counts of conversations, examples and tokens and of everything cut or dropped.
 
-    A conversation that spells out a control token is dropped: its text would be tokenised, and supervised, as markup.
-    One conversation gives one example when every turn's tokens extend the previous turn's, else one per such run. An
-    answer is supervised from its first token to its end-of-turn token. Examples longer than ``max_length`` are cut
-    there. Errors: InputError when no example with two neighbouring supervised tokens remains.
+    A conversation with a control token written out in its text is dropped: the text would be tokenised, and
+    supervised, as markup. A conversation gives one example if the tokens of every turn extend those of the turn
+    before, else one per such run of turns. An answer is supervised from its first token to its end-of-turn token.
+    Examples longer than ``max_length`` are truncated. Errors: InputError when no example with two neighbouring
+    supervised tokens remains.
     """
     plain = [c for c in corpus.conversations if chat.control_token(*(m.content for m in c.messages)) is None]
     spelled = len(corpus.conversations) - len(plain)

@@ -1,7 +1,7 @@
 """Training conversations: read, normalised, split by prompt.
 
-A row of either public shape becomes a ``Conversation``. Whatever is not usable is dropped and *counted*; whatever is
-not understood is an ``InputError`` that names the file and the line, since a guess would train on the wrong text.
+A row of either public shape becomes a ``Conversation``. Unusable rows are dropped and *counted*; a row that is not
+understood is an ``InputError`` that names the file and the line, since a guess would train on the wrong text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from specauf_cli.types import Conversation, Corpus, Message, PromptSet
 
 SOURCES = ("offline", "jsonl", "hub")
 
-# Every spelling met in public ShareGPT-shaped sets (SpecForge's scripts/prepare_data.py maps the same names).
+# All role names found in public ShareGPT-like sets (SpecForge's scripts/prepare_data.py maps the same names).
 ROLES = {
     "system": "system",
     "human": "user",
@@ -40,9 +40,9 @@ SHAPES = '{"conversations" or "messages": [{"from","value"} or {"role","content"
 def load(config: DataConfig, *, exclude: Iterable[PromptSet] = ()) -> tuple[Corpus, Corpus]:
     """The training and the held-out conversations of ``conf/data``.
 
-    Held-out and train never share a first user turn. ``exclude`` holds benchmark prompts as ``benchmarks.load_raw``
-    gives them (see ``remove_prompts``). What was dropped is counted in the training corpus, which comes from the same
-    rows. Raises ``InputError`` for an unknown source, a missing setting, and bad or too little data.
+    Held-out and training conversations never share a first user turn. ``exclude``: benchmark prompts as returned by
+    ``benchmarks.load_raw`` (see ``remove_prompts``). Dropped rows are counted in the training corpus, since both come
+    from the same rows. Raises ``InputError`` for an unknown source, a missing setting, and bad or too little data.
     """
     excluded = tuple(exclude)
     if config.source == "offline":
@@ -50,7 +50,7 @@ def load(config: DataConfig, *, exclude: Iterable[PromptSet] = ()) -> tuple[Corp
 
         if not config.limit or config.limit < 1 or config.heldout < 1:
             raise InputError(
-                f"data={config.name}: the offline corpus has no end, so data.limit and data.heldout must be numbers "
+                f"data={config.name}: the offline corpus is unlimited, so data.limit and data.heldout must be numbers "
                 f">= 1, not {config.limit} and {config.heldout}"
             )
         train = offline.conversations(count=config.limit, seed=config.seed)
@@ -76,10 +76,10 @@ def load(config: DataConfig, *, exclude: Iterable[PromptSet] = ()) -> tuple[Corp
 def load_jsonl(path: Path) -> Corpus:
     """Conversations of a ``.jsonl`` or ``.json`` file, or of all such files below a folder, sorted by path.
 
-    ``sha256`` is over the contents of the files in that order, so it moves with the data and not with the path (for
+    ``sha256`` is over the contents of the files in that order, so it depends on the data and not on the path (for
     one file it is what ``sha256sum`` prints). A repeated id gets ``#2``, ``#3``, ...: ids name statistical clusters.
-    Raises ``InputError`` naming file and line for malformed JSON, a row of another shape, an unknown role, and for a
-    missing path, an empty file or folder, and nothing left.
+    Raises ``InputError`` naming file and line for malformed JSON, a row of another shape or an unknown role, and for a
+    missing path, an empty file or folder, or if no conversation is left.
     """
     digest = hashlib.sha256()
 
@@ -115,11 +115,11 @@ def load_hub(hub_id: str, *, revision: str | None, files: str | None) -> Corpus:
 
 
 def split_by_prompt(corpus: Corpus, heldout: int, *, seed: int) -> tuple[Corpus, Corpus]:
-    """``(train, held-out)`` with exactly ``heldout`` held-out conversations, each of another prompt.
+    """``(train, held-out)`` with exactly ``heldout`` held-out conversations, each with a different prompt.
 
     Prompts (first user turns, see ``prompt_key``) are taken in the order of a seeded hash: it depends on the prompt
     alone, so a smaller ``heldout`` is a prefix of a larger one. The first conversation of a taken prompt is held out;
-    its others go to neither side and are counted in train. Raises ``InputError`` unless a prompt is left to train on.
+    its others are dropped and counted in train. Raises ``InputError`` unless a prompt is left to train on.
     """
     if heldout < 0:
         raise InputError(f"data.heldout must be >= 0, not {heldout}")
@@ -147,7 +147,7 @@ def split_by_prompt(corpus: Corpus, heldout: int, *, seed: int) -> tuple[Corpus,
 def take(corpus: Corpus, limit: int | None, *, seed: int) -> Corpus:
     """The first ``limit`` conversations after a seeded permutation (None: all of them, in that order).
 
-    What lies beyond the limit is counted; fewer conversations than the limit is no error. Raises ``InputError`` for a
+    Conversations beyond the limit are counted; fewer than the limit is not an error. Raises ``InputError`` for a
     limit below 1.
     """
     if limit is not None and limit < 1:
@@ -159,10 +159,10 @@ def take(corpus: Corpus, limit: int | None, *, seed: int) -> Corpus:
 
 
 def remove_prompts(corpus: Corpus, prompt_sets: Iterable[PromptSet]) -> Corpus:
-    """``corpus`` without the conversations in which the user says a benchmark's turn; they are counted.
+    """``corpus`` without the conversations in which a user turn equals a benchmark's turn; they are counted.
 
     Turns are compared after ``prompt_key``. Pass the prompts of ``benchmarks.load_raw``: a turn inside its template
-    equals no training turn. Raises ``InputError`` when nothing is left.
+    would match no training turn. Raises ``InputError`` when nothing is left.
     """
     turns = {prompt_key(turn) for prompts in prompt_sets for prompt in prompts.prompts for turn in prompt.turns}
     if not turns:
@@ -229,7 +229,7 @@ def _collect(
 
 
 def _conversation(row: Row, *, where: str, default_id: str, default_source: str) -> Conversation | str:
-    """The row as a conversation, or the reason it is dropped. A null field counts as absent: Arrow fills with nulls."""
+    """The row as a conversation, or the reason it is dropped. Null counts as absent: Arrow fills gaps with nulls."""
     turns = row.get("conversations")
     if turns is None:
         turns = row.get("messages")

@@ -20,8 +20,8 @@ def fetch(
 ) -> None:
     """Write ``out/benchmarks/<file>`` (all rows, raw turns) and ``out/train/<name>.jsonl`` from the hub.
 
-    A file that is there is kept; each is written whole or not at all. ``echo`` gets one line a set. A set that fails
-    does not keep the others from being fetched; ``InputError`` at the end names those that failed.
+    Existing files are kept; each file is written completely or not at all. ``echo`` gets one line per set. If a set
+    fails the others are still fetched; ``InputError`` at the end names those that failed.
     """
     failed: list[str] = []
     out.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""The procedural corpus: conversations of our own, drawn from a seed, for work without network.
+"""The procedural corpus: conversations generated from a seed, for work without network.
 
 Six families mirror six public benchmarks; their templates are in ``families``. Structure is predictable and
-content is not, so a small language model learns most tokens and a drafter has something to be wrong about.
+content is not, so a small language model learns most tokens and a drafter still makes mistakes.
 
-Train, held-out and benchmark prompts can never share a prompt, whatever the seeds and counts: a hash of the first user
-turn alone decides to which side a draw belongs, and a draw that belongs elsewhere is skipped.
+Train, held-out and benchmark prompts never overlap, for any seeds and counts: a hash of the first user turn alone
+decides to which split a draw belongs, and a draw that belongs to another split is skipped.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from specauf_cli.types import Conversation, Corpus, Message, Prompt
 FAMILIES: tuple[str, ...] = tuple(SCHEMAS)
 
 _BUCKETS = 20  # one for benchmark prompts, one for held-out conversations, the other eighteen for training
-_PATIENCE = 20_000  # draws in a row without a new prompt after which a family counts as exhausted
+_PATIENCE = 20_000  # consecutive draws without a new prompt after which a family counts as exhausted
 
 
 def conversations(count: int, *, seed: int) -> Corpus:
-    """``count`` training conversations: conversation ``i`` is of family ``i mod 6``, its id numbered within the family.
+    """``count`` training conversations: conversation ``i`` is of family ``i mod 6``; ids are numbered within a family.
 
-    The first n of a larger corpus with the same seed are the corpus of n. Prompts (first user turns) are distinct.
+    A smaller corpus is a prefix of a larger one with the same seed. Prompts (first user turns) are distinct.
     Raises ``InputError`` when ``count`` is below 1 or a family has no more distinct prompts.
     """
     return _corpus("train", count, seed)
 
 
 def heldout(count: int, *, seed: int) -> Corpus:
-    """As ``conversations``, but from the held-out side: no prompt is in any training corpus or any ``prompts``."""
+    """As ``conversations``, from the held-out split: no prompt is in any training corpus or any ``prompts``."""
     return _corpus("heldout", count, seed)
 
 
 def prompts(family: str, count: int, *, seed: int) -> tuple[Prompt, ...]:
-    """``count`` benchmark prompts of ``family``, none of them in any corpus made here.
+    """``count`` benchmark prompts of ``family``, none of them in any corpus of this module.
 
-    ``turns`` are the user's turns, ``reference`` the assistant's joined by a blank line, ``category`` the schema.
+    ``turns`` are the user turns, ``reference`` the assistant turns joined by a blank line, ``category`` the schema.
     Raises ``InputError`` for an unknown family, a ``count`` below 1, or a family without that many distinct prompts.
     """
     if family not in FAMILIES:
@@ -70,8 +70,8 @@ def _corpus(side: str, count: int, seed: int) -> Corpus:
 
 
 def _draws(family: str, side: str, seed: int) -> Iterator[tuple[str, Turns]]:
-    """Endless (schema name, turns) of one family on one side, each with a first user turn not drawn before."""
-    # One generator per (seed, side, family): no family's draws depend on how many another one made.
+    """Endless (schema name, turns) of one family in one split, each with a first user turn not drawn before."""
+    # One generator per (seed, side, family): a family's draws do not depend on how many another family made.
     r = random.Random(f"offline/{seed}/{side}/{family}")
     seen: set[str] = set()
     fruitless = 0
@@ -87,7 +87,7 @@ def _draws(family: str, side: str, seed: int) -> Iterator[tuple[str, Turns]]:
 
 
 def _side(prompt: str) -> str:
-    """Where a prompt belongs, from its text alone; hashlib because hash() differs between runs."""
+    """The split of a prompt, from its text alone; hashlib because hash() differs between processes."""
     bucket = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") % _BUCKETS
     return {0: "prompts", 1: "heldout"}.get(bucket, "train")
 

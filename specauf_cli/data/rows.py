@@ -1,6 +1,6 @@
-"""Rows of JSON files and of the Hugging Face hub, before anything is known of what they mean.
+"""Rows of JSON files and of the Hugging Face hub, not yet interpreted.
 
-Every row comes with the place it was read at, so that whoever finds fault with it can say where.
+Every row comes with its file and line, so that an error about it can name them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ Row = Mapping[str, object]
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of ``path``; ``InputError`` when it cannot be read or holds nothing."""
+    """The contents of ``path``; ``InputError`` when it cannot be read or is empty."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if not content.strip():
-        raise InputError(f"{path} is empty; expected one JSON object a line")
+        raise InputError(f"{path} is empty; expected one JSON object per line")
     return content
 
 
 def json_rows(content: bytes, path: Path) -> Iterator[tuple[int, str, Row]]:
-    """``(number, where, row)`` of each JSON object: one a line (blank lines skipped), or one array in a ``.json``.
+    """``(number, where, row)`` of each JSON object: one per line (blank lines skipped), or one array in a ``.json``.
 
     Raises ``InputError`` naming ``path`` and the line (of an array: the item) for anything else.
     """
@@ -51,9 +51,9 @@ def json_rows(content: bytes, path: Path) -> Iterator[tuple[int, str, Row]]:
 def hub_rows(
     hub_id: str, *, subset: str | None, split: str | None, revision: str | None, files: str | None, instead: str
 ) -> tuple[Iterable[Row], str]:
-    """``(rows, commit)`` of a data set of the Hugging Face hub; ``commit`` is ``revision`` where it is not known.
+    """``(rows, commit)`` of a data set of the Hugging Face hub; ``commit`` is ``revision`` if it cannot be resolved.
 
-    Raises ``InputError``, ending in ``instead``, whatever keeps the set from being loaded.
+    Raises ``InputError``, ending in ``instead``, if the set cannot be loaded for any reason.
     """
     try:
         import datasets
@@ -67,7 +67,7 @@ def hub_rows(
 
 
 def resolved_commit(cache_files: Iterable[str]) -> str | None:
-    """The commit a hub data set came from: ``datasets`` names the folder of its cached files after it."""
+    """The commit of a hub data set: ``datasets`` names the folder of its cached files after it."""
     for file in cache_files:
         folder = Path(file).parent.name
         if len(folder) == 40 and set(folder) <= set("0123456789abcdef"):
@@ -76,7 +76,7 @@ def resolved_commit(cache_files: Iterable[str]) -> str | None:
 
 
 def is_unicode(text: str) -> bool:
-    """False for a text with half a surrogate pair: JSON can spell one (``"\\ud83d"``), no tokenizer can encode it."""
+    """False for text with half a surrogate pair: JSON can express it (``"\\ud83d"``), no tokenizer can encode it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -85,13 +85,13 @@ def is_unicode(text: str) -> bool:
 
 
 def kind(value: object) -> str:
-    """What a JSON value is, in words, for an error message."""
+    """The kind of a JSON value in words, for an error message."""
     kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")
 
 
 def names(row: Mapping[str, object]) -> str:
-    """The fields a row has, for an error message (a null field counts as absent)."""
+    """The fields of a row, for an error message (a null field counts as absent)."""
     return ", ".join(str(name) for name, value in row.items() if value is not None) or "nothing"
 
 

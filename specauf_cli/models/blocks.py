@@ -10,7 +10,7 @@ from torch import Tensor
 from specauf_cli.types import Example
 
 BUCKET = 32
-"""Sequences are padded to a multiple of this, so that shapes repeat: low-precision kernels are compiled per shape."""
+"""Sequences are padded to a multiple of this, so that few shapes occur: low-precision kernels compile per shape."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def collate(examples: Sequence[Example], index: Sequence[int], pad_id: int) -> B
 
 
 def valid_anchors(supervised: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """Positions that may be anchors: their own token and the next one were written by the assistant."""
+    """Valid anchor positions: their own token and the next one are supervised (written by the assistant)."""
     valid = torch.zeros_like(supervised)
     valid[:, :-1] = supervised[:, :-1] & supervised[:, 1:]
     return valid
@@ -71,8 +71,8 @@ def labels_and_mask(
 ) -> tuple[Int[Tensor, "B A K"], Bool[Tensor, "B A K"]]:
     """Label and mask of every slot. Slot k of the block at anchor t is labelled with token t + 1 + k.
 
-    The mask is the contiguous supervised run after the anchor: it ends at the first unsupervised token, which is also
-    every turn boundary, and at the end of the sequence; it never resumes after a gap and never wraps.
+    The mask is the contiguous supervised run after the anchor: it ends at the first unsupervised token, hence at every
+    turn boundary, and at the end of the sequence; it never resumes after a gap.
     """
     length = tokens.shape[1]
     positions = anchors[:, :, None] + 1 + torch.arange(slots, device=tokens.device)
@@ -87,7 +87,7 @@ def previous_tokens(tokens: Int[Tensor, "B T"], anchors: Int[Tensor, "B A"], slo
     """The data token right before the one that each slot predicts: position anchor + k for slot k, clamped to the
     sequence.
 
-    What a causal branch reads in training; for every slot inside a block's mask all of them are the block's own tokens.
+    A causal branch reads these in training; for slots inside a block's mask all of them are tokens of the block.
     """
     positions = anchors[:, :, None] + torch.arange(slots, device=tokens.device)
     return tokens.gather(1, positions.clamp(max=tokens.shape[1] - 1).flatten(1)).view(positions.shape)

@@ -27,7 +27,7 @@ def create(target: Target, backbone: BackboneConfig) -> DFlash:
 def save(drafter: DFlash, target: Target, folder: Path, *, run: str) -> None:
     """Writes weights under the public tensor names and the public configuration keys.
 
-    Beside them what it belongs to: its target, its ``run``, and the hash of the weights.
+    Also writes which target and ``run`` it belongs to, and the hash of the weights.
     """
     weights = folder / "model.safetensors"
     with atomic(weights) as temporary:
@@ -73,13 +73,13 @@ def public_config(drafter: DFlash, target: Target) -> dict[str, Any]:
 
 
 def _rope_scaling(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What public loaders need beyond ``rope_theta`` where the target's rotary embedding is scaled (Llama 3, YaRN)."""
+    """Keys that public loaders need besides ``rope_theta`` for a scaled rotary embedding (Llama 3, YaRN)."""
     scaling = {k: v for k, v in parameters.items() if k != "rope_theta"}
     return None if scaling.get("rope_type", "default") == "default" else scaling
 
 
 def load(folder: Path, target: Target, backbone: BackboneConfig, *, run: str | None = None) -> DFlash:
-    """The drafter in ``folder`` for ``target``, and of ``run`` where one is named.
+    """The drafter in ``folder``, which must belong to ``target`` and, if given, to ``run``.
 
     Errors: InputError when it was trained for another target, block size, depth or set of tapped layers, or in another
     run, or when the files are missing, damaged or altered.

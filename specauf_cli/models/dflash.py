@@ -1,8 +1,8 @@
 """The DFlash backbone (arXiv 2602.06036): a few Qwen3 layers that draft a whole block in one parallel pass.
 
-The drafter has no embedding and no head of its own: both are the target's, frozen. Each layer projects the fused target
-features with the same k_proj and v_proj as the block and lets every block attend over [features strictly before its
-anchor ; itself]. Tensor names are those of the public checkpoints.
+The drafter uses the target's embedding and head, both frozen. Each layer projects the fused target features with the
+same k_proj and v_proj as the block and lets every block attend over [features strictly before its anchor ; itself].
+Tensor names are those of the public checkpoints.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,8 @@ from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.models.target import Target
 
 SlotBySlot = Callable[[int, Tensor, Tensor], Tensor]
-"""``(slot, blocks [M], token before it [M])`` to the greedy proposals ``[M]`` of that slot. Slots are asked for in
-order, and a block that is left out once is not asked for again."""
+"""``(slot, blocks [M], token before it [M])`` to the greedy proposals ``[M]`` of that slot. Slots are requested in
+order; a block that is left out of one slot is left out of all later ones."""
 
 
 class Context(NamedTuple):
@@ -57,7 +57,7 @@ class Context(NamedTuple):
 
 
 class View(NamedTuple):
-    """Where the blocks of one pass lie: rotary positions of their slots, and which context each may see.
+    """The blocks of one pass: rotary positions of their slots, and which context each may see.
 
     ``visible[b, a, t]``: block a sees context position t. Blocks never see each other. ``attention``: ``dense`` (one
     call with a mask over everything, the reference), ``split`` (context and block apart) or ``flex``, which reads
@@ -90,7 +90,7 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
         k = self.k_norm(self.k_proj(hidden).view(shape)).transpose(1, 2)
         v = self.v_proj(hidden).view(shape).transpose(1, 2)
         q, k = apply_rotary_pos_emb(q, k, *view.rotary)
-        kind = q.device.type  # one cast here instead of one in front of every product
+        kind = q.device.type  # one cast here instead of one before every product
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else q.dtype
         ck, cv = context
         q, ck, cv, k, v = (x.to(dtype) for x in (q, ck, cv, k, v))
@@ -123,7 +123,7 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
     ) -> Float[Tensor, "B H AW Dh"]:
         """Context scores and A small W x W score matrices under one softmax: no score between different blocks.
 
-        The query heads of a group sit side by side as rows of their shared key head, so the context is never copied.
+        The query heads of a group are stacked as rows of their shared key head, so the context is never copied.
         """
         batch, heads, rows, dim = q.shape
         (blocks, length), shared = visible.shape[1:], k.shape[1]
@@ -147,7 +147,7 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
 
 @cache
 def _compiled_flex() -> Any:
-    # Domino's base branch goes back first and keeps the graph for the final one, which donated buffers forbid.
+    # Domino's backward pass retains the graph after the base branch, which donated buffers do not allow.
     functorch.donated_buffer = False
     return torch.compile(flex_attention)
 
@@ -191,7 +191,7 @@ class DFlash(nn.Module):
     """Drafter of block size B: slot k (0-based) predicts the (k+1)-th token after the anchor, K = B - 1 slots."""
 
     branches: tuple[str, ...] = ("base",)
-    """Sets of logits, each with its own credit; the last one drafts."""
+    """Sets of logits, each with its own credit; drafts come from the last one."""
     first = 1
     """Block position of slot 0; position 0 holds the anchor, which DFlash does not predict from."""
     architecture = "DFlashDraftModel"
@@ -212,7 +212,7 @@ class DFlash(nn.Module):
         return self.backbone.block_size - self.first
 
     def public(self) -> dict[str, Any]:
-        """What the public ``dflash_config`` says of this drafter beyond the mask token and the tapped layers."""
+        """Keys of the public ``dflash_config`` of this drafter beyond the mask token and the tapped layers."""
         return {}
 
     def initialise(self, seed: int) -> None:
@@ -227,7 +227,7 @@ class DFlash(nn.Module):
 
     def context(self, features: Float[Tensor, "B T F"], start: int = 0) -> Context:
         """Context keys and values of target features at absolute positions ``start`` .. ``start`` + T - 1."""
-        if not torch.is_autocast_enabled(features.device.type):  # autocast would cast them in front of the product
+        if not torch.is_autocast_enabled(features.device.type):  # autocast would cast them before the product
             features = features.to(self.fc.weight.dtype)
         fused = self.hidden_norm(self.fc(features))
         positions = torch.arange(start, start + features.shape[1], device=features.device)[None]
@@ -240,14 +240,14 @@ class DFlash(nn.Module):
     ) -> Float[Tensor, "B A K D"]:
         """Final hidden state of every slot; block positions before slot 0 are dropped.
 
-        ``context`` may reach beyond an anchor (training, replay) or end right before it (live decoding): positions at
-        or after the anchor are masked either way, so the two views agree.
+        ``context`` may extend beyond an anchor (training, replay) or end right before it (live decoding): positions at
+        or after the anchor are masked in both cases, so the results agree.
         """
         batch, blocks = anchors.shape
         width = self.backbone.block_size
         tokens = anchor_tokens.new_full((batch, blocks, width), self.mask_id)
         tokens[:, :, 0] = anchor_tokens
-        # The residual stream has the drafter's own precision, whatever the target's: fp32 in training.
+        # The residual stream has the precision of the drafter, not of the target: fp32 in training.
         hidden: Tensor = target.embed(tokens.flatten(1)).to(self.norm.weight.dtype)
         positions = (anchors[:, :, None] + torch.arange(width, device=anchors.device)).flatten(1)
         rotary = self.rotary(hidden, positions)
@@ -261,10 +261,10 @@ class DFlash(nn.Module):
         return hidden.view(batch, blocks, width, -1)[:, :, self.first :]
 
     def attention(self, hidden: Tensor, blocks: int) -> str:
-        """Which attention to use for ``blocks`` blocks a sequence; ``auto`` looks at the device and the precision.
+        """Which attention to use for ``blocks`` blocks per sequence; ``auto`` depends on device and precision.
 
-        Many blocks: flex on a GPU; else dense in fp32, where it is the faster one, and split below. One block a
-        sequence (drafting): split, for dense would copy the whole context for each.
+        Many blocks: flex on a GPU; else dense in fp32, where it is faster, and split in lower precision. One block per
+        sequence (drafting): split, since dense would copy the whole context for each.
         """
         if self.backbone.attention != "auto":
             return self.backbone.attention
@@ -278,14 +278,14 @@ class DFlash(nn.Module):
     ) -> dict[str, Float[Tensor, "N K V"]]:
         """Logits of each branch through the target's frozen head.
 
-        ``previous[n, k]`` is the token right before the one that slot k predicts (the anchor's for k = 0); DFlash,
-        whose slots do not see each other's tokens, has no use for it.
+        ``previous[n, k]`` is the token right before the one that slot k predicts (the anchor's for k = 0). DFlash
+        ignores it, since its slots do not see each other's tokens.
         """
         return {"base": target.head(hidden)}
 
     @classmethod
     def row_wise(cls) -> bool:
-        """Whether a slot's logits follow from its own hidden state by the target's head alone: not where ``logits`` is
+        """Whether a slot's logits are the target's head applied to its own hidden state: false if ``logits`` is
         overridden."""
         return cls.logits is DFlash.logits
 
@@ -299,7 +299,7 @@ class DFlash(nn.Module):
     def slot_by_slot(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
     ) -> SlotBySlot:
-        """The proposals of ``draft``, slot by slot, for the blocks that still matter: replay stops at a rejection."""
+        """The proposals of ``draft``, slot by slot, for the blocks not yet rejected: replay stops at a rejection."""
         hidden = self.hidden(target, context, anchor_tokens, anchors).flatten(0, 1)
 
         def propose(slot: int, blocks: Int[Tensor, "M"], before: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
@@ -308,8 +308,7 @@ class DFlash(nn.Module):
         return propose
 
     def __init_subclass__(cls) -> None:
-        """TypeError for a backbone that drafts in its own way in ``draft`` but not in ``slot_by_slot``: they must
-        agree."""
+        """TypeError for a backbone that overrides ``draft`` but not ``slot_by_slot``: the two must agree."""
         super().__init_subclass__()
         if "draft" in vars(cls) and "slot_by_slot" not in vars(cls):
-            raise TypeError(f"{cls.__name__} defines draft, so it must define slot_by_slot too: replay drafts by it")
+            raise TypeError(f"{cls.__name__} defines draft, so it must define slot_by_slot too: replay uses it")

@@ -1,7 +1,7 @@
 """The Domino backbone (arXiv 2605.29707): DFlash in parallel, then a light causal correction along the block.
 
 Labels are shifted: block position i predicts the token at anchor + 1 + i, so a block of size B has B slots and slot 0
-sits on the anchor itself. A GRU reads the embeddings of the tokens before each slot (gold in training, drafted so far
+is at the anchor itself. A GRU reads the embeddings of the tokens before each slot (gold in training, drafted so far
 when decoding) and a low-rank projection of [hidden ; GRU state] is added to the base logits. Tensor names are those of
 public checkpoints.
 """
@@ -62,12 +62,12 @@ class Domino(DFlash):
     ) -> dict[str, Float[Tensor, "N K V"]]:
         """``base``, and ``final`` = base + W2 SiLU(W1 [h_k ; g_k]) from slot ``pure_draft_prefix_len`` on.
 
-        g_k is the GRU's state after ``previous[:, : k + 1]``: the anchor's token and the k tokens behind it.
+        g_k is the GRU's state after ``previous[:, : k + 1]``: the anchor's token and the k tokens after it.
         """
         base = target.head(hidden)
         with torch.autocast(
             hidden.device.type, enabled=False
-        ):  # a recurrence: small, and kept in the weights' precision
+        ):  # a recurrence: cheap, and kept in the precision of the weights
             states, _ = self.prefix_gru(target.embed(previous).to(self.prefix_gru.weight_ih_l0.dtype))
         delta = self._correction(target, hidden[:, self.prefix :], states[:, self.prefix :])
         return {"base": base, "final": torch.cat([base[:, : self.prefix], base[:, self.prefix :] + delta], dim=1)}
@@ -88,7 +88,7 @@ class Domino(DFlash):
     def slot_by_slot(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
     ) -> SlotBySlot:
-        """One slot at a time; the recurrence goes on for the blocks that are asked for."""
+        """One slot at a time; the recurrence continues for the requested blocks only."""
         hidden = self.hidden(target, context, anchor_tokens, anchors).flatten(0, 1)
         states = hidden.new_zeros(len(hidden), self.prefix_gru.hidden_size)
 

@@ -1,4 +1,4 @@
-"""How large a target and its drafter are, known without their weights."""
+"""Sizes of a target and its drafter, computed without their weights."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -27,7 +27,7 @@ def of_model(config: Any) -> SizesConfig:
 
 
 def of_recipe(recipe: PretrainConfig) -> SizesConfig:
-    """The sizes of a target that is trained here, with the vocabulary that its recipe asks for."""
+    """The sizes of a target that is trained here, with the vocabulary size of its recipe."""
     return SizesConfig(
         recipe.hidden_size,
         recipe.intermediate_size,
@@ -41,10 +41,10 @@ def of_recipe(recipe: PretrainConfig) -> SizesConfig:
 
 
 def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
-    """The sizes of a target before it is loaded: from its yaml, its recipe, or its ``config.json`` (a folder, or the
-    hub).
+    """The sizes of a target before it is loaded: from its yaml, its recipe, or its ``config.json`` (in a folder or on
+    the hub).
 
-    ``local``: of the hub, only what is on this machine already. Errors: InputError when none of them can be read.
+    ``local``: use only hub files that are already on this machine. Errors: InputError when no source can be read.
     """
     if target.path is None and target.pretrain is not None:
         return of_recipe(target.pretrain)
@@ -63,26 +63,25 @@ def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
 
 
 def check(target: TargetConfig, real: SizesConfig) -> None:
-    """Errors: InputError where the sizes that the yaml of ``target`` states are not those of the model that was
-    loaded."""
+    """Errors: InputError when the sizes stated in the yaml of ``target`` differ from those of the loaded model."""
     assert target.sizes is not None
     ours, theirs = asdict(target.sizes), asdict(real)
     other = [f"{k} is {theirs[k]}, not {ours[k]}" for k in ours if ours[k] != theirs[k]]
     if other:
         raise InputError(
-            f"target {target.path!r} has other sizes than target={target.name} states: {'; '.join(other)}; for another "
+            f"target {target.path!r} does not have the sizes of target={target.name}: {'; '.join(other)}; for another "
             "model use target=hf target.path=DIR"
         )
 
 
 def layer_parameters(sizes: SizesConfig) -> int:
-    """Weights of one decoder layer's matrices: attention and gated MLP (norms and biases, a few thousand, left out)."""
+    """Weights of one decoder layer's matrices: attention and gated MLP (without norms and biases, a few thousand)."""
     attention = 2 * sizes.hidden_size * sizes.head_dim * (sizes.heads + sizes.kv_heads)
     return attention + 3 * sizes.hidden_size * sizes.intermediate_size
 
 
 def target_parameters(sizes: SizesConfig) -> int:
-    """Weights of a target: its layers, its embedding and, where it is not tied, its head."""
+    """Weights of a target: layers, embedding and, if it is not tied, head."""
     return sizes.layers * layer_parameters(sizes) + (2 - sizes.tied) * sizes.vocab_size * sizes.hidden_size
 
 
@@ -107,8 +106,8 @@ def draft_layer(sizes: SizesConfig, backbone: BackboneConfig, **more: Any) -> Qw
 
 
 def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) -> dict[str, int]:
-    """Trainable weights of the drafter by its parts (``fc``, ``layers``, ...): counted on the module itself, without
-    memory."""
+    """Trainable weights of the drafter by part (``fc``, ``layers``, ...), counted on the module without allocating
+    it."""
     with torch.device("meta"):
         drafter = names.backbone(backbone)(draft_layer(sizes, backbone), backbone, taps, 0, **backbone.knobs)
     counts: dict[str, int] = {}
@@ -119,7 +118,7 @@ def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) 
 
 
 def random_target(sizes: SizesConfig, context: int, *, dtype: torch.dtype, device: str) -> nn.Module:
-    """A Qwen3 causal LM of these sizes with random weights: as fast as the real one, good for nothing else."""
+    """A Qwen3 causal LM of these sizes with random weights, for timing only."""
     with torch.device(device):
         model: nn.Module = Qwen3ForCausalLM(qwen3(sizes, max_position_embeddings=context)).to(dtype)
     return model

@@ -45,7 +45,7 @@ class Target:
         self.hidden_size: int = model.config.hidden_size
         self.context_length: int = model.config.max_position_embeddings
         self._embedding: nn.Embedding = model.get_input_embeddings()
-        # A drafter uses the head in every step: where the target lies on several devices, a copy lies beside the
+        # A drafter uses the head in every step: if the target is on several devices, a copy is kept next to the
         # embedding.
         head = model.get_output_embeddings()
         self._weight: Tensor = head.weight.to(self.device)
@@ -66,7 +66,7 @@ class Target:
             )
 
     def describe(self) -> dict[str, Any]:
-        """What a record says of a target that was not trained here; the fingerprint of one from the hub is its
+        """The entry in a record for a target that was not trained here; the fingerprint of a hub model is its
         commit."""
         hub = {} if is_local(str(self.config.path)) else {"path": self.config.path, "revision": self.config.revision}
         return {
@@ -82,7 +82,7 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        """Where the embedding lives; inputs go there."""
+        """The device of the embedding, where inputs go."""
         return self._embedding.weight.device
 
     def embed(self, tokens: Int[Tensor, "*X"]) -> Float[Tensor, "*X D"]:
@@ -93,29 +93,29 @@ class Target:
         """The frozen output head, cut to the tokenizer's length: padded vocabulary rows are never drafted nor
         emitted."""
         weight, kind = self._weight, self.device.type
-        if torch.is_autocast_enabled(kind):  # which would round the frozen weight anew in every call
+        if torch.is_autocast_enabled(kind):  # which would round the frozen weight again in every call
             weight = self._rounded(torch.get_autocast_dtype(kind))
         elif weight.dtype != torch.float32:  # a drafter in fp32 on a target in bf16
             hidden = hidden.to(weight.dtype)
         return F.linear(hidden.to(self.device), weight, self._bias)[..., : self.chat.vocab]
 
     def _rounded(self, dtype: torch.dtype) -> Tensor:
-        """The head's weight in the precision of its products, kept."""
+        """The head's weight in the precision of its products, cached."""
         if self._low is None or self._low.dtype != dtype:
             self._low = self._weight.to(dtype)
         return self._low
 
     @torch.no_grad()
     def features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
-        """Tapped hidden states of right-padded sequences, F = taps * D. Padding is causal, so it changes nothing before
-        it."""
+        """Tapped hidden states of right-padded sequences, F = taps * D. Attention is causal, so padding has no
+        effect."""
         with self._tapped(stop_after_last=True) as tapped, suppress(_AllTapped):
             self.model.model(input_ids=tokens, use_cache=False)
         return torch.cat([x.to(self.device) for x in tapped], dim=-1)
 
     @torch.no_grad()
     def greedy_labels(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-        """Per position, the token the target itself would have put there given the data before it (its argmax)."""
+        """Per position, the target's own token given the data before it (its argmax)."""
         hidden = self.model.model(input_ids=tokens, use_cache=False).last_hidden_state
         return torch.cat([tokens[:, :1], self.head(hidden[:, :-1]).argmax(dim=-1)], dim=1)
 
@@ -152,7 +152,7 @@ class Target:
     def _tapped(self, *, stop_after_last: bool = False) -> Iterator[list[Tensor]]:
         """Collects the outputs of the tapped decoder layers during one forward pass, in the order of ``taps``.
 
-        ``stop_after_last`` leaves the pass by ``_AllTapped`` behind the last tapped layer: nothing above it is needed.
+        ``stop_after_last`` ends the pass with ``_AllTapped`` after the last tapped layer: later layers are not needed.
         """
         outputs: dict[int, Tensor] = {}
         result: list[Tensor] = []
@@ -189,7 +189,7 @@ class Target:
 
 
 def taps_of(taps: tuple[int, ...] | int, layers: int) -> tuple[int, ...]:
-    """``target.taps`` as layers of a target with ``layers`` layers: a list as it is, a number by the public rule."""
+    """``target.taps`` as layers of a target with ``layers`` layers: a list is kept, a number means the public rule."""
     return check_taps(spread(layers, taps) if isinstance(taps, int) else taps, layers)
 
 
@@ -234,11 +234,11 @@ def check_cache(config: Any) -> None:
     """InputError for a target whose cache cannot be rolled back after a rejected draft.
 
     Recurrent (linear attention, state space) layers fold tokens into one state, and a sliding window has already
-    dropped what a shorter sequence would still see; neither live decoding nor replay of it would be lossless.
+    dropped keys that a shorter sequence would still see; neither live decoding nor replay would be lossless.
     """
     text = config.get_text_config(decoder=True)
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-    # Some say it by another key (Mistral's sliding_window): the cache that would be built tells.
+    # Some models use another key (Mistral's sliding_window); the cache that transformers would build shows it.
     kinds |= {type(x).__name__ for x in DynamicCache(config=config).layers} - {"DynamicLayer"} if not kinds else set()
     if kinds or config.model_type in ("mamba", "mamba2", "rwkv", "falcon_mamba", "recurrent_gemma"):
         raise InputError(
@@ -248,7 +248,7 @@ def check_cache(config: Any) -> None:
 
 
 def check_structure(model: Any) -> None:
-    """InputError for a model whose parts are not where a drafter needs them: decoder layers to tap, RoPE and RMS norms.
+    """InputError for a model without the parts that a drafter needs: decoder layers to tap, RoPE and RMS norms.
 
     A draft layer is a Qwen3 layer with the target's own sizes and rotary frequencies.
     """
@@ -267,8 +267,8 @@ def check_structure(model: Any) -> None:
 
 @torch.no_grad()
 def check_head(target: Target) -> None:
-    """InputError for a model that changes its logits behind the head (scaling, soft-capping): a drafter shares the head
-    alone."""
+    """InputError for a model that changes its logits after the head (scaling, soft-capping): a drafter shares only the
+    head."""
     tokens = torch.tensor([[target.chat.eos_id, target.chat.pad_id]], device=target.device)
     theirs = target.model(input_ids=tokens, use_cache=False).logits[..., : target.chat.vocab].to(target.device)
     ours, _ = target.forward(tokens, target.new_cache())
@@ -279,24 +279,24 @@ def check_head(target: Target) -> None:
         )
     if not torch.allclose(ours.float(), theirs.float(), rtol=0.02, atol=0.02 * float(theirs.float().abs().max())):
         raise InputError(
-            f"target of type {target.model.config.model_type!r} changes its logits behind the head (scaling or "
-            "soft-capping), which a drafter that shares the head would not; choose another target"
+            f"target of type {target.model.config.model_type!r} changes its logits after the head (scaling or "
+            "soft-capping), which a drafter that shares the head does not; choose another target"
         )
 
 
 def free_row(chat: Chat, weight: Float[Tensor, "rows D"]) -> int:
-    """An embedding row for the mask token: the first of the padding behind the vocabulary, else a reserved token; not
+    """An embedding row for the mask token: the first padding row after the vocabulary, else a reserved token; not
     all zero.
 
-    A row is not added: serving engines load the target as it was published. Errors: InputError when there is none.
+    No row is added: serving engines load the target as published. Errors: InputError when there is no such row.
     """
     rows: list[int] = [*range(chat.vocab, len(weight)), *free_tokens(chat.tokenizer)]
     for row in rows:
         if row < len(weight) and bool(weight[row].any()):
             return row
     raise InputError(
-        f"tokenizer {chat.tokenizer.name_or_path!r} has no mask token, no reserved token, and the embedding no row to "
-        "spare; name a token that no text holds, or its id: target.mask_token=TOKEN"
+        f"tokenizer {chat.tokenizer.name_or_path!r} has no mask token and no reserved token, and its embedding no "
+        "spare row; name a token that occurs in no text, or its id: target.mask_token=TOKEN"
     )
 
 
@@ -322,10 +322,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None) -> Target:
-    """The target at ``config.path`` (hub id or folder), frozen, in ``dtype`` (None: its own, ``target.dtype``).
+    """The target at ``config.path`` (hub id or folder), frozen, in ``dtype`` (None: ``target.dtype``).
 
-    Only safetensors weights are read. Errors: InputError when nothing can be loaded from there, or nothing that can
-    work.
+    Only safetensors weights are read. Errors: InputError when it cannot be loaded, or cannot serve as a target.
     """
     assert config.path is not None, "a target that is trained here has been given its folder by the caller"
     spread_out = {} if config.device_map is None else {"device_map": config.device_map}
@@ -337,7 +336,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
     if config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise InputError("target.attention='flash_attention_2' needs the package flash-attn; use target.attention=sdpa")
     try:
-        # The commit that a branch stands for, once: tokenizer, template and weights all come from it.
+        # A branch is resolved to a commit once: tokenizer, template and weights all come from it.
         commit = extract_commit_hash(cached_file(config.path, CONFIG_NAME, revision=config.revision), None)
         pinned = commit or config.revision
         chat = Chat.load(replace(config, revision=pinned))
@@ -361,7 +360,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
     if spread_out and away and device != "cpu":
         raise InputError(
             f"target.device_map={config.device_map!r} leaves parts of target {config.name} on {', '.join(away)}: the "
-            "GPUs are too small for it, and every step would wait for that; choose a smaller target"
+            "GPUs are too small for it, and every step would be slow; choose a smaller target"
         )
     if commit is None and Path(config.path).is_dir():
         commit = content_fingerprint(Path(config.path))
@@ -373,8 +372,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
 
 
 def _check_whole(config: TargetConfig, report: Mapping[str, Any]) -> None:
-    """InputError for weights that the files lack or hold in another shape: they would be random, and nobody would be
-    told."""
+    """InputError for weights that are missing from the files or have another shape: they would silently be random."""
     for what, names in (
         ("hold no", sorted(report["missing_keys"])),
         ("hold another shape of", sorted(str(m[0]) for m in report["mismatched_keys"])),

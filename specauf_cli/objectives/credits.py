@@ -39,5 +39,5 @@ def auf_decay(stats: BlockStats, *, gamma: int | float) -> Float[Tensor, "N K"]:
 
 
 TRUNCATING = ("auf", "auf_decay")
-"""Names of the credits that are 0 after the first wrong token and need no statistics there: a pruned head may skip
+"""Names of the credits that are 0 after the first wrong token and use no statistics there: a pruned head may skip
 those rows."""

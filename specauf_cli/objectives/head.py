@@ -1,12 +1,11 @@
-"""The head and the cross-entropy without all logits at once. Values and gradients are those of ``loss.block_stats``.
+"""The head and the cross-entropy without holding all logits. Values and gradients equal ``loss.block_stats``.
 
 ``full``: every logit of the batch, the reference. ``chunked``: a few rows at a time. ``pruned``: slot after slot, and
-only on blocks whose earlier slots were all right: exactly the rows in the support of a truncating credit, each of them
-once.
+only on blocks whose earlier slots were all correct: exactly the rows in the support of a truncating credit, once each.
 
-The head is frozen, so the gradient of a row's cross-entropy with respect to its hidden state is found together with the
-loss and kept instead of the logits: nothing is computed twice. Where logits are more than the head's rows (Domino's
-final branch, a backbone's own ``logits``) the batch is chunked by recomputation.
+The head is frozen, so the gradient of a row's cross-entropy with respect to its hidden state is computed together with
+the loss and kept instead of the logits: nothing is computed twice. Where the logits need more than the head (Domino's
+final branch, a backbone with its own ``logits``) the batch is chunked by recomputation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +25,9 @@ from specauf_cli.types import BlockStats
 WAYS = ("full", "chunked", "pruned")
 """Ways to compute the loss of a batch; the head of the file says what they are."""
 AT_ONCE = {"cpu": 64_000_000, "cuda": 512_000_000}
-"""Bytes of fp32 logits that exist at the same time when the head is chunked, by the kind of device.
+"""Bytes of fp32 logits held at the same time by the chunked head, by device type.
 
-A GPU is idle in products of a few rows (with 152,000 tokens, 64 MB are 105 of them); a CPU's caches hold no more.
+Products of a few rows leave a GPU idle (with 152,000 tokens, 64 MB are 105 rows); more does not fit a CPU's caches.
 """
 
 Logits = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
@@ -36,11 +35,11 @@ Logits = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
 def choose(asked: str, objective: ObjectiveConfig, row_wise: bool, logits: int, device: str) -> str:
-    """The head for an objective: ``asked``, or what ``auto`` means for ``logits`` numbers in a batch on a kind of
-    device.
+    """The head for an objective: ``asked``, or what ``auto`` means for ``logits`` numbers in a batch on a device
+    type.
 
     ``row_wise``: ``DFlash.row_wise`` of the drafter. Errors: InputError where pruning would change the loss: a credit
-    that reaches past the first wrong token, two branches, or logits that are more than the head's rows.
+    that reaches past the first wrong token, two branches, or logits that need more than the head.
     """
     truncates = row_wise and objective.base.credit in TRUNCATING
     if asked == "pruned" and not truncates:
@@ -55,7 +54,7 @@ def choose(asked: str, objective: ObjectiveConfig, row_wise: bool, logits: int, 
 
 
 class Blocks(NamedTuple):
-    """A batch of blocks behind the backbone: hidden state, token before, label and validity of every slot."""
+    """A batch of blocks as the backbone returns it: hidden state, previous token, label and validity of every slot."""
 
     hidden: Float[Tensor, "N K D"]
     previous: Int[Tensor, "N K"]
@@ -68,11 +67,11 @@ class Blocks(NamedTuple):
 
 
 def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_wise: bool = True) -> dict[str, Facts]:
-    """Statistics and cross-entropy of every branch by one of the three ways; ``head`` is not ``auto`` any more.
+    """Statistics and cross-entropy of every branch with one of the three heads (``auto`` is already resolved).
 
-    ``row_wise``: logits of a slot follow from its own hidden state by the frozen head alone, one branch of them.
-    Pruned, ``correct`` is known on the support only and false after it: enough for every truncating credit, not for
-    common-mask accuracy (``hits``).
+    ``row_wise``: there is one branch, and a slot's logits are the frozen head applied to its own hidden state.
+    With a pruned head ``correct`` is known on the support only and false after it: enough for every truncating credit,
+    not for common-mask accuracy (``hits``).
     """
     hidden, previous, labels, mask = blocks
     if head == "full":
@@ -97,8 +96,7 @@ def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_
 
 @torch.no_grad()
 def hits(logits_of: Logits, blocks: Blocks, vocabulary: int) -> Int[Tensor, ""]:
-    """Slots predicted right among all that are valid: what a pruned head does not see, without gradients and in
-    chunks."""
+    """Correct slots among all valid ones, which a pruned head does not see; without gradients, in chunks."""
     at_once = max(1, AT_ONCE[blocks.hidden.device.type] // (4 * vocabulary * blocks.mask.shape[1]))
     correct = [
         (logits_of(b.hidden, b.previous)["base"].float().argmax(dim=-1) == b.labels) & b.mask
@@ -126,7 +124,7 @@ def _rows(
 def _scan(
     row_logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, mask: Tensor, at_once: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Slot after slot over the blocks still alive (every slot so far right, the next one valid): rows of the
+    """Slot after slot over the remaining blocks (every slot so far correct, the next one valid): the rows of the
     support."""
     slots = mask.shape[1]
     alive = mask[:, 0].nonzero()[:, 0]
@@ -143,8 +141,8 @@ def _scan(
 
 
 class _Losses(torch.autograd.Function):
-    """Lays the rows' losses out over all slots (0 elsewhere); backward, each row's gradient is its slope times the
-    loss's."""
+    """Scatters the rows' losses over all slots (0 elsewhere). Backward: each row's stored gradient times the gradient
+    of its loss."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, index: Tensor, ce: Tensor, slope: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -160,7 +158,7 @@ class _Losses(torch.autograd.Function):
 
 
 def _recomputed(logits_of: Logits, pieces: Sequence[Blocks]) -> dict[str, Facts]:
-    """Pieces whose logits are computed again in the backward pass."""
+    """In pieces, whose logits are recomputed in the backward pass."""
 
     def part(hidden: Tensor, previous: Tensor, labels: Tensor, mask: Tensor) -> dict[str, Facts]:
         return {name: block_stats(scores, labels, mask) for name, scores in logits_of(hidden, previous).items()}

@@ -26,7 +26,7 @@ def block_stats(
     """Detached statistics of a batch of blocks, and the per-position cross-entropy l_i (nats, with gradient).
 
     Slots outside ``mask`` may hold any label; they are evaluated at token 0 and ignored by everything downstream.
-    The loss is computed in fp32 whatever the precision of the logits; ties of the argmax go to the lowest token id.
+    The loss is always computed in fp32; ties of the argmax go to the lowest token id.
     """
     ce, correct = cross_entropy(logits, labels.masked_fill(~mask, 0))
     return BlockStats(correct=correct & mask, gold_logprob=-ce.detach(), mask=mask), ce
@@ -42,7 +42,7 @@ def cross_entropy(
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy and argmax together. Over a large vocabulary time goes by the passes over the logits, and this
+    """Cross-entropy and argmax together. With a large vocabulary the passes over the logits take the time, and this
     makes fewer.
 
     The softmax is kept for the backward pass: its gradient is the softmax minus one at the label.
@@ -53,8 +53,7 @@ class _CrossEntropy(torch.autograd.Function):
         scores, at = logits.float(), labels[..., None]
         choice = scores.argmax(dim=-1, keepdim=True)
         shares = torch.softmax(scores, dim=-1)
-        # log of the softmax at the label, by way of its largest value: that of an unlikely label may be too small to
-        # say.
+        # log softmax at the label, computed from the largest value: the softmax of an unlikely label may underflow.
         ce = (scores.gather(-1, choice) - scores.gather(-1, at) - shares.gather(-1, choice).log())[..., 0]
         correct = choice[..., 0] == labels
         ctx.save_for_backward(shares, labels)
@@ -97,7 +96,7 @@ def weighted_ce(
 
 @dataclass(frozen=True)
 class BranchLoss:
-    """One branch of logits after its credit: the loss pair and the sums that the log is made of (all scalars)."""
+    """One branch of logits after its credit: the loss pair and the sums for the log (all scalars)."""
 
     total: Tensor
     weight: Tensor
@@ -126,11 +125,11 @@ def branch_losses(
 
 
 def telemetry(stats: BlockStats) -> dict[str, Int[Tensor, ""]]:
-    """Sums for the log, the same for every objective because no credit enters.
+    """Sums for the log, defined the same for every objective because no credit enters.
 
-    valid |V|, correct on V of the ``seen`` slots (common-mask accuracy = correct / seen; all of V are seen, unless a
-    pruned head leaves it to some steps), support |S| of AUF, correct on S, blocks with a valid slot, and the accepted
-    prefix lengths A summed over those blocks (accept length = 1 + accepted / blocks).
+    valid |V|, correct on V of the ``seen`` slots (common-mask accuracy = correct / seen; all of V is seen, except that
+    a pruned head counts it in some steps only), support |S| of AUF, correct on S, blocks with a valid slot, and the
+    accepted prefix lengths A summed over those blocks (accept length = 1 + accepted / blocks).
     """
     in_support = support(stats)
     return {

@@ -1,4 +1,4 @@
-"""The machine a command runs on: its device, its threads, its memory."""
+"""The machine a command runs on: device, threads, memory."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ from specauf_cli.runtime import ranks
 
 
 def use_machine(config: Config) -> str:
-    """Sets thread count and allocator, returns the device to use. Errors: InputError for a device that is not there."""
+    """Sets thread count and allocator and returns the device. Errors: InputError for a device that does not exist."""
     _keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -30,7 +30,7 @@ def use_machine(config: Config) -> str:
 
 
 def free_memory(device: str) -> int:
-    """Bytes of memory that are free on the device; all of the machine's where the system does not say."""
+    """Bytes of free memory on the device; total memory where the system does not report free memory."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     info = Path("/proc/meminfo")
@@ -43,8 +43,8 @@ def free_memory(device: str) -> int:
 def _keep_freed_memory() -> None:
     """Tells glibc to keep freed blocks instead of returning them: a step frees and takes the same large tensors again.
 
-    Elsewhere (musl, macOS) there is no mallopt and nothing happens. One arena and no mmap (large blocks come from the
-    heap, where they are kept), no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
+    Without mallopt (musl, macOS) nothing is changed. Sets one arena, no mmap (large blocks come from the heap, where
+    they are kept) and no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

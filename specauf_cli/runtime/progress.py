@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 EVERY = 10.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between lines when stderr is not a terminal."""
 
 
 @contextmanager

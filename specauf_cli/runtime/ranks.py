@@ -1,10 +1,10 @@
-"""Several processes as one: what ``torchrun`` started shares every batch, and adds its sums before they are divided.
+"""Several processes started by ``torchrun`` share every batch and add their sums before dividing.
 
     torchrun --nproc-per-node 2 -m specauf_cli train objective=auf
 
 Each rank takes every n-th micro-batch. Anchors and order are drawn for the whole batch, so they do not depend on the
 number of ranks; gradients, numerators and denominators are added over the ranks and divided once. The first rank writes
-the files. Evaluation deals the prompts out.
+the files. In evaluation the prompts are distributed over the ranks.
 """
 
 import os
@@ -35,7 +35,7 @@ def join(device: str) -> str:
 
 
 def wait() -> None:
-    """Returns when every rank has come here."""
+    """Returns when every rank has reached this call."""
     if WORLD > 1:
         dist.barrier()
 
@@ -51,7 +51,7 @@ def add(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def largest(value: int, device: torch.device) -> int:
-    """The largest of the ranks' values: all stop when one was asked to."""
+    """The largest value over the ranks: all stop when one is told to."""
     if WORLD == 1:
         return value
     found = torch.tensor(value, device=device)
@@ -65,7 +65,7 @@ def share(items: Sequence[T]) -> Sequence[T]:
 
 
 def collect(rows: Sequence[Sequence[int]], device: torch.device) -> list[list[int]]:
-    """The rows of every rank, in the order in which ``share`` dealt their items out. All ranks must call it."""
+    """The rows of every rank, in the order of the items before ``share``. All ranks must call it."""
     if WORLD == 1:
         return [list(r) for r in rows]
     flat = torch.tensor([len(rows), *(len(r) for r in rows), *(x for r in rows for x in r)], device=device)

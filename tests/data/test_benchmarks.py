@@ -252,7 +252,7 @@ def test_bad_settings_and_missing_files(tmp_path: Path) -> None:
         (config("gsm8k", source="hubb"), tmp_path, "unknown source 'hubb'; valid: offline, hub. Did you mean 'hub'"),
         (config("gsm8k", limit=0), tmp_path, "limit must be >= 1"),
         (config("gsm8k", hub_id=None, file=None), None, "needs hub_id"),
-        (config("gsm8k", hub_id=None), None, "read from the file gsm8k.jsonl and nowhere else.*benchmark_root=DIR"),
+        (config("gsm8k", hub_id=None), None, "read from the file gsm8k.jsonl only.*benchmark_root=DIR"),
         (config("gsm8k", file=None), tmp_path, "needs a 'file'"),
         (config("gsm8k", file="empty.jsonl"), tmp_path, "empty.jsonl is empty"),
         (config("gsm8k", file="gsm8.jsonl"), tmp_path, "Did you mean 'gsm8k.jsonl'"),

@@ -216,7 +216,7 @@ def test_fingerprints_cover_templates_and_vocabularies_of_either_layout(tmp_path
 def test_other_sizes_than_stated_are_refused(tmp_path: Path, chat: Chat) -> None:
     folder = publish(tmp_path / "model", chat, "qwen3", tied=True)
     stated = compose(["target=qwen3_0_6b"]).target.sizes
-    with pytest.raises(InputError, match=r"has other sizes than target=model states: hidden_size is 32, not 1024"):
+    with pytest.raises(InputError, match=r"does not have the sizes of target=model: hidden_size is 32, not 1024"):
         targets.load(hub_config(folder, mask_token="<|mask|>", sizes=stated), device="cpu")
 
 
@@ -287,7 +287,7 @@ def test_logits_changed_behind_the_head_are_refused(
         return out
 
     monkeypatch.setattr(kind, "forward", scaled)
-    with pytest.raises(InputError, match="'llama' changes its logits behind the head"):
+    with pytest.raises(InputError, match="'llama' changes its logits after the head"):
         targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
 
 
