@@ -92,3 +92,14 @@ def test_only_layout_knows_what_is_where() -> None:
                 joined = f"{path.relative_to(PACKAGE)}:{node.lineno}: / {node.right.value!r}"
                 published = path.name == "render.py"  # results/records, which is no runs folder
                 assert published or node.right.value not in (*PLACES, *FILES_OF_RUNS), joined
+
+
+def test_checking_a_yaml_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from specauf_cli.config.specs import load_spec, shipped_specs\n"
+        "for name in shipped_specs(): load_spec(name)\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pandas') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
