@@ -74,3 +74,32 @@ def test_help_imports_nothing_heavy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip().endswith("[]"), out
+
+
+PLACES = ("drafter", "records", "snapshots", "trajectories", "targets", "tables", "servers", "checkpoints", "aside")
+FILES_OF_RUNS = ("log.jsonl", "run.json", "finished.json", "failed.json", "answers.jsonl")
+
+
+def test_only_layout_knows_what_is_where() -> None:
+    """No other file joins a path with a name that ``store/layout.py`` has a function for."""
+    for path in FILES:
+        if (
+            path.name == "layout.py" or path.relative_to(PACKAGE).parts[0] == "doctor"
+        ):  # its check writes its own folder
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+                joined = f"{path.relative_to(PACKAGE)}:{node.lineno}: / {node.right.value!r}"
+                published = path.name == "render.py"  # results/records, which is no runs folder
+                assert published or node.right.value not in (*PLACES, *FILES_OF_RUNS), joined
+
+
+def test_checking_a_yaml_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from specauf_cli.config.specs import load_spec, shipped_specs\n"
+        "for name in shipped_specs(): load_spec(name)\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pandas') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

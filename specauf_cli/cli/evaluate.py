@@ -133,7 +133,7 @@ def _evaluate_here(options: HereOptions, runs: Sequence[str], benchmarks: str, o
             print(f"specauf: {folder.name}: {error}", file=sys.stderr)
             continue
         print("\n".join(summary.of_record(record, options.definition, all_starts=options.all_starts)))
-        print(f"  record: {folder / 'records' / record.id}.json")
+        print(f"  record: {layout.record_path(folder, record.id)}")
     if failed:
         raise InputError(f"{len(failed)} of {len(folders)} runs were not measured: {', '.join(failed)}")
 

@@ -10,6 +10,7 @@ from specauf_cli.engines.conventions import DTYPES, drafted_per_round, export_fo
 from specauf_cli.engines.options import ServerOptions
 from specauf_cli.engines.served import Served, tokenized
 from specauf_cli.errors import InputError, nearest
+from specauf_cli.store import layout
 from specauf_cli.store.files import file_sha256
 
 
@@ -36,7 +37,7 @@ def check_drafter(served: Served, run: Path | None, options: ServerOptions) -> N
         )
     if served.drafter is None or run is None or options.served_drafter is not None:
         return
-    places = [export_folder(run, options.backend), run / "drafter"]
+    places = [export_folder(run, options.backend), layout.drafter_of(run)]
     if any(_is_same_model(served.drafter, str(place)) for place in places):
         return
     weights = weights_sha256(served.drafter)

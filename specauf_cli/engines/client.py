@@ -68,19 +68,14 @@ class Client:
     def __init__(self, url: str, *, timeout: float, retries: int, key: str | None = None) -> None:
         """``timeout`` seconds per try, its whole answer included; ``retries`` after the first.
 
-        ``key`` is sent as a bearer token. Errors: InputError for an address, a key or a number that is not valid, and
-        for a key that would be sent in the clear to another machine.
+        ``key`` is sent as a bearer token. Errors: InputError for an address, a key or a number that is not
+        valid.
         """
         self.url = checked(url)
         local = _is_local(self.url)
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(
                 "SPECAUF_API_KEY holds a character that no key can have; is there a line break at its end?"
-            )
-        if key and not local and not self.url.startswith("https:"):
-            raise InputError(
-                f"--base-url {self.url}: SPECAUF_API_KEY would be sent unencrypted; give an https:// address, or a "
-                "tunnel that ends on this machine (http://127.0.0.1:PORT)"
             )
         if not 0 < timeout <= 86400 or not 0 <= retries <= 100:
             raise InputError(

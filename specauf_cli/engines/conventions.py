@@ -20,7 +20,7 @@ def check_backend(name: str) -> None:
 
 def export_folder(run: Path, backend: str) -> Path:
     """Where ``serve-command`` expects a run's drafter in the engine's format."""
-    return run / "export" / FORMATS[backend]
+    return layout.export_of(run, FORMATS[backend])
 
 
 def drafted_per_round(proposals: int, block_size: int) -> int:

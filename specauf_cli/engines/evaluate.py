@@ -187,7 +187,7 @@ def _folder(server: Server, task: Task) -> Path:
         "drafter": [server.identity["drafter"] or secrets.token_hex(8), weights_sha256(server.served.drafter)],
     }
     subject = task.run.name if task.run else task.target.name
-    return Path(task.config.runs) / "servers" / f"{server.options.backend}-{subject}-{digest(identity, 8)}"
+    return layout.server(Path(task.config.runs), f"{server.options.backend}-{subject}-{digest(identity, 8)}")
 
 
 def _print_notes(server: Server, name: str) -> None:
@@ -213,7 +213,7 @@ def _print_notes(server: Server, name: str) -> None:
 def _ask(server: Server, task: Task, folder: Path) -> list[Measured]:
     """Asks what is missing, benchmark after benchmark. Errors: InputError that says how many answers are kept."""
     evaluation, results = task.config.evaluation, []
-    with closing(Answers(folder / "answers.jsonl")) as answers:
+    with closing(Answers(layout.answers_of(folder))) as answers:
         if answers.kept:
             torn = f", {answers.torn} torn lines left out" if answers.torn else ""
             print(f"{folder.name}: {len(answers.kept)} answers are there already{torn}", file=sys.stderr)

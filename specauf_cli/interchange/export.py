@@ -15,7 +15,7 @@ from specauf_cli.interchange import formats
 from specauf_cli.interchange.card import card
 from specauf_cli.interchange.targets import absolute, target_path
 from specauf_cli.store.files import read_json
-from specauf_cli.store.layout import ABOUT, about_of, all_measured, intact, measured, result_of
+from specauf_cli.store.layout import ABOUT, about_of, all_measured, drafter_of, intact, measured, result_of
 
 
 def export_drafter(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | None = None) -> Path:
@@ -29,7 +29,7 @@ def export_drafter(folder: Path, out: Path, *, layout: str, dtype: str, verifier
         raise InputError(f"--out {out} exists and is not an empty folder; nothing is overwritten, name another one")
     about = about_of(folder)
     result_of(folder)
-    config = read_json(folder / "drafter" / "config.json")
+    config = read_json(drafter_of(folder) / "config.json")
     read_files = f"drafter/config.json or {ABOUT}"
     with intact(folder, read_files):
         architecture = config["architectures"][0]
@@ -50,7 +50,12 @@ def export_drafter(folder: Path, out: Path, *, layout: str, dtype: str, verifier
     with _whole_folder(out) as partial:
         with intact(folder, read_files):
             formats.write(
-                folder / "drafter", partial, layout=layout, dtype=dtype, verifier=name, architectures=architectures
+                drafter_of(folder),
+                partial,
+                layout=layout,
+                dtype=dtype,
+                verifier=name,
+                architectures=architectures,
             )
         (partial / "README.md").write_text(text, "utf-8")
     return out

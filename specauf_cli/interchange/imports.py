@@ -21,6 +21,7 @@ from specauf_cli.interchange import formats
 from specauf_cli.models import checkpoint, sizes
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.session import Session, open_session
+from specauf_cli.store import layout
 from specauf_cli.store.files import file_sha256, write_json
 from specauf_cli.store.layout import ABOUT, FINISHED, about_of, result_of, signature_of
 from specauf_cli.store.provenance import code_state, command_line, environment, now
@@ -111,7 +112,7 @@ def _write_run(adoption: Adoption, partial: Path) -> Path:
 
     One that was imported before stays as it is and becomes the latest.
     """
-    session, drafter = adoption.session, partial / "drafter"
+    session, drafter = adoption.session, layout.drafter_of(partial)
     checkpoint.save(adoption.drafter, session.target, drafter, run="")  # its name needs the hash of what is written
     weights = file_sha256(drafter / "model.safetensors")
     name = run_id(adoption.config, target=session.target.fingerprint, data=session.conversations.sha256, init=weights)

@@ -6,7 +6,7 @@ from pathlib import Path
 from specauf_cli.config import compose
 from specauf_cli.config.identity import is_local
 from specauf_cli.errors import InputError
-from specauf_cli.store import trust
+from specauf_cli.store import layout, trust
 from specauf_cli.store.layout import about_of
 from specauf_cli.training import pretrain
 
@@ -24,7 +24,7 @@ def target_path(folder: Path, given: Sequence[str] = ()) -> str:
     if about["config"]["target"].get("path") is not None:  # a folder is named by the run's own words alone
         words = [*trust.overrides_of(folder, given, only=NAMING), *given]
         return absolute(str(compose.compose(words).target.path))
-    targets = folder.parent / "targets"
+    targets = layout.targets(folder.parent)
     for place in sorted(p.parent for p in targets.glob(f"*/{pretrain.MARKER}")):
         if pretrain.describe(str(place)).get("fingerprint") == about["inputs"].get("target"):
             return absolute(str(place))

@@ -1,4 +1,4 @@
-"""What the README quotes: average tau of one table, every profile beside the paper."""
+"""What README and report open with: average tau of one table, every profile beside the paper."""
 
 from collections.abc import Mapping
 

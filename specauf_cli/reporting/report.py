@@ -1,5 +1,4 @@
-"""One self-contained HTML page per profile: headline, tables, verdicts, figures, commands, environment, records. No
-network."""
+"""One self-contained HTML page per profile: the story first, then tables, figures, commands, records. No network."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,8 @@ from specauf_cli.reporting import tables
 from specauf_cli.reporting.claims import Verdict, verdicts
 from specauf_cli.reporting.escape import markup, path
 from specauf_cli.reporting.figures import Figure
-from specauf_cli.reporting.measured import select, sources
+from specauf_cli.reporting.frontpage import averages
+from specauf_cli.reporting.measured import Measured, select, sources
 from specauf_cli.store.records import RunRecord
 
 CSS = """
@@ -31,7 +31,8 @@ figcaption { font-size: .85rem; color: #444; max-width: 60rem; overflow-wrap: an
 code, pre { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem; }
 .holds { color: #006b4f; } .fails { color: #a33b00; } .open { color: #555; }
-.matrix td { white-space: nowrap; } .matrix td:last-child { white-space: normal; }
+details { margin: .35rem 0; } summary { cursor: pointer; }
+details p { margin: .3rem 0 .3rem 1.2rem; font-size: .85rem; }
 @media (max-width: 40rem) { body { padding: .8rem; font-size: 15px; } table { font-size: .78rem; } }
 @media print {
   h1, h2, h3 { break-after: avoid; } tr { break-inside: avoid; }
@@ -42,48 +43,58 @@ pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem; }
 MARK = {"holds": "holds", "does not hold": "fails", "not separable": "open"}
 
 
+ABOUT = (
+    "Drafters for speculative decoding, trained with different objectives from the same initial weights, data and "
+    "order, and verified left to right against their frozen target. <b>tau</b> is the mean number of tokens emitted "
+    "per verification round. Accept-until-fail (AUF) supervises a block up to and including the drafter's first wrong "
+    "token."
+)
+
+
 def html(
     profile: str,
-    experiments: Sequence[TableSpec],
+    specs: Sequence[TableSpec],
     records: Sequence[RunRecord],
     drawn: Sequence[Figure],
-    variants: Sequence[str],
+    credit_tables: Sequence[str],
     *,
     links: str | None,
 ) -> str:
-    """The page. ``variants``: further tables as Markdown; ``links``: where the record files lie from the page (None:
-    not linked)."""
+    """The page: what this is, the first figure, averages, a line per claim; then tables, figures, commands, records.
+
+    ``credit_tables``: further tables as Markdown; ``links``: the folder of the record files, relative to the page
+    (None: not linked).
+    """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    chosen = [e for e in experiments if select(e, records).records]
-    shown = [r for e in chosen for r in select(e, records).records]
-    first, found = shown[0], [v for e in chosen for v in verdicts(select(e, records), e.definition)]
+    measured = {spec.name: select(spec, records) for spec in specs}
+    chosen = [spec for spec in specs if measured[spec.name].records]
+    shown = [r for spec in chosen for r in measured[spec.name].records]
+    judged = [v for spec in chosen for v in verdicts(measured[spec.name], spec.definition)]
+    sections = [(spec.name, spec.title.split(":")[0]) for spec in chosen]
+    sections += [("figures", "Figures"), ("commands", "Commands"), ("records", "Records")]
+    opening = [figure for figure in drawn if figure.name == "inversion"]
+    others = [figure for figure in drawn if figure not in opening]
+    entries = [f'<a href="#{markup(name)}">{markup(title)}</a>' for name, title in sections]
     parts = [
         f"<h1>SpecAUF, profile {markup(profile)}</h1>",
-        f"<p>{markup(first.config['profile']['text'])} Target: {markup(first.target.title)}.</p>",
-        f"<p>{_headline(found, shown)}</p>",
-        '<nav><a href="#verdicts">Verdicts</a>'
-        + "".join(f'<a href="#{markup(e.name)}">{markup(e.title.split(":")[0])}</a>' for e in chosen)
-        + '<a href="#figures">Figures</a><a href="#commands">Commands</a><a href="#records">Records</a></nav>',
-        '<h2 id="verdicts">Verdicts on the paper\'s claims</h2>',
-        _matrix(found),
+        f"<p>{ABOUT}</p>",
+        f"<p>{markup(shown[0].config['profile']['text'])} Target: {markup(shown[0].target.title)}. "
+        f"{_seeds(shown)}.</p>",
+        *(_figure(figure, markdown, links) for figure in opening),
+        "<h2>Averages</h2>",
+        *(_average_table(spec, measured[spec.name], profile, markdown) for spec in chosen),
+        '<h2 id="verdicts">The paper\'s claims</h2>',
+        f"<p>{_counted(judged)}. Each line opens to its numbers.</p>",
+        *_verdicts(judged),
+        f"<nav>{''.join(entries)}</nav>",
     ]
-    for experiment in chosen:
-        body = tables.markdown(experiment, records, links=links).partition("\n")[2]
-        parts += [
-            f'<h2 id="{markup(experiment.name)}">{markup(experiment.title)}</h2>',
-            _wide(markdown.render(_lower(body))),
-        ]
-    for text in variants:
+    for spec in chosen:
+        body = tables.markdown(spec, records, links=links).partition("\n")[2]
+        parts += [f'<h2 id="{markup(spec.name)}">{markup(spec.title)}</h2>', _wide(markdown.render(_lower(body)))]
+    for text in credit_tables:
         heading, _, body = text.partition("\n")
         parts += [f"<h2>{markdown.renderInline(heading.removeprefix('# '))}</h2>", _wide(markdown.render(body))]
-    parts.append('<h2 id="figures">Figures</h2>')
-    for figure in drawn:
-        caption = markdown.renderInline(
-            figure.caption + (f" Records: {sources(figure.records, links)}." if links else "")
-        )
-        parts.append(
-            f"<figure>{_inline(figure)}<figcaption><b>{markup(figure.title)}.</b> {caption}</figcaption></figure>"
-        )
+    parts += ['<h2 id="figures">Figures</h2>', *(_figure(figure, markdown, links) for figure in others)]
     parts += ['<h2 id="commands">Commands</h2>', _commands(shown), "<h2>Environment</h2>", _environment(shown)]
     parts += ['<h2 id="records">Records</h2>', _records(shown, links)]
     return (
@@ -95,30 +106,43 @@ def html(
     )
 
 
-def _headline(found: Sequence[Verdict], records: Sequence[RunRecord]) -> str:
-    """How many claims hold, do not hold, or could not be separated, over all temperatures."""
-    words = [v.verdict for v in found]
-    counted = ", ".join(f"<b>{words.count(name)}</b> <span class={css}>{name}</span>" for name, css in MARK.items())
+def _figure(figure: Figure, markdown: MarkdownIt, links: str | None) -> str:
+    caption = markdown.renderInline(figure.caption + (f" Records: {sources(figure.records, links)}." if links else ""))
+    return f"<figure>{_inline(figure)}<figcaption><b>{markup(figure.title)}.</b> {caption}</figcaption></figure>"
+
+
+def _average_table(spec: TableSpec, measured: Measured, profile: str, markdown: MarkdownIt) -> str:
+    table = _wide(markdown.render("\n".join(averages({profile: measured}))))
+    return f"<h3>{markup(spec.title)}</h3>{table}"
+
+
+def _seeds(records: Sequence[RunRecord]) -> str:
+    """Seeds of each drafter: ``5 seeds``."""
     counts = sorted(set(Counter((r.backbone, r.objective) for r in records).values()))
-    return (
-        f"{len(found)} verdicts on the paper's claims: {counted}. {' or '.join(map(str, counts))} "
-        f"seed{'s' if counts[-1] > 1 else ''}."
-    )
+    return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}"
 
 
-def _matrix(found: Sequence[Verdict]) -> str:
-    rows = []
-    for v in sorted(found, key=lambda v: (v.claim, v.temperature or 0.0)):
-        at = "–" if v.temperature is None else f"{v.temperature:g}"
-        cells = [
-            markup(v.claim),
-            at,
-            f"<span class={MARK[v.verdict]}><b>{v.verdict}</b></span>",
-            f"{markup(v.text)}.<br>{markup(v.numbers)}",
-        ]
-        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    head = "<tr><th>claim</th><th>T</th><th>verdict</th><th>what was claimed and measured</th></tr>"
-    return f'<div class="wide"><table class="matrix">{head}{"".join(rows)}</table></div>'
+def _counted(judged: Sequence[Verdict]) -> str:
+    """How many verdicts hold, do not hold, or could not be separated, over all temperatures."""
+    words = [v.verdict for v in judged]
+    return ", ".join(f"<b>{words.count(name)}</b> <span class={css}>{name}</span>" for name, css in MARK.items())
+
+
+def _verdicts(judged: Sequence[Verdict]) -> list[str]:
+    """A line for each claim, with its verdict at each temperature; it opens to what was measured."""
+    lines = []
+    for claim in sorted({v.claim for v in judged}):
+        own = sorted((v for v in judged if v.claim == claim), key=lambda v: v.temperature or 0.0)
+        words = ", ".join(f"{_at(v)}<span class={MARK[v.verdict]}><b>{v.verdict}</b></span>" for v in own)
+        numbers = "".join(f"<p>{_at(v)}{markup(v.numbers)}</p>" for v in own)
+        lines.append(
+            f"<details><summary><b>{markup(claim)}</b> {markup(own[0].text)}: {words}</summary>{numbers}</details>"
+        )
+    return lines
+
+
+def _at(verdict: Verdict) -> str:
+    return "" if verdict.temperature is None else f"T = {verdict.temperature:g}: "
 
 
 def _commands(records: Sequence[RunRecord]) -> str:

@@ -7,14 +7,16 @@ number of ranks; gradients, numerators and denominators are added over the ranks
 the files. In evaluation the prompts are distributed over the ranks.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+if TYPE_CHECKING:  # the settings ask for a rank's number, and need no torch for it
+    import torch
+    from torch import Tensor
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 FIRST = RANK == 0
@@ -25,27 +27,36 @@ def join(device: str) -> str:
     """Joins the other ranks, if there are any, and returns this rank's own device."""
     if WORLD == 1:
         return device
+    import torch
+    from torch import distributed
+
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    if not dist.is_initialized():
+    if not distributed.is_initialized():
         backend = "nccl" if device.startswith("cuda") else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(hours=24))  # the first rank may train a target meanwhile
+        # So long, for the first rank may train a target meanwhile.
+        distributed.init_process_group(backend, timeout=timedelta(hours=24))
     return device
 
 
 def wait() -> None:
     """Returns when every rank has reached this call."""
     if WORLD > 1:
-        dist.barrier()
+        from torch import distributed
+
+        distributed.barrier()
 
 
 def add(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Sums over the ranks, in one transfer. All of one dtype and device."""
     if WORLD == 1:
         return list(tensors)
+    import torch
+    from torch import distributed
+
     flat = torch.cat([t.flatten() for t in tensors])
-    dist.all_reduce(flat)
+    distributed.all_reduce(flat)
     pieces = flat.split([t.numel() for t in tensors])  # type: ignore[no-untyped-call]
     return [p.view(t.shape) for p, t in zip(pieces, tensors, strict=True)]
 
@@ -54,9 +65,12 @@ def largest(value: int, device: torch.device) -> int:
     """The largest value over the ranks: all stop when one is told to."""
     if WORLD == 1:
         return value
-    found = torch.tensor(value, device=device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    import torch
+    from torch import distributed
+
+    largest_value = torch.tensor(value, device=device)
+    distributed.all_reduce(largest_value, distributed.ReduceOp.MAX)
+    return int(largest_value)
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
@@ -68,12 +82,15 @@ def collect(rows: Sequence[Sequence[int]], device: torch.device) -> list[list[in
     """The rows of every rank, in the order of the items before ``share``. All ranks must call it."""
     if WORLD == 1:
         return [list(r) for r in rows]
+    import torch
+    from torch import distributed
+
     flat = torch.tensor([len(rows), *(len(r) for r in rows), *(x for r in rows for x in r)], device=device)
     widths = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(WORLD)]
-    dist.all_gather(widths, torch.tensor([len(flat)], device=device))
+    distributed.all_gather(widths, torch.tensor([len(flat)], device=device))
     widest = int(torch.stack(widths).max())
     padded = [torch.zeros(widest, dtype=torch.long, device=device) for _ in range(WORLD)]
-    dist.all_gather(padded, torch.nn.functional.pad(flat, (0, widest - len(flat))))
+    distributed.all_gather(padded, torch.nn.functional.pad(flat, (0, widest - len(flat))))
     dealt: list[list[list[int]]] = []
     for values in (p.tolist() for p in padded):
         count, at, mine = values[0], 1 + values[0], list[list[int]]()

@@ -136,6 +136,11 @@ def server(runs: Path, name: str) -> Path:
     return runs / "servers" / name
 
 
+def answers_of(server: Path) -> Path:
+    """The answers of a running server, one line each."""
+    return server / "answers.jsonl"
+
+
 def tables(runs: Path) -> Path:
     """Where ``specauf table`` writes its pages."""
     return runs / "tables"

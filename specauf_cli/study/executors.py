@@ -20,6 +20,7 @@ from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError
 from specauf_cli.session import Session, open_session
+from specauf_cli.store import layout
 from specauf_cli.store.files import digest, read_json, write_json
 from specauf_cli.store.records import RunRecord, load_record
 from specauf_cli.study.jobs import Job
@@ -59,7 +60,7 @@ class Worker:
         session = self._open(config)
         folder = session.train(config, overrides, force=force)
         record = session.measure(config, folder, ["eval", *overrides])
-        return record, folder / "records" / f"{record.id}.json"
+        return record, layout.record_path(folder, record.id)
 
     def train(self, jobs: Sequence[Job]) -> dict[Job, str]:
         """Trains jobs of one table and seed in one pass over data and target; returns why some failed.
@@ -197,7 +198,7 @@ def fill_as_hydra_job(config: Config, overrides: list[str]) -> None:
 def outcome_path(config: Config) -> Path:
     """Where a job of a sweep writes its outcome; other settings, another path: two sweeps may wait in one queue."""
     name = f"{config.backbone.name}-{config.objective.name}-s{config.seed}-{digest(config.resolved, 8)}.json"
-    return Path(config.runs) / "jobs" / name
+    return layout.job_result(Path(config.runs), name)
 
 
 def serve() -> None:

@@ -36,7 +36,7 @@ class LastTables:
         return [
             load_record(path)
             for record in self.records
-            for path in sorted((self.runs / record.run / "snapshots").glob("*/records/*.json"))
+            for path in layout.snapshot_record_paths(self.runs / record.run)
         ]
 
 
@@ -58,7 +58,7 @@ def draw_figures(overrides: Sequence[str]) -> None:
     """
     last = _last(overrides)
     _measure_snapshots(last, overrides)
-    folder = last.runs / "figures" / last.profile
+    folder = layout.figures(last.runs, last.profile)
     for figure in draw(folder, last.specs, last.records, last.snapshots()):
         print(folder / f"{figure.name}.svg")
 
@@ -67,7 +67,7 @@ def write_report(overrides: Sequence[str]) -> None:
     """Writes the report of the last ``specauf table`` of a profile to ``runs/reports/<profile>.html``."""
     last = _last(overrides)
     drawn = figures.figures(last.specs, last.records, last.snapshots())
-    path = last.runs / "reports" / f"{last.profile}.html"
+    path = layout.report(last.runs, last.profile)
     write_text(path, html(last.profile, last.specs, last.records, drawn, shipped_credits_tables(), links=None))
     print(path)
 
@@ -78,9 +78,9 @@ def _measure_snapshots(last: LastTables, overrides: Sequence[str]) -> None:
     first = min(r.seed for r in last.records)
     for record in sorted(last.records, key=lambda r: r.run):
         folder = last.runs / record.run
-        if record.seed != first or not (folder / "snapshots").is_dir():
+        if record.seed != first or not layout.has_snapshots(folder):
             continue
-        steps = [s for s in layout.snapshot_steps(folder) if not any(layout.snapshot(folder, s).glob("records/*.json"))]
+        steps = [s for s in layout.snapshot_steps(folder) if not layout.record_paths(layout.snapshot(folder, s))]
         if not steps:
             continue
         words = [*trust.overrides_of(folder, overrides), f"runs={last.runs}", *FEW, *overrides]
@@ -92,7 +92,7 @@ def _measure_snapshots(last: LastTables, overrides: Sequence[str]) -> None:
 
 
 def _path(config: Config) -> Path:
-    return Path(config.runs) / "tables" / f"{config.profile.name}.json"
+    return layout.last_tables(Path(config.runs), config.profile.name)
 
 
 def _last(overrides: Sequence[str]) -> LastTables:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from specauf_cli.config import groups
 from specauf_cli.errors import InputError
+from specauf_cli.store import layout
 from specauf_cli.store.files import atomic
 from specauf_cli.store.provenance import code_state
 from specauf_cli.store.records import RunRecord, load_record
@@ -37,12 +38,12 @@ def publish_records(records: Mapping[Job, RunRecord], runs: Path) -> None:
     """
     for job, record in records.items():
         run = runs / record.run
-        path = run / "records" / f"{record.id}.json"
+        path = layout.record_path(run, record.id)
         if job.condition is not None:
             _copy(record, path, RECORDS / record.profile / job.table)
             continue
         _copy(record, path, RECORDS / record.profile)
-        for path in sorted((run / "snapshots").glob("*/records/*.json")):
+        for path in layout.snapshot_record_paths(run):
             _copy(load_record(path), path, RECORDS / record.profile / "steps")
 
 

@@ -11,6 +11,7 @@ from specauf_cli.config.specs import AblationSpec, CreditsSpec, Spec, TableSpec,
 from specauf_cli.errors import InputError
 from specauf_cli.reporting import ablation, tables
 from specauf_cli.runtime import ranks
+from specauf_cli.store import layout
 from specauf_cli.store.files import write_text
 from specauf_cli.store.records import RunRecord
 from specauf_cli.study.executors import runner
@@ -44,7 +45,7 @@ def run(
     config = compose.compose(overrides)
     for spec in specs.values():
         if isinstance(spec, CreditsSpec):
-            _show(Path(config.runs) / "tables" / f"{spec.name}.md", credits_table(spec))
+            _show(layout.tables(Path(config.runs)) / f"{spec.name}.md", credits_table(spec))
     jobs = jobs_of(list(specs.values()), overrides, seeds, steps=config.trainer.steps, only=only)
     records: dict[Job, RunRecord] = {}
     failures: list[str] = []
@@ -85,7 +86,7 @@ def _write(spec: Spec, source: str, config: Config, records: Mapping[Job, RunRec
     for."""
     if not records:
         return
-    path = Path(config.runs) / "tables" / f"{config.profile.name}-{spec.name}.md"
+    path = layout.tables(Path(config.runs)) / f"{config.profile.name}-{spec.name}.md"
     if isinstance(spec, AblationSpec):
         by_condition = {
             condition.name: [record for job, record in records.items() if job.condition == condition.name]

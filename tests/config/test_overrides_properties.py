@@ -36,6 +36,10 @@ def test_a_plain_value_is_read_as_it_is_written(key: str, value: int | bool | No
 PATHS = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Zl", "Zp"]), max_size=16)
 
 
-@given(path=PATHS.filter(lambda path: path == path.strip(" '\"") and not path.startswith("~") and "${" not in path))
+@given(
+    path=PATHS.filter(
+        lambda path: path == path.strip(" '\"") and not path.startswith("~") and "${" not in path and path != "null"
+    )
+)
 def test_the_name_of_a_folder_is_taken_as_it_is_typed(path: str) -> None:
     assert compose.parsed([f"runs={path}"]) == [("runs", path)]

@@ -138,7 +138,7 @@ def test_figures_follow_the_numbers() -> None:
     assert before != after
 
 
-class Spec(HTMLParser):
+class Page(HTMLParser):
     """Collects what a page refers to, its ids, and whether its tags close."""
 
     VOID = ("meta", "br", "link", "path", "use", "rect", "image", "hr")
@@ -167,7 +167,7 @@ class Spec(HTMLParser):
 
 def test_the_report_is_one_file_without_network(drawn: list[drawings.Figure]) -> None:
     text = html("laptop", TABLES, RECORDS, drawn, ["# Table 3\n\n| a |\n| --- |\n| b |\n"], links="../records/laptop")
-    page = Spec(text)
+    page = Page(text)
     assert page.open == []
     steps = {f"../records/laptop/steps/{r.id}.json" for r in SNAPSHOTS}
     assert set(page.outside) == steps | {f"../records/laptop/{r.id}.json" for r in RECORDS}
@@ -180,7 +180,7 @@ def test_the_report_is_one_file_without_network(drawn: list[drawings.Figure]) ->
 
 
 def test_a_report_of_nobodys_machine_links_nothing(drawn: list[drawings.Figure]) -> None:
-    assert Spec(html("laptop", TABLES, RECORDS, drawn, [], links=None)).outside == []
+    assert Page(html("laptop", TABLES, RECORDS, drawn, [], links=None)).outside == []
 
 
 def test_text_from_records_is_escaped() -> None:
