@@ -78,7 +78,7 @@ STARTS = 32
 def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, batch_size: int) -> list[Trace]:
     """Traces of all trajectories, equal to live decoding round by round in fp32.
 
-    Every request starts at its first token; a round drafts there, counts the accepted prefix and jumps behind the
+    Every request starts at its first token; a round drafts there, counts the accepted prefix and moves past the
     target's own next token. Requests that have ended leave the batch when half of it has.
     """
     device, proposals = target.device, drafter.backbone.proposals

@@ -120,7 +120,7 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """Half the length of the interval, the number behind ``±``; ``value`` need not be exactly in the middle."""
+        """Half the length of the interval, the number after ``±``; ``value`` need not be exactly in the middle."""
         return (self.high - self.low) / 2
 
     @property

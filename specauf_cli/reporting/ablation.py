@@ -68,8 +68,8 @@ def finding(page: AblationSpec, condition: Condition, records: Sequence[RunRecor
 
 
 def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, links: str | None = None) -> str:
-    """The page: a row for every condition, a line for every claim, the benchmarks one by one, and the records behind
-    it.
+    """The page: a row for every condition, a line for every claim, the benchmarks one by one, and the records it is
+    made of.
 
     ``records`` by the name of their condition; ``links``: where the folders of records lie from there.
     """

@@ -33,7 +33,7 @@ def verdicts(measured: Measured, definition: str) -> list[Verdict]:
     """Verdicts on the claims that the table's backbone is about; claims whose rows are missing are left out.
 
     DFlash: C1 AUF has the higher tau than decay on every benchmark and on average. C2 AUF and AUF+decay are equivalent
-    in tau: every interval of their difference lies within +- the experiment's margin. C3 decay has the higher
+    in tau: every interval of their difference is within +- the experiment's margin. C3 decay has the higher
     common-mask accuracy and yet the lower average tau. C6 AUF lifts the conditional acceptance alpha_k at k = 1..6
     (average over benchmarks). C7 in training with AUF, active ratio and support accuracy rise together. Domino: C4
     every AUF variant beats decay in average tau. C5 the base-branch variant that the paper names is the best of the

@@ -244,7 +244,7 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
     if not found:
         return None
     asked = Counter(_ruler(s) for s in found)  # means over other prompts would not make one curve
-    usual = max(asked, key=lambda ruler: asked[ruler])
+    usual = max(asked, key=lambda settings: asked[settings])
     newest = {(s.run, s.step): s for s in found if _ruler(s) == usual}
     chosen = sorted(newest.values(), key=lambda s: s.id)
     temperature = min(b.temperature for s in chosen for b in s.benchmarks)
