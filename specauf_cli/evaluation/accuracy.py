@@ -1,4 +1,4 @@
-"""Block-mask accuracy on held-out conversations: what a drafter predicts of blocks it never sees in decoding."""
+"""Block-mask accuracy on held-out conversations: how many slots of random blocks a drafter predicts correctly."""
 
 import torch
 
@@ -35,7 +35,7 @@ def heldout_blocks(
     for begin in range(0, len(order), batch_size):
         batch = collate(examples, order[begin : begin + batch_size], target.chat.pad_id)
         drawn = []
-        for i in batch.index:  # a generator per conversation: the batch it happens to be in must not matter
+        for i in batch.index:  # a generator per conversation: the result must not depend on its batch
             own = torch.tensor([examples[i].supervised])
             drawn.append(sample_anchors(valid_anchors(own), anchors, torch.Generator().manual_seed((seed << 32) + i)))
         starts, real = (torch.cat(parts) for parts in zip(*drawn, strict=True))

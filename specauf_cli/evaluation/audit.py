@@ -1,8 +1,8 @@
-"""Losslessness: fp32 must give the target's own output exactly; in bf16 every divergence is priced as regret.
+"""Losslessness: fp32 must give the target's own output exactly; in bf16 every divergence is measured as regret.
 
-In fp32 verification of k + 1 tokens and decoding one token pick the same argmax unless two logits tie within rounding.
-In bf16 they often do not, and then equality says little: what matters is how much worse the emitted token was, by the
-target's own fp32 logits, than its best one.
+In fp32, verifying k + 1 tokens and decoding one token pick the same argmax unless two logits tie within rounding.
+In bf16 they often differ, and equality says little: what matters is how much worse the emitted token was than the best
+one, by the target's own fp32 logits.
 """
 
 from collections.abc import Sequence

@@ -66,7 +66,7 @@ def decode_all(
     seed: int,
     max_new_tokens: int,
 ) -> list[tuple[Trace, tuple[int, ...]]]:
-    """Decodes the request of every trajectory, one after the other: its trace and its completion."""
+    """Decodes the request of every trajectory, one after another: its trace and its completion."""
     result: list[tuple[Trace, tuple[int, ...]]] = []
     with track("decoding live", len(requests)) as show:
         for t in requests:

@@ -41,9 +41,9 @@ def load_benchmarks(config: Config) -> list[PromptSet]:
 def own_answers(
     config: Config, target: Target, prompts: PromptSet, temperature: float, cache: Path, *, shared: bool = False
 ) -> trajectories.Generated:
-    """The target's trajectories of one benchmark, with a tail as long as a round of ``config.backbone`` may reach.
+    """The target's trajectories of one benchmark, with a tail as long as a round of ``config.backbone`` can be.
 
-    ``shared``: every rank calls this, and each generates a part.
+    ``shared``: every rank calls this and generates its part.
     """
     settings = config.evaluation
     return trajectories.get(
@@ -132,7 +132,7 @@ def evaluate(
 
 
 def _replayed(target: Target, drafter: DFlash, all_: Sequence[Trajectory], settings: EvaluationConfig) -> list[Trace]:
-    """The replay of every trajectory, a part of them by each rank."""
+    """The replay of every trajectory, divided among the ranks."""
     own_share = replay(target, drafter, ranks.share(all_), batch_size=settings.batch_size)
     rows = ranks.collect([trace.accepted for trace in own_share], target.device)
     return [
@@ -144,7 +144,7 @@ def _replayed(target: Target, drafter: DFlash, all_: Sequence[Trajectory], setti
 def _live(
     target: Target, drafter: DFlash, temperature: float, settings: EvaluationConfig, all_: Sequence[Trajectory]
 ) -> list[tuple[Trace, tuple[int, ...]]]:
-    """Every request decoded live, a part of them by each rank: what happened, and the tokens."""
+    """Every request decoded live, divided among the ranks: trace and tokens."""
     own_share = decode_all(
         target,
         drafter,
@@ -165,7 +165,7 @@ def _live(
 def _every_start(
     target: Target, drafter: DFlash, all_: Sequence[Trajectory], settings: EvaluationConfig
 ) -> dict[str, tuple[int, ...]]:
-    """Sums over every possible start of every trajectory, a part of them by each rank."""
+    """Sums over every possible start of every trajectory, divided among the ranks."""
     every = every_start(target, drafter, ranks.share(all_), batch_size=settings.batch_size)
     sums = {"histogram": every.histogram(), "valid": every.valid, "correct": every.correct}
     added = ranks.add([torch.tensor(v, device=target.device) for v in sums.values()])
@@ -175,7 +175,7 @@ def _every_start(
 def _audit(
     sample: Sequence[Trajectory], lived: Sequence[tuple[Trace, tuple[int, ...]]], replayed: Sequence[Trace]
 ) -> Audit:
-    """Of the requests decoded live: how many outputs are the target's own, and how many have the replay's rounds."""
+    """Of the requests decoded live: how many outputs equal the target's own, and how many have the replay's rounds."""
     identical, same_rounds = 0, 0
     first: FirstDifference | None = None
     for trajectory, known, (trace, tokens) in zip(sample, replayed, lived, strict=False):

@@ -18,7 +18,7 @@ def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationC
     """The first ``count`` conversations of ``corpus`` with the target's greedy answers; made once and kept in
     ``cache``.
 
-    An answer that does not end within ``settings.max_new_tokens`` ends its conversation before that turn: it would
+    A conversation is cut before an answer that does not end within ``settings.max_new_tokens``: that answer would
     teach an end of turn that the target never wrote. Errors: InputError when ``corpus`` holds fewer, or no conversation
     is left.
     """

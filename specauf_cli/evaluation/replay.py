@@ -1,8 +1,8 @@
-"""Replay: the trace a drafter would have left, walked over trajectories without running the target again.
+"""Replay: the trace that live decoding would give, computed over trajectories without running the target again.
 
 Why it is exact: a round depends on the committed tokens and the drafter only, and the committed tokens are the
-trajectory whatever the drafter proposes. So the context of every round is known before the drafter has said anything:
-one parallel target pass gives it for the whole trajectory, and all requests of a batch take their next round together.
+trajectory, independent of the drafter's proposals. So the context of every round is known in advance: one parallel
+target pass gives it for the whole trajectory, and all requests of a batch take their next round together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from specauf_cli.types import Trace, Trajectory
 
 @dataclass(frozen=True)
 class Starts:
-    """Every possible start of every trajectory, not only the ones a decoder would stop at.
+    """Every possible start of every trajectory, not only those of a decoder's rounds.
 
     ``accepted[i][s]``: draft tokens accepted by a block anchored at completion token s of trajectory i, for every token
     before its last. ``valid`` and ``correct`` are per slot, over all starts: slots inside the completion, and those
@@ -78,8 +78,8 @@ STARTS = 32
 def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, batch_size: int) -> list[Trace]:
     """Traces of all trajectories, equal to live decoding round by round in fp32.
 
-    Every request starts at its first token; a round drafts there, counts the accepted prefix and moves past the
-    target's own next token. Requests that have ended leave the batch when half of it has.
+    Every request starts at its first token; a round drafts there, counts the accepted prefix and continues at the
+    target's own next token. Finished requests are removed from the batch when half of it has finished.
     """
     device, proposals = target.device, drafter.backbone.proposals
     rounds: list[list[int]] = [[] for _ in trajectories]
@@ -111,7 +111,7 @@ def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], 
 def batches(
     target: Target, trajectories: Sequence[Trajectory], proposals: int, batch_size: int
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Trajectories of like length together: their indices, and prompt and tokens right-padded ``[B, T]``."""
+    """Batches of trajectories of similar length: their indices, and prompt and tokens right-padded ``[B, T]``."""
     assert all(len(t.tokens) >= t.length - 1 + proposals for t in trajectories), (
         "a tail of proposals - 1 tokens is needed"
     )

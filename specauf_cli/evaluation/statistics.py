@@ -1,25 +1,24 @@
 """Error bars: a paired bootstrap over prompts and seeds for every ratio of sums that ``metrics`` knows.
 
-What varies is which prompts were asked and which seed trained the drafter, so these two are resampled, not rounds:
-rounds of one conversation depend on each other. A resample r draws P prompts and S - 1 seeds with replacement, which
+The random factors are the prompts and the training seed, so these two are resampled, not rounds: rounds of one
+conversation depend on each other. A resample r draws P prompts and S - 1 seeds with replacement, which
 gives each prompt p a count w[r, p] and each seed s a share v[r, s], and the statistic is computed again:
 
     tau[r] = sum_s v[r, s] * (sum_p w[r, p] * numerator[s, p]) / (sum_p w[r, p] * denominator[s, p])
 
 The 2.5 % and 97.5 % quantiles of tau[r] are the interval (percentile bootstrap: Efron & Tibshirani, An Introduction to
 the Bootstrap, 1993, ch. 13; whole clusters: Davison & Hinkley, Bootstrap Methods, 1997, section 3.8). With one seed
-only prompts are drawn. With more, all of them meet the same prompts, so prompts and seeds are drawn independently of
-each other (Owen, The pigeonhole bootstrap, 2007). One seed less than there are is drawn: of so few things a full draw
-would understate the variance by (S - 1) / S (Rao & Wu, Resampling inference with complex survey data, 1988).
+only prompts are drawn. With more, all seeds share the same prompts, so prompts and seeds are drawn independently
+(Owen, The pigeonhole bootstrap, 2007). S - 1 seeds are drawn, not S: with few seeds a full draw would understate the
+variance by (S - 1) / S (Rao & Wu, Resampling inference with complex survey data, 1988).
 
-Every method gets the same draws, so the interval of a difference leaves out what both methods share: the pairing. Draws
-depend on the bootstrap's seed, the benchmark's name and the sizes only, never on the order of calls. Benchmarks have
-prompts of their own and are drawn apart, but share the draw of seeds: a seed is one trained drafter.
+Every method gets the same draws, so variation shared by both methods cancels in the interval of a difference (paired
+comparison). Draws depend on the bootstrap's seed, the benchmark's name and the sizes only, never on the order of calls.
+Benchmarks have different prompts and are drawn separately, but share the draw of seeds: a seed is one trained drafter.
 
-What these intervals cannot do. With one seed they speak of that drafter, not of training again. With few seeds they
-reach no further than the seeds seen: simulated, a nominal 95 % covers 90, 93 and 94 % with two, three and five seeds
-where seeds vary a fifth as much as prompts, and 77, 88 and 92 % where half as much. With 8 prompts it covers 87 %. The
-tests repeat these simulations.
+Limits. With one seed the interval is about that drafter, not about training again. With few seeds it is too narrow:
+simulated, a nominal 95 % interval covers 90, 93 and 94 % with two, three and five seeds if seeds vary a fifth as much
+as prompts, and 77, 88 and 92 % if half as much. With 8 prompts it covers 87 %. The tests repeat these simulations.
 """
 
 import hashlib
@@ -37,18 +36,18 @@ from specauf_cli.types import Trace
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 DETECTABLE = 1.959964 + 0.841621
-"""A true difference of so many standard errors is separable in 80 % of repetitions (normal, two-sided 5 %)."""
+"""A true difference of this many standard errors is separable in 80 % of repetitions (normal, two-sided 5 %)."""
 
 UNDEFINED = 0.05
-"""Largest share of resamples without a ratio that an interval may leave out."""
+"""Largest share of resamples without a ratio that an interval may omit."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One method on one benchmark: a numerator and a denominator per seed ``s`` and prompt ``p``.
 
-    Both are zero where a prompt has nothing to count with that seed (no request with a round). Errors: InputError when
-    a seed's denominators are all zero, as its ratio does not exist.
+    Both are zero for a prompt without a request that has a round. Errors: InputError when a seed's denominators are
+    all zero, since its ratio does not exist.
     """
 
     seeds: tuple[int, ...]
@@ -106,8 +105,8 @@ def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int) -> Sample:
 class Interval:
     """A value with its 95 % bootstrap interval and standard ``error``, in the value's own unit.
 
-    ``prompts`` (all benchmarks together) and ``seeds`` are the counts it rests on; ``undefined`` resamples had no ratio
-    and were left out. One prompt says nothing about other prompts: ``low``, ``high`` and ``error`` are then infinite.
+    ``prompts`` (all benchmarks together) and ``seeds`` are the counts it is based on; ``undefined`` resamples had no
+    ratio and were omitted. With one prompt ``low``, ``high`` and ``error`` are infinite.
     """
 
     value: float
@@ -120,7 +119,7 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """Half the length of the interval, the number after ``±``; ``value`` need not be exactly in the middle."""
+        """Half the length of the interval, printed after ``±``; ``value`` need not be exactly in the middle."""
         return (self.high - self.low) / 2
 
     @property
@@ -139,13 +138,13 @@ def replicates(
 ) -> Float[np.ndarray, " resamples"]:
     """The statistic in every resample (formula at the top of this file); the same draws for every method.
 
-    NaN marks a resample in which a drawn seed has only prompts with nothing to count; intervals leave those out, in
-    pairs, and count them (``Interval.undefined``). Units: those of ``sample.tau``.
+    NaN marks a resample in which a drawn seed has only prompts without a round; intervals omit those, in pairs, and
+    count them (``Interval.undefined``). Units: those of ``sample.tau``.
     """
     prompts = len(sample.prompts)
     w = _counts(f"prompts of {benchmark}", seed, resamples, prompts, prompts).astype(np.float64)
     total = w @ sample.denominator.T
-    # Defined or not is decided first and explicitly; no division by zero is ever made.
+    # Whether the ratio is defined is decided first and explicitly: no division by zero.
     ratio = np.divide(w @ sample.numerator.T, total, out=np.full_like(total, np.nan), where=total > 0)
     seeds = len(sample.seeds)
     v = _counts("seeds", seed, resamples, seeds, max(1, seeds - 1)) / max(1, seeds - 1)
@@ -195,7 +194,7 @@ def average_difference(
 
 
 def equivalent(interval: Interval, margin: float) -> bool:
-    """Whether a difference is practically none: its whole interval within ± ``margin`` (unit of the difference).
+    """Whether a difference is negligible: its whole interval is within ± ``margin`` (unit of the difference).
 
     With a 95 % interval both one-sided tests hold at 2.5 %, stricter than the usual 5 % (Schuirmann 1987). Errors:
     InputError for a margin that is not positive.

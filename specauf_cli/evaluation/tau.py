@@ -1,4 +1,4 @@
-"""From traces to numbers: pure functions, the same for every drafter. No credit ever enters here."""
+"""From traces to numbers: pure functions, the same for every drafter; credits are not used here."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -53,9 +53,9 @@ TAU: dict[str, Callable[[Trace], tuple[float, float]]] = {
 
 
 def terms(traces: Sequence[Trace], definition: str = "engine") -> dict[str, tuple[float, float]]:
-    """Numerator and denominator of tau per prompt, its turns added up (a conversation is one statistical cluster).
+    """Numerator and denominator of tau per prompt, summed over its turns (a conversation is one statistical cluster).
 
-    Requests without a round (one token long) say nothing about a drafter and are left out. Errors: InputError for an
+    Requests without a round (one token long) say nothing about a drafter and are omitted. Errors: InputError for an
     unknown definition.
     """
     check_definition(definition)
@@ -83,8 +83,8 @@ def survival(traces: Sequence[Trace]) -> list[float]:
 
 
 def alpha(traces: Sequence[Trace]) -> list[float]:
-    """Conditional acceptance alpha_k = #{A >= k} / #{A >= k-1} for k = 1 .. proposals; NaN where no round got that
-    far."""
+    """Conditional acceptance alpha_k = #{A >= k} / #{A >= k-1} for k = 1 .. proposals; NaN if no round reached depth
+    k - 1."""
     alive = survival(traces)
     return [b / a if a else float("nan") for a, b in pairwise(alive)]
 
@@ -99,7 +99,7 @@ def histogram(traces: Sequence[Trace]) -> list[int]:
 
 
 def full_blocks(traces: Sequence[Trace]) -> float:
-    """Share of rounds whose every proposal was accepted."""
+    """Share of rounds in which every proposal was accepted."""
     rounds = [(a, t.proposed) for t in traces for a in t.accepted]
     return sum(a == p for a, p in rounds) / len(rounds) if rounds else float("nan")
 

@@ -1,4 +1,4 @@
-"""Requests: prompts of several turns, each turn rendered once the turns before it are answered."""
+"""Requests: prompts of several turns, each turn rendered after the turns before it are answered."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ class Request:
 
 
 def skips(skipped: Mapping[str, int]) -> str:
-    """What was skipped, in words: ``1 skipped: prompt longer than the target's context``; empty for nothing."""
+    """What was skipped, in words: ``1 skipped: prompt longer than the target's context``; empty if nothing was."""
     return ", ".join(f"{count} skipped: {reason}" for reason, count in skipped.items())
 
 
 class Turns:
-    """Gives the requests of one turn after another; every request must be answered before the next turn is taken.
+    """Yields the requests of one turn after another; every request must be answered before the next turn is taken.
 
-    A request of more than ``longest`` tokens (None: no limit), or one whose text spells out a control token, is skipped
-    and counted in ``skipped`` by its reason, as are the turns after it. ``whose`` names the model that is too small.
+    A request of more than ``longest`` tokens (None: no limit), or with a control token written out in its text, is
+    skipped and counted in ``skipped`` by reason, as are the turns after it. ``whose``: the model whose context it is.
     """
 
     def __init__(self, prompts: Sequence[Prompt], chat: Chat, longest: int | None, whose: str) -> None:
@@ -57,6 +57,6 @@ class Turns:
         return None
 
     def answer(self, request: Request, text: str) -> None:
-        """Notes what ``request`` was answered; its prompt's next turn follows it."""
+        """Stores the answer to ``request``; the prompt's next turn follows it."""
         question = self.prompts[request.prompt_id].turns[request.turn]
         self.talk[request.prompt_id] += [Message("user", question), Message("assistant", text)]

@@ -1,4 +1,4 @@
-"""The acceptance rule, once: how many draft tokens of a block survive, and what the round emits."""
+"""The acceptance rule: how many draft tokens of a block are accepted, and what the round emits."""
 
 from collections.abc import Callable
 
@@ -21,9 +21,9 @@ def accepted_prefix(draft: Int[Tensor, "*X P"], truth: Int[Tensor, "*X P"]) -> I
 def accepted_slotwise(
     propose: Callable[[int, Tensor, Tensor], Tensor], anchors: Int[Tensor, "N"], truth: Int[Tensor, "N P"]
 ) -> Int[Tensor, "N"]:
-    """``accepted_prefix`` of what ``propose(slot, blocks, token before)`` drafts; nothing is drafted after a rejection.
+    """``accepted_prefix`` for drafts of ``propose(slot, blocks, token before)``; a block stops at its first rejection.
 
-    ``anchors`` are the tokens before slot 0. Up to its first rejection the tokens before a block's slots are the truth.
+    ``anchors`` are the tokens before slot 0. Up to the first rejection the tokens before the slots are ``truth``.
     """
     count = torch.zeros_like(anchors)
     blocks, before = torch.arange(len(anchors), device=anchors.device), anchors

@@ -1,1 +1,1 @@
-"""Tables as pure functions of records."""
+"""Tables, figures, claims and reports as pure functions of records."""

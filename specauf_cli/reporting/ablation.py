@@ -68,10 +68,10 @@ def finding(page: AblationSpec, condition: Condition, records: Sequence[RunRecor
 
 
 def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, links: str | None = None) -> str:
-    """The page: a row for every condition, a line for every claim, the benchmarks one by one, and the records it is
-    made of.
+    """The page: a row for every condition, a line for every claim, the single benchmarks, and the records
+    it.
 
-    ``records`` by the name of their condition; ``links``: where the folders of records lie from there.
+    ``records`` by the name of their condition; ``links``: relative path to the folders of records.
     """
     findings = [f for c in page.conditions if (f := finding(page, c, records.get(c.name, ()))) is not None]
     missing = [_name(c) for c in page.conditions if c.name not in {f.condition.name for f in findings}]
@@ -114,9 +114,9 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
     at = min((b.temperature for r in everything for b in r.benchmarks), default=0.0)
     text += [
         "",
-        f"Verdicts are on the average over the benchmarks at T = {at:g}. AUF = AUF+decay: the interval lies within "
+        f"Verdicts are on the average over the benchmarks at T = {at:g}. AUF = AUF+decay: the interval is within "
         f"±{page.margin:g} tokens. Inversion: decay has the higher block-mask accuracy (in points) and yet the lower "
-        "tau. In brackets: on how many benchmarks one by one.",
+        "tau. In brackets: on how many single benchmarks.",
     ]
     if everything:
         seeds = sorted({r.seed for r in everything})

@@ -69,7 +69,7 @@ def matrix(by_profile: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapp
     """Every claim against every profile as a Markdown table: the verdicts at the profile's temperatures, in their
     order.
 
-    ``by_profile``: verdicts by profile; ``links[profile][claim]``: the page with the numbers behind them.
+    ``by_profile``: verdicts by profile; ``links[profile][claim]``: the page with their numbers.
     """
     claims = sorted({(v.claim, v.text) for verdicts_ in by_profile.values() for v in verdicts_})
     rows = [f"| claim | {' | '.join(map(code, by_profile))} |", "| --- |" + " --- |" * len(by_profile)]

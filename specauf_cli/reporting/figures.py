@@ -110,7 +110,7 @@ def figures(
 
 
 def page(profile: str, drawn: Sequence[Figure], *, links: str) -> str:
-    """The figures of a profile as a Markdown page with captions. ``links``: where the record files lie from there."""
+    """The figures of a profile as a Markdown page with captions. ``links``: relative path to the records."""
     text = [f"# Figures, profile {escape.code(profile)}", ""]
     for figure in drawn:
         text += [
@@ -244,7 +244,7 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
     if not found:
         return None
     asked = Counter(_ruler(s) for s in found)  # means over other prompts would not make one curve
-    usual = max(asked, key=lambda settings: asked[settings])
+    usual = max(asked, key=lambda prompts: asked[prompts])
     newest = {(s.run, s.step): s for s in found if _ruler(s) == usual}
     chosen = sorted(newest.values(), key=lambda s: s.id)
     temperature = min(b.temperature for s in chosen for b in s.benchmarks)

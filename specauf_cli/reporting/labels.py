@@ -7,7 +7,7 @@ from typing import Any
 from specauf_cli.config.identity import upgraded
 
 NAMED = ("name", "title", "backbones", "aliases", "credit", "kind")
-"""Keys that the name of a choice already stands for."""
+"""Keys that are implied by the name of a choice."""
 MOST = 3
 
 

@@ -93,16 +93,15 @@ def select(experiment: TableSpec, records: Sequence[RunRecord]) -> Measured:
 
 
 def _check_one_training(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
-    """The seeds of a row differ in nothing but the seed: a mean over other settings would be no mean over seeds."""
+    """Requires that the seeds of a row differ in nothing but the seed, else their mean is not a mean over seeds."""
     apart = labels([r.config for r in records])
     differ = [f"{r.run} ({label})" for r, label in zip(records, apart, strict=True) if label]
     if differ:
         raise InputError(f"{experiment.name}: {' and '.join(differ)} cannot share a row; keep those trained one way")
 
 
-def _check_same_conditions(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
-    """The same conditions for all: the same prompts in a cell's column, the same settings, the same held-out
-    conversations."""
+def _check_same_ruler(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
+    """Requires the same prompts per column, the same settings and the same held-out conversations everywhere."""
     asked: dict[tuple[str, float], tuple[str, RunRecord]] = {}
     for record in records:
         columns = [(b.column, b.temperature) for b in record.benchmarks]
