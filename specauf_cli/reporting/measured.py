@@ -100,7 +100,7 @@ def _check_one_training(experiment: TableSpec, records: Sequence[RunRecord]) -> 
         raise InputError(f"{experiment.name}: {' and '.join(differ)} cannot share a row; keep those trained one way")
 
 
-def _check_same_ruler(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
+def _check_same_conditions(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
     """Requires the same prompts per column, the same settings and the same held-out conversations everywhere."""
     asked: dict[tuple[str, float], tuple[str, RunRecord]] = {}
     for record in records:
