@@ -1,3 +1,3 @@
 """SpecAUF: train, verify and compare block drafters for speculative decoding."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -325,7 +325,7 @@ def with_benchmarks(config: Config, names: str) -> Config:
         if name in chosen:
             raise InputError(f"--benchmarks {names}: {name} is there twice")
         if name == "all":
-            raise InputError(f"--benchmarks {names}: all stands alone, it means every benchmark of the profile")
+            raise InputError(f"--benchmarks {names}: all is used alone, it means every benchmark of the profile")
         valid = groups()["benchmark"]
         if name not in valid:
             raise InputError(

@@ -28,7 +28,7 @@ def leak(subject: Subject) -> Finding:
     """Nothing at or after an anchor reaches its block, bit for bit; the state right before it does (SpecForge#470).
 
     Several blocks in one pass (training) and each alone (decoding); changed states, then changed tokens; and where a
-    branch reads the tokens of its block, none from behind the slot.
+    branch reads the tokens of its block, none after the slot.
     """
     target, drafter, tokens = subject.target(), subject.drafter(), subject.tokens()
     length = tokens.shape[1]
@@ -76,7 +76,7 @@ def _leak_of_tokens(target: Target, drafter: DFlash, tokens: Int[Tensor, "1 T"],
     if not close(moved[:, : anchor + 1], features[:, : anchor + 1]):
         return Finding(
             FAIL,
-            "tokens behind a position change the target's state there: its attention is not causal",
+            "tokens after a position change the target's state there: its attention is not causal",
             "use a causal language model as target",
         )
     hidden = [drafter.hidden(target, drafter.context(f), tokens.gather(1, where), where) for f in (features, moved)]
@@ -100,7 +100,7 @@ def _leak_of_tokens(target: Target, drafter: DFlash, tokens: Int[Tensor, "1 T"],
 
 
 class _Oracle(DFlash):
-    """Stands in for a drafter without weights: proposes for every slot the very label that training would give it."""
+    """Replaces a drafter, without weights: proposes for every slot the very label that training would give it."""
 
     def __init__(self, of: DFlash, tokens: Int[Tensor, "1 T"]) -> None:
         torch.nn.Module.__init__(self)

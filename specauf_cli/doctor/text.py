@@ -52,7 +52,7 @@ def rendering(subject: Subject) -> Finding:
                 return Finding(
                     FAIL,
                     f"conversation {conversation.id}, message {k + 1}: {_difference(chat, closest.tokens, asked)}",
-                    "encode every answer behind its own evaluation prompt",
+                    "encode every answer after its own evaluation prompt",
                 )
     split = sum(len(e) > 1 for e in encoded.values())
     note = f"; {split} conversations are split, since the template rewrites earlier turns" if split else ""
@@ -67,14 +67,14 @@ def _asked(conversation: Conversation) -> Iterable[tuple[int, Sequence[Message]]
 
 
 def _continues(example: Example, prompt: list[int]) -> bool:
-    """The example holds the prompt as it is, and supervises from the token behind it on."""
+    """The example holds the prompt as it is, and supervises from the token after it on."""
     end = len(prompt)
     same = list(example.tokens[:end]) == prompt and len(example.tokens) > end
     return same and example.supervised[end] and not example.supervised[end - 1]
 
 
 def _cut(examples: list[Example], prompt: list[int], subject: Subject) -> bool:
-    """The answer lies behind ``trainer.max_length``, or nothing of the conversation is within it."""
+    """The answer is beyond ``trainer.max_length``, or nothing of the conversation is within it."""
     most = subject.config.trainer.max_length
     return len(prompt) + 2 > most or not examples or any(len(e.tokens) >= most for e in examples)
 

@@ -82,7 +82,8 @@ class Asking:
 def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: float) -> Measured:
     """Asks what is missing of one benchmark, turn after turn, and returns all of it.
 
-    Errors: InputError when the server stops answering, lies, or no prompt fits its context; what was answered is kept.
+    Errors: InputError when the server stops answering, contradicts itself, or no prompt fits its context; what was
+    answered is kept.
     """
     began = time.perf_counter()
     result = Measured(

@@ -88,7 +88,7 @@ def select(experiment: TableSpec, records: Sequence[RunRecord]) -> Measured:
             )
     for name in names:
         _check_one_training(experiment, [r for r in chosen.values() if r.objective == name])
-    _check_same_ruler(experiment, list(chosen.values()))
+    _check_same_conditions(experiment, list(chosen.values()))
     return Measured(experiment, tuple(sorted(chosen.values(), key=lambda r: (names.index(r.objective), r.seed))))
 
 
@@ -100,7 +100,7 @@ def _check_one_training(experiment: TableSpec, records: Sequence[RunRecord]) -> 
         raise InputError(f"{experiment.name}: {' and '.join(differ)} cannot share a row; keep those trained one way")
 
 
-def _check_same_ruler(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
+def _check_same_conditions(experiment: TableSpec, records: Sequence[RunRecord]) -> None:
     """Requires the same prompts per column, the same settings and the same held-out conversations everywhere."""
     asked: dict[tuple[str, float], tuple[str, RunRecord]] = {}
     for record in records:

@@ -1,1 +1,1 @@
-"""What lies on disk: layout of the runs folder, records, files, provenance, signatures."""
+"""What is stored on disk: layout of the runs folder, records, files, provenance, signatures."""

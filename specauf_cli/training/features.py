@@ -96,7 +96,8 @@ class Features:
         return self.kept[key]
 
     def ahead(self, index: Sequence[int]) -> None:
-        """The next batch will hold these examples: what lies on disk is read while the present one is trained on."""
+        """The next batch will hold these examples: those stored on disk are read while the present one is trained
+        on."""
         if isinstance(self.store, Disk):
             self.store.ahead(index)
 

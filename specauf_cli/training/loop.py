@@ -244,7 +244,7 @@ def _resume(running: Running) -> tuple[int, dict[str, float], float]:
     step = int(saved["step"])
     if running.writes:
         kept = [json.dumps(line) + "\n" for line in read_log(log) if line["step"] <= step]
-        with atomic(log) as temporary:  # what is behind the checkpoint comes again
+        with atomic(log) as temporary:  # what follows the checkpoint is trained again
             temporary.write_text("".join(kept))
     return step, dict(saved["window"]), float(saved["seconds"])
 

@@ -204,7 +204,7 @@ def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str
         (["eval", "--benchmarks", "offline_chat,offline_chat"], "offline_chat is there twice"),
         (["eval", "--all-runs", "--run", "x"], "leave --run out"),
         (["eval", "runs="], "runs= is empty"),
-        (["eval", "--benchmarks", "all,gsm8k"], "all stands alone"),
+        (["eval", "--benchmarks", "all,gsm8k"], "all is used alone"),
         (["eval", "--benchmarks", ""], "unknown benchmark ''"),
         (["compare", "a", "b", "k=v"], "takes no setting but runs=FOLDER"),
         (["audit", "evaluation.precision=bf16"], "an audit decodes live, in fp32 and in bf16"),
