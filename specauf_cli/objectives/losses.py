@@ -80,7 +80,6 @@ def js(
     log_q, log_p = _log_softmax(logits), _log_softmax(target_logits)
     log_m = torch.logaddexp(log_q, log_p).sub_(math.log(2.0))
     p_to_m = (log_p - log_m).mul_(log_p.exp_()).sum(dim=-1)
-    del log_p  # frees its memory
     log_ratio = log_m.neg_().add_(log_q)
     q = log_q.exp_()
     q_to_m = (q * log_ratio).sum(dim=-1)

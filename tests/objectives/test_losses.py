@@ -116,6 +116,18 @@ def test_zero_with_a_gradient_of_zero_where_the_drafter_equals_the_target(batch:
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["tv", "nla", "lk"])
+def test_a_token_with_the_same_probability_under_both_counts_half_in_the_gradient(name: str) -> None:
+    """As for torch.minimum, which is also what others use."""
+    loss, formula = FORMULAS[name]
+    logits, target_logits = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 0.0, 2.0])
+    p = target_logits.softmax(-1)
+    assert p[2] == logits.softmax(-1)[2]
+    _, expected = with_gradient(lambda x: formula(p, x.softmax(-1)), logits)
+    _, gradient = with_gradient(loss, logits, torch.tensor(0), target_logits)
+    torch.testing.assert_close(gradient, expected)
+
+
 @every_loss
 @given(batch=batches(scales=(0.1, 3.0, 30.0, 300.0)))
 def test_bounds(batch: Batch, loss: Any) -> None:
