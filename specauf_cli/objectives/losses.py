@@ -134,8 +134,8 @@ def lk(
     more. Needs the target's distribution.
 
     ``scale`` is the weight of KL at alpha = 0, in [0, 1]; ``slope``, 0 or more, is how fast it falls as alpha grows.
-    Source: LK losses (arXiv 2602.23881), scale 1, slope 3; ``lk_hybrid`` of speculators (losses/eager.py), scale 1.
-    SpecForge (core/lk_loss.py) has both knobs (slope 1 unless set), but takes w from the alpha averaged over the batch.
+    Source: LK losses (arXiv 2602.23881), slope 3. w per position as in ``lk_hybrid`` of speculators (losses/eager.py),
+    whose scale is 1; SpecForge (core/lk_loss.py, both knobs) takes one w from the mean of alpha over all positions.
     Errors: InputError where a knob is outside its range.
     """
     if not 0 <= scale <= 1:
