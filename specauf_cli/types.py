@@ -103,14 +103,15 @@ class Example:
 class BlockStats:
     """Detached facts about a batch of drafted blocks; credits and metrics read these and nothing else.
 
-    ``correct [N, K]``: the drafter's own argmax equals the label. ``gold_logprob [N, K]``: log q_i(y_i).
-    ``mask [N, K]``: the slot is supervised; always a contiguous prefix of the block. What costs more than these is
-    computed only for a credit that asks for it by a further argument (``config/names.py``, ``PROVIDED``).
+    ``correct [N, K]``: the drafter's own argmax equals the label. ``gold_logprob [N, K]``: log q_i(y_i). ``mask [N,
+    K]``: the slot is supervised; always a contiguous prefix of the block. ``gold_rank [N, K]``: tokens with a higher
+    logit than the label; computed only for a credit that asks for it (``config/names.py``, ``PROVIDED``).
     """
 
     correct: Tensor
     gold_logprob: Tensor
     mask: Tensor
+    gold_rank: Tensor | None = None
 
 
 Credit = Callable[..., "Tensor"]

@@ -266,9 +266,10 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
             f"backbone.like={backbone.like!r} is none of {', '.join(known)}.{nearest(backbone.like, known)}"
         )
     drafter = names.backbone(backbone)
-    names.try_credit(objective.base, "objective.base")
-    if objective.final is not None:
-        names.try_credit(objective.final, "objective.final")
+    for branch, credit in (("base", objective.base), ("final", objective.final)):
+        if credit is not None:
+            names.try_credit(credit, f"objective.{branch}")
+            names.check_provided(credit, f"objective.{branch}")
     kind = backbone.like or backbone.name
     if kind not in objective.backbones:
         fitting = [n for n in groups()["objective"] if kind in _fits(n)]

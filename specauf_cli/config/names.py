@@ -70,6 +70,10 @@ def backbone(config: BackboneConfig) -> Any:
     return drafter
 
 
+NOT_YET = ("target_gold_logprob", "overlap")
+"""Of ``PROVIDED``: data that need the target's distribution, which training does not compute yet."""
+
+
 def try_credit(config: CreditConfig, where: str) -> None:
     """Tries a credit on two blocks, so that a function of another kind is found before anything is trained.
 
@@ -102,6 +106,16 @@ def try_credit(config: CreditConfig, where: str) -> None:
     if len(wrong):
         raise InputError(
             f"{where}: {config.credit} is no credit: its weights must be finite and >= 0, got {wrong[0].item():g}"
+        )
+
+
+def check_provided(config: CreditConfig, where: str) -> None:
+    """InputError for a credit that needs data which training does not compute."""
+    missing = sorted(needs(credit(config, where)) & set(NOT_YET))
+    if missing:
+        raise InputError(
+            f"{where}: {config.credit} needs {', '.join(missing)}, from the target's distribution, which training does "
+            "not compute yet"
         )
 
 

@@ -264,6 +264,11 @@ class ObjectiveConfig:
     aliases: Annotated[dict[str, str], MEASURED] = field(default_factory=dict)
     """what this objective is called on another backbone"""
 
+    @property
+    def credits(self) -> tuple[CreditConfig, ...]:
+        """The credit of every branch that has one."""
+        return tuple(c for c in (self.base, self.final) if c is not None)
+
 
 @dataclass(frozen=True, config=CLOSED)
 class TrainerConfig:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from specauf_cli.config.schema import ObjectiveConfig
 from specauf_cli.errors import InputError
 from specauf_cli.objectives.credits import TRUNCATING
-from specauf_cli.objectives.loss import Facts, block_stats, cross_entropy
+from specauf_cli.objectives.loss import Facts, block_stats, cross_entropy, gold_rank
 from specauf_cli.types import BlockStats
 
 WAYS = ("full", "chunked", "pruned")
@@ -66,7 +66,9 @@ class Blocks(NamedTuple):
         return [Blocks(*piece) for piece in zip(*(torch.split(x, blocks) for x in self), strict=True)]
 
 
-def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_wise: bool = True) -> dict[str, Facts]:
+def facts(
+    head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_wise: bool = True, with_rank: bool = False
+) -> dict[str, Facts]:
     """Statistics and cross-entropy of every branch with one of the three heads (``auto`` is already resolved).
 
     ``row_wise``: there is one branch, and a slot's logits are the frozen head applied to its own hidden state.
@@ -75,10 +77,11 @@ def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_
     """
     hidden, previous, labels, mask = blocks
     if head == "full":
-        return {name: block_stats(scores, labels, mask) for name, scores in logits_of(hidden, previous).items()}
+        branches = logits_of(hidden, previous)
+        return {name: block_stats(scores, labels, mask, with_rank=with_rank) for name, scores in branches.items()}
     rows = max(1, AT_ONCE[hidden.device.type] // (4 * vocabulary))
     if head == "chunked" and not row_wise:
-        return _recomputed(logits_of, blocks.split(max(1, rows // mask.shape[1])))
+        return _recomputed(logits_of, blocks.split(max(1, rows // mask.shape[1])), with_rank)
 
     def row_logits(some: Tensor) -> Tensor:
         return logits_of(some[:, None], previous[: len(some), :1])["base"][:, 0]
@@ -86,12 +89,14 @@ def facts(head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_
     flat, wanted = hidden.detach().flatten(0, 1), labels.flatten()
     if head == "chunked":
         index = mask.flatten().nonzero()[:, 0]
-        ce, correct, slope = _rows(row_logits, flat[index], wanted[index], rows)
+        ce, correct, slope, rank = _rows(row_logits, flat[index], wanted[index], rows, with_rank)
     else:
         index, ce, correct, slope = _scan(row_logits, hidden.detach(), labels, mask, rows)
+        rank = None  # a truncating credit asks for none
     losses = _Losses.apply(hidden.flatten(0, 1), index, ce, slope).view(mask.shape)  # type: ignore[no-untyped-call]
     known = torch.zeros_like(mask.flatten()).index_put((index,), correct).view(mask.shape)
-    return {"base": (BlockStats(correct=known, gold_logprob=-losses.detach(), mask=mask), losses)}
+    ranks = None if rank is None else torch.zeros_like(wanted).index_put((index,), rank).view(mask.shape)
+    return {"base": (BlockStats(correct=known, gold_logprob=-losses.detach(), mask=mask, gold_rank=ranks), losses)}
 
 
 @torch.no_grad()
@@ -106,19 +111,22 @@ def hits(logits_of: Logits, blocks: Blocks, vocabulary: int) -> Int[Tensor, ""]:
 
 
 def _rows(
-    row_logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, at_once: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy ``[M]`` of single rows, whether their argmax is the label, and d cross-entropy / d hidden ``[M,
-    D]``."""
+    row_logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, at_once: int, with_rank: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Cross-entropy ``[M]`` of single rows, whether their argmax is the label, d cross-entropy / d hidden ``[M, D]``,
+    and the label's rank where it is asked for."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    ranks: list[Tensor] = []
     for some, label in zip(torch.split(hidden, at_once), torch.split(labels, at_once), strict=True):
         with torch.enable_grad():
             leaf = some.detach().requires_grad_()
-            ce, correct = cross_entropy(row_logits(leaf), label)
+            logits = row_logits(leaf)
+            ce, correct = cross_entropy(logits, label)
             (slope,) = torch.autograd.grad(ce.sum(), leaf)
         parts.append((ce.detach(), correct, slope))
+        ranks += [gold_rank(logits, label)] if with_rank else []
     ces, corrects, slopes = zip(*parts, strict=True)
-    return torch.cat(ces), torch.cat(corrects), torch.cat(slopes)
+    return torch.cat(ces), torch.cat(corrects), torch.cat(slopes), torch.cat(ranks) if with_rank else None
 
 
 def _scan(
@@ -132,7 +140,7 @@ def _scan(
     for slot in range(slots):
         if not len(alive) and parts:
             break
-        ce, correct, slope = _rows(row_logits, hidden[alive, slot], labels[alive, slot], at_once)
+        ce, correct, slope, _ = _rows(row_logits, hidden[alive, slot], labels[alive, slot], at_once)
         parts.append((alive * slots + slot, ce, correct, slope))
         if slot + 1 < slots:
             alive = alive[correct & mask[alive, slot + 1]]
@@ -157,14 +165,15 @@ class _Losses(torch.autograd.Function):
         return slope.new_zeros(ctx.shape).index_put((index,), moved), None, None, None
 
 
-def _recomputed(logits_of: Logits, pieces: Sequence[Blocks]) -> dict[str, Facts]:
+def _recomputed(logits_of: Logits, pieces: Sequence[Blocks], with_rank: bool) -> dict[str, Facts]:
     """In pieces, whose logits are recomputed in the backward pass."""
 
     def part(hidden: Tensor, previous: Tensor, labels: Tensor, mask: Tensor) -> dict[str, Facts]:
-        return {name: block_stats(scores, labels, mask) for name, scores in logits_of(hidden, previous).items()}
+        branches = logits_of(hidden, previous)
+        return {name: block_stats(scores, labels, mask, with_rank=with_rank) for name, scores in branches.items()}
 
     parts: list[dict[str, Facts]] = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
-    fields = ("correct", "gold_logprob", "mask")
+    fields = ("correct", "gold_logprob", "mask", *(["gold_rank"] if with_rank else []))
     return {
         name: (
             BlockStats(*(torch.cat([getattr(p[name][0], f) for p in parts]) for f in fields)),

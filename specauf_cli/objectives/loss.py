@@ -21,15 +21,23 @@ Facts = tuple[BlockStats, Tensor]
 
 
 def block_stats(
-    logits: Float[Tensor, "N K V"], labels: Int[Tensor, "N K"], mask: Bool[Tensor, "N K"]
+    logits: Float[Tensor, "N K V"], labels: Int[Tensor, "N K"], mask: Bool[Tensor, "N K"], *, with_rank: bool = False
 ) -> tuple[BlockStats, Float[Tensor, "N K"]]:
     """Detached statistics of a batch of blocks, and the per-position cross-entropy l_i (nats, with gradient).
 
     Slots outside ``mask`` may hold any label; they are evaluated at token 0 and ignored by everything downstream.
     The loss is always computed in fp32; ties of the argmax go to the lowest token id.
     """
-    ce, correct = cross_entropy(logits, labels.masked_fill(~mask, 0))
-    return BlockStats(correct=correct & mask, gold_logprob=-ce.detach(), mask=mask), ce
+    known = labels.masked_fill(~mask, 0)
+    ce, correct = cross_entropy(logits, known)
+    rank = gold_rank(logits, known) if with_rank else None
+    return BlockStats(correct=correct & mask, gold_logprob=-ce.detach(), mask=mask, gold_rank=rank), ce
+
+
+@torch.no_grad()
+def gold_rank(logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    """How many tokens have a higher logit than the label."""
+    return (logits > logits.gather(-1, labels[..., None])).sum(dim=-1)
 
 
 def cross_entropy(
@@ -104,16 +112,23 @@ class BranchLoss:
 
 
 def branch_losses(
-    facts: Mapping[str, Facts], mask: Bool[Tensor, "N K"], objective: ObjectiveConfig, *, normalize: str
+    facts: Mapping[str, Facts],
+    mask: Bool[Tensor, "N K"],
+    objective: ObjectiveConfig,
+    *,
+    normalize: str,
+    progress: float = 0.0,
 ) -> dict[str, BranchLoss]:
     """Loss pair and telemetry sums of every branch; the credit of ``final`` reads the branch
-    ``objective.final_reads``."""
+    ``objective.final_reads``. ``progress``: share of the training steps done."""
     result = {}
     for name, (stats, ce) in facts.items():
         chosen = objective.base if name == "base" else objective.final
         assert chosen is not None, f"{objective.name} has no credit for branch {name}"
         read = facts[objective.final_reads or name][0] if name == "final" else stats
-        weights = names.credit(chosen)(read)
+        credit = names.credit(chosen)
+        data = {"gold_rank": read.gold_rank, "progress": progress}
+        weights = credit(read, **{name: data[name] for name in names.needs(credit)})
         if weights.shape != mask.shape:
             raise InputError(
                 f"objective {objective.name!r}: its credit for branch {name} has shape {list(weights.shape)}; blocks "

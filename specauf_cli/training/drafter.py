@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from specauf_cli.config import names
 from specauf_cli.config.schema import Config, TrainerConfig
 from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
@@ -96,6 +97,7 @@ class Step:
         if self.attention == "flex" and target.device.type == "cpu":
             raise InputError("backbone.attention=flex trains on a GPU only; use auto, split or dense")
         self.head = head.choose(config.trainer.head, config.objective, drafter.row_wise(), logits, target.device.type)
+        self.asked = frozenset().union(*(names.needs(names.credit(c)) for c in config.objective.credits))
         features.begin(config.seed)
 
     def __call__(self, step: int) -> Outcome:
@@ -151,8 +153,17 @@ class Step:
             previous = previous_tokens(batch.tokens, anchors, slots)
             blocks = head.Blocks(*(x.flatten(0, 1) for x in (hidden, previous, labels, mask)))
             logits_of, vocabulary = partial(self.drafter.logits, self.target), self.target.chat.vocab
-            facts = head.facts(self.head, logits_of, blocks, vocabulary, row_wise=self.drafter.row_wise())
-            losses = branch_losses(facts, blocks.mask, self.config.objective, normalize=trainer.normalize)
+            facts = head.facts(
+                self.head,
+                logits_of,
+                blocks,
+                vocabulary,
+                row_wise=self.drafter.row_wise(),
+                with_rank="gold_rank" in self.asked,
+            )
+            losses = branch_losses(
+                facts, blocks.mask, self.config.objective, normalize=trainer.normalize, progress=step / self.steps
+            )
             if self.head == "pruned":
                 sums = losses["base"].sums
                 sums |= {"seen": torch.zeros_like(sums["valid"]), "correct": torch.zeros_like(sums["valid"])}

@@ -120,6 +120,7 @@ ACROSS = [
     ("+objective.base.gamma=3", "objective.base.gamma is not one of its knobs: it has none"),
     ("+domino.rank=3", "unknown setting domino.rank"),
     ("experiment=null", "is for specauf train -m"),
+    ("objective.base.credit=expected_length", "needs overlap, from the target's distribution, which training does not"),
 ]
 WORDING = [
     ("seed=-1", "seed=-1 must be at least 0"),

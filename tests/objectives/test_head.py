@@ -170,3 +170,49 @@ def test_pruning_what_would_change_the_loss_is_refused(name: str, row_wise: bool
         InputError, match="needs a backbone with DFlash's own logits and a credit that ends at the first"
     ):
         heads.choose("pruned", objective(name), row_wise, 1, "cpu")
+
+
+@pytest.mark.parametrize("sure", [0.0, 0.7, 1.0])
+def test_the_rank_of_the_label_is_the_same_by_every_head(sure: float) -> None:
+    """Counted only where a credit asks for it; right slots have rank 0."""
+    batch = blocks(sure=sure)
+    naive, _ = heads.facts("full", plain, batch, V, with_rank=True)["base"]
+    chunked, _ = heads.facts("chunked", plain, batch, V, with_rank=True)["base"]
+    recomputed, _ = heads.facts("chunked", plain, batch, V, row_wise=False, with_rank=True)["base"]
+    assert naive.gold_rank is not None
+    assert chunked.gold_rank is not None
+    logits = plain(batch.hidden, batch.previous)["base"]
+    for n, k in batch.mask.nonzero().tolist():
+        higher = sum(float(x) > float(logits[n, k, batch.labels[n, k]]) for x in logits[n, k])
+        assert int(naive.gold_rank[n, k]) == int(chunked.gold_rank[n, k]) == higher
+        assert not (bool(naive.correct[n, k]) and higher)
+    assert recomputed.gold_rank is not None
+    assert torch.equal(recomputed.gold_rank, naive.gold_rank)
+    assert heads.facts("full", plain, batch, V)["base"][0].gold_rank is None
+
+
+@pytest.mark.parametrize("head", ["full", "chunked"])
+@pytest.mark.parametrize(
+    ("credit", "same"),
+    [
+        (CreditConfig("top_k_auf", {"k": 1}), "auf"),
+        (CreditConfig("warm_auf", {"gamma": 3.0, "until": 0.5}), "decay"),
+        (CreditConfig("floor_auf", {"eps": 0.0}), "auf"),
+        (CreditConfig("dpace", {"alpha": 1.0}), None),
+    ],
+    ids=lambda x: x.credit if isinstance(x, CreditConfig) else str(x),
+)
+def test_credits_that_ask_for_more_are_the_others_at_their_limits(
+    head: str, credit: CreditConfig, same: str | None
+) -> None:
+    batch = blocks()
+    wanted = ObjectiveConfig("x", "x", ("dflash",), credit)
+    facts = heads.facts(head, plain, batch, V, with_rank=True)
+    loss = branch_losses(facts, batch.mask, wanted, normalize="batch", progress=0.25)["base"]
+    if same is None:
+        remaining = batch.mask.flip(1).cumsum(1).flip(1).float() * batch.mask
+        torch.testing.assert_close(loss.weight, remaining.sum())
+        return
+    other = branch_losses(facts, batch.mask, objective(same), normalize="batch")["base"]
+    assert torch.equal(loss.total, other.total)
+    assert torch.equal(loss.weight, other.weight)
