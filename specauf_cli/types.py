@@ -104,7 +104,8 @@ class BlockStats:
     """Detached facts about a batch of drafted blocks; credits and metrics read these and nothing else.
 
     ``correct [N, K]``: the drafter's own argmax equals the label. ``gold_logprob [N, K]``: log q_i(y_i).
-    ``mask [N, K]``: the slot is supervised; always a contiguous prefix of the block.
+    ``mask [N, K]``: the slot is supervised; always a contiguous prefix of the block. What costs more than these is
+    computed only for a credit that asks for it by a further argument (``config/names.py``, ``PROVIDED``).
     """
 
     correct: Tensor
@@ -112,8 +113,9 @@ class BlockStats:
     mask: Tensor
 
 
-Credit = Callable[[BlockStats], "Tensor"]
-"""Maps ``BlockStats`` to a detached weight ``[N, K]`` >= 0. Keyword-only arguments of a credit are its yaml keys."""
+Credit = Callable[..., "Tensor"]
+"""Maps ``BlockStats``, and the data that its further positional arguments name, to a detached weight ``[N, K]`` >= 0.
+Keyword-only arguments of a credit are its yaml keys."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
             shutil.copytree(chosen, folder / "few" / chosen.name, dirs_exist_ok=True)
         small = ["runs=few"]
     if "--every-checkpoint" in words:
-        run = next(f.parent.name for f in folder.glob("runs/*/snapshots"))
+        run = next(f.parent.name for f in folder.glob("runs/*/snapshots") if (f.parent / "finished.json").is_file())
         small = ["--run", run, "evaluation.audit=1", "evaluation.temperatures=[0.0]"]
     specauf(folder, *words, *small)
 

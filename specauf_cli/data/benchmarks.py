@@ -19,8 +19,6 @@ from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, na
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.types import Prompt, PromptSet
 
-SOURCES = ("offline", "hub")
-
 # Field names used by the sets on the hub (MATH-500, HumanEval, MBPP, MT-Bench, GSM8K, Alpaca), in order of preference.
 ID_FIELDS = ("id", "unique_id", "task_id", "question_id", "prompt_id")
 REFERENCE_FIELDS = ("reference", "answer", "canonical_solution", "code", "output")
@@ -32,11 +30,9 @@ def load(config: BenchmarkConfig, *, root: Path | None) -> PromptSet:
 
     ``root`` (``benchmark_root``) is a folder of JSON Lines files to read instead of the hub. ``total`` counts all rows
     of the source; fewer than ``limit`` is not an error. ``sha256`` is over the canonical JSON of the prompts returned,
-    ``origin`` is ``offline``, ``jsonl`` or ``hub:ID@COMMIT``. Raises ``InputError`` for an unknown source, a template
+    ``origin`` is ``offline``, ``jsonl`` or ``hub:ID@COMMIT``. Raises ``InputError`` for a template
     without ``{turn}``, a bad row (naming file and line), an empty benchmark, and a hub that cannot be reached.
     """
-    if config.limit < 1:
-        raise InputError(f"benchmark {config.name}: limit must be >= 1, not {config.limit}")
     if "{turn}" not in config.template:
         raise InputError(f"benchmark {config.name}: the template {config.template!r} does not contain {{turn}}")
     if config.source == "offline":
@@ -44,7 +40,7 @@ def load(config: BenchmarkConfig, *, root: Path | None) -> PromptSet:
 
         chosen = offline.prompts(config.family or "", config.limit, seed=config.seed)
         total, origin = len(chosen), "offline"
-    elif config.source == "hub":
+    else:
         if root is None:
             prompts, commit = hub_prompts(config)
             origin = f"hub:{config.hub_id}@{commit}"
@@ -53,11 +49,6 @@ def load(config: BenchmarkConfig, *, root: Path | None) -> PromptSet:
         order = list(range(len(prompts)))
         random.Random(f"{config.seed}-{config.name}").shuffle(order)
         chosen, total = tuple(prompts[index] for index in order[: config.limit]), len(prompts)
-    else:
-        raise InputError(
-            f"benchmark {config.name}: unknown source {config.source!r}; valid: {', '.join(SOURCES)}."
-            f"{nearest(config.source, SOURCES)}"
-        )
     # str.replace: prompts may contain braces, which str.format would read as fields
     chosen = tuple(
         replace(prompt, turns=tuple(config.template.replace("{turn}", turn) for turn in prompt.turns))

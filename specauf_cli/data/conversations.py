@@ -20,8 +20,6 @@ from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, na
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.types import Conversation, Corpus, Message, PromptSet
 
-SOURCES = ("offline", "jsonl", "hub")
-
 # All role names found in public ShareGPT-like sets (SpecForge's scripts/prepare_data.py maps the same names).
 ROLES = {
     "system": "system",
@@ -42,7 +40,7 @@ def load(config: DataConfig, *, exclude: Iterable[PromptSet] = ()) -> tuple[Corp
 
     Held-out and training conversations never share a first user turn. ``exclude``: benchmark prompts as returned by
     ``benchmarks.load_raw`` (see ``remove_prompts``). Dropped rows are counted in the training corpus, since both come
-    from the same rows. Raises ``InputError`` for an unknown source, a missing setting, and bad or too little data.
+    from the same rows. Raises ``InputError`` for a missing setting, and bad or too little data.
     """
     excluded = tuple(exclude)
     if config.source == "offline":
@@ -60,15 +58,10 @@ def load(config: DataConfig, *, exclude: Iterable[PromptSet] = ()) -> tuple[Corp
         if not config.path:
             raise InputError(f"data={config.name} needs a file or a folder: data.path=FILE_OR_FOLDER")
         corpus = load_jsonl(Path(config.path))
-    elif config.source == "hub":
+    else:
         if not config.hub_id:
             raise InputError(f"data={config.name} needs a data set of the Hugging Face hub: data.hub_id=OWNER/NAME")
         corpus = load_hub(config.hub_id, revision=config.revision, files=config.files)
-    else:
-        raise InputError(
-            f"data={config.name}: unknown data.source {config.source!r}; valid: {', '.join(SOURCES)}."
-            f"{nearest(config.source, SOURCES)}"
-        )
     train, heldout = split_by_prompt(remove_prompts(corpus, excluded), config.heldout, seed=config.seed)
     return take(train, config.limit, seed=config.seed), heldout
 

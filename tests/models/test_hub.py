@@ -174,7 +174,7 @@ def test_a_hub_snapshot_is_named_by_its_commit(tmp_path: Path, chat: Chat, monke
 
 def test_a_free_row_is_a_reserved_token_where_nothing_is_padded(tmp_path: Path, chat: Chat) -> None:
     folder = publish(tmp_path / "model", chat, "llama", tied=False, padding=1)
-    with pytest.raises(InputError, match="no mask token, no reserved token"):
+    with pytest.raises(InputError, match="no mask token and no reserved token"):
         targets.load(hub_config(publish(tmp_path / "full", chat, "llama", tied=False)), device="cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|reserved_special_token_0|>"]})

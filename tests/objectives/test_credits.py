@@ -1,4 +1,7 @@
-"""Every credit on blocks worked by hand, in its limits, and the AUF support against a naive loop."""
+"""Every credit on blocks worked by hand, in its limits, and the AUF support against a naive loop.
+
+Also how a credit is bound by name: its knobs, the data it asks for, and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from specauf_cli.config import names
+from specauf_cli.config.schema import CreditConfig
 from specauf_cli.errors import InputError
 from specauf_cli.objectives import credits
 from specauf_cli.objectives.loss import block_stats
@@ -21,7 +26,19 @@ CREDITS = [
     partial(credits.decay, gamma=7.0),
     credits.auf,
     partial(credits.auf_decay, gamma=7.0),
+    partial(credits.dpace, alpha=0.5),
+    partial(credits.dpace_prefix, alpha=0.5),
+    partial(credits.dpace_continuation, alpha=0.5),
+    credits.chain,
+    credits.focal_breaker,
+    partial(credits.geometric, beta=0.6),
+    credits.breakerless_auf,
+    credits.tail,
+    partial(credits.floor_auf, eps=0.1),
+    credits.shuffled_auf,
+    credits.static_auf,
 ]
+"""Those that need nothing but ``stats``."""
 FALL = [1.0, 0.60653066, 0.36787944, 0.22313016, 0.13533528]  # exp(-(i - 1) / 2), i = 1..5
 
 # correct, valid -> support, all of five slots
@@ -159,10 +176,228 @@ def test_a_missing_or_unknown_knob_is_an_error(credit: Callable[..., Tensor]) ->
         credit(made, gamma=7.0, gama=7.0)
 
 
-def test_credits_take_statistics_and_keyword_knobs_without_defaults() -> None:
-    made = [f for name, f in vars(credits).items() if inspect.isfunction(f) and f.__module__ == credits.__name__]
-    assert len(made) >= 4
-    for credit in made:
-        first, *knobs = inspect.signature(credit).parameters.values()
+def test_credits_take_data_and_keyword_knobs_without_defaults() -> None:
+    shipped = [f for n, f in vars(credits).items() if inspect.isfunction(f) and f.__module__ == credits.__name__]
+    shipped = [f for f in shipped if not f.__name__.startswith("_")]
+    assert len(shipped) == 19
+    for credit in shipped:
+        first, *others = inspect.signature(credit).parameters.values()
         assert first.name == "stats"
-        assert all(k.kind is k.KEYWORD_ONLY and k.default is k.empty for k in knobs), credit
+        assert all(p.kind is p.KEYWORD_ONLY or p.name in names.PROVIDED for p in others), credit
+        assert all(p.default is p.empty for p in others), credit
+        assert inspect.getdoc(credit), credit
+
+
+# one block of four slots, its last one masked: q = 1/2, 1/4, 1/2; the second is the first miss
+Q = [0.5, 0.25, 0.5]
+WORKED = [
+    ("chain", {}, [0.5 + 0.125 + 0.0625, 0.125 + 0.0625, 0.0625]),
+    ("dpace", {"alpha": 0}, [0.6875, 0.1875, 0.0625]),
+    # s = .75, .625, .75; prefixes .75, .46875, .3515625
+    ("dpace", {"alpha": 0.5}, [0.75 + 0.46875 + 0.3515625, 0.46875 + 0.3515625, 0.3515625]),
+    ("dpace_prefix", {"alpha": 0.5}, [0.75, 0.46875, 0.3515625]),
+    ("dpace_continuation", {"alpha": 0.5}, [1 + 0.625 + 0.46875, 1 + 0.75, 1]),
+    ("focal_breaker", {}, [0, 1, 0]),
+    ("geometric", {"beta": 0.5}, [1, 0.5, 0.25]),
+    ("breakerless_auf", {}, [1, 0, 0]),
+    ("tail", {}, [0, 0, 1]),
+    ("floor_auf", {"eps": 0.1}, [1, 1, 0.1]),
+    # the ranks of the labels are 0, 2, 1
+    ("top_k_auf", {"k": 1}, [1, 1, 0]),
+    ("top_k_auf", {"k": 2}, [1, 1, 0]),
+    ("top_k_auf", {"k": 3}, [1, 1, 1]),
+    # the target's probabilities of the labels are 1/2, 1/4, 1
+    ("target_confidence", {}, [1, 0.5, 0.125]),
+    # overlaps 1/2, 1, 1/4
+    ("expected_length", {}, [0.5 + 0.5 + 0.125, 0.5 + 0.125, 0.125]),
+    ("warm_auf", {"gamma": 2.0, "until": 0.3}, [1, 1, 0]),
+    ("warm_auf", {"gamma": 2.0, "until": 0.5}, FALL[:3]),
+]
+
+
+@pytest.mark.parametrize("outside", [0.0, math.nan, math.inf], ids=str)
+@pytest.mark.parametrize(("name", "knobs", "expected"), WORKED, ids=[f"{n}-{k}" for n, k, _ in WORKED])
+def test_a_block_worked_by_hand(name: str, knobs: dict[str, float], expected: list[float], outside: float) -> None:
+    """Whatever is outside the mask, the credit inside is the same."""
+    read = BlockStats(
+        correct=torch.tensor([[True, False, True, False]]),
+        gold_logprob=torch.cat([torch.tensor(Q).log(), torch.tensor([outside])])[None],
+        mask=torch.tensor([[True, True, True, False]]),
+    )
+    data = {
+        "gold_rank": torch.tensor([[0, 2, 1, 99]]),
+        "target_gold_logprob": torch.cat([torch.tensor([0.5, 0.25, 1.0]).log(), torch.tensor([outside])])[None],
+        "overlap": torch.tensor([[0.5, 1.0, 0.25, outside]]),
+        "progress": 0.3,
+    }
+    credit = names.credit(CreditConfig(name, knobs))
+    weights = credit(read, **{n: data[n] for n in names.needs(credit)})
+    assert weights[0, :3].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_shuffled_auf_takes_the_support_of_the_block_half_a_batch_away() -> None:
+    read = stats(
+        [[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 0]], [[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 0]]
+    )  # supports 111, 100, 110, 110
+    assert credits.shuffled_auf(read).tolist() == [[1, 1, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0]]
+
+
+def test_shuffled_auf_stays_inside_the_mask_of_the_block() -> None:
+    read = stats([[1, 1, 1], [1, 0, 0]], [[1, 1, 1], [1, 0, 0]])
+    assert credits.shuffled_auf(read).tolist() == [[1, 0, 0], [1, 0, 0]]
+
+
+def test_shuffled_auf_of_one_block_is_its_own() -> None:
+    read = stats([[1, 0, 1]], [[1, 1, 1]])
+    assert torch.equal(credits.shuffled_auf(read), credits.auf(read))
+
+
+def test_static_auf_is_the_mean_over_the_blocks_whose_slot_is_valid() -> None:
+    read = stats(
+        [[1, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]],
+        [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]],
+    )  # supports 1110, 1000, 1100, 1000
+    assert credits.static_auf(read).tolist() == [pytest.approx([1, 2 / 3, 1 / 2, 0])] * 4
+
+
+def test_dpace_at_alpha_1_counts_the_valid_slots_that_remain() -> None:
+    read = random_stats(50, 7, seed=5)
+    left = read.mask.flip(1).cumsum(1).flip(1).float()
+    assert torch.equal(credits.dpace(read, alpha=1) * read.mask, left)
+    assert torch.equal(credits.dpace_continuation(read, alpha=1) * read.mask, left)
+    assert torch.equal(credits.dpace_prefix(read, alpha=1), torch.ones(50, 7))
+
+
+def test_top_1_auf_is_auf_even_where_a_wrong_token_is_as_likely_as_the_label() -> None:
+    logits = torch.randint(0, 3, (400, 6, 4)).float()  # mostly with ties
+    labels = torch.randint(0, 4, (400, 6))
+    read, _ = block_stats(logits, labels, torch.ones(400, 6, dtype=torch.bool))
+    rank = (logits > logits.gather(-1, labels[..., None])).sum(-1)
+    assert ((rank == 0) & ~read.correct).any()
+    assert torch.equal(credits.top_k_auf(read, rank, k=1), credits.auf(read))
+    assert torch.equal(credits.top_k_auf(read, rank, k=4), credits.full_ce(read))
+
+
+def test_the_limits_of_the_controls() -> None:
+    read = random_stats(50, 7, seed=6)
+    assert torch.equal(credits.floor_auf(read, eps=0), credits.auf(read))
+    assert torch.equal(credits.floor_auf(read, eps=1), credits.full_ce(read))
+    assert torch.equal(credits.breakerless_auf(read) + credits.focal_breaker(read), credits.auf(read))
+    assert torch.equal(credits.auf(read) + credits.tail(read), credits.full_ce(read) * read.mask)
+    assert torch.equal(credits.geometric(read, beta=1), credits.full_ce(read))
+    assert torch.equal(credits.target_confidence(read, torch.zeros(50, 7)), credits.full_ce(read))
+
+
+@pytest.mark.parametrize(("progress", "until"), [(0.0, 0.0), (0.5, 0.5), (0.9, 0.5), (0.999, 0.0)])
+def test_warm_auf_ends_as_auf(progress: float, until: float) -> None:
+    read = random_stats(20, 5, seed=7)
+    assert torch.equal(credits.warm_auf(read, progress, gamma=7, until=until), credits.auf(read))
+
+
+@pytest.mark.parametrize(("progress", "until"), [(0.0, 0.1), (0.49, 0.5), (0.999, 1.0)])
+def test_warm_auf_starts_as_decay(progress: float, until: float) -> None:
+    read = random_stats(20, 5, seed=8)
+    assert torch.equal(credits.warm_auf(read, progress, gamma=7, until=until), credits.decay(read, gamma=7))
+
+
+@pytest.mark.parametrize("name", credits.TRUNCATING)
+def test_a_truncating_credit_is_zero_after_the_first_miss_whatever_comes_there(name: str) -> None:
+    credit = names.credit(CreditConfig(name, {"gamma": 7.0} if "decay" in name else {}))
+    read = random_stats(50, 7, seed=9)
+    support = credits.support(read)
+    known = BlockStats(read.correct & support, read.gold_logprob * support, read.mask)
+    assert torch.equal(credit(read), credit(known))
+    assert not (credit(read) * ~support).any()
+
+
+@pytest.mark.parametrize(
+    ("credit", "says"),
+    [
+        (partial(credits.dpace, alpha=-0.1), "alpha must be from 0 to 1, got -0.1"),
+        (partial(credits.dpace_prefix, alpha=1.1), "alpha must be from 0 to 1, got 1.1"),
+        (partial(credits.dpace_continuation, alpha=math.nan), "alpha must be from 0 to 1, got nan"),
+        (partial(credits.geometric, beta=0), "beta must be above 0 and at most 1, got 0"),
+        (partial(credits.geometric, beta=math.nan), "beta must be above 0 and at most 1, got nan"),
+        (partial(credits.floor_auf, eps=-0.1), "eps must be from 0 to 1, got -0.1"),
+        (partial(credits.top_k_auf, gold_rank=torch.zeros(2, 3, dtype=torch.long), k=0), "k must be .* >= 1, got 0"),
+        (partial(credits.warm_auf, progress=0.5, gamma=7, until=1.5), "until must be a share .*, got 1.5"),
+        (partial(credits.warm_auf, progress=0.5, gamma=0, until=0.1), "gamma must be > 0 slots, got 0"),
+    ],
+)
+def test_a_knob_out_of_range_is_refused(credit: Callable[[BlockStats], Tensor], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        credit(random_stats(2, 3, seed=0))
+
+
+NEEDS = {
+    "top_k_auf": ({"k": 3}, {"gold_rank"}),
+    "target_confidence": ({}, {"target_gold_logprob"}),
+    "expected_length": ({}, {"overlap"}),
+    "warm_auf": ({"gamma": 7.0, "until": 0.2}, {"progress"}),
+    "dpace": ({"alpha": 0.5}, set()),
+    "auf": ({}, set()),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_credit_says_by_its_signature_what_it_needs(name: str) -> None:
+    knobs, needed = NEEDS[name]
+    config = CreditConfig(name, knobs)
+    assert names.needs(names.credit(config)) == names.needs(getattr(credits, name)) == needed
+    names.try_credit(config, "objective.base")
+
+
+def minus(stats: BlockStats) -> Tensor:
+    return stats.gold_logprob
+
+
+def nan_at_a_miss(stats: BlockStats) -> Tensor:
+    return stats.correct / stats.correct
+
+
+def nan_outside_the_mask(stats: BlockStats) -> Tensor:
+    return stats.mask / stats.mask
+
+
+def per_block(stats: BlockStats) -> Tensor:
+    return stats.mask.float().mean(dim=1)
+
+
+def asks_wrongly(stats: BlockStats, gold_ranks: Tensor) -> Tensor:
+    return gold_ranks
+
+
+def asks_for_all(stats: BlockStats, progress: float, overlap: Tensor, gold_rank: Tensor, target_gold_logprob: Tensor):  # type: ignore[no-untyped-def]
+    return overlap + gold_rank - target_gold_logprob + progress
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (minus, r"^objective\.base: \S+\.minus is no credit: its weights must be finite and >= 0, got -1$"),
+        (nan_at_a_miss, "nan_at_a_miss is no credit: its weights must be finite and >= 0, got nan$"),
+        (per_block, r"per_block is no credit: it must give one weight for each block and slot, \[N, K\]$"),
+        (
+            asks_wrongly,
+            r"^objective\.base\.credit='\S+\.asks_wrongly' asks for 'gold_ranks', which is no data of a block; "
+            r"valid after the first argument: gold_rank, target_gold_logprob, overlap, progress .* "
+            r"Did you mean 'gold_rank'\?$",
+        ),
+    ],
+)
+def test_a_function_that_is_no_credit_is_refused_in_one_line(function: Callable[..., Tensor], says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        names.try_credit(CreditConfig(f"{__name__}.{function.__name__}"), "objective.base")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [asks_for_all, nan_outside_the_mask])
+def test_a_credit_of_ones_own_is_tried_with_the_data_it_asks_for(function: Callable[..., Tensor]) -> None:
+    names.try_credit(CreditConfig(f"{__name__}.{function.__name__}"), "objective.base")
+
+
+def test_a_knob_of_the_wrong_kind_is_refused() -> None:
+    with pytest.raises(InputError, match=r"base\.k=2\.5 is not valid; expected a whole number"):
+        names.try_credit(CreditConfig("top_k_auf", {"k": 2.5}), "base")
+    with pytest.raises(InputError, match=r"^base: k must be a whole number of tokens >= 1, got 0$"):
+        names.try_credit(CreditConfig("top_k_auf", {"k": 0}), "base")
