@@ -1,4 +1,4 @@
-"""The commands of the README and of the pages beside it run, on the smoke profile."""
+"""The commands of the README and of two pages under docs/ run on the smoke profile."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ COMMANDS = dict.fromkeys(
     for page in PAGES
     for command in re.findall(r"^(?:\$ )?(specauf [^#\n]+?)\s*(?:#.*)?$", (ROOT / page).read_text(), re.MULTILINE)
 )
-"""Every command of the front page and of the pages that list commands, each once."""
+"""Every command of the README and of the pages that list commands, each once."""
 
 
 ELSEWHERE = (
@@ -28,7 +28,7 @@ ELSEWHERE = (
     "train profile=single_gpu",
     "first_half",
     "table robustness",
-)  # places and an objective of the reader's, a GPU, and a page of 42 drafters (test_study runs a small one)
+)  # placeholders, an objective that does not exist, a GPU, and a table of 42 drafters (test_study runs a small one)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not any(x in c for x in ELSEWHERE)])
@@ -40,7 +40,7 @@ def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
         small = ["profile=smoke"]
     if words[0] == "audit":
         small = ["evaluation.prompts=1"]
-    if "--all-runs" in words:  # of two, and not of all that the commands before have made
+    if "--all-runs" in words:  # two runs, not all that the earlier commands have created
         for source in [*folder.glob("runs/targets"), *folder.glob("runs/dflash-auf*-tiny-*/records")]:
             chosen = source if source.name == "targets" else source.parent
             shutil.copytree(chosen, folder / "few" / chosen.name, dirs_exist_ok=True)

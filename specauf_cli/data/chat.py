@@ -83,7 +83,7 @@ class Chat:
             tokenizer = AutoTokenizer.from_pretrained(
                 config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
             )
-        except Exception as error:  # whatever a foreign folder makes transformers raise
+        except Exception as error:  # any error of transformers in a foreign folder
             raise InputError(
                 f"the tokenizer of target {config.path!r} cannot be loaded: {first_line(error)}"
             ) from error
@@ -168,7 +168,7 @@ class Chat:
             text: str = self.tokenizer.apply_chat_template(
                 rows, tokenize=False, add_generation_prompt=generation, enable_thinking=False, date_string=DATE
             )
-        except Exception as error:  # whatever a foreign template raises
+        except Exception as error:  # any error in a foreign template
             raise InputError(
                 f"the chat template of {self.tokenizer.name_or_path!r} cannot render the turns "
                 f"{', '.join(m.role for m in messages)}: {first_line(error)}"

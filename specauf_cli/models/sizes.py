@@ -58,7 +58,7 @@ def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
             local_files_only=local,
         )
         return of_model(config)
-    except Exception as error:  # whatever a foreign folder makes transformers raise
+    except Exception as error:  # any error of transformers in a foreign folder
         raise InputError(f"the sizes of target {target.path!r} cannot be read: {first_line(error)}") from error
 
 

@@ -315,7 +315,7 @@ def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:
 
 
 logging.disable_progress_bar()
-logging.set_verbosity_error()  # what is wrong with a checkpoint is said here, in one line
+logging.set_verbosity_error()  # errors of a checkpoint are reported here, in one line
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -353,7 +353,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
         )
     except InputError:
         raise
-    except Exception as error:  # whatever a foreign folder makes transformers raise
+    except Exception as error:  # any error of transformers in a foreign folder
         raise InputError(f"target {config.path!r} cannot be loaded: {first_line(error)}") from error
     _check_whole(config, report)
     away = sorted({str(x) for x in getattr(model, "hf_device_map", {}).values()} & {"cpu", "disk", "meta"})

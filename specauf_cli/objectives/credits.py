@@ -1,4 +1,4 @@
-"""Every credit, side by side. An objective is a per-position loss times one of these detached weights.
+"""Every credit. An objective is a per-position loss times one of these detached weights.
 
 A credit is ``f(stats, *, knobs) -> [N, K]``: positional arguments are data, keyword-only arguments are knobs and equal
 the keys of its yaml under ``conf/objective`` (no defaults here, so nothing is chosen silently). Data that is not in

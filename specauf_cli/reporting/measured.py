@@ -133,8 +133,8 @@ def common(a: Mapping[str, Sample], b: Mapping[str, Sample]) -> list[str]:
 
 
 def sources(records: Sequence[RunRecord], links: str) -> str:
-    """Markdown that names the records by objective, each a link to its file; ``links``: where the profile's records lie
-    from there."""
+    """Markdown that names the records by objective, each a link to its file; ``links``: relative path to the profile's
+    records."""
     several = len({r.backbone for r in records}) > 1
     record_links: dict[str, list[str]] = {}
     for r in records:

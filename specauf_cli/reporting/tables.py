@@ -102,8 +102,8 @@ def _paper(experiment: TableSpec, temperature: float, objective: str) -> tuple[f
 
 
 def markdown(experiment: TableSpec, records: Sequence[RunRecord], *, links: str | None = None) -> str:
-    """The table as Markdown with differences, verdicts and footnotes. ``links``: where the record files lie from
-    there."""
+    """The table as Markdown with differences, verdicts and footnotes. ``links``: relative path to the record
+    files."""
     measured = select(experiment, records)
     text = [f"# {escape.cell(experiment.title)}", "", *main_table(measured), ""]
     if measured.records:
@@ -193,8 +193,7 @@ def definition_table(measured: Measured) -> list[str]:
 
 
 def notes(measured: Measured, links: str | None) -> list[str]:
-    """Footnotes: what was counted, on what, with which seeds, how the audit went, and the records behind the
-    numbers."""
+    """Footnotes: what was counted, on what, with which seeds, how the audit went, and the records."""
     experiment, chosen = measured.experiment, measured.records
     if not chosen:
         return ["No run of this table is finished yet.", "", f"Paper: {escape.cell(experiment.paper.source)}."]
@@ -229,8 +228,8 @@ def notes(measured: Measured, links: str | None) -> list[str]:
 
 
 def variants(table: CreditsSpec, objectives: Mapping[str, Mapping[str, Any]]) -> str:
-    """The matrix of credits per branch as Markdown, from the content of ``conf/objective``, with the paper's beside
-    it."""
+    """The matrix of credits per branch as Markdown, from the content of ``conf/objective``, and whether each
+    variant is in the paper."""
     text = [
         f"# {escape.cell(table.title)}",
         "",
