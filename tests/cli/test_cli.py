@@ -248,7 +248,7 @@ def test_help_answers_quickly_and_train_help_lists_the_groups(table: tuple[Path,
     folder, _ = table
     assert "table" in specauf(folder, "--help").stdout
     listed = specauf(folder, "train", "--help").stdout
-    assert "objective: auf, auf_decay, b_auf, b_auf_decay, decay" in listed
+    assert "objective: auf, auf_decay, b_auf, b_auf_decay" in listed
     assert "trainer.normalize: batch | block | valid · what the loss is divided by" in listed
 
 
