@@ -21,14 +21,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from specauf_cli.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TAU_DEFINITIONS = ("engine", "pooled", "per_response", "eos_truncated")
+Definition = Literal["engine", "pooled", "per_response", "eos_truncated"]
+TAU_DEFINITIONS = get_args(Definition)
 """Names of the definitions of mean emitted length tau in use; ``evaluation/tau.py`` has their formulas."""
 
 

@@ -73,7 +73,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
             return hydra_compose("train", overrides=[*_search(), *overrides])
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_explain(error, overrides)) from error
+        raise InputError(_explain(error)) from error
     finally:
         Singleton.set_state(outer)
 
@@ -173,7 +173,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
     except InputError:
         raise
     except Exception as error:
-        raise InputError(_explain(error, plain) or type(error).__name__) from error
+        raise InputError(_explain(error) or type(error).__name__) from error
     if failed:
         raise InputError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
 
@@ -246,7 +246,6 @@ def build(raw: DictConfig) -> Config:
             f"profile {values['profile']['name']} reads files: give data_root=DIR (or set SPECAUF_DATA), a folder "
             "with train/ and benchmarks/; `specauf data fetch --out DIR` makes one"
         )
-    values.pop("experiment", None)
     values.pop("recipe", None)  # what a profile gives by backbone, resolved in its trainer settings
     domino = values.pop("domino", {})  # a profile's sizes for conf/backbone/domino.yaml, where they are resolved
     for key in domino if isinstance(domino, dict) else [domino]:
@@ -292,28 +291,19 @@ def _is_simple_sweep(override: str) -> bool:
     return "," in value and not re.search(r"[(\[{'\"]", value)
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
+def _explain(error: Exception) -> str:
     """One line for a Hydra or OmegaConf error, with the nearest valid key where a key is unknown."""
     text = str(error)
     if "hydra/launcher/submitit" in text:
         return "this launcher needs the extra `cluster`: pip install 'specauf[cluster]'"
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if match:
-        known = groups()
-        choices = [o for o in overrides if key_of(o) in known]
-        with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
-            keys = _keys(OmegaConf.to_container(hydra_compose("train", overrides=[*_search(), *choices])))
+        keys = [setting.key for setting in settings.settings()]
         return (
-            f"unknown setting {match[1]!r}.{nearest(match[1], [*keys, *known])} `specauf train --cfg job` prints "
-            "all settings"
+            f"unknown setting {match[1]!r}.{nearest(match[1], [*keys, *groups()])} `specauf train --help` lists all "
+            "settings"
         )
     return " ".join(line.strip() for line in text.splitlines()[:2] if line.strip())
-
-
-def _keys(values: Any, prefix: str = "") -> list[str]:
-    if not isinstance(values, dict):
-        return [prefix]
-    return [k for name, value in values.items() for k in _keys(value, f"{prefix}.{name}" if prefix else str(name))]
 
 
 def with_benchmarks(config: Config, names: str) -> Config:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -14,6 +14,7 @@ from specauf_cli.config.overrides import key_of
 from specauf_cli.config.schema import CLOSED, Float, Positive
 from specauf_cli.config.settings import validated
 from specauf_cli.errors import InputError, nearest
+from specauf_cli.types import Definition
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -44,7 +45,7 @@ class TauSpec:
     title: str
     backbone: str
     baseline: str
-    definition: Literal["engine", "pooled", "per_response", "eos_truncated"]
+    definition: Definition
     margin: Positive
     columns: dict[str, str]
     rows: tuple[Row, ...]

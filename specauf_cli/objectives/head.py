@@ -9,7 +9,7 @@ final branch, a backbone with its own ``logits``) the batch is chunked by recomp
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -153,13 +153,13 @@ class _Losses(torch.autograd.Function):
     of its loss."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, index: Tensor, ce: Tensor, slope: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, hidden: Tensor, index: Tensor, ce: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(index, slope)
         ctx.shape = hidden.shape
         return ce.new_zeros(len(hidden)).index_put((index,), ce)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         index, slope = ctx.saved_tensors
         moved = (grad[index, None] * slope).to(slope.dtype)
         return slope.new_zeros(ctx.shape).index_put((index,), moved), None, None, None

@@ -243,9 +243,9 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
     found = [s for s in sorted(snapshots, key=lambda s: (s.written, s.id)) if s.run in runs and s.step is not None]
     if not found:
         return None
-    asked = Counter(_ruler(s) for s in found)  # means over other prompts would not make one curve
+    asked = Counter(_settings_of_steps(s) for s in found)  # means over other prompts would not make one curve
     usual = max(asked, key=lambda prompts: asked[prompts])
-    newest = {(s.run, s.step): s for s in found if _ruler(s) == usual}
+    newest = {(s.run, s.step): s for s in found if _settings_of_steps(s) == usual}
     chosen = sorted(newest.values(), key=lambda s: s.id)
     temperature = min(b.temperature for s in chosen for b in s.benchmarks)
     canvas = Canvas(figsize=(5.6, 4.4), layout="constrained")
@@ -273,7 +273,7 @@ def _steps(measured: Measured, snapshots: Sequence[RunRecord]) -> Figure | None:
     return _figure(measured, "steps", "tau against training", text, canvas, chosen)
 
 
-def _ruler(record: RunRecord) -> tuple[tuple[str, float, str], ...]:
+def _settings_of_steps(record: RunRecord) -> tuple[tuple[str, float, str], ...]:
     """Which prompts were asked, and at which temperatures."""
     return tuple(sorted((b.benchmark, b.temperature, b.prompts_sha256) for b in record.benchmarks))
 

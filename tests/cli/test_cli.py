@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -373,4 +374,5 @@ def test_data_fetch_takes_the_profile_it_fetches_for(tmp_path: Path, monkeypatch
     monkeypatch.setattr("specauf_cli.data.fetch.fetch", lambda *found, **_: asked.extend(found))
     specauf(tmp_path, "data", "fetch", "--out", "there", "profile=cpu_real")
     assert asked[0] == Path("there")
-    assert list(asked[1]) == ["gsm8k", "math500", "humaneval", "mbpp", "mt_bench", "alpaca"]  # type: ignore[call-overload]
+    benchmarks: Any = asked[1]
+    assert list(benchmarks) == ["gsm8k", "math500", "humaneval", "mbpp", "mt_bench", "alpaca"]

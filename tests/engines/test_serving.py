@@ -114,7 +114,8 @@ def test_a_server_that_dies_loses_nothing(
     assert died.returncode == 2
     assert "Traceback" not in died.stderr
     assert len(died.stderr.strip().splitlines()[-1]) < 400
-    kept = int(re.search(r"(\d+) answers are kept; run the same command to continue", died.stderr)[1])  # type: ignore[index]
+    (kept_text,) = re.findall(r"(\d+) answers are kept; run the same command to continue", died.stderr)
+    kept = int(kept_text)
     assert kept == (5 if kind == "sglang" else 4)
     assert not list(folder.glob("runs/servers/*/????????.json"))
     asked = engine.asked

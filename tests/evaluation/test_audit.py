@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,11 @@ def test_regrets_of_a_target_with_other_weights_are_those_of_the_exact_one(
 ) -> None:
     """Live decoding by a target whose last layer is missing: its tokens are judged by the whole one, prefix by
     prefix."""
-    other = with_weights(target, lambda m: m.model.layers[3].mlp.down_proj.weight.zero_())  # type: ignore[union-attr, operator]
+
+    def silence(model: Any) -> None:
+        model.model.layers[3].mlp.down_proj.weight.zero_()
+
+    other = with_weights(target, silence)
     found = audit(target, other, drafter, made, max_new_tokens=NEW)
     assert found.identical < 4
     expected = []

@@ -158,7 +158,8 @@ def test_flex_attention_equals_dense_attention(
         drafter, features = make_drafter(attention=attention).cuda(), target.features(tokens).cuda().requires_grad_()
         embedded = Embedded(target.embed)
         context = drafter.context(features)
-        found = drafter.hidden(embedded, context, tokens.gather(1, anchors).cuda(), anchors.cuda())  # type: ignore[arg-type]
+        anchor_tokens = tokens.gather(1, anchors).cuda()
+        found = drafter.hidden(embedded, context, anchor_tokens, anchors.cuda())  # type: ignore[arg-type]
         (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).cuda()).sum().backward()
         assert features.grad is not None
         results.append([found.detach(), features.grad, *(p.grad for p in drafter.parameters() if p.grad is not None)])
