@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.credits import CREDITS
 from specauf_cli.config import names
 from specauf_cli.config.schema import CreditConfig
 from specauf_cli.errors import InputError
@@ -21,24 +22,6 @@ from specauf_cli.objectives import credits
 from specauf_cli.objectives.loss import block_stats
 from specauf_cli.types import BlockStats
 
-CREDITS = [
-    credits.full_ce,
-    partial(credits.decay, gamma=7.0),
-    credits.auf,
-    partial(credits.auf_decay, gamma=7.0),
-    partial(credits.dpace, alpha=0.5),
-    partial(credits.dpace_prefix, alpha=0.5),
-    partial(credits.dpace_continuation, alpha=0.5),
-    credits.chain,
-    credits.focal_breaker,
-    partial(credits.geometric, beta=0.6),
-    credits.breakerless_auf,
-    credits.tail,
-    partial(credits.floor_auf, eps=0.1),
-    credits.shuffled_auf,
-    credits.static_auf,
-]
-"""Those that need nothing but ``stats``."""
 FALL = [1.0, 0.60653066, 0.36787944, 0.22313016, 0.13533528]  # exp(-(i - 1) / 2), i = 1..5
 
 # correct, valid -> support, all of five slots

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from specauf_cli.config.schema import CreditConfig, ObjectiveConfig
 from specauf_cli.errors import InputError
+from specauf_cli.objectives import credits
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import NORMALIZE, BranchLoss, branch_losses
 
@@ -19,6 +20,8 @@ CREDITS = {
     "decay": CreditConfig("decay", {"gamma": 3.0}),
     "auf": CreditConfig("auf"),
     "auf_decay": CreditConfig("auf_decay", {"gamma": 3.0}),
+    "focal_breaker": CreditConfig("focal_breaker"),
+    "breakerless_auf": CreditConfig("breakerless_auf"),
 }
 WEIGHT = torch.randn(V, D, generator=torch.Generator().manual_seed(9))
 
@@ -85,7 +88,7 @@ def test_chunked_and_pruned_equal_the_naive_loss_and_gradient(name: str, normali
     chunked = computed("chunked", batch, wanted, normalize)
     agree(chunked, naive)
     assert chunked[0]["base"].sums == naive[0]["base"].sums
-    if name.startswith("auf"):
+    if name in credits.TRUNCATING:
         pruned = computed("pruned", batch, wanted, normalize)
         agree(pruned, naive)
         for key in ("valid", "support", "support_correct", "blocks", "accepted"):  # the same first miss in every block
