@@ -166,7 +166,7 @@ def test_tensors_and_configuration_are_the_public_ones(
     [
         ({"proposals": 9}, "proposals=9 is out of range; valid: 1..8"),
         (domino(gru_hidden_dim=0), "gru_hidden_dim=0 is out of range"),
-        (domino(emb_dim=1.5), "emb_dim=1.5 is out of range"),
+        (domino(emb_dim=1.5), "emb_dim=1.5 is not valid; expected a whole number"),
         (domino(prefix=9), "pure_draft_prefix_len=9 is out of range; valid: 0..8"),
     ],
 )
