@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from specauf_cli.config.compose import quoted, read_yaml
 from specauf_cli.config.groups import file_of, folder, groups
-from specauf_cli.config.overrides import key_of
+from specauf_cli.config.overrides import key_of, value_of
 from specauf_cli.config.schema import CLOSED, Float, Positive
 from specauf_cli.config.settings import validated
 from specauf_cli.errors import InputError, nearest
@@ -169,13 +169,12 @@ class ComparisonSpec(TauSpec):
         return _table_without_paper(self, rows)
 
     @property
-    def decays(self) -> list[str]:
-        """Names of the rows that are decay with one gamma or another, and nothing else changed."""
-        return [
-            row.recorded_as
-            for row in self.rows
-            if row.objective == "decay" and all(key_of(word).endswith(".gamma") for word in row.settings)
-        ]
+    def gammas(self) -> dict[str, float]:
+        """gamma of the rows that are decay with one gamma or another and nothing else changed, by their names."""
+        rows = [row for row in self.rows if row.objective == "decay"]
+        rows = [row for row in rows if all(key_of(word) == "objective.base.gamma" for word in row.settings)]
+        texts = [[str(objective_yaml("decay")["base"]["gamma"]), *map(value_of, row.settings)][-1] for row in rows]
+        return {row.recorded_as: float(text) for row, text in zip(rows, texts, strict=True)}
 
 
 def _table_without_paper(page: TauSpec, rows: Sequence[Row]) -> TableSpec:
@@ -311,6 +310,8 @@ def _check_variants(found: ComparisonSpec, objectives: Sequence[str], path: str)
                     f"{where}: settings {word!r}: a row changes settings objective.*, trainer.* and backbone.*; the "
                     "rest is shared by all rows of a condition"
                 )
+            if key.endswith(".gamma") and not re.fullmatch(r"\d+(\.\d+)?", value_of(word)):
+                raise InputError(f"{where}: settings {word!r}: gamma is a number of slots, as in 1.65")
             if key in ("objective.name", "objective.title"):
                 raise InputError(f"{where}: settings {word!r}: write {key.partition('.')[2]}: beside the objective")
     for condition in found.conditions:
@@ -320,7 +321,7 @@ def _check_variants(found: ComparisonSpec, objectives: Sequence[str], path: str)
         names = [row.recorded_as for row in found.rows_under(condition)]
         if found.baseline not in names:
             raise InputError(f"{where}: the baseline {found.baseline!r} is not trained under it")
-    if found.claims and len(found.decays) < 2:
+    if found.claims and len(found.gammas) < 2:
         raise InputError(f"{path}: claims need rows of decay with at least two values of gamma")
 
 

@@ -9,6 +9,7 @@ from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
 from specauf_cli.config.specs import (
     AblationSpec,
+    ComparisonSpec,
     ConditionsSpec,
     CreditsSpec,
     Spec,
@@ -17,7 +18,7 @@ from specauf_cli.config.specs import (
     shipped_specs,
 )
 from specauf_cli.errors import InputError
-from specauf_cli.reporting import ablation, tables
+from specauf_cli.reporting import ablation, comparison, tables
 from specauf_cli.runtime import ranks
 from specauf_cli.store import layout
 from specauf_cli.store.files import write_text
@@ -96,17 +97,25 @@ def _write(spec: Spec, source: str, config: Config, records: Mapping[Job, RunRec
         return
     path = layout.tables(Path(config.runs)) / f"{config.profile.name}-{spec.name}.md"
     if isinstance(spec, AblationSpec):
-        by_condition = {
-            condition.name: [record for job, record in records.items() if job.condition == condition.name]
-            for condition in spec.conditions
-        }
+        by_condition = _by_condition(spec, records)
         write_text(path.with_suffix(".csv"), ablation.to_csv(spec, by_condition))
         _show(path, ablation.markdown(spec, by_condition))
+    elif isinstance(spec, ComparisonSpec):
+        compared = comparison.compare(spec, _by_condition(spec, records))
+        write_text(path.with_suffix(".csv"), comparison.to_csv(compared))
+        _show(path, comparison.markdown(compared))
     elif isinstance(spec, TableSpec):
         measured = list(records.values())
         write_text(path.with_suffix(".csv"), tables.to_csv(spec, measured))
         _show(path, tables.markdown(spec, measured))
         remember(config, spec, source, measured)
+
+
+def _by_condition(spec: ConditionsSpec, records: Mapping[Job, RunRecord]) -> dict[str, list[RunRecord]]:
+    return {
+        condition.name: [record for job, record in records.items() if job.condition == condition.name]
+        for condition in spec.conditions
+    }
 
 
 def _show(path: Path, text: str) -> None:

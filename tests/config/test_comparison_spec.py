@@ -27,7 +27,7 @@ def test_objectives_has_every_objective_for_dflash_that_is_no_control() -> None:
 def test_controls_trains_the_claims_rows_under_every_condition_and_the_rest_once() -> None:
     page = shipped("controls")
     everywhere = ["decay_1", "decay_1_65", "decay_2_5", "decay_4", "decay", "decay_14"]
-    assert page.decays == everywhere
+    assert page.gammas == dict(zip(everywhere, [1, 1.65, 2.5, 4, 7, 14], strict=True))
     everywhere += ["auf", "shuffled_auf", "static_auf"]
     rows = {c.name: [row.recorded_as for row in page.rows_under(c)] for c in page.conditions}
     assert rows["b8"] == rows["b4"] == rows["b16_x4"] == everywhere
