@@ -28,7 +28,7 @@ def table(
         str | None, typer.Option(help="A launcher for the jobs, one of conf/hydra/launcher: slurm, local.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Comma-separated objectives: train these rows alone, the others stay a dash.")
+        str | None, typer.Option(help="Comma-separated rows, by the name of their objective: train these alone.")
     ] = None,
 ) -> None:
     """Train and evaluate whatever an experiment lacks, then print its table and write it to runs/tables/.

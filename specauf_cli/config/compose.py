@@ -38,7 +38,7 @@ WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--confi
 def _search() -> list[str]:
     """The override by which Hydra looks into the user's own folder too."""
     place = own_folder()
-    return [] if place is None else [f"hydra.searchpath=['file://{_quoted(str(place))}']"]
+    return [] if place is None else [f"hydra.searchpath=[{quoted(f'file://{place}')}]"]
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -104,14 +104,18 @@ def _plain_paths(overrides: Sequence[str]) -> list[str]:
         key, equals, value = word.partition("=")
         as_typed = value == "null" or (PLAIN.fullmatch(value) and not LITERAL.fullmatch(value))
         if equals and key_of(word) in settings.places() and not as_typed:
-            word = f"{key}='{_quoted(os.path.expanduser(value))}'"
+            word = f"{key}={quoted(os.path.expanduser(value))}"
         words.append(word)
     return words
 
 
-def _quoted(text: str) -> str:
-    """``text`` for the inside of single quotes: there a backslash is itself, unless it is right before a quote."""
-    return re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (f"\\{m[2]}" if m[2] else ""), text)
+def quoted(text: str, mark: str = "'") -> str:
+    """``text`` between quotation marks (``mark``), as the value of an override that Hydra's grammar reads as text.
+
+    A backslash is itself there, unless it is right before a quotation mark.
+    """
+    inside = re.sub(rf"(\\*)({mark}|$)", lambda m: m[1] * 2 + (f"\\{m[2]}" if m[2] else ""), text)
+    return f"{mark}{inside}{mark}"
 
 
 def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str]) -> None:

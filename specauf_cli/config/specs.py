@@ -1,6 +1,7 @@
 """What a table, figure or ablation shows: the yaml of ``experiments/`` in, a checked spec out."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -8,9 +9,9 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from specauf_cli.config.compose import read_yaml
+from specauf_cli.config.compose import quoted, read_yaml
 from specauf_cli.config.groups import file_of, folder, groups
-from specauf_cli.config.overrides import key_of
+from specauf_cli.config.overrides import key_of, value_of
 from specauf_cli.config.schema import CLOSED, Float, Positive
 from specauf_cli.config.settings import validated
 from specauf_cli.errors import InputError, nearest
@@ -23,6 +24,44 @@ class Row:
 
     objective: str
     title: str
+
+    @property
+    def recorded_as(self) -> str:
+        """The name of the objective in the records of this row."""
+        return self.objective
+
+    @property
+    def overrides(self) -> list[str]:
+        """What is changed of the objective, as overrides."""
+        return []
+
+
+@dataclass(frozen=True, config=CLOSED)
+class VariantRow(Row):
+    """One line of a ``ComparisonSpec`` page: an objective, and what is changed of it.
+
+    ``name`` tells its runs and records from those of the objective itself (None: it is the objective itself);
+    ``settings`` are overrides; ``conditions`` names those under which it is trained (None: all of them); rows of one
+    ``group`` are shown as such.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")] | None = None
+    settings: tuple[str, ...] = ()
+    conditions: tuple[str, ...] | None = None
+    group: str = ""
+
+    @property
+    def recorded_as(self) -> str:
+        """The name of the objective in the records of this row."""
+        return self.name or self.objective
+
+    @property
+    def overrides(self) -> list[str]:
+        """What is changed of the objective, its name and title among it, as overrides."""
+        if self.recorded_as == self.objective:
+            return list(self.settings)
+        title = quoted(self.title, '"')
+        return [*self.settings, f"objective.name={self.name}", f"objective.title={title}"]
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -73,7 +112,7 @@ class CreditsSpec:
 
 @dataclass(frozen=True, config=CLOSED)
 class Condition:
-    """One row of a ``AblationSpec`` page: ``factor`` and its ``value`` as shown, and what is changed to get there.
+    """One condition of a page: ``factor`` and its ``value`` as shown, and what is changed to get there.
 
     ``settings`` are overrides; ``gamma`` is that of the rows whose credit decays; ``budget`` multiplies the profile's
     steps.
@@ -100,11 +139,52 @@ class AblationSpec(TauSpec):
     @property
     def experiment(self) -> TableSpec:
         """The table of any one of the conditions; the paper has none."""
-        shared = {f.name: getattr(self, f.name) for f in fields(TauSpec)}
-        return TableSpec(**shared, paper=Paper("", {}))
+        return _table_without_paper(self, self.rows)
+
+    def rows_under(self, condition: Condition) -> tuple[Row, ...]:
+        """The rows that are trained under a condition: all of them."""
+        return self.rows
 
 
-Spec = TableSpec | CreditsSpec | AblationSpec
+@dataclass(frozen=True, config=CLOSED)
+class ComparisonSpec(TauSpec):
+    """``experiments/*.yaml`` of kind ``comparison``: many objectives, and variants of them, under a few conditions.
+
+    ``settings`` are shared by all rows and conditions. ``claims`` names conditions under which the claims C8 and C9 are
+    judged for the front page, which takes the first that is measured; without any the page makes no claim.
+    """
+
+    rows: tuple[VariantRow, ...]
+    settings: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+    claims: tuple[str, ...] = ()
+
+    def rows_under(self, condition: Condition) -> tuple[VariantRow, ...]:
+        """The rows that are trained under a condition."""
+        return tuple(row for row in self.rows if row.conditions is None or condition.name in row.conditions)
+
+    def experiment(self, condition: Condition) -> TableSpec:
+        """The table of one condition; the paper has none."""
+        rows = [Row(row.recorded_as, row.title) for row in self.rows_under(condition)]
+        return _table_without_paper(self, rows)
+
+    @property
+    def gammas(self) -> dict[str, float]:
+        """gamma of the rows that are decay with one gamma or another and nothing else changed, by their names."""
+        rows = [row for row in self.rows if row.objective == "decay"]
+        rows = [row for row in rows if all(key_of(word) == "objective.base.gamma" for word in row.settings)]
+        texts = [[str(objective_yaml("decay")["base"]["gamma"]), *map(value_of, row.settings)][-1] for row in rows]
+        return {row.recorded_as: float(text) for row, text in zip(rows, texts, strict=True)}
+
+
+def _table_without_paper(page: TauSpec, rows: Sequence[Row]) -> TableSpec:
+    shared = {f.name: getattr(page, f.name) for f in fields(TauSpec)}
+    return TableSpec(**{**shared, "rows": tuple(rows)}, paper=Paper("", {}))
+
+
+ConditionsSpec = AblationSpec | ComparisonSpec
+"""Pages whose drafters are trained under several conditions; their records are stored apart from other tables'."""
+Spec = TableSpec | CreditsSpec | ConditionsSpec
 
 
 def load_spec(name: str) -> Spec:
@@ -114,7 +194,12 @@ def load_spec(name: str) -> Spec:
     if path is None or not path.is_file():
         raise InputError(f"no experiment {name!r}; shipped: {', '.join(known)}.{nearest(Path(name).stem, known)}")
     values = read_yaml(path)
-    kinds = {"tau": TableSpec, "variants": CreditsSpec, "conditions": AblationSpec}
+    kinds = {
+        "tau": TableSpec,
+        "variants": CreditsSpec,
+        "conditions": AblationSpec,
+        "comparison": ComparisonSpec,
+    }
     kind = values.pop("kind", "tau")
     if not isinstance(kind, str) or kind not in kinds:
         raise InputError(f"{path}: kind {kind!r} is none of {', '.join(kinds)}.{nearest(str(kind), kinds)}")
@@ -126,14 +211,15 @@ def load_spec(name: str) -> Spec:
         raise InputError(
             f"{path}: name: {found.name} must be the name of the file, {path.stem}; tables are written under it"
         )
-    names = [row.objective for row in found.rows]
+    names = [row.recorded_as for row in found.rows]
     repeated = next((n for n in names if names.count(n) > 1), None)
     if repeated or not names:
-        raise InputError(f"{path}: {f'objective {repeated!r} has two rows' if repeated else 'it has no rows'}")
+        apart = "; give each a name of its own" if isinstance(found, ComparisonSpec) else ""
+        raise InputError(f"{path}: {f'objective {repeated!r} has two rows{apart}' if repeated else 'it has no rows'}")
     choices = groups()
     named = [
         ("backbone", found.backbone, choices["backbone"]),
-        *(("objective", n, choices["objective"]) for n in names),
+        *(("objective", row.objective, choices["objective"]) for row in found.rows),
     ]
     if not isinstance(found, CreditsSpec):
         columns = [b for b in choices["benchmark"] if b != "all" and not b.startswith("offline")]  # as the paper's
@@ -145,15 +231,25 @@ def load_spec(name: str) -> Spec:
         named += [("objective of paper", o, names) for o in found.paper]
     if isinstance(found, AblationSpec):
         named += [("objective that a claim needs,", o, names) for o in ("auf", "decay", "auf_decay")]
+    if isinstance(found, ComparisonSpec):
+        conditions = [c.name for c in found.conditions]
+        named += [
+            (f"row {row.recorded_as!r}: condition", c, conditions) for row in found.rows for c in row.conditions or ()
+        ]
+        named += [("condition of claims", c, conditions) for c in found.claims]
+        needed = ("auf", "shuffled_auf", "static_auf") if found.claims else ()
+        named += [("row that a claim needs,", n, names) for n in needed]
     for what, word, valid in named:
         if word not in valid:
             raise InputError(f"{path}: {what} {word!r} is none of {', '.join(valid)}.{nearest(word, valid)}")
-    for name_ in names:
-        _check_row(name_, found.backbone, str(path))
+    for row in found.rows:
+        _check_row(row.objective, found.backbone, str(path))
     if isinstance(found, TableSpec):
         _check_cells(found, str(path))
-    if isinstance(found, AblationSpec):
+    if isinstance(found, AblationSpec | ComparisonSpec):
         _check_conditions(found, str(path))
+    if isinstance(found, ComparisonSpec):
+        _check_variants(found, choices["objective"], str(path))
     return found
 
 
@@ -179,7 +275,7 @@ def _check_cells(found: TableSpec, path: str) -> None:
                 )
 
 
-def _check_conditions(found: AblationSpec, path: str) -> None:
+def _check_conditions(found: ConditionsSpec, path: str) -> None:
     """InputError for names that cannot be folders or that two share, settings that a row has already, a gamma or budget
     that cannot be."""
     for word in [*found.settings, *(w for c in found.conditions for w in c.settings)]:
@@ -198,6 +294,35 @@ def _check_conditions(found: AblationSpec, path: str) -> None:
         raise InputError(f"{path}: it has no conditions")
     if not found.columns:
         raise InputError(f"{path}: it has no columns")
+
+
+def _check_variants(found: ComparisonSpec, objectives: Sequence[str], path: str) -> None:
+    """InputError for a row that has the name of another objective, changes what rows of a table share, or is missing
+    where others are compared with it, and for a condition's gamma, which is that of the rows here."""
+    for row in found.rows:
+        where = f"{path}: row {row.recorded_as!r}"
+        if row.name in objectives and row.name != row.objective:
+            raise InputError(f"{where}: that is the name of another objective than {row.objective!r}")
+        for word in row.settings:
+            key = key_of(word)
+            if "=" not in word or key.partition(".")[0] not in ("objective", "trainer", "backbone") or "." not in key:
+                raise InputError(
+                    f"{where}: settings {word!r}: a row changes settings objective.*, trainer.* and backbone.*; the "
+                    "rest is shared by all rows of a condition"
+                )
+            if key.endswith(".gamma") and not re.fullmatch(r"\d+(\.\d+)?", value_of(word)):
+                raise InputError(f"{where}: settings {word!r}: gamma is a number of slots, as in 1.65")
+            if key in ("objective.name", "objective.title"):
+                raise InputError(f"{where}: settings {word!r}: write {key.partition('.')[2]}: beside the objective")
+    for condition in found.conditions:
+        where = f"{path}: condition {condition.name!r}"
+        if condition.gamma is not None:
+            raise InputError(f"{where}: gamma is that of the rows here; write it in their settings")
+        names = [row.recorded_as for row in found.rows_under(condition)]
+        if found.baseline not in names:
+            raise InputError(f"{where}: the baseline {found.baseline!r} is not trained under it")
+    if found.claims and len(found.gammas) < 2:
+        raise InputError(f"{path}: claims need rows of decay with at least two values of gamma")
 
 
 def objective_yaml(name: str) -> dict[str, Any]:

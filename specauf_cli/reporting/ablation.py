@@ -10,7 +10,7 @@ from specauf_cli.evaluation.statistics import Interval, average, difference, equ
 from specauf_cli.reporting.claims import FAILS, HOLDS, all_above, all_within, pairs, signed
 from specauf_cli.reporting.escape import cell, path
 from specauf_cli.reporting.measured import select, sources
-from specauf_cli.reporting.tables import DASH, audit_note, profile_note, table_row
+from specauf_cli.reporting.tables import DASH, audit_note, condition_name, profile_note, table_row
 from specauf_cli.store.records import RunRecord
 
 CLAIMS = ("AUF > decay", "AUF = AUF+decay", "inversion")
@@ -74,7 +74,7 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
     ``records`` by the name of their condition; ``links``: relative path to the folders of records.
     """
     findings = [f for c in page.conditions if (f := finding(page, c, records.get(c.name, ()))) is not None]
-    missing = [_name(c) for c in page.conditions if c.name not in {f.condition.name for f in findings}]
+    missing = [condition_name(c) for c in page.conditions if c.name not in {f.condition.name for f in findings}]
     titles = {r.objective: r.title for r in page.rows}
     head = [
         "factor",
@@ -136,14 +136,9 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
         ]
     if links is not None:
         text += ["", "Records:", ""]
-        for name, title in ((f.condition.name, _name(f.condition)) for f in findings):
+        for name, title in ((f.condition.name, condition_name(f.condition)) for f in findings):
             text.append(f"- {title}: {sources(records[name], f'{links}/{path(name)}')}")
     return "\n".join([*text, ""])
-
-
-def _name(condition: Condition) -> str:
-    """A condition in words, for Markdown."""
-    return cell(f"{condition.factor} {condition.value}".strip())
 
 
 def _summary(findings: Sequence[Finding]) -> list[str]:
@@ -153,7 +148,7 @@ def _summary(findings: Sequence[Finding]) -> list[str]:
         holds = sum(f.verdicts[claim] == HOLDS for f in findings)
         parts = [f"**{claim}** on average holds under {holds} of {len(findings)} conditions"]
         for word in (FAILS, "not separable"):
-            names = [_name(f.condition) for f in findings if f.verdicts[claim] == word]
+            names = [condition_name(f.condition) for f in findings if f.verdicts[claim] == word]
             parts += [f"{word}: {', '.join(names)}"] if names else []
         lines.append("- " + "; ".join(parts) + ".")
     return lines

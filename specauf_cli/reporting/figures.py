@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure as Canvas
 from specauf_cli.config.specs import TableSpec
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import accuracy, tau
-from specauf_cli.evaluation.statistics import average
+from specauf_cli.evaluation.statistics import Interval, average
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.measured import Measured, select, sources
 from specauf_cli.store.records import RunRecord
@@ -107,6 +107,46 @@ def figures(
             figure.canvas.draw_without_rendering()
             figure.canvas.set_layout_engine("none")
     return drawn
+
+
+@dataclass(frozen=True)
+class GammaPanel:
+    """One condition of ``tau_by_gamma``: average tau of decay by gamma, and title and average tau of other objectives
+    by name."""
+
+    title: str
+    decay: Mapping[float, Interval]
+    levels: Mapping[str, tuple[str, Interval]]
+
+
+def tau_by_gamma(name: str, panels: Sequence[GammaPanel], definition: str, records: Sequence[RunRecord]) -> Figure:
+    """Average tau of decay against its gamma, with the intervals of other objectives as bands."""
+    looks = _looks(dict.fromkeys(["decay", *(objective for panel in panels for objective in panel.levels)]))
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(figsize=(2.9 * len(panels) + 0.6, 3.4), layout="constrained")
+        axes = np.atleast_1d(canvas.subplots(1, len(panels)))
+        drawn: dict[str, Any] = {}  # by label: a panel may lack one
+        for ax, panel in zip(axes, panels, strict=True):
+            gammas, points = list(panel.decay), list(panel.decay.values())
+            values = [p.value for p in points]
+            spread = np.array([[p.value - p.low for p in points], [p.high - p.value for p in points]]).clip(0)
+            drawn["decay"] = ax.errorbar(gammas, values, yerr=spread, capsize=2, linewidth=1.2, **looks["decay"])
+            for objective, (title, level) in panel.levels.items():
+                line = {key: value for key, value in looks[objective].items() if key != "marker"}
+                ax.axhspan(level.low, level.high, color=line["color"], alpha=0.15, linewidth=0)
+                drawn[escape.drawn(title)] = ax.axhline(level.value, linewidth=1.4, **line)
+            ax.set(xscale="log", xlabel="gamma of decay", title=escape.drawn(panel.title))
+            ax.set_xticks(gammas, [f"{gamma:g}" for gamma in gammas])
+            ax.minorticks_off()
+        axes[0].set_ylabel(f"tau ({definition}), average over benchmarks")
+        canvas.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=len(drawn))
+        canvas.draw_without_rendering()
+        canvas.set_layout_engine("none")
+    text = (
+        "tau of decay against its gamma. Lines and bands: other objectives with their 95 % intervals. The panels have "
+        "different scales."
+    )
+    return Figure(name, "tau against gamma", text, canvas, records)
 
 
 def page(profile: str, drawn: Sequence[Figure], *, links: str) -> str:
@@ -321,10 +361,15 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
 def _rows(measured: Measured) -> list[tuple[str, str, dict[str, Any]]]:
     """(objective, title, look) of the rows that have records; an objective of the reader's own takes a look that is
     free."""
-    objectives = [row.objective for row in measured.experiment.rows]
-    free = (i for i in itertools.count() if i not in {LOOKS.get(o) for o in objectives})
-    looks = {o: _look(LOOKS[o] if o in LOOKS else next(free)) for o in objectives}
+    looks = _looks([row.objective for row in measured.experiment.rows])
     return [(r.objective, r.title, looks[r.objective]) for r in measured.experiment.rows if measured.of(r.objective)]
+
+
+def _looks(objectives: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The look of every objective of one figure."""
+    names = list(objectives)
+    free = (i for i in itertools.count() if i not in {LOOKS.get(o) for o in names})
+    return {o: _look(LOOKS[o] if o in LOOKS else next(free)) for o in names}
 
 
 def _look(i: int) -> dict[str, Any]:

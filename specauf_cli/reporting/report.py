@@ -59,11 +59,12 @@ def html(
     credit_tables: Sequence[str],
     *,
     links: str | None,
+    pages: Mapping[str, str] | None = None,
 ) -> str:
     """The page: what this is, the first figure, averages, a line per claim; then tables, figures, commands, records.
 
     ``credit_tables``: further tables as Markdown; ``links``: the folder of the record files, relative to the page
-    (None: not linked).
+    (None: not linked); ``pages``: further pages beside this one, file name and title.
     """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     measured = {spec.name: select(spec, records) for spec in specs}
@@ -87,6 +88,7 @@ def html(
         f"<p>{_counted(judged)}. Each line opens to its numbers.</p>",
         *_verdicts(judged),
         f"<nav>{''.join(entries)}</nav>",
+        *_further(pages or {}),
     ]
     for spec in chosen:
         body = tables.markdown(spec, records, links=links).partition("\n")[2]
@@ -104,6 +106,12 @@ def html(
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
+
+
+def _further(pages: Mapping[str, str]) -> list[str]:
+    """Links to other pages of the same profile."""
+    entries = [f'<li><a href="{path(name)}">{markup(title)}</a></li>' for name, title in pages.items()]
+    return [f"<p>Pages of their own:</p><ul>{''.join(entries)}</ul>"] if entries else []
 
 
 def _figure(figure: Figure, markdown: MarkdownIt, links: str | None) -> str:

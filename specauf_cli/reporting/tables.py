@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from specauf_cli.config.overrides import key_of
-from specauf_cli.config.specs import CreditsSpec, TableSpec
+from specauf_cli.config.specs import Condition, CreditsSpec, TableSpec
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.evaluation.tau import TAU
 from specauf_cli.evaluation.turns import skips
@@ -149,7 +149,7 @@ def main_table(measured: Measured) -> list[str]:
         cells = []
         for i, cell in enumerate(line.values):
             top = isinstance(cell, Interval) and round(cell.value, 2) == best[line.temperature, i]
-            cells.append(_shown(cell, bold=top))
+            cells.append(tau_cell(cell, bold=top))
         first = [f"{line.temperature:g}", escape.cell(line.method)] if line.source == "ours" else ["", ""]
         share = (
             DASH
@@ -164,7 +164,7 @@ def difference_table(measured: Measured) -> list[str]:
     """Rows of differences to the baseline; those whose interval contains 0 are marked."""
     text = _head(measured.experiment)
     for line in differences(measured):
-        cells = [_signed(cell) for cell in line.values]
+        cells = [difference_cell(cell) for cell in line.values]
         first = [f"{line.temperature:g}", escape.cell(line.method)] if line.source == "ours" else ["", ""]
         points = DASH
         if line.accuracy is not None:
@@ -184,7 +184,7 @@ def definition_table(measured: Measured) -> list[str]:
     for temperature in measured.temperatures:
         for definition, each in found.items():
             taus = (measured.taus(o, temperature, definition) for o in titles)
-            cells = [_shown(_values(measured.experiment, t)[-1], bold=False) for t in taus]
+            cells = [tau_cell(_values(measured.experiment, t)[-1], bold=False) for t in taus]
             words = {v.claim: v.verdict for v in each if v.temperature == temperature}
             text.append(
                 table_row([f"{temperature:g}", f"`{definition}`", *cells, *(words.get(c, DASH) for c in claims)])
@@ -217,7 +217,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
             if experiment.backbone == "domino"
             else ""
         ),
-        _prompts_note(first),
+        prompts_note(first),
         _seeds_note(chosen),
         audit_note(chosen),
         f"Paper: {escape.cell(experiment.paper.source)}.",
@@ -279,7 +279,8 @@ def _head(experiment: TableSpec) -> list[str]:
     return [table_row(head), table_row(["---"] * 3 + ["--:"] * (len(head) - 3))]
 
 
-def _shown(cell: Interval | float | None, *, bold: bool) -> str:
+def tau_cell(cell: Interval | float | None, *, bold: bool) -> str:
+    """A tau with its interval, or the paper's, which has none; None is a dash."""
     if cell is None:
         return DASH
     if not isinstance(cell, Interval):
@@ -288,7 +289,8 @@ def _shown(cell: Interval | float | None, *, bold: bool) -> str:
     return f"{value} ± {cell.half_width:.2f}"
 
 
-def _signed(cell: Interval | float | None) -> str:
+def difference_cell(cell: Interval | float | None) -> str:
+    """A difference in tau; (n.s.) where its interval contains 0, None is a dash."""
     if cell is None:
         return DASH
     if not isinstance(cell, Interval):
@@ -316,7 +318,7 @@ def measured_prompts(result: BenchmarkResult) -> str:
     return f"{result.measured} ({escape.cell(skips(result.skipped))})" if result.skipped else f"{result.measured}"
 
 
-def _prompts_note(record: RunRecord) -> str:
+def prompts_note(record: RunRecord) -> str:
     """How many were measured, what was skipped and why, and how many answers ended before the limit cut them off."""
     at: dict[float, list[BenchmarkResult]] = {}
     for b in record.benchmarks:
@@ -411,6 +413,11 @@ def audit_note(chosen: Sequence[RunRecord]) -> str:
         f"Audit ({escape.cell(precision)}, decoded live): {same} of {asked} outputs equal the target's own token for "
         f"token, {rounds} of {asked} have the recorded rounds exactly ({traces} requests measured)."
     )
+
+
+def condition_name(condition: Condition) -> str:
+    """A condition in words, for Markdown."""
+    return escape.cell(f"{condition.factor} {condition.value}".strip())
 
 
 def table_row(cells: Sequence[str]) -> str:

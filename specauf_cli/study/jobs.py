@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
-from specauf_cli.config.specs import AblationSpec, Spec, TableSpec, condition_overrides
+from specauf_cli.config.specs import ConditionsSpec, Row, Spec, TableSpec, condition_overrides
 from specauf_cli.errors import InputError, nearest
 
 
@@ -13,8 +13,9 @@ from specauf_cli.errors import InputError, nearest
 class Job:
     """One drafter of a table: the row it belongs to, and what it is trained with.
 
-    ``spec`` names the table, ``condition`` the condition of an ablation (None in other tables). ``settings`` are the
-    overrides that it shares with other rows; ``config`` is composed from ``words`` and takes no part in comparisons.
+    ``spec`` names the table, ``condition`` the condition under which it is trained (None where the spec has none).
+    ``settings`` are all other overrides, many of them shared with other rows; ``config`` is composed from ``words`` and
+    takes no part in comparisons.
     """
 
     spec: str
@@ -56,50 +57,52 @@ def jobs_of(
     steps: int | None,
     only: Sequence[str] | None = None,
 ) -> list[Job]:
-    """The jobs of some tables, seed by seed; ``only``: of these objectives.
+    """The jobs of some tables, seed by seed; ``only``: of these rows, by the name of their objective in records.
 
-    ``steps`` are the profile's own, of which a condition may take a multiple. Errors: InputError for an objective that
-    no table has, and for whatever is wrong with the settings of any job.
+    ``steps`` are the profile's own, of which a condition may take a multiple. Errors: InputError for a row that no
+    table has, and for whatever is wrong with the settings of any job.
     """
     if only is not None:
         _check_rows(only, specs)
     return [
-        Job.composed(spec.name, condition, spec.backbone, objective, seed, settings)
+        Job.composed(spec.name, condition, spec.backbone, row.objective, seed, settings)
         for seed in seeds
         for spec in specs
-        for condition, objective, settings in _rows(spec, overrides, steps)
-        if only is None or objective in only
+        for condition, row, settings in _rows(spec, overrides, steps)
+        if only is None or row.recorded_as in only
     ]
 
 
-def _rows(spec: Spec, overrides: Sequence[str], steps: int | None) -> list[tuple[str | None, str, list[str]]]:
-    """Condition, objective and settings of every drafter that a table is made of."""
+def _rows(spec: Spec, overrides: Sequence[str], steps: int | None) -> list[tuple[str | None, Row, list[str]]]:
+    """Condition, row and settings of every drafter that a table is made of."""
     if isinstance(spec, TableSpec):
-        return [(None, row.objective, list(overrides)) for row in spec.rows]
-    if isinstance(spec, AblationSpec):
+        return [(None, row, list(overrides)) for row in spec.rows]
+    if isinstance(spec, ConditionsSpec):
         return [
             (
                 condition.name,
-                row.objective,
-                [*spec.settings, *overrides, *condition_overrides(condition, row.objective, steps)],
+                row,
+                [
+                    *spec.settings,
+                    *overrides,
+                    *condition_overrides(condition, row.objective, steps),
+                    *row.overrides,
+                ],
             )
             for condition in spec.conditions
-            for row in spec.rows
+            for row in spec.rows_under(condition)
         ]
     return []  # a table of credits is read from the yaml files of its objectives
 
 
 def _check_rows(only: Sequence[str], specs: Sequence[Spec]) -> None:
-    """InputError for an objective of ``--only`` that is a row of no table."""
-    rows = list(
-        dict.fromkeys(
-            row.objective for spec in specs if isinstance(spec, TableSpec | AblationSpec) for row in spec.rows
-        )
-    )
+    """InputError for a name of ``--only`` that is a row of no table."""
+    trained = [spec for spec in specs if isinstance(spec, TableSpec | ConditionsSpec)]
+    rows = list(dict.fromkeys(row.recorded_as for spec in trained for row in spec.rows))
     if not rows:
         raise InputError(
             f"--only {','.join(only)}: nothing is trained for {', '.join(s.name for s in specs)}; leave it out"
         )
-    unknown = next((objective for objective in only if objective not in rows), None)
+    unknown = next((name for name in only if name not in rows), None)
     if unknown is not None:
         raise InputError(f"--only: {unknown!r} is no row here; valid: {', '.join(rows)}.{nearest(unknown, rows)}")

@@ -31,7 +31,7 @@ def require_clean() -> None:
 
 
 def publish_records(records: Mapping[Job, RunRecord], runs: Path) -> None:
-    """Copies the records of some jobs, those of an ablation into a folder for each of its conditions.
+    """Copies the records of some jobs, those of a page of conditions into a folder for each of them.
 
     Of other tables also those of the drafters that were kept on the way, into ``steps/``. Errors: InputError for one
     that was made with uncommitted code, or that is published already with other content.

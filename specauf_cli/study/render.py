@@ -1,13 +1,21 @@
 """Everything under ``results/`` that is rendered from the committed records, and the tables quoted in README.md."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specauf_cli.config.specs import AblationSpec, CreditsSpec, TableSpec, load_spec, objective_yaml, shipped_specs
+from specauf_cli.config.specs import (
+    AblationSpec,
+    ConditionsSpec,
+    CreditsSpec,
+    TableSpec,
+    load_spec,
+    objective_yaml,
+    shipped_specs,
+)
 from specauf_cli.errors import InputError
-from specauf_cli.reporting import ablation, escape, figures, tables
+from specauf_cli.reporting import ablation, comparison, escape, figures, tables
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.frontpage import averages
 from specauf_cli.reporting.measured import Measured, select
@@ -20,13 +28,16 @@ RECORDS = RESULTS / "records"
 
 
 @dataclass(frozen=True)
-class RenderedTable:
-    """One table of one profile as it was rendered: what was measured, and what that says of the claims."""
+class RenderedPage:
+    """One page of one profile as it was rendered, and what it says of the claims.
+
+    ``measured``: what its averages on the front page are taken from; None for a page of conditions.
+    """
 
     profile: str
-    spec: TableSpec
-    measured: Measured
-    verdicts: list[Verdict]
+    name: str
+    measured: Measured | None
+    verdicts: Sequence[Verdict]
 
 
 def render() -> None:
@@ -39,7 +50,7 @@ def render() -> None:
     for name in shipped_specs():
         if isinstance(spec := load_spec(name), CreditsSpec):
             _write(RESULTS / f"{name}.md", credits_table(spec))
-    rendered: list[RenderedTable] = []
+    rendered: list[RenderedPage] = []
     for folder in sorted(path for path in RECORDS.iterdir() if path.is_dir()):
         rendered += _render_profile(folder)
     readme = Path("README.md")
@@ -65,44 +76,61 @@ def draw(
     """Draws every figure as SVG and PNG into ``folder``."""
     drawn = figures.figures(specs, records, snapshots)
     for figure in drawn:
-        write_text(folder / f"{figure.name}.svg", figure.svg())
-        with atomic(folder / f"{figure.name}.png") as temporary:
-            temporary.write_bytes(figure.png())
+        _draw(folder, figure)
     return drawn
 
 
-def _render_profile(folder: Path) -> list[RenderedTable]:
-    """Renders what the records of one profile make: tables, ablations, figures, report."""
+def _draw(folder: Path, figure: figures.Figure) -> None:
+    write_text(folder / f"{figure.name}.svg", figure.svg())
+    with atomic(folder / f"{figure.name}.png") as temporary:
+        temporary.write_bytes(figure.png())
+
+
+def _render_profile(folder: Path) -> list[RenderedPage]:
+    """Renders what the records of one profile make: tables, pages of conditions, figures, report."""
     profile, specs = folder.name, list(map(load_spec, shipped_specs()))
     records = _records(folder)
-    rendered: list[RenderedTable] = []
+    rendered: list[RenderedPage] = []
+    pages: dict[str, str] = {}
     for spec in specs:
-        if isinstance(spec, AblationSpec) and (folder / spec.name).is_dir():
-            _render_ablation(spec, folder / spec.name)
+        if isinstance(spec, ConditionsSpec) and (folder / spec.name).is_dir():
+            rendered.append(_render_conditions(spec, folder / spec.name))
+            pages[f"{spec.name}.md"] = spec.title
         elif isinstance(spec, TableSpec) and (measured := select(spec, records)).records:
             path = RESULTS / profile / f"{spec.name}.md"
             write_text(path.with_suffix(".csv"), tables.to_csv(spec, records))
             _write(path, tables.markdown(spec, records, links=escape.path("..", "records", profile)))
-            rendered.append(RenderedTable(profile, spec, measured, verdicts(measured, spec.definition)))
-    if rendered:
-        _render_figures_and_report(profile, [spec for spec in specs if isinstance(spec, TableSpec)], records)
+            rendered.append(RenderedPage(profile, spec.name, measured, verdicts(measured, spec.definition)))
+    if any(page.measured is not None for page in rendered):
+        _render_figures_and_report(profile, [spec for spec in specs if isinstance(spec, TableSpec)], records, pages)
     return rendered
 
 
-def _render_ablation(spec: AblationSpec, folder: Path) -> None:
-    """Renders an ablation from its records, a folder for each condition."""
+def _render_conditions(spec: ConditionsSpec, folder: Path) -> RenderedPage:
+    """Renders a page of conditions from its records, a folder for each of them."""
     profile = folder.parent.name
     records = {condition.name: _records(folder / condition.name) for condition in spec.conditions}
-    path = RESULTS / profile / f"{spec.name}.md"
-    write_text(path.with_suffix(".csv"), ablation.to_csv(spec, records))
-    _write(path, ablation.markdown(spec, records, links=escape.path("..", "records", profile, spec.name)))
+    path, links = RESULTS / profile / f"{spec.name}.md", escape.path("..", "records", profile, spec.name)
+    if isinstance(spec, AblationSpec):
+        write_text(path.with_suffix(".csv"), ablation.to_csv(spec, records))
+        _write(path, ablation.markdown(spec, records, links=links))
+        return RenderedPage(profile, spec.name, None, [])
+    compared = comparison.compare(spec, records)
+    figure = comparison.gamma_figure(compared)
+    if figure is not None:
+        _draw(path.parent / "figures", figure)
+    write_text(path.with_suffix(".csv"), comparison.to_csv(compared))
+    _write(path, comparison.markdown(compared, links=links, figure=figure))
+    return RenderedPage(profile, spec.name, None, compared.quoted)
 
 
-def _render_figures_and_report(profile: str, specs: Sequence[TableSpec], records: Sequence[RunRecord]) -> None:
+def _render_figures_and_report(
+    profile: str, specs: Sequence[TableSpec], records: Sequence[RunRecord], pages: Mapping[str, str]
+) -> None:
     folder, links = RESULTS / profile, escape.path("..", "records", profile)
     drawn = draw(folder / "figures", specs, records, _records(RECORDS / profile / "steps"))
     _write(folder / "figures.md", figures.page(profile, drawn, links=links))
-    report = html(profile, specs, records, drawn, shipped_credits_tables(), links=links)
+    report = html(profile, specs, records, drawn, shipped_credits_tables(), links=links, pages=pages)
     _write(folder / "report.html", report)
 
 
@@ -110,16 +138,17 @@ def _records(folder: Path) -> list[RunRecord]:
     return [load_record(path) for path in sorted(folder.glob("*.json"))]
 
 
-def _quoting(readme: str, rendered: Sequence[RenderedTable]) -> str:
+def _quoting(readme: str, rendered: Sequence[RenderedPage]) -> str:
     """The README with the matrix of claims and the averages of every table between their marks."""
     judged: dict[str, list[Verdict]] = {}
     pages: dict[str, dict[str, str]] = {}
     measured: dict[str, dict[str, Measured]] = {}
-    for table in rendered:
-        page = escape.path("results", table.profile, f"{table.spec.name}.md")
-        judged.setdefault(table.profile, []).extend(table.verdicts)
-        pages.setdefault(table.profile, {}).update({verdict.claim: page for verdict in table.verdicts})
-        measured.setdefault(table.spec.name, {})[table.profile] = table.measured
+    for page in rendered:
+        address = escape.path("results", page.profile, f"{page.name}.md")
+        judged.setdefault(page.profile, []).extend(page.verdicts)
+        pages.setdefault(page.profile, {}).update({verdict.claim: address for verdict in page.verdicts})
+        if page.measured is not None:
+            measured.setdefault(page.name, {})[page.profile] = page.measured
     quotes = {"claims": matrix(judged, pages)}
     quotes |= {f"averages {name}": averages(by_profile) for name, by_profile in measured.items()}
     for key, lines in quotes.items():

@@ -7,9 +7,18 @@ from pathlib import Path
 
 from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
-from specauf_cli.config.specs import AblationSpec, CreditsSpec, Spec, TableSpec, load_spec, shipped_specs
+from specauf_cli.config.specs import (
+    AblationSpec,
+    ComparisonSpec,
+    ConditionsSpec,
+    CreditsSpec,
+    Spec,
+    TableSpec,
+    load_spec,
+    shipped_specs,
+)
 from specauf_cli.errors import InputError
-from specauf_cli.reporting import ablation, tables
+from specauf_cli.reporting import ablation, comparison, tables
 from specauf_cli.runtime import ranks
 from specauf_cli.store import layout
 from specauf_cli.store.files import write_text
@@ -30,7 +39,7 @@ def run(
     launcher: str | None = None,
     only: Sequence[str] | None = None,
 ) -> None:
-    """Trains and measures every missing job of some tables (``only``: of these objectives), prints and writes them.
+    """Trains and measures every missing job of some tables (``only``: of these rows), prints and writes them.
 
     ``names`` are files or shipped names; none: the paper's tables. A job that fails leaves the others running; the next
     call tries it again. Errors: InputError naming the failed jobs and their reasons, at the end; before anything is
@@ -52,7 +61,7 @@ def run(
     remaining = Counter(job.spec for job in jobs)
     for job, outcome in runner(config, launcher, len(jobs)).run(jobs):
         if isinstance(outcome, str):
-            failures.append(f"{job.table}, {job.objective}, seed {job.seed}: {outcome}")
+            failures.append(f"{job.table}, {job.config.objective.name}, seed {job.seed}: {outcome}")
             print(f"specauf: {failures[-1]}; the other jobs go on", file=sys.stderr)
         else:
             records[job] = outcome
@@ -68,13 +77,13 @@ def run(
 
 
 def _specs(names: Sequence[str]) -> dict[str, Spec]:
-    """The tables asked for, by name and in order; none asked for: those of the paper, ablations are asked for by name.
+    """The tables asked for, by name and in order; without names those of the paper, which no page of conditions is.
 
     Errors: InputError for an unknown one, and for two of the same name.
     """
     specs = [load_spec(name) for name in names or shipped_specs()]
     if not names:
-        specs = [spec for spec in specs if not isinstance(spec, AblationSpec)]
+        specs = [spec for spec in specs if not isinstance(spec, ConditionsSpec)]
     repeated = next((name for name, count in Counter(spec.name for spec in specs).items() if count > 1), None)
     if repeated is not None:
         raise InputError(f"two of the pages asked for are called {repeated!r}, and would be written to the same file")
@@ -88,17 +97,25 @@ def _write(spec: Spec, source: str, config: Config, records: Mapping[Job, RunRec
         return
     path = layout.tables(Path(config.runs)) / f"{config.profile.name}-{spec.name}.md"
     if isinstance(spec, AblationSpec):
-        by_condition = {
-            condition.name: [record for job, record in records.items() if job.condition == condition.name]
-            for condition in spec.conditions
-        }
+        by_condition = _by_condition(spec, records)
         write_text(path.with_suffix(".csv"), ablation.to_csv(spec, by_condition))
         _show(path, ablation.markdown(spec, by_condition))
+    elif isinstance(spec, ComparisonSpec):
+        compared = comparison.compare(spec, _by_condition(spec, records))
+        write_text(path.with_suffix(".csv"), comparison.to_csv(compared))
+        _show(path, comparison.markdown(compared))
     elif isinstance(spec, TableSpec):
         measured = list(records.values())
         write_text(path.with_suffix(".csv"), tables.to_csv(spec, measured))
         _show(path, tables.markdown(spec, measured))
         remember(config, spec, source, measured)
+
+
+def _by_condition(spec: ConditionsSpec, records: Mapping[Job, RunRecord]) -> dict[str, list[RunRecord]]:
+    return {
+        condition.name: [record for job, record in records.items() if job.condition == condition.name]
+        for condition in spec.conditions
+    }
 
 
 def _show(path: Path, text: str) -> None:

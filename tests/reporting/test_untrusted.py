@@ -12,8 +12,9 @@ from markdown_it import MarkdownIt
 
 from helpers.synthetic import benchmark, record
 from specauf_cli.config import specs
+from specauf_cli.config.specs import ComparisonSpec
 from specauf_cli.interchange.card import card
-from specauf_cli.reporting import figures, summary, tables
+from specauf_cli.reporting import comparison, figures, summary, tables
 from specauf_cli.reporting.report import html
 from specauf_cli.store.records import RunRecord
 
@@ -116,6 +117,14 @@ def check_markdown(text: str) -> None:
 
 def test_a_tables_page(records: list[RunRecord]) -> None:
     check_markdown(tables.markdown(EXPERIMENT, records, links="../records/laptop"))
+
+
+def test_a_page_that_compares_objectives(records: list[RunRecord]) -> None:
+    page = specs.load_spec("objectives")
+    assert isinstance(page, ComparisonSpec)
+    stray = [replace(records[0], objective=records[0].objective + EVIL)]
+    compared = comparison.compare(page, {"original": [*records, *stray]})
+    check_markdown(comparison.markdown(compared, links="../records/laptop/objectives"))
 
 
 def test_the_report_with_its_drawings(records: list[RunRecord]) -> None:

@@ -308,6 +308,37 @@ def test_conditions_are_published_and_rendered_apart_from_the_tables(
     assert tree() == before
 
 
+def test_a_comparison_is_published_by_condition_and_quoted_on_the_front_page(jobs: dict[str, Any]) -> None:
+    publish_table2()
+    before = Path("results/smoke/report.html").read_text()
+    Path("README.md").write_text(README)
+    rows = ["decay", "decay_1", "auf", "shuffled_auf", "static_auf"]
+    table.run(["controls"], ["profile=smoke"], [0], publish=True, only=rows)
+    assert Path("runs/tables/smoke-controls.csv").is_file()
+    records = sorted(p.relative_to("results/records/smoke") for p in Path("results/records/smoke/controls").glob("*/*"))
+    assert len(records) == 4 * len(rows)
+    assert sum(p.name.startswith("run-decay_1.") for p in records) == 4
+    page = Path("results/smoke/controls.md").read_text()
+    assert page.count("**AUF** has the highest average tau, 4.38 ± ") == 4
+    assert "](../records/smoke/controls/b16_x4/run-decay_1." in page
+    assert "![tau against gamma](figures/gamma-controls.png)" in page
+    assert Path("results/smoke/figures/gamma-controls.png").is_file()
+    readme = Path("README.md").read_text()
+    assert (
+        "| **C1** AUF > decay in tau on every benchmark and on average | [holds](results/smoke/table2.md) |" in readme
+    )
+    assert (
+        "C8** AUF > decay with the best gamma, in average tau | [not separable](results/smoke/controls.md) |" in readme
+    )
+    assert "in average tau | [holds](results/smoke/controls.md) |" in readme
+    linked = '<li><a href="controls.md">Controls: '
+    assert linked in Path("results/smoke/report.html").read_text()
+    assert linked not in before
+    made = tree()
+    render.render()
+    assert tree() == made
+
+
 def test_a_table_of_one_seed_composes_every_job_once(jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     words: list[tuple[str, ...]] = []
     composed_before = compose.compose
