@@ -250,9 +250,7 @@ def test_help_answers_quickly_and_train_help_lists_the_groups(table: tuple[Path,
     assert "table" in specauf(folder, "--help").stdout
     listed = specauf(folder, "train", "--help").stdout
     assert "objective: auf, auf_decay, b_auf, b_auf_decay" in listed
-    assert (
-        "trainer.normalize: credit | block_credit | valid | blocks | sequence · what a loss is divided by" in listed
-    )
+    assert "trainer.normalize: credit | block_credit | valid | blocks | sequence · what a loss is divided by" in listed
 
 
 def test_figures_and_report_follow_the_last_table(table: tuple[Path, str]) -> None:
