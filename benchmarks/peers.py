@@ -164,7 +164,7 @@ def prepare(path: Path, vocabulary: int) -> None:
     assert bool(real.all())
     about = {
         "sizes": sizes,
-        "gamma": config.objective.base.knobs["gamma"],
+        "gamma": config.objective.base[0].knobs["gamma"],
         "block": config.backbone.block_size,
         "anchors": config.trainer.anchors,
     }
@@ -173,7 +173,7 @@ def prepare(path: Path, vocabulary: int) -> None:
     save_file(tensors | {"head": head} | drafter.state_dict(), path, metadata={"about": json.dumps(about)})
 
 
-def ours(given: Given, *, labels: str = "data", normalize: str = "batch") -> Contestant:
+def ours(given: Given, *, labels: str = "data", normalize: str = "credit") -> Contestant:
     from transformers import Qwen3Config
 
     from specauf_cli.config.compose import compose
@@ -437,7 +437,7 @@ class Parent:
         """Loss and gradient of every peer beside ours with the same normalisation, on the same anchors."""
         rows: dict[str, Any] = {}
         for peer, normalize, setting in (
-            ("specforge", "batch", "sdpa, objective_chunk_blocks=0"),
+            ("specforge", "credit", "sdpa, objective_chunk_blocks=0"),
             ("speculators", "valid", "sdpa, packed"),
         ):
             rows[peer] = {"setting": setting, "ours": f"trainer.normalize={normalize}"}

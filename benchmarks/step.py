@@ -25,6 +25,7 @@ from specauf_cli.config.compose import compose
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import branch_losses
+from specauf_cli.objectives.terms import bind
 from specauf_cli.store.files import write_json
 from specauf_cli.store.provenance import code_state, environment, now, peak_memory_mib
 
@@ -80,6 +81,7 @@ def drafter_of(vocabulary: int) -> DFlash:
 def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, float]:
     """Median seconds of a step, of the same step without head and loss, and the memory between the two in MiB."""
     config = compose(["profile=laptop", f"objective={objective}"])
+    objective_terms = bind(config.objective, "credit")
     target, drafter = Head(vocabulary), drafter_of(vocabulary)
     optimizer = torch.optim.AdamW(drafter.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator().manual_seed(1)
@@ -102,10 +104,14 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
                 loss = hidden.float().square().mean()
             else:
                 found = heads.facts(
-                    head.split(",")[0], logits_of, heads.Blocks(hidden, previous, labels, mask), vocabulary
+                    head.split(",")[0],
+                    logits_of,
+                    heads.Blocks(hidden, previous, labels, mask),
+                    vocabulary,
+                    objective_terms,
                 )
-                part = branch_losses(found, mask, config.objective, normalize="batch")["base"]
-                loss = part.total / part.weight
+                ((total, weight),) = branch_losses(found, objective_terms)["base"].pairs
+                loss = total / weight
                 if "," in head:  # what every `trainer.accuracy_every`-th step does for the log
                     heads.hits(logits_of, heads.Blocks(hidden.detach(), previous, labels, mask), vocabulary)
         torch.autograd.backward(loss)

@@ -26,6 +26,7 @@ from specauf_cli.models import checkpoint
 from specauf_cli.models import target as targets
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
+from specauf_cli.objectives.terms import is_soft
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.machine import use_machine
 from specauf_cli.store import layout
@@ -79,12 +80,11 @@ class Session:
             self._examples = encode(self.target.chat, self.conversations, max_length=self.config.trainer.max_length)
         return self._examples
 
-    def features(self) -> Features:
-        """The source of target features for training batches."""
-        if self._features is None:
-            self._features = Features(
-                self.target, self.examples()[0], self.config.trainer, layout.features(Path(self.config.runs))
-            )
+    def features(self, *, with_last: bool) -> Features:
+        """The source of target features for training batches; ``with_last``: with the target's last hidden state."""
+        if self._features is None or (with_last and not self._features.with_last):
+            folder = layout.features(Path(self.config.runs))
+            self._features = Features(self.target, self.examples()[0], self.config.trainer, folder, with_last=with_last)
         return self._features
 
     def at(self, precision: str) -> Target:
@@ -192,8 +192,9 @@ class Session:
     def _finish(self, tasks: Sequence[training.Task]) -> dict[Path, InputError]:
         """Trains ``tasks`` and writes how each of them ended; returns why some failed, by their folders."""
         examples, _ = self.examples()
+        soft = any(is_soft(task.config.objective) for task in tasks)
         try:
-            ended = training.train(self.target, examples, self.features(), tasks)
+            ended = training.train(self.target, examples, self.features(with_last=soft), tasks)
         except InputError as error:  # before the first step, or while saving: it stops them all
             for task in tasks if ranks.FIRST else []:
                 write_json(task.folder / FAILED, {"reason": str(error), "at": now()})

@@ -106,18 +106,25 @@ class BlockStats:
 
     ``correct [N, K]``: the drafter's own argmax equals the label. ``gold_logprob [N, K]``: log q_i(y_i). ``mask [N,
     K]``: the slot is supervised; always a contiguous prefix of the block. ``gold_rank [N, K]``: tokens with a higher
-    logit than the label; computed only for a credit that asks for it (``config/names.py``, ``PROVIDED``).
+    logit than the label; ``target_gold_logprob [N, K]``: log p_i(y_i), the target's; ``overlap [N, K]``: sum over the
+    vocabulary of min(p_i, q_i), the probability that a sampled draft token is accepted. These three are computed only
+    for a credit that asks for them (``config/names.py``, ``PROVIDED``).
     """
 
     correct: Tensor
     gold_logprob: Tensor
     mask: Tensor
     gold_rank: Tensor | None = None
+    target_gold_logprob: Tensor | None = None
+    overlap: Tensor | None = None
 
 
 Credit = Callable[..., "Tensor"]
 """Maps ``BlockStats``, and the data that its further positional arguments name, to a detached weight ``[N, K]`` >= 0.
 Keyword-only arguments of a credit are its yaml keys."""
+Loss = Callable[..., "Tensor"]
+"""Maps logits ``[*, V]`` and labels ``[*]``, and the target's logits ``[*, V]`` where its third argument is
+``target_logits``, to a number ``[*]`` for each position, with gradient. Keyword-only arguments are its yaml keys."""
 
 
 @dataclass(frozen=True)

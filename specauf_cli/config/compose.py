@@ -269,10 +269,9 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
             f"backbone.like={backbone.like!r} is none of {', '.join(known)}.{nearest(backbone.like, known)}"
         )
     drafter = names.backbone(backbone)
-    for branch, credit in (("base", objective.base), ("final", objective.final)):
-        if credit is not None:
-            names.try_credit(credit, f"objective.{branch}")
-            names.check_provided(credit, f"objective.{branch}")
+    for branch, terms in objective.branches.items():
+        for number, term in enumerate(terms):
+            names.try_term(term, f"objective.{branch}" if len(terms) == 1 else f"objective.{branch}.{number}")
     kind = backbone.like or backbone.name
     if kind not in objective.backbones:
         fitting = [n for n in groups()["objective"] if kind in _fits(n)]
@@ -281,7 +280,7 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
             f"on {backbone.name}: {', '.join(fitting)}"
         )
     if "final" in drafter.branches and objective.final is None:
-        raise InputError(f"objective {objective.name!r} names no credit for the branch final of {backbone.name}")
+        raise InputError(f"objective {objective.name!r} has no terms for the branch final of {backbone.name}")
 
 
 def _fits(objective: str) -> list[str]:

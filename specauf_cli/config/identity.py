@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from specauf_cli.config.schema import FORMER_NORMALIZERS
 from specauf_cli.errors import InputError
 
 
@@ -41,7 +42,8 @@ def upgraded(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded configuration in today's form. Until version 0.1 credits and backbones were named by import paths:
 
     ``base: {_target_: specauf_cli.objectives.credits.decay, _partial_: true, gamma: 7}`` is ``{credit: decay, gamma:
-    7}`` now, and ``model: {_target_: specauf_cli.models.dflash.DFlash, ...}`` is ``kind: dflash`` with ``knobs``.
+    7}`` now, and ``model: {_target_: specauf_cli.models.dflash.DFlash, ...}`` is ``kind: dflash`` with ``knobs``. The
+    normalisers ``batch`` and ``block`` are called ``credit`` and ``block_credit`` now.
     """
     new = dict(resolved)
     objective, backbone = dict(resolved.get("objective") or {}), dict(resolved.get("backbone") or {})
@@ -53,6 +55,9 @@ def upgraded(resolved: Mapping[str, Any]) -> dict[str, Any]:
         path, knobs = _named_code(backbone.pop("model"), "specauf_cli.models.")
         shipped = {"dflash.DFlash": "dflash", "domino.Domino": "domino"}
         backbone |= {"kind": shipped.get(path, path), **({"knobs": knobs} if knobs else {})}
+    for today, former in FORMER_NORMALIZERS.items():
+        if (new.get("trainer") or {}).get("normalize") == former:
+            new["trainer"] = {**new["trainer"], "normalize": today}
     return {**new, "objective": objective, "backbone": backbone}
 
 

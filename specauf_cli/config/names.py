@@ -1,4 +1,4 @@
-"""Credits and backbones by the names that yaml gives them; the user's own as ``package.module.name``."""
+"""Losses, credits and backbones by the names that yaml gives them; the user's own as ``package.module.name``."""
 
 import functools
 import importlib
@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from specauf_cli.config.schema import BackboneConfig, CreditConfig
+from specauf_cli.config.schema import BackboneConfig, TermConfig
 from specauf_cli.errors import InputError, first_line, nearest
-from specauf_cli.types import BlockStats, Credit
+from specauf_cli.types import BlockStats, Credit, Loss
 
 CREDITS = "specauf_cli.objectives.credits"
 """Its public functions are the credits that a bare name can mean."""
+LOSSES = "specauf_cli.objectives.losses"
+"""Its public functions are the losses that a bare name can mean."""
 BACKBONES = {"dflash": "specauf_cli.models.dflash.DFlash", "domino": "specauf_cli.models.domino.Domino"}
 """What a bare ``backbone.kind`` means."""
 PROVIDED = {
@@ -24,28 +26,45 @@ PROVIDED = {
 ``stats``."""
 
 
-def credit(config: CreditConfig, where: str = "credit") -> Credit:
-    """The credit that a yaml names, its knobs bound. It is called with ``stats`` and, by name, what it ``needs``.
+def loss(config: TermConfig, where: str = "term") -> Loss:
+    """The loss that a term names, its knobs bound. It is called with logits and labels, and with the target's logits
+    where it ``needs_target``.
 
-    Errors: InputError for an unknown name, a wrong knob, or data that nobody provides.
+    Errors: InputError for an unknown name, or an argument that is neither of them.
     """
-    where_name, shipped = f"{where}.credit", _shipped_credits()
-    if "." not in config.credit and config.credit not in shipped:
-        raise _unknown(where_name, config.credit, shipped)
-    function = _load(config.credit if "." in config.credit else f"{CREDITS}.{config.credit}", where_name)
-    _check_knobs(function, config.knobs, where)
-    for name in _asked(function):
+    function = _shipped_or_own(config.loss, f"{where}.loss", LOSSES)
+    asked = _positional(function)
+    if not 2 <= len(asked) <= 3 or asked[2:] not in ([], ["target_logits"]):
+        raise InputError(
+            f"{where}.loss={config.loss!r} must take (logits, labels) or (logits, labels, target_logits), and its "
+            f"knobs after a *; it takes ({', '.join(asked)})"
+        )
+    return _bound(function, config.knobs)
+
+
+def needs_target(loss: Loss) -> bool:
+    """Whether a loss reads the target's logits."""
+    return "target_logits" in _positional(loss)
+
+
+def credit(config: TermConfig, where: str = "term") -> Credit:
+    """The credit that a term names, its knobs bound. It is called with ``stats`` and, by name, what it ``needs``.
+
+    Errors: InputError for an unknown name, or data that nobody provides.
+    """
+    function = _shipped_or_own(config.credit, f"{where}.credit", CREDITS)
+    for name in _positional(function)[1:]:
         if name not in PROVIDED:
             raise InputError(
-                f"{where_name}={config.credit!r} asks for {name!r}, which is no data of a block; valid after the first "
-                f"argument: {', '.join(PROVIDED)} (a knob stands after a *).{nearest(name, PROVIDED)}"
+                f"{where}.credit={config.credit!r} asks for {name!r}, which is no data of a block; valid after the "
+                f"first argument: {', '.join(PROVIDED)} (knobs come after a *).{nearest(name, PROVIDED)}"
             )
-    return functools.partial(function, **config.knobs) if config.knobs else function
+    return _bound(function, config.knobs)
 
 
 def needs(credit: Credit) -> frozenset[str]:
     """Names of the data, out of ``PROVIDED``, that a credit asks for beyond ``stats``."""
-    return frozenset(_asked(credit))
+    return frozenset(_positional(credit)[1:])
 
 
 def backbone(config: BackboneConfig) -> Any:
@@ -56,7 +75,7 @@ def backbone(config: BackboneConfig) -> Any:
     drafter = _load(BACKBONES.get(config.kind, config.kind), "backbone.kind")
     if not all(hasattr(drafter, a) for a in ("first", "branches")):
         raise InputError(f"backbone.kind={config.kind!r} is no drafter's class, see conf/backbone/dflash.yaml")
-    _check_knobs(drafter, config.knobs, "backbone.knobs")
+    _check_knobs([drafter], config.knobs, "backbone.knobs")
     slots = config.block_size - drafter.first
     if not 1 <= config.proposals <= slots:
         raise InputError(
@@ -70,19 +89,47 @@ def backbone(config: BackboneConfig) -> Any:
     return drafter
 
 
-NOT_YET = ("target_gold_logprob", "overlap")
-"""Of ``PROVIDED``: data that need the target's distribution, which training does not compute yet."""
+def try_term(config: TermConfig, where: str) -> None:
+    """Tries a term on two blocks, so that a function of another kind is found before anything is trained.
 
-
-def try_credit(config: CreditConfig, where: str) -> None:
-    """Tries a credit on two blocks, so that a function of another kind is found before anything is trained.
-
-    Errors: InputError when it fails, or gives anything but one weight, finite and not negative, for each block and
-    valid slot.
+    Errors: InputError for unknown names, wrong knobs, a credit that gives anything but one weight, finite and not
+    negative, for each block and valid slot, and a loss that does not give one finite number, with a gradient, for each
+    position.
     """
+    functions = loss(config, where), credit(config, where)
+    both = set(_knobs(functions[0])) & set(_knobs(functions[1]))
+    if both:
+        raise InputError(
+            f"{where}: the loss {config.loss} and the credit {config.credit} both have a knob {min(both)!r}, which one "
+            "yaml key cannot set; rename one of them"
+        )
+    _check_knobs(functions, config.knobs, where)
+    _try_loss(functions[0], config.loss, where)
+    _try_credit(functions[1], config.credit, where)
+
+
+def _try_loss(function: Loss, name: str, where: str) -> None:
     import torch
 
-    function = credit(config, where)
+    logits = torch.tensor([[[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]]], requires_grad=True)
+    labels, target_logits = torch.tensor([[1, 2]]), torch.tensor([[[0.0, 2.0, 0.0], [0.0, 1.0, 2.0]]])
+    try:
+        losses = function(logits, labels, target_logits) if needs_target(function) else function(logits, labels)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except Exception as error:
+        raise InputError(f"{where}: {name} is no loss, it fails on logits: {first_line(error)}") from error
+    if not isinstance(losses, torch.Tensor) or losses.shape != labels.shape:
+        raise InputError(f"{where}: {name} is no loss: it must give one number for each position of its logits")
+    if not bool(torch.isfinite(losses).all()):
+        raise InputError(f"{where}: {name} is no loss: it gives numbers that are not finite")
+    if not losses.requires_grad:
+        raise InputError(f"{where}: {name} is no loss: its logits get no gradient")
+
+
+def _try_credit(function: Credit, name: str, where: str) -> None:
+    import torch
+
     mask = torch.tensor([[True, True, True], [True, False, False]])
     correct = torch.tensor([[True, False, True], [True, False, False]])
     stats = BlockStats(correct=correct, gold_logprob=torch.full(mask.shape, -1.0), mask=mask)
@@ -97,33 +144,35 @@ def try_credit(config: CreditConfig, where: str) -> None:
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     except Exception as error:
-        raise InputError(f"{where}: {config.credit} is no credit, it fails on a block: {first_line(error)}") from error
+        raise InputError(f"{where}: {name} is no credit, it fails on a block: {first_line(error)}") from error
     if not isinstance(weights, torch.Tensor) or weights.shape != mask.shape:
-        raise InputError(
-            f"{where}: {config.credit} is no credit: it must give one weight for each block and slot, [N, K]"
-        )
+        raise InputError(f"{where}: {name} is no credit: it must give one weight for each block and slot, [N, K]")
     wrong = weights[mask & ~(torch.isfinite(weights) & (weights >= 0))]
     if len(wrong):
-        raise InputError(
-            f"{where}: {config.credit} is no credit: its weights must be finite and >= 0, got {wrong[0].item():g}"
-        )
+        raise InputError(f"{where}: {name} is no credit: its weights must be finite and >= 0, got {wrong[0].item():g}")
 
 
-def check_provided(config: CreditConfig, where: str) -> None:
-    """InputError for a credit that needs data which training does not compute."""
-    missing = sorted(needs(credit(config, where)) & set(NOT_YET))
-    if missing:
-        raise InputError(
-            f"{where}: {config.credit} needs {', '.join(missing)}, from the target's distribution, which training does "
-            "not compute yet"
-        )
-
-
-def _shipped_credits() -> list[str]:
-    """Names of the credits in ``objectives/credits.py``."""
-    module = importlib.import_module(CREDITS)
-    own = {n: f for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == CREDITS}
+def shipped(home: str) -> list[str]:
+    """Names of the functions that a module of the package offers, in its order: ``CREDITS`` or ``LOSSES``."""
+    module = importlib.import_module(home)
+    own = {n: f for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == home}
     return [n for n in own if not n.startswith("_")]
+
+
+def _shipped_or_own(name: str, where: str, home: str) -> Callable[..., Any]:
+    """The function that a bare name means in ``home``, or that ``package.module.function`` names."""
+    if "." in name:
+        function: Callable[..., Any] = _load(name, where)
+        return function
+    if name not in (known := shipped(home)):
+        raise _unknown(where, name, known)
+    return _load(f"{home}.{name}", where)  # type: ignore[no-any-return]
+
+
+def _bound(function: Callable[..., Any], knobs: Mapping[str, Any]) -> Callable[..., Any]:
+    """A function with those of ``knobs`` that are its own."""
+    own = {name: knobs[name] for name in _knobs(function) if name in knobs}
+    return functools.partial(function, **own) if own else function
 
 
 def _load(path: str, where: str) -> Any:
@@ -147,10 +196,15 @@ def _unknown(where: str, name: str, shipped: Sequence[str]) -> InputError:
     )
 
 
-def _asked(function: Callable[..., Any]) -> list[str]:
-    """Names of the positional arguments of a credit after the first, which is ``stats``."""
+def _positional(function: Callable[..., Any]) -> list[str]:
+    """Names of the positional arguments of a function."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p.name for p in _parameters(function) if p.kind in positional][1:]
+    return [p.name for p in _parameters(function) if p.kind in positional]
+
+
+def _knobs(function: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword-only arguments of a function with their types."""
+    return {p.name: p.annotation for p in _parameters(function) if p.kind is p.KEYWORD_ONLY}
 
 
 def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
@@ -161,9 +215,9 @@ def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
         return ()
 
 
-def _check_knobs(function: Callable[..., Any], given: Mapping[str, Any], where: str) -> None:
-    """The keyword-only arguments of a function are its knobs, and must equal the keys of the yaml."""
-    kinds = {p.name: p.annotation for p in _parameters(function) if p.kind is p.KEYWORD_ONLY}
+def _check_knobs(functions: Sequence[Callable[..., Any]], given: Mapping[str, Any], where: str) -> None:
+    """The keyword-only arguments of the functions are the knobs, and must equal the keys of the yaml."""
+    kinds = {name: kind for function in functions for name, kind in _knobs(function).items()}
     knobs = list(kinds)
     for knob in sorted(set(knobs) ^ set(given)):
         if knob in knobs:

@@ -10,6 +10,7 @@ Every setting is part of a run's identity and of its record unless it is marked:
     SHARED        must be equal in runs that are trained or measured together
     NAMES_CODE    may name the user's own code to run; a run folder from elsewhere cannot set it
     Since(value)  left out of identity and record while it has this value: the id of runs from before it existed is kept
+    Formerly(...) a word that was renamed; the run id is made with the former one: the id of earlier runs is kept
     Place(word)   a file or folder of this machine; published as ``word``
 """
 
@@ -44,6 +45,13 @@ class Since:
     """The value that runs had before the setting existed."""
 
     value: Any
+
+
+@plain_dataclass(frozen=True)
+class Formerly:
+    """What words of a setting were called before: ``{today's: former}``."""
+
+    words: Mapping[str, str]
 
 
 MEASURED, MACHINE, SHARED, NAMES_CODE = Mark.MEASURED, Mark.MACHINE, Mark.SHARED, Mark.NAMES_CODE
@@ -226,28 +234,52 @@ class BackboneConfig:
     """a backbone with the same branches: its objectives and its part of a profile's recipe hold here too"""
 
 
+Normalizer = Literal["credit", "block_credit", "valid", "blocks", "sequence"]
+FORMER_NORMALIZERS = {"credit": "batch", "block_credit": "block"}
+
+
 @dataclass(frozen=True, config=CLOSED)
-class CreditConfig:
-    """One credit by name, with its knobs. In yaml the knobs stand beside the name: ``{credit: decay, gamma: 7}``."""
+class TermConfig:
+    """One term of a branch: weight x sum m c l / normaliser, with the loss l and the credit c by name.
+
+    In yaml the knobs of both stand beside their names: ``{loss: lk, scale: 1, slope: 3, credit: decay, gamma: 7}``.
+    """
 
     credit: Annotated[Text, NAMES_CODE]
     """a function of ``objectives/credits.py``, or ``package.module.function`` of the user's own"""
+    loss: Annotated[Text, NAMES_CODE] = "ce"
+    """a function of ``objectives/losses.py``, or ``package.module.function`` of the user's own"""
+    weight: Positive = 1.0
+    """factor of the term"""
+    normalize: Normalizer | None = None
+    """what the term is divided by; null: ``trainer.normalize``"""
     knobs: dict[str, Knob] = field(default_factory=dict)
-    """its keyword-only arguments"""
+    """the keyword-only arguments of the loss and the credit"""
 
 
-def _knobs_apart(value: Any) -> Any:
-    """The yaml form ``{credit: decay, gamma: 7}`` with its knobs under a key of their own."""
+Terms = tuple[TermConfig, ...]
+
+
+def _terms(value: Any) -> Any:
+    """The terms of a branch as a list, whether yaml has one term or a list of them; knobs under a key of their own."""
+    return tuple(map(_term, value)) if isinstance(value, list | tuple) else (_term(value),)
+
+
+def _term(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if not value.get("credit"):
         raise ValueError("names no credit; write credit: NAME, see conf/objective/auf.yaml")
-    return {"credit": value["credit"], "knobs": {k: v for k, v in value.items() if k != "credit"}}
+    own = ("credit", "loss", "weight", "normalize")
+    return {
+        **{k: v for k, v in value.items() if k in own},
+        "knobs": {k: v for k, v in value.items() if k not in own},
+    }
 
 
 @dataclass(frozen=True, config=CLOSED)
 class ObjectiveConfig:
-    """``conf/objective``: one credit per branch of logits. DFlash has the branch ``base``, Domino ``final`` too."""
+    """``conf/objective``: terms for each branch of logits. DFlash has the branch ``base``, Domino ``final`` too."""
 
     name: Name
     """part of run names"""
@@ -255,19 +287,19 @@ class ObjectiveConfig:
     """as tables call it"""
     backbones: Annotated[tuple[str, ...], Strict(False), MEASURED]
     """backbones it is for"""
-    base: Annotated[CreditConfig, BeforeValidator(_knobs_apart)]
-    """credit of the base branch: ``credit`` and its knobs"""
-    final: Annotated[CreditConfig | None, BeforeValidator(_knobs_apart)] = None
-    """credit of the final branch, where there is one"""
+    base: Annotated[Terms, Field(min_length=1), BeforeValidator(_terms)]
+    """terms of the base branch: one, or a list of them"""
+    final: Annotated[Terms | None, BeforeValidator(lambda value: None if value is None else _terms(value))] = None
+    """terms of the final branch, where there is one"""
     final_reads: Literal["base", "final"] | None = None
-    """the branch whose predictions the credit of ``final`` is computed from"""
+    """the branch whose predictions the credits of ``final`` are computed from"""
     aliases: Annotated[dict[str, str], MEASURED] = field(default_factory=dict)
     """what this objective is called on another backbone"""
 
     @property
-    def credits(self) -> tuple[CreditConfig, ...]:
-        """The credit of every branch that has one."""
-        return tuple(c for c in (self.base, self.final) if c is not None)
+    def branches(self) -> dict[str, Terms]:
+        """The terms of every branch that has any."""
+        return {"base": self.base} | ({} if self.final is None else {"final": self.final})
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -299,12 +331,13 @@ class TrainerConfig:
     """of AdamW"""
     warmup: Share
     """share of the steps in which the learning rate rises; then cosine"""
-    clip: Positive
-    """gradient norm"""
+    clip: Positive | None
+    """gradient norm; null: not clipped"""
     precision: Annotated[Precision, SHARED]
     """of the products; bf16 is autocast, weights and optimiser stay fp32"""
-    normalize: Literal["batch", "block", "valid"]
-    """what the loss is divided by: all credit of the batch, the credit of each block, or all valid slots"""
+    normalize: Annotated[Normalizer, Formerly(FORMER_NORMALIZERS)]
+    """what a loss is divided by: all credit of the batch, the credit of each block, all valid slots, all blocks, or
+    each sequence by its blocks"""
     labels: Literal["data", "target"]
     """the conversation's token, or the target's argmax"""
     lambda_start: Share

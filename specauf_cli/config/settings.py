@@ -19,10 +19,11 @@ from specauf_cli.config.schema import (
     NAMES_CODE,
     SHARED,
     Config,
-    CreditConfig,
+    Formerly,
     Mark,
     Place,
     Since,
+    TermConfig,
 )
 from specauf_cli.errors import InputError, nearest
 
@@ -54,6 +55,8 @@ def settings() -> tuple[Setting, ...]:
 def find(key: str) -> Setting | None:
     """The setting of a dotted key, or None."""
     parts = key.split(".")
+    if parts[:1] == ["objective"]:  # objective.base.0.credit, of a list of terms, is objective.base.credit
+        parts = [part for part in parts if not part.isdigit()]
     for setting in settings():
         names = setting.key.split(".")
         if len(names) == len(parts) and all(n in ("*", p) for n, p in zip(names, parts, strict=True)):
@@ -87,7 +90,7 @@ def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The part of ``recorded`` values that determines the trained weights (with the content of data and target)."""
-    return _kept(Config, resolved, lambda marks: MACHINE not in marks and MEASURED not in marks)
+    return _kept(Config, resolved, lambda marks: MACHINE not in marks and MEASURED not in marks, former_words=True)
 
 
 def shared(config: Config) -> dict[str, Any]:
@@ -107,7 +110,9 @@ def _fields(kind: Any) -> dict[str, FieldInfo]:
     return typing.cast(dict[str, FieldInfo], kind.__pydantic_fields__)
 
 
-def _kept(kind: Any, values: Mapping[str, Any], keep: Callable[[list[Any]], bool]) -> dict[str, Any]:
+def _kept(
+    kind: Any, values: Mapping[str, Any], keep: Callable[[list[Any]], bool], *, former_words: bool = False
+) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, info in _fields(kind).items():
         if name not in values or not keep(info.metadata):
@@ -119,13 +124,16 @@ def _kept(kind: Any, values: Mapping[str, Any], keep: Callable[[list[Any]], bool
         place = next((m for m in info.metadata if isinstance(m, Place)), None)
         if place is not None and is_local(value):
             value = place.word
+        former = next((m for m in info.metadata if isinstance(m, Formerly)), None)
+        if former is not None and former_words:
+            value = former.words.get(value, value)
         inner, many = _inside(info.annotation)
-        if inner is CreditConfig or inner is None:
+        if inner is TermConfig or inner is None:
             kept[name] = value
         elif many:
-            kept[name] = {k: _kept(inner, v, keep) for k, v in value.items()}
+            kept[name] = {k: _kept(inner, v, keep, former_words=former_words) for k, v in value.items()}
         else:
-            kept[name] = None if value is None else _kept(inner, value, keep)
+            kept[name] = None if value is None else _kept(inner, value, keep, former_words=former_words)
     return kept
 
 
@@ -153,10 +161,11 @@ def _walk(kind: Any, prefix: str, outer: tuple[Mark, ...]) -> Iterator[Setting]:
         inner, many = _inside(info.annotation)
         key = f"{prefix}{name}"
         if inner is not None:
-            yield from _walk(inner, f"{key}.*." if many else f"{key}.", marks)
+            by_name = many and inner is not TermConfig  # a branch of one term is written without a list
+            yield from _walk(inner, f"{key}.*." if by_name else f"{key}.", marks)
             continue
         place = next((m.word for m in info.metadata if isinstance(m, Place)), None)
-        if kind is CreditConfig and name == "knobs":  # in yaml they stand beside the credit's name
+        if kind is TermConfig and name == "knobs":  # in yaml they are keys of the term
             key, valid = f"{prefix}*", "number or text"
         elif name == "knobs":
             key, valid = f"{key}.*", "number or text"
@@ -270,14 +279,17 @@ def _steps(kind: Any, loc: tuple[int | str, ...]) -> list[Step]:
     for step in loc:
         inside, many = here
         if isinstance(step, int):
-            steps.append(Step(f"[{step}]", section, name))
+            if inside is not TermConfig:
+                steps.append(Step(f"[{step}]", section, name))
+            elif step > 0:  # the first term may be the only one, which is written without a list
+                steps.append(Step(str(step), section, name))
             here = (inside, False) if many else here
         elif many:
             steps.append(Step(step, section, name))
             here = (inside, False)
         elif inside is not None:
             section, name = inside, step
-            if (inside, step) != (CreditConfig, "knobs"):  # in yaml they stand beside the credit's name
+            if (inside, step) != (TermConfig, "knobs"):  # in yaml they are keys of the term
                 steps.append(Step(step, section, name))
             here = _inside(_fields(inside)[step].annotation) if step in _fields(inside) else (None, False)
     return steps

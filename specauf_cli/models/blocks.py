@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from specauf_cli.types import Example
@@ -89,5 +89,13 @@ def previous_tokens(tokens: Int[Tensor, "B T"], anchors: Int[Tensor, "B A"], slo
 
     A causal branch reads these in training; for slots inside a block's mask all of them are tokens of the block.
     """
-    positions = anchors[:, :, None] + torch.arange(slots, device=tokens.device)
-    return tokens.gather(1, positions.clamp(max=tokens.shape[1] - 1).flatten(1)).view(positions.shape)
+    return before_labels(tokens[..., None], anchors, slots)[..., 0]
+
+
+def before_labels(
+    states: Shaped[Tensor, "B T D"], anchors: Int[Tensor, "B A"], slots: int
+) -> Shaped[Tensor, "B A K D"]:
+    """States of the positions right before the label of each slot: the target's there predict that label."""
+    positions = anchors[:, :, None] + torch.arange(slots, device=states.device)
+    sequence = torch.arange(len(states), device=states.device)[:, None, None]
+    return states[sequence, positions.clamp(max=states.shape[1] - 1)]

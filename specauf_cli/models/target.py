@@ -114,6 +114,14 @@ class Target:
         return torch.cat([x.to(self.device) for x in tapped], dim=-1)
 
     @torch.no_grad()
+    def features_and_last(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
+        """``features``, and after them the last hidden state, whose product with the head is the next token's
+        logits."""
+        with self._tapped() as tapped:
+            last = self.model.model(input_ids=tokens, use_cache=False).last_hidden_state
+        return torch.cat([x.to(self.device) for x in (*tapped, last)], dim=-1)
+
+    @torch.no_grad()
     def greedy_labels(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
         """Per position, the target's own token given the data before it (its argmax)."""
         hidden = self.model.model(input_ids=tokens, use_cache=False).last_hidden_state

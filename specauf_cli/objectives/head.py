@@ -1,13 +1,16 @@
-"""The head and the cross-entropy without holding all logits. Values and gradients equal ``loss.block_stats``.
+"""The head and the losses without holding all logits. Values and gradients equal ``loss.block_facts``.
 
 ``full``: every logit of the batch, the reference. ``chunked``: a few rows at a time. ``pruned``: slot after slot, and
 only on blocks whose earlier slots were all correct: exactly the rows in the support of a truncating credit, once each.
 
-The head is frozen, so the gradient of a row's cross-entropy with respect to its hidden state is computed together with
-the loss and kept instead of the logits: nothing is computed twice. Where the logits need more than the head (Domino's
-final branch, a backbone with its own ``logits``) the batch is chunked by recomputation.
+The head is frozen, so the gradient of a row's loss with respect to its hidden state is computed together with the loss
+and kept instead of the logits: nothing is computed twice. The target's distribution, where a loss or a credit needs it,
+comes from the target's last hidden state of the same rows and the same head, and exists for a chunk at a time too.
+Where the logits need more than the head (Domino's final branch, a backbone with its own ``logits``) the batch is
+chunked by recomputation.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from specauf_cli.config.schema import ObjectiveConfig
 from specauf_cli.errors import InputError
 from specauf_cli.objectives.credits import TRUNCATING
-from specauf_cli.objectives.loss import Facts, block_stats, cross_entropy, gold_rank
+from specauf_cli.objectives.loss import Facts, Positions, block_facts, positions
+from specauf_cli.objectives.terms import CE, Objective, is_soft
 from specauf_cli.types import BlockStats
 
 WAYS = ("full", "chunked", "pruned")
@@ -39,64 +43,100 @@ def choose(asked: str, objective: ObjectiveConfig, row_wise: bool, logits: int, 
     type.
 
     ``row_wise``: ``DFlash.row_wise`` of the drafter. Errors: InputError where pruning would change the loss: a credit
-    that reaches past the first wrong token, two branches, or logits that need more than the head.
+    that reaches past the first wrong token, another loss than cross-entropy, two branches, or logits that need more
+    than the head.
     """
-    truncates = row_wise and objective.base.credit in TRUNCATING
+    truncates = row_wise and all(term.loss == CE and term.credit in TRUNCATING for term in objective.base)
     if asked == "pruned" and not truncates:
         raise InputError(
-            "trainer.head=pruned needs a backbone with DFlash's own logits and a credit that ends at the first wrong "
-            f"token ({', '.join(TRUNCATING)}); not so with objective {objective.name!r} here; use "
+            "trainer.head=pruned needs a backbone with DFlash's own logits, and cross-entropy with credits that end at "
+            f"the first wrong token ({', '.join(TRUNCATING)}); not so with objective {objective.name!r} here; use "
             "chunked, full or auto"
         )
     if asked != "auto":
         return asked
-    return "pruned" if truncates else "chunked" if 4 * logits > AT_ONCE[device] else "full"
+    if truncates:
+        return "pruned"
+    of_target = logits if is_soft(objective) else 0
+    return "chunked" if 4 * (logits + of_target) > AT_ONCE[device] else "full"
 
 
 class Blocks(NamedTuple):
-    """A batch of blocks as the backbone returns it: hidden state, previous token, label and validity of every slot."""
+    """A batch of blocks as the backbone returns it: hidden state, previous token, label and validity of every slot.
+
+    ``target_hidden``: the target's last hidden state at the token before each slot's label, where the target's
+    distribution is needed.
+    """
 
     hidden: Float[Tensor, "N K D"]
     previous: Int[Tensor, "N K"]
     labels: Int[Tensor, "N K"]
     mask: Bool[Tensor, "N K"]
+    target_hidden: Float[Tensor, "N K D"] | None = None
 
     def split(self, blocks: int) -> list["Blocks"]:
         """The batch in pieces of at most ``blocks`` blocks."""
-        return [Blocks(*piece) for piece in zip(*(torch.split(x, blocks) for x in self), strict=True)]
+        pieces = [[None] * -(-len(self.mask) // blocks) if x is None else torch.split(x, blocks) for x in self]
+        return [Blocks(*piece) for piece in zip(*pieces, strict=True)]
+
+
+class Rows(NamedTuple):
+    """Single rows: what was computed of them, and d loss / d hidden ``[M, D]`` of each loss."""
+
+    at: Positions
+    slopes: dict[str, Tensor]
 
 
 def facts(
-    head: str, logits_of: Logits, blocks: Blocks, vocabulary: int, *, row_wise: bool = True, with_rank: bool = False
+    head: str,
+    logits_of: Logits,
+    blocks: Blocks,
+    vocabulary: int,
+    objective: Objective,
+    *,
+    row_wise: bool = True,
+    target_head: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Facts]:
-    """Statistics and cross-entropy of every branch with one of the three heads (``auto`` is already resolved).
+    """Statistics and losses of every branch with one of the three heads (``auto`` is already resolved).
 
     ``row_wise``: there is one branch, and a slot's logits are the frozen head applied to its own hidden state.
+    ``target_head``: from ``Blocks.target_hidden`` to the target's logits, where the objective needs them.
     With a pruned head ``correct`` is known on the support only and false after it: enough for every truncating credit,
     not for common-mask accuracy (``hits``).
     """
-    hidden, previous, labels, mask = blocks
+    rows = max(1, AT_ONCE[blocks.hidden.device.type] // (4 * vocabulary * (1 if target_head is None else 2)))
+
+    def of_branches(part: Blocks) -> dict[str, Facts]:
+        branches = logits_of(part.hidden, part.previous)
+        target_logits = _of_target(target_head, part.target_hidden)
+        return {
+            name: block_facts(scores, part.labels, part.mask, target_logits, objective.losses(name), objective.data)
+            for name, scores in branches.items()
+        }
+
     if head == "full":
-        branches = logits_of(hidden, previous)
-        return {name: block_stats(scores, labels, mask, with_rank=with_rank) for name, scores in branches.items()}
-    rows = max(1, AT_ONCE[hidden.device.type] // (4 * vocabulary))
+        return of_branches(blocks)
     if head == "chunked" and not row_wise:
-        return _recomputed(logits_of, blocks.split(max(1, rows // mask.shape[1])), with_rank)
+        return _recomputed(of_branches, blocks.split(max(1, rows // blocks.mask.shape[1])))
 
-    def row_logits(some: Tensor) -> Tensor:
-        return logits_of(some[:, None], previous[: len(some), :1])["base"][:, 0]
+    def compute(row: Tensor) -> Rows:
+        """The rows at these places of the flattened batch."""
+        return _rows(logits_of, target_head, blocks, row, rows, objective)
 
-    flat, wanted = hidden.detach().flatten(0, 1), labels.flatten()
     if head == "chunked":
-        index = mask.flatten().nonzero()[:, 0]
-        ce, correct, slope, rank = _rows(row_logits, flat[index], wanted[index], rows, with_rank)
+        index = blocks.mask.flatten().nonzero()[:, 0]
+        some = compute(index)
     else:
-        index, ce, correct, slope = _scan(row_logits, hidden.detach(), labels, mask, rows)
-        rank = None  # a truncating credit asks for none
-    losses = _Losses.apply(hidden.flatten(0, 1), index, ce, slope).view(mask.shape)  # type: ignore[no-untyped-call]
-    known = torch.zeros_like(mask.flatten()).index_put((index,), correct).view(mask.shape)
-    ranks = None if rank is None else torch.zeros_like(wanted).index_put((index,), rank).view(mask.shape)
-    return {"base": (BlockStats(correct=known, gold_logprob=-losses.detach(), mask=mask, gold_rank=ranks), losses)}
+        index, some = _scan(compute, blocks.mask)
+    return {"base": _scattered(blocks, index, some)}
+
+
+def _of_target(target_head: Callable[[Tensor], Tensor] | None, hidden: Tensor | None) -> Tensor | None:
+    """The target's logits, where they are needed."""
+    if target_head is None or hidden is None:
+        return None
+    with torch.no_grad():
+        return target_head(hidden)
 
 
 @torch.no_grad()
@@ -111,41 +151,76 @@ def hits(logits_of: Logits, blocks: Blocks, vocabulary: int) -> Int[Tensor, ""]:
 
 
 def _rows(
-    row_logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, at_once: int, with_rank: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Cross-entropy ``[M]`` of single rows, whether their argmax is the label, d cross-entropy / d hidden ``[M, D]``,
-    and the label's rank where it is asked for."""
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    ranks: list[Tensor] = []
-    for some, label in zip(torch.split(hidden, at_once), torch.split(labels, at_once), strict=True):
+    logits_of: Logits,
+    target_head: Callable[[Tensor], Tensor] | None,
+    blocks: Blocks,
+    index: Int[Tensor, "M"],
+    at_once: int,
+    objective: Objective,
+) -> Rows:
+    """The rows ``index`` of the flattened batch, ``at_once`` at a time."""
+    hidden, labels, previous = blocks.hidden.detach().flatten(0, 1), blocks.labels.flatten(), blocks.previous[:, :1]
+    target_hidden = None if blocks.target_hidden is None else blocks.target_hidden.flatten(0, 1)
+    losses = objective.losses("base")
+    parts: list[Rows] = []
+    for some in torch.split(index, at_once):
+        target_logits = _of_target(target_head, None if target_hidden is None else target_hidden[some])
         with torch.enable_grad():
-            leaf = some.detach().requires_grad_()
-            logits = row_logits(leaf)
-            ce, correct = cross_entropy(logits, label)
-            (slope,) = torch.autograd.grad(ce.sum(), leaf)
-        parts.append((ce.detach(), correct, slope))
-        ranks += [gold_rank(logits, label)] if with_rank else []
-    ces, corrects, slopes = zip(*parts, strict=True)
-    return torch.cat(ces), torch.cat(corrects), torch.cat(slopes), torch.cat(ranks) if with_rank else None
+            leaf = hidden[some].requires_grad_()
+            logits = logits_of(leaf[:, None], previous.new_zeros(len(some), 1))["base"][:, 0]
+            at = positions(logits, labels[some], target_logits, losses, objective.data)
+            slopes = {key: torch.autograd.grad(x.sum(), leaf, retain_graph=True)[0] for key, x in at.losses.items()}
+        parts.append(Rows(at._replace(losses={key: x.detach() for key, x in at.losses.items()}), slopes))
+    return _joined(parts)
 
 
-def _scan(
-    row_logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, mask: Tensor, at_once: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _joined(parts: Sequence[Rows]) -> Rows:
+    """Rows one after another."""
+
+    def join(dictionaries: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {key: torch.cat([d[key] for d in dictionaries]) for key in dictionaries[0]}
+
+    at = Positions(
+        torch.cat([p.at.correct for p in parts]),
+        torch.cat([p.at.gold_logprob for p in parts]),
+        join([p.at.data for p in parts]),
+        join([p.at.losses for p in parts]),
+    )
+    return Rows(at, join([p.slopes for p in parts]))
+
+
+def _scan(compute: Callable[[Tensor], Rows], mask: Bool[Tensor, "N K"]) -> tuple[Int[Tensor, "M"], Rows]:
     """Slot after slot over the remaining blocks (every slot so far correct, the next one valid): the rows of the
     support."""
     slots = mask.shape[1]
     alive = mask[:, 0].nonzero()[:, 0]
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    indices: list[Tensor] = []
+    parts: list[Rows] = []
     for slot in range(slots):
         if not len(alive) and parts:
             break
-        ce, correct, slope, _ = _rows(row_logits, hidden[alive, slot], labels[alive, slot], at_once)
-        parts.append((alive * slots + slot, ce, correct, slope))
+        indices.append(alive * slots + slot)
+        parts.append(compute(indices[-1]))
         if slot + 1 < slots:
-            alive = alive[correct & mask[alive, slot + 1]]
-    index, ces, corrects, slopes = zip(*parts, strict=True)
-    return torch.cat(index), torch.cat(ces), torch.cat(corrects), torch.cat(slopes)
+            alive = alive[parts[-1].at.correct & mask[alive, slot + 1]]
+    return torch.cat(indices), _joined(parts)
+
+
+def _scattered(blocks: Blocks, index: Int[Tensor, "M"], rows: Rows) -> Facts:
+    """Rows at their places among all slots, 0 elsewhere."""
+    shape = blocks.mask.shape
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(shape.numel()).index_put((index,), values).view(shape)
+
+    flat = blocks.hidden.flatten(0, 1)
+    losses = {
+        key: _Losses.apply(flat, index, values, rows.slopes[key]).view(shape)  # type: ignore[no-untyped-call]
+        for key, values in rows.at.losses.items()
+    }
+    data = {name: spread(values) for name, values in rows.at.data.items()}
+    stats = BlockStats(spread(rows.at.correct), spread(rows.at.gold_logprob), blocks.mask, **data)
+    return Facts(stats, losses)
 
 
 class _Losses(torch.autograd.Function):
@@ -153,10 +228,10 @@ class _Losses(torch.autograd.Function):
     of its loss."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, index: Tensor, ce: Tensor, slope: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, index: Tensor, losses: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(index, slope)
         ctx.shape = hidden.shape
-        return ce.new_zeros(len(hidden)).index_put((index,), ce)
+        return losses.new_zeros(len(hidden)).index_put((index,), losses)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -165,19 +240,17 @@ class _Losses(torch.autograd.Function):
         return slope.new_zeros(ctx.shape).index_put((index,), moved), None, None, None
 
 
-def _recomputed(logits_of: Logits, pieces: Sequence[Blocks], with_rank: bool) -> dict[str, Facts]:
+def _recomputed(of_branches: Callable[[Blocks], dict[str, Facts]], pieces: Sequence[Blocks]) -> dict[str, Facts]:
     """In pieces, whose logits are recomputed in the backward pass."""
 
-    def part(hidden: Tensor, previous: Tensor, labels: Tensor, mask: Tensor) -> dict[str, Facts]:
-        branches = logits_of(hidden, previous)
-        return {name: block_stats(scores, labels, mask, with_rank=with_rank) for name, scores in branches.items()}
+    def part(*piece: Tensor | None) -> dict[str, Facts]:
+        return of_branches(Blocks(*piece))  # type: ignore[arg-type]
 
     parts: list[dict[str, Facts]] = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
-    fields = ("correct", "gold_logprob", "mask", *(["gold_rank"] if with_rank else []))
-    return {
-        name: (
-            BlockStats(*(torch.cat([getattr(p[name][0], f) for p in parts]) for f in fields)),
-            torch.cat([p[name][1] for p in parts]),
-        )
-        for name in parts[0]
-    }
+    joined = {}
+    for name, first in parts[0].items():
+        own = [p[name] for p in parts]
+        fields = [f for f in dataclasses.fields(BlockStats) if getattr(first.stats, f.name) is not None]
+        stats = BlockStats(**{f.name: torch.cat([getattr(x.stats, f.name) for x in own]) for f in fields})
+        joined[name] = Facts(stats, {key: torch.cat([x.losses[key] for x in own]) for key in first.losses})
+    return joined

@@ -1,37 +1,95 @@
-"""The weighted block cross-entropy L = sum m c l / sum m c, as a pair (total, weight) that is divided once."""
+"""The loss of a branch: per term weight x sum m c l / normaliser, as pairs (total, weight) that are divided once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from specauf_cli.config import names
-from specauf_cli.config.schema import ObjectiveConfig
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.objectives.support import support
-from specauf_cli.types import BlockStats
+from specauf_cli.objectives.terms import CE, Objective
+from specauf_cli.types import BlockStats, Loss
 
-NORMALIZE = ("batch", "block", "valid")
+NORMALIZE = ("credit", "block_credit", "valid", "blocks", "sequence")
 
-Facts = tuple[BlockStats, Tensor]
-"""Statistics of one branch and its per-position cross-entropy ``[N, K]``, with gradient."""
+
+class Facts(NamedTuple):
+    """Statistics of one branch, and its losses ``[N, K]`` by key (``Term.loss_key``), with gradient."""
+
+    stats: BlockStats
+    losses: dict[str, Tensor]
+
+
+class Positions(NamedTuple):
+    """The same for positions of any shape: ``data`` is what credits asked for (``config/names.py``, ``PROVIDED``)."""
+
+    correct: Tensor
+    gold_logprob: Tensor
+    data: dict[str, Tensor]
+    losses: dict[str, Tensor]
+
+
+def positions(
+    logits: Float[Tensor, "*X V"],
+    labels: Int[Tensor, "*X"],
+    target_logits: Float[Tensor, "*X W"] | None,
+    losses: Mapping[str, Loss],
+    data: Set[str],
+) -> Positions:
+    """What is asked of the logits of some positions: ``losses`` by key, and ``data``.
+
+    Errors: InputError where the target's distribution is over another vocabulary.
+    """
+    if target_logits is not None and target_logits.shape != logits.shape:
+        raise InputError(
+            f"the drafter's logits are over {logits.shape[-1]} tokens and the target's over {target_logits.shape[-1]}; "
+            "an objective that needs the target's distribution needs the same vocabulary"
+        )
+    cross, correct = cross_entropy(logits, labels)
+    values = {key: cross if key == CE else loss(logits, labels, target_logits) for key, loss in losses.items()}
+    return Positions(correct, -cross.detach(), _data(logits, labels, target_logits, data), values)
+
+
+def block_facts(
+    logits: Float[Tensor, "N K V"],
+    labels: Int[Tensor, "N K"],
+    mask: Bool[Tensor, "N K"],
+    target_logits: Float[Tensor, "N K W"] | None,
+    losses: Mapping[str, Loss],
+    data: Set[str],
+) -> Facts:
+    """Statistics and losses of a batch of blocks.
+
+    Slots outside ``mask`` may hold any label; they are evaluated at token 0 and ignored by everything downstream.
+    Losses are always computed in fp32; ties of the argmax go to the lowest token id.
+    """
+    at = positions(logits, labels.masked_fill(~mask, 0), target_logits, losses, data)
+    return Facts(BlockStats(at.correct & mask, at.gold_logprob, mask, **at.data), at.losses)
 
 
 def block_stats(
-    logits: Float[Tensor, "N K V"], labels: Int[Tensor, "N K"], mask: Bool[Tensor, "N K"], *, with_rank: bool = False
+    logits: Float[Tensor, "N K V"], labels: Int[Tensor, "N K"], mask: Bool[Tensor, "N K"]
 ) -> tuple[BlockStats, Float[Tensor, "N K"]]:
-    """Detached statistics of a batch of blocks, and the per-position cross-entropy l_i (nats, with gradient).
+    """Detached statistics of a batch of blocks, and the cross-entropy (nats, with gradient)."""
+    ce, correct = cross_entropy(logits, labels.masked_fill(~mask, 0))
+    return BlockStats(correct & mask, -ce.detach(), mask), ce
 
-    Slots outside ``mask`` may hold any label; they are evaluated at token 0 and ignored by everything downstream.
-    The loss is always computed in fp32; ties of the argmax go to the lowest token id.
-    """
-    known = labels.masked_fill(~mask, 0)
-    ce, correct = cross_entropy(logits, known)
-    rank = gold_rank(logits, known) if with_rank else None
-    return BlockStats(correct=correct & mask, gold_logprob=-ce.detach(), mask=mask, gold_rank=rank), ce
+
+@torch.no_grad()
+def _data(logits: Tensor, labels: Tensor, target_logits: Tensor | None, asked: Set[str]) -> dict[str, Tensor]:
+    """Those of ``gold_rank``, ``target_gold_logprob`` and ``overlap`` that are asked for."""
+    data: dict[str, Tensor] = {}
+    if "gold_rank" in asked:
+        data["gold_rank"] = gold_rank(logits, labels)
+    if target_logits is not None and "target_gold_logprob" in asked:
+        data["target_gold_logprob"] = -cross_entropy(target_logits, labels)[0]
+    if target_logits is not None and "overlap" in asked:
+        p, q = (torch.softmax(x, dim=-1, dtype=torch.float32) for x in (target_logits, logits))
+        data["overlap"] = torch.minimum(p, q).sum(dim=-1)
+    return data
 
 
 @torch.no_grad()
@@ -77,26 +135,46 @@ class _CrossEntropy(torch.autograd.Function):
         return slope.to(ctx.dtype), None
 
 
-def weighted_ce(
-    ce: Float[Tensor, "N K"], credit: Float[Tensor, "N K"], mask: Bool[Tensor, "N K"], *, normalize: str
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The loss as ``(total, weight)``; micro-batches and ranks add both and divide once.
+class Pair(NamedTuple):
+    """A sum of losses and what it is divided by; micro-batches and ranks add both and divide once."""
 
-    ``batch``: sum m c l and sum m c (ratio of global sums, the paper's). ``block``: sum over blocks of the block's own
-    ratio, and the number of blocks with any credit. ``valid``: sum m c l and sum m. A batch without credit gives (0,
-    0).
+    total: Tensor
+    weight: Tensor
+
+
+def weighted(
+    losses: Float[Tensor, "N K"],
+    credit: Float[Tensor, "N K"],
+    mask: Bool[Tensor, "N K"],
+    *,
+    normalize: str,
+    sequences: int = 1,
+) -> Pair:
+    """sum m c l and its denominator. ``sequences``: the N blocks are those of so many sequences, equally many each.
+
+    ``credit``: sum m c, the ratio of global sums (the paper's). ``block_credit``: each block by its own sum m c, and
+    the number of blocks with any credit. ``valid``: sum m. ``blocks``: the number of blocks with a valid slot.
+    ``sequence``: each sequence by the number of its blocks with a valid slot, and the number of sequences with any. A
+    batch without credit gives (0, 0) or a total of 0.
     """
     weights = torch.where(mask, credit.detach(), torch.zeros_like(credit))
-    losses = torch.where(mask, ce, torch.zeros_like(ce)) * weights
-    if normalize == "batch":
-        return losses.sum(), weights.sum()
+    sums = torch.where(mask, losses, torch.zeros_like(losses)) * weights
+    if normalize == "credit":
+        return Pair(sums.sum(), weights.sum())
     if normalize == "valid":
-        return losses.sum(), mask.sum().to(weights.dtype)
-    if normalize == "block":
+        return Pair(sums.sum(), mask.sum().to(weights.dtype))
+    blocks = mask.any(dim=1).to(weights.dtype)
+    if normalize == "blocks":
+        return Pair(sums.sum(), blocks.sum())
+    if normalize == "sequence":
+        of_sequence = blocks.view(sequences, -1).sum(dim=1)
+        means = sums.view(sequences, -1).sum(dim=1) / of_sequence.clamp(min=1)
+        return Pair(means.sum(), (of_sequence > 0).sum().to(weights.dtype))
+    if normalize == "block_credit":
         mass = weights.sum(dim=1)
         has_credit = mass > 0
-        per_block = losses.sum(dim=1) / torch.where(has_credit, mass, torch.ones_like(mass))
-        return per_block.sum(), has_credit.sum().to(weights.dtype)
+        per_block = sums.sum(dim=1) / torch.where(has_credit, mass, torch.ones_like(mass))
+        return Pair(per_block.sum(), has_credit.sum().to(weights.dtype))
     raise InputError(
         f"trainer.normalize={normalize!r} is none of {', '.join(NORMALIZE)}.{nearest(normalize, NORMALIZE)}"
     )
@@ -104,39 +182,61 @@ def weighted_ce(
 
 @dataclass(frozen=True)
 class BranchLoss:
-    """One branch of logits after its credit: the loss pair and the sums for the log (all scalars)."""
+    """The loss of one branch: the sum of total / weight over ``pairs``. ``sums`` are for the log (all scalars)."""
 
-    total: Tensor
-    weight: Tensor
+    pairs: tuple[Pair, ...]
     sums: dict[str, Tensor]
 
 
 def branch_losses(
-    facts: Mapping[str, Facts],
-    mask: Bool[Tensor, "N K"],
-    objective: ObjectiveConfig,
-    *,
-    normalize: str,
-    progress: float = 0.0,
+    facts: Mapping[str, Facts], objective: Objective, *, sequences: int = 1, progress: float = 0.0
 ) -> dict[str, BranchLoss]:
-    """Loss pair and telemetry sums of every branch; the credit of ``final`` reads the branch
-    ``objective.final_reads``. ``progress``: share of the training steps done."""
-    result = {}
-    for name, (stats, ce) in facts.items():
-        chosen = objective.base if name == "base" else objective.final
-        assert chosen is not None, f"{objective.name} has no credit for branch {name}"
-        read = facts[objective.final_reads or name][0] if name == "final" else stats
-        credit = names.credit(chosen)
-        data = {"gold_rank": read.gold_rank, "progress": progress}
-        weights = credit(read, **{name: data[name] for name in names.needs(credit)})
-        if weights.shape != mask.shape:
-            raise InputError(
-                f"objective {objective.name!r}: its credit for branch {name} has shape {list(weights.shape)}; blocks "
-                f"and slots are [N, K] = {list(mask.shape)}"
-            )
-        total, weight = weighted_ce(ce, weights, mask, normalize=normalize)
-        result[name] = BranchLoss(total, weight, telemetry(stats))
-    return result
+    """The loss of every branch and its sums for the log. ``sequences``: the blocks are those of so many sequences;
+    ``progress``: share of the training steps done.
+
+    Errors: InputError for a credit of another shape than the blocks', negative or not finite.
+    """
+    return {
+        branch: BranchLoss(
+            _pairs(objective, branch, facts, sequences=sequences, progress=progress), telemetry(own.stats)
+        )
+        for branch, own in facts.items()
+    }
+
+
+def _pairs(
+    objective: Objective, branch: str, facts: Mapping[str, Facts], *, sequences: int, progress: float
+) -> tuple[Pair, ...]:
+    """The terms of a branch; those with the same denominator are one pair."""
+    losses, stats = facts[branch].losses, facts[objective.reads[branch]].stats
+    pairs: dict[str, Pair] = {}
+    for term in objective.terms[branch]:
+        data = {name: progress if name == "progress" else getattr(stats, name) for name in term.needs}
+        credit = term.credit(stats, **data)
+        credit = _checked(credit, stats.mask, f"objective {objective.name!r}: its credit for branch {branch}")
+        total, weight = weighted(
+            losses[term.loss_key], credit, stats.mask, normalize=term.normalize, sequences=sequences
+        )
+        total = total if term.weight == 1 else term.weight * total
+        known = pairs.get(term.denominator)
+        pairs[term.denominator] = Pair(total, weight) if known is None else Pair(known.total + total, weight)
+    return tuple(pairs.values())
+
+
+def _checked(credit: Tensor, mask: Tensor, what: str) -> Tensor:
+    """A credit that is one weight, finite and not negative, for each valid slot.
+
+    Errors: InputError; on a GPU, which would have to be waited for, a wrong weight becomes NaN, which stops the
+    training with its loss.
+    """
+    if credit.shape != mask.shape:
+        raise InputError(f"{what} has shape {list(credit.shape)}; blocks and slots are [N, K] = {list(mask.shape)}")
+    wrong = mask & ~((credit >= 0) & torch.isfinite(credit))
+    if credit.is_cuda:
+        return credit.masked_fill(wrong, torch.nan)
+    if bool(wrong.any()):
+        raise InputError(f"{what} must be finite and >= 0, got {credit[wrong][0].item():g}")
+    return credit
 
 
 def telemetry(stats: BlockStats) -> dict[str, Int[Tensor, ""]]:

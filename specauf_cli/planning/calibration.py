@@ -4,6 +4,7 @@ The target is built with random weights of its real sizes: a step takes as long 
 drafter is (the rows that a pruned head computes) is corrected by counting.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from specauf_cli.data import conversations, offline
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.models import checkpoint, sizes
 from specauf_cli.models.target import DTYPES, Target, create
+from specauf_cli.objectives.terms import is_soft
 from specauf_cli.planning.plan import SUPPORT, Lengths, Plan, estimated
 from specauf_cli.runtime.machine import free_memory
 from specauf_cli.session import load_data
@@ -100,7 +102,8 @@ def seconds_per_step(plan: Plan, material: Material, device: str, *, batches: in
     drafter = checkpoint.create(target, config.backbone)
     drafter.initialise(config.seed)
     # Online: nothing is written, and a batch that is asked for twice is computed twice.
-    features = Features(target, examples, trainer, Path(config.runs), keep=0)
+    soft = is_soft(config.objective)
+    features = Features(target, examples, trainer, Path(config.runs), with_last=soft, keep=0)
     step = Step(config, target, drafter, examples, features)
     optimizer = torch.optim.AdamW(drafter.parameters(), lr=1e-6, fused=True)
     took: dict[bool, list[float]] = {True: [], False: []}
@@ -111,7 +114,7 @@ def seconds_per_step(plan: Plan, material: Material, device: str, *, batches: in
         begin = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         outcome = step(index)
-        torch.nn.utils.clip_grad_norm_(step.parameters, trainer.clip).item()
+        torch.nn.utils.clip_grad_norm_(step.parameters, trainer.clip or math.inf).item()
         optimizer.step()
         outcome.loss.item()
         seconds = time.perf_counter() - begin

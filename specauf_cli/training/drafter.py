@@ -13,15 +13,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from specauf_cli.config import names
 from specauf_cli.config.schema import Config, TrainerConfig
 from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
-from specauf_cli.models.blocks import Batch, collate, labels_and_mask, previous_tokens, sample_anchors, valid_anchors
+from specauf_cli.models.blocks import (
+    Batch,
+    before_labels,
+    collate,
+    labels_and_mask,
+    previous_tokens,
+    sample_anchors,
+    valid_anchors,
+)
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.objectives import head
-from specauf_cli.objectives.loss import BranchLoss, branch_losses
+from specauf_cli.objectives.loss import BranchLoss, Pair, branch_losses
+from specauf_cli.objectives.terms import bind
 from specauf_cli.runtime import ranks
 from specauf_cli.store import layout
 from specauf_cli.store.files import read_log
@@ -97,7 +105,7 @@ class Step:
         if self.attention == "flex" and target.device.type == "cpu":
             raise InputError("backbone.attention=flex trains on a GPU only; use auto, split or dense")
         self.head = head.choose(config.trainer.head, config.objective, drafter.row_wise(), logits, target.device.type)
-        self.asked = frozenset().union(*(names.needs(names.credit(c)) for c in config.objective.credits))
+        self.objective = bind(config.objective, config.trainer.normalize)
         features.begin(config.seed)
 
     def __call__(self, step: int) -> Outcome:
@@ -109,7 +117,7 @@ class Step:
         if step + 1 < self.steps:
             self.features.ahead(self.order.batch(step + 1))
         shares, parts = self.shares(step), list[dict[str, BranchLoss]]()
-        gradients: dict[str, list[Tensor]] = {}
+        gradients: dict[tuple[str, int], list[Tensor]] = {}
         micros = range(0, len(batch.index), trainer.micro_batch)
         for begin in micros[ranks.RANK :: ranks.WORLD]:
             part = slice(begin, begin + trainer.micro_batch)
@@ -119,14 +127,15 @@ class Step:
                 torch.autograd.backward(_mean([losses], shares))
             else:
                 self._accumulate(losses, gradients)
-            parts.append({k: replace(v, total=v.total.detach()) for k, v in losses.items()})
+            parts.append({k: _detached(loss) for k, loss in losses.items()})
         if ranks.WORLD > 1:
             parts = [_of_all_ranks(parts)]
             gradients = {k: ranks.add(g) for k, g in gradients.items()}
         if gradients:
             for i, parameter in enumerate(self.parameters):
                 parameter.grad = sum(
-                    (shares[k] / _weight(parts, k) * g[i] for k, g in gradients.items()), torch.zeros_like(parameter)
+                    (shares[k] / _weight(parts, k, n) * g[i] for (k, n), g in gradients.items()),
+                    torch.zeros_like(parameter),
                 )
         return Outcome(_mean(parts, shares), self._sums(parts), batch.tokens.numel())
 
@@ -143,27 +152,32 @@ class Step:
         self, step: int, batch: Batch, anchors: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
     ) -> dict[str, BranchLoss]:
         trainer, slots = self.config.trainer, self.drafter.slots
-        features = self.features.of(batch)
+        features, last = self.features.of(batch)
         source = batch.tokens if trainer.labels == "data" else self.target.greedy_labels(batch.tokens)
         labels, mask = labels_and_mask(source, batch.supervised, anchors, real, slots)
+        soft = last is not None and self.objective.soft
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
             hidden = self.drafter.hidden(
                 self.target, self.drafter.context(features), batch.tokens.gather(1, anchors), anchors
             )
-            previous = previous_tokens(batch.tokens, anchors, slots)
-            blocks = head.Blocks(*(x.flatten(0, 1) for x in (hidden, previous, labels, mask)))
+            blocks = head.Blocks(
+                hidden.flatten(0, 1),
+                previous_tokens(batch.tokens, anchors, slots).flatten(0, 1),
+                labels.flatten(0, 1),
+                mask.flatten(0, 1),
+                before_labels(last, anchors, slots).flatten(0, 1) if soft and last is not None else None,
+            )
             logits_of, vocabulary = partial(self.drafter.logits, self.target), self.target.chat.vocab
             facts = head.facts(
                 self.head,
                 logits_of,
                 blocks,
                 vocabulary,
+                self.objective,
                 row_wise=self.drafter.row_wise(),
-                with_rank="gold_rank" in self.asked,
+                target_head=self.target.head if soft else None,
             )
-            losses = branch_losses(
-                facts, blocks.mask, self.config.objective, normalize=trainer.normalize, progress=step / self.steps
-            )
+            losses = branch_losses(facts, self.objective, sequences=len(batch.index), progress=step / self.steps)
             if self.head == "pruned":
                 sums = losses["base"].sums
                 sums |= {"seen": torch.zeros_like(sums["valid"]), "correct": torch.zeros_like(sums["valid"])}
@@ -173,13 +187,17 @@ class Step:
                     sums |= {"seen": sums["valid"], "correct": head.hits(logits_of, blocks, vocabulary)}
         return losses
 
-    def _accumulate(self, losses: Mapping[str, BranchLoss], gradients: dict[str, list[Tensor]]) -> None:
-        """Adds each branch's gradient apart: its denominator is known only when every micro-batch has been seen."""
-        for name, loss in losses.items():
-            last = name == self.drafter.branches[-1]
-            gradient = torch.autograd.grad(loss.total, self.parameters, retain_graph=not last, materialize_grads=True)
-            known = gradients.get(name)
-            gradients[name] = list(gradient) if known is None else [a + b for a, b in zip(known, gradient, strict=True)]
+    def _accumulate(self, losses: Mapping[str, BranchLoss], gradients: dict[tuple[str, int], list[Tensor]]) -> None:
+        """Adds the gradient of each pair of each branch apart: its denominator is known only when every micro-batch has
+        been seen."""
+        pairs = {(name, n): pair for name, loss in losses.items() for n, pair in enumerate(loss.pairs)}
+        for place, pair in pairs.items():
+            last = place == next(reversed(pairs))
+            gradient = torch.autograd.grad(pair.total, self.parameters, retain_graph=not last, materialize_grads=True)
+            known = gradients.get(place)
+            gradients[place] = (
+                list(gradient) if known is None else [a + b for a, b in zip(known, gradient, strict=True)]
+            )
 
     def _sums(self, parts: Sequence[Mapping[str, BranchLoss]]) -> dict[str, Tensor]:
         """Sums for the log: the drafting branch's under plain names, another's as ``base_...``; losses per branch if
@@ -195,25 +213,37 @@ class Step:
         return sums
 
 
+def _detached(loss: BranchLoss) -> BranchLoss:
+    return replace(loss, pairs=tuple(Pair(pair.total.detach(), pair.weight) for pair in loss.pairs))
+
+
 def _of_all_ranks(parts: Sequence[Mapping[str, BranchLoss]]) -> dict[str, BranchLoss]:
     """What the micro-batches of every rank add up to, as one part."""
     result = {}
-    for name in parts[0]:
-        keys = list(parts[0][name].sums)
-        rows = [torch.stack([p[name].total, p[name].weight, *(p[name].sums[k] for k in keys)]).double() for p in parts]
-        (total, weight, *sums) = ranks.add([torch.stack(rows).sum(dim=0)])[0].unbind()
-        result[name] = BranchLoss(total.float(), weight.float(), dict(zip(keys, sums, strict=True)))
+    for name, first in parts[0].items():
+        keys = list(first.sums)
+        rows = [
+            torch.stack([*(x for pair in p[name].pairs for x in pair), *(p[name].sums[k] for k in keys)]).double()
+            for p in parts
+        ]
+        numbers = iter(ranks.add([torch.stack(rows).sum(dim=0)])[0].unbind())
+        pairs = tuple(Pair(next(numbers).float(), next(numbers).float()) for _ in first.pairs)
+        result[name] = BranchLoss(pairs, dict(zip(keys, numbers, strict=True)))
     return result
 
 
-def _weight(parts: Sequence[Mapping[str, BranchLoss]], branch: str) -> Float[Tensor, ""]:
-    return torch.stack([p[branch].weight for p in parts]).sum().clamp(min=torch.finfo(torch.float32).tiny)
+def _weight(parts: Sequence[Mapping[str, BranchLoss]], branch: str, pair: int) -> Float[Tensor, ""]:
+    return torch.stack([p[branch].pairs[pair].weight for p in parts]).sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _mean(parts: Sequence[Mapping[str, BranchLoss]], shares: Mapping[str, float]) -> Float[Tensor, ""]:
-    """The loss of a batch: per branch the totals over the weights, both summed over the micro-batches and divided
-    once."""
-    means = [s * (torch.stack([p[k].total for p in parts]).sum() / _weight(parts, k)) for k, s in shares.items()]
+    """The loss of a batch: per branch and pair the totals over the weights, both summed over the micro-batches and
+    divided once."""
+    means = [
+        share * (torch.stack([p[name].pairs[n].total for p in parts]).sum() / _weight(parts, name, n))
+        for name, share in shares.items()
+        for n in range(len(parts[0][name].pairs))
+    ]
     return torch.stack(means).sum()
 
 

@@ -34,6 +34,9 @@ class Features:
     same features: what was computed online is kept, up to ``KEEP`` bytes, and a later drafter gets the very same
     tensors. Under bf16 autocast they are rounded to bf16 at once, which the drafter's first product would do anyway; in
     fp32 nothing is rounded anywhere. Only the target's layers up to the last tapped one run, and no head.
+
+    ``with_last``: the target's last hidden state is kept too, from which an objective with soft labels gets the
+    target's distribution; D numbers a token instead of V.
     """
 
     KEEP = 1_500_000_000
@@ -45,19 +48,21 @@ class Features:
         trainer: TrainerConfig,
         folder: Path,
         *,
+        with_last: bool = False,
         keep: int | None = None,
     ) -> None:
         """``folder``: where ``disk`` keeps them, below a name of their own. ``keep``: bytes kept of what is computed
         online (None: ``KEEP``). Errors: InputError when they do not fit on the disk."""
         self.most = self.KEEP if keep is None else keep
         self.target, self.examples, self.trainer = target, examples, trainer
+        self.with_last = with_last
         self.kept: dict[tuple[tuple[int, ...], int], Tensor] = {}
         self.bytes, self.seed = 0, -1
         self.last: tuple[tuple[tuple[int, ...], int], Tensor] = ((), 0), torch.empty(0)
         self.store: Memory | Disk | None = None
         if trainer.features == "online":
             return
-        size = sum(len(e.tokens) for e in examples) * len(target.taps) * target.hidden_size * self.dtype.itemsize
+        size = sum(len(e.tokens) for e in examples) * self.width * self.dtype.itemsize
         print(
             f"target features of {len(examples)} examples: {size / 1e9:.2f} GB in {trainer.features}", file=sys.stderr
         )
@@ -65,21 +70,34 @@ class Features:
             self.store = Memory(self._rows(range(len(examples))), len(examples))
         else:
             tokens = hashlib.sha256(torch.tensor([t for e in examples for t in e.tokens]).numpy().tobytes()).hexdigest()
-            name = digest([target.fingerprint, str(target.model.dtype), list(target.taps), str(self.dtype), tokens], 16)
-            self.store = Disk(self, folder / name, size)
+            what = [target.fingerprint, str(target.model.dtype), list(target.taps), str(self.dtype), tokens]
+            self.store = Disk(self, folder / digest([*what, "last"] if with_last else what, 16), size)
 
     @property
     def dtype(self) -> torch.dtype:
         """In which precision they are kept."""
         return torch.bfloat16 if self.trainer.precision == "bf16" else torch.float32
 
+    @property
+    def width(self) -> int:
+        """Numbers that are kept of a token."""
+        return (len(self.target.taps) + self.with_last) * self.target.hidden_size
+
     def begin(self, seed: int) -> None:
         """A drafter with this seed is about to train; what was kept for another seed would never be asked for again."""
         if seed != self.seed:
             self.kept, self.bytes, self.seed = {}, 0, seed
 
-    def of(self, batch: Batch) -> Float[Tensor, "B T F"]:
-        """Features of a batch; zero where padded when they come from memory or disk."""
+    def of(self, batch: Batch) -> tuple[Float[Tensor, "B T F"], Float[Tensor, "B T D"] | None]:
+        """Features of a batch, and the target's last hidden state if it is kept; zero where padded when they come from
+        memory or disk."""
+        states = self._of(batch)
+        if not self.with_last:
+            return states, None
+        features = self.width - self.target.hidden_size
+        return states[..., :features].contiguous(), states[..., features:].contiguous()
+
+    def _of(self, batch: Batch) -> Float[Tensor, "B T W"]:
         width = batch.tokens.shape[1]
         if self.store is not None:
             rows = [F.pad(x, (0, 0, 0, width - len(x))) for x in self.store.read(batch.index)]
@@ -113,10 +131,11 @@ class Features:
                 yield i, row[: len(self.examples[i].tokens)].to("cpu", self.dtype, copy=True)
             order = order[len(some) :]
 
-    def _compute(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
+    def _compute(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
         low = self.trainer.precision == "bf16"
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
-            features = self.target.features(tokens.to(self.target.device))
+            compute = self.target.features_and_last if self.with_last else self.target.features
+            features = compute(tokens.to(self.target.device))
         return features.to(self.dtype)
 
 
@@ -146,7 +165,7 @@ class Disk:
 
     def __init__(self, source: Features, folder: Path, size: int) -> None:
         self.folder = folder
-        width = len(source.target.taps) * source.target.hidden_size * source.dtype.itemsize
+        width = source.width * source.dtype.itemsize
         self.shard_of: list[int] = []
         filled, number = 0, 0
         for example in source.examples:

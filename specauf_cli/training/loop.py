@@ -54,7 +54,7 @@ class Training:
     betas: tuple[float, float]
     weight_decay: float
     warmup: float
-    clip: float
+    clip: float | None
     log_every: int
     save_every: int
     save_minutes: float = math.inf
@@ -114,7 +114,8 @@ class Running:
         training, begin = self.training, time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         outcome = training.step(self.done)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, training.clip)
+        clip = math.inf if training.clip is None else training.clip
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
         loss, grad_norm = torch.stack(
             [outcome.loss.double(), norm.double()]
         ).tolist()  # the only wait for a GPU in a step
@@ -131,7 +132,7 @@ class Running:
         self.done += 1
         self.tokens += outcome.tokens
         self.sums.append(outcome.sums)
-        seen = {"steps": 1.0, "loss": loss, "grad_norm": grad_norm, "clipped": float(grad_norm > training.clip)}
+        seen = {"steps": 1.0, "loss": loss, "grad_norm": grad_norm, "clipped": float(grad_norm > clip)}
         for key, value in seen.items():
             self.window[key] = self.window.get(key, 0.0) + value
         took = time.perf_counter() - begin

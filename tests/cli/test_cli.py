@@ -158,7 +158,7 @@ def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str
         (["train", "profile=smoke", "target.taps=[3]"], "taps the last layer"),
         (["train", "profile=smoke", "target.taps=[0,7]"], "layer 7 is out of range"),
         (["train", "profile=smoke", "trainer.epochs=1"], "set exactly one of trainer.steps"),
-        (["train", "profile=smoke", "trainer.normalize=blok"], "Did you mean 'block'?"),
+        (["train", "profile=smoke", "trainer.normalize=blok"], "Did you mean 'blocks'?"),
         (
             ["train", "profile=smoke", "trainer.batch_size=6", "trainer.micro_batch=4"],
             "multiple of trainer.micro_batch",
@@ -250,7 +250,7 @@ def test_help_answers_quickly_and_train_help_lists_the_groups(table: tuple[Path,
     assert "table" in specauf(folder, "--help").stdout
     listed = specauf(folder, "train", "--help").stdout
     assert "objective: auf, auf_decay, b_auf, b_auf_decay" in listed
-    assert "trainer.normalize: batch | block | valid · what the loss is divided by" in listed
+    assert "trainer.normalize: credit | block_credit | valid | blocks | sequence · what a loss is divided by" in listed
 
 
 def test_figures_and_report_follow_the_last_table(table: tuple[Path, str]) -> None:

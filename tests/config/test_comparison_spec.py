@@ -50,7 +50,7 @@ def test_a_row_with_a_name_is_recorded_under_it() -> None:
     config = compose.compose(["profile=smoke", *row.overrides, "objective=decay"])
     assert config.objective.name == row.recorded_as == "decay_1_65"
     assert config.objective.title == row.title
-    assert config.objective.base.knobs == {"gamma": 1.65}
+    assert config.objective.base[0].knobs == {"gamma": 1.65}
     plain = VariantRow("decay", "decay, gamma 7")
     assert plain.recorded_as == "decay"
     assert plain.overrides == []

@@ -83,7 +83,7 @@ def test_an_objective_for_another_backbone_is_refused_with_those_that_fit() -> N
         InputError, match=r"'s_auf' is for domino, not for dflash; on dflash: auf, auf_decay, .*decay, .*full_ce"
     ):
         compose.compose(["objective=s_auf"])
-    with pytest.raises(InputError, match=r"no credit for the branch final of domino"):
+    with pytest.raises(InputError, match=r"no terms for the branch final of domino"):
         compose.compose(["objective=decay", "backbone=domino", "objective.final=null"])
     with pytest.raises(InputError, match=r"final_reads='last' is none of base, final"):
         compose.compose(["objective=decay", "backbone=domino", "objective.final_reads=last"])
@@ -114,8 +114,8 @@ def test_machine_settings_stay_out_of_the_resolved_configuration() -> None:
 
 
 def test_credits_are_bound_with_their_knobs() -> None:
-    credit = compose.compose(["objective=auf_decay", "objective.base.gamma=4"]).objective.base
-    assert (credit.credit, credit.knobs) == ("auf_decay", {"gamma": 4})
+    (term,) = compose.compose(["objective=auf_decay", "objective.base.gamma=4"]).objective.base
+    assert (term.credit, term.knobs) == ("auf_decay", {"gamma": 4})
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,17 @@ ACROSS = [
     ("+objective.base.gamma=3", "objective.base.gamma is not one of its knobs: it has none"),
     ("+domino.rank=3", "unknown setting domino.rank"),
     ("experiment=null", "is for specauf train -m"),
-    ("objective.base.credit=expected_length", "needs overlap, from the target's distribution, which training does not"),
+    (
+        "+objective.base.loss=kll",
+        "objective.base.loss='kll' is none of ce, kl, reverse_kl, js, tv, nla, lk, renyi; your",
+    ),
+    ("+objective.base.loss=lk", "objective.base.scale is missing; its knobs are: scale, slope"),
+    ("+objective.base.loss=math.sqrt", "must take (logits, labels) or (logits, labels, target_logits), and its knobs"),
+    (
+        "+objective.base.normalize=sequnce",
+        "is none of credit, block_credit, valid, blocks, sequence. Did you mean 'seq",
+    ),
+    ("+objective.base.weight=0.0", "objective.base.weight=0.0 must be above 0"),
 ]
 WORDING = [
     ("seed=-1", "seed=-1 must be at least 0"),
@@ -129,7 +139,10 @@ WORDING = [
     ("trainer.lr=nan", "trainer.lr=nan must be a finite number"),
     ("trainer.lr=high", "trainer.lr='high' is not valid; expected a number"),
     ("trainer.steps=many", "trainer.steps='many' is not valid; expected a whole number"),
-    ("trainer.normalize=blokc", "trainer.normalize='blokc' is none of batch, block, valid. Did you mean 'block'?"),
+    (
+        "trainer.normalize=blokc",
+        "trainer.normalize='blokc' is none of credit, block_credit, valid, blocks, sequence. Did you mean 'blocks'?",
+    ),
     ("trainer.betas=[0.9,1.0]", "trainer.betas[1]=1.0 must be at most 0.999999"),
     ("evaluation.temperatures=[]", "evaluation.temperatures=[] needs 1 or more"),
     ("evaluation.temperatures=[0,1e-9]", "evaluation.temperatures[1]=1e-09 must be 0 or at least 0.01"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from helpers.credits import CREDITS
 from specauf_cli.config import names
-from specauf_cli.config.schema import CreditConfig
+from specauf_cli.config.schema import TermConfig
 from specauf_cli.errors import InputError
 from specauf_cli.objectives import credits
 from specauf_cli.objectives.loss import block_stats
@@ -213,7 +213,7 @@ def test_a_block_worked_by_hand(name: str, knobs: dict[str, float], expected: li
         "overlap": torch.tensor([[0.5, 1.0, 0.25, outside]]),
         "progress": 0.3,
     }
-    credit = names.credit(CreditConfig(name, knobs))
+    credit = names.credit(TermConfig(name, knobs=knobs))
     weights = credit(read, **{n: data[n] for n in names.needs(credit)})
     assert weights[0, :3].tolist() == pytest.approx(expected, abs=1e-6)
 
@@ -285,7 +285,7 @@ def test_warm_auf_starts_as_decay(progress: float, until: float) -> None:
 
 @pytest.mark.parametrize("name", credits.TRUNCATING)
 def test_a_truncating_credit_is_zero_after_the_first_miss_whatever_comes_there(name: str) -> None:
-    credit = names.credit(CreditConfig(name, {"gamma": 7.0} if "decay" in name else {}))
+    credit = names.credit(TermConfig(name, knobs={"gamma": 7.0} if "decay" in name else {}))
     read = random_stats(50, 7, seed=9)
     support = credits.support(read)
     known = BlockStats(read.correct & support, read.gold_logprob * support, read.mask)
@@ -325,9 +325,9 @@ NEEDS = {
 @pytest.mark.parametrize("name", NEEDS)
 def test_a_credit_says_by_its_signature_what_it_needs(name: str) -> None:
     knobs, needed = NEEDS[name]
-    config = CreditConfig(name, knobs)
+    config = TermConfig(name, knobs=knobs)
     assert names.needs(names.credit(config)) == names.needs(getattr(credits, name)) == needed
-    names.try_credit(config, "objective.base")
+    names.try_term(config, "objective.base")
 
 
 def minus(stats: BlockStats) -> Tensor:
@@ -370,17 +370,17 @@ def asks_for_all(stats: BlockStats, progress: float, overlap: Tensor, gold_rank:
 )
 def test_a_function_that_is_no_credit_is_refused_in_one_line(function: Callable[..., Tensor], says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
-        names.try_credit(CreditConfig(f"{__name__}.{function.__name__}"), "objective.base")
+        names.try_term(TermConfig(f"{__name__}.{function.__name__}"), "objective.base")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("function", [asks_for_all, nan_outside_the_mask])
 def test_a_credit_of_ones_own_is_tried_with_the_data_it_asks_for(function: Callable[..., Tensor]) -> None:
-    names.try_credit(CreditConfig(f"{__name__}.{function.__name__}"), "objective.base")
+    names.try_term(TermConfig(f"{__name__}.{function.__name__}"), "objective.base")
 
 
 def test_a_knob_of_the_wrong_kind_is_refused() -> None:
     with pytest.raises(InputError, match=r"base\.k=2\.5 is not valid; expected a whole number"):
-        names.try_credit(CreditConfig("top_k_auf", {"k": 2.5}), "base")
+        names.try_term(TermConfig("top_k_auf", knobs={"k": 2.5}), "base")
     with pytest.raises(InputError, match=r"^base: k must be a whole number of tokens >= 1, got 0$"):
-        names.try_credit(CreditConfig("top_k_auf", {"k": 0}), "base")
+        names.try_term(TermConfig("top_k_auf", knobs={"k": 0}), "base")

@@ -8,20 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from specauf_cli.config.schema import CreditConfig, ObjectiveConfig
+from specauf_cli.config.schema import ObjectiveConfig, TermConfig
 from specauf_cli.errors import InputError
 from specauf_cli.objectives import credits
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import NORMALIZE, BranchLoss, branch_losses
+from specauf_cli.objectives.terms import bind
 
 N, K, D, V = 40, 7, 16, 33
 CREDITS = {
-    "full_ce": CreditConfig("full_ce"),
-    "decay": CreditConfig("decay", {"gamma": 3.0}),
-    "auf": CreditConfig("auf"),
-    "auf_decay": CreditConfig("auf_decay", {"gamma": 3.0}),
-    "focal_breaker": CreditConfig("focal_breaker"),
-    "breakerless_auf": CreditConfig("breakerless_auf"),
+    "full_ce": TermConfig("full_ce"),
+    "decay": TermConfig("decay", knobs={"gamma": 3.0}),
+    "auf": TermConfig("auf"),
+    "auf_decay": TermConfig("auf_decay", knobs={"gamma": 3.0}),
+    "focal_breaker": TermConfig("focal_breaker"),
+    "breakerless_auf": TermConfig("breakerless_auf"),
 }
 WEIGHT = torch.randn(V, D, generator=torch.Generator().manual_seed(9))
 
@@ -33,6 +34,10 @@ def objective(name: str, final: str | None = None) -> ObjectiveConfig:
 
 def plain(hidden: Tensor, _previous: Tensor) -> Mapping[str, Tensor]:
     return {"base": hidden @ WEIGHT.T.to(hidden.dtype)}
+
+
+def of_target(hidden: Tensor) -> Tensor:
+    return 3 * hidden @ WEIGHT.T.to(hidden.dtype)
 
 
 def blocks(seed: int = 0, sure: float = 0.7, length: int | None = None) -> heads.Blocks:
@@ -59,9 +64,19 @@ def computed(
 ) -> tuple[dict[str, BranchLoss], Tensor]:
     """Losses of every branch, and the gradient of their sum with respect to the hidden states."""
     leaf = batch.hidden.detach().requires_grad_()
-    found = heads.facts(head, logits_of, batch._replace(hidden=leaf), V, row_wise=row_wise)
-    losses = branch_losses(found, batch.mask, wanted, normalize=normalize)
-    total = torch.stack([loss.total / loss.weight.clamp(min=1e-9) for loss in losses.values()]).sum()
+    bound = bind(wanted, normalize)
+    found = heads.facts(
+        head,
+        logits_of,
+        batch._replace(hidden=leaf),
+        V,
+        bound,
+        row_wise=row_wise,
+        target_head=of_target if bound.soft else None,
+    )
+    losses = branch_losses(found, bound, sequences=N // 4)
+    pairs = [pair for loss in losses.values() for pair in loss.pairs]
+    total = torch.stack([total / weight.clamp(min=1e-9) for total, weight in pairs]).sum()
     torch.autograd.backward(total)
     assert leaf.grad is not None
     return losses, leaf.grad
@@ -69,9 +84,10 @@ def computed(
 
 def agree(one: tuple[dict[str, BranchLoss], Tensor], other: tuple[dict[str, BranchLoss], Tensor]) -> None:
     for name, loss in one[0].items():
-        torch.testing.assert_close(loss.total, other[0][name].total, rtol=1e-6, atol=1e-6)
-        assert torch.equal(loss.weight, other[0][name].weight)
-    torch.testing.assert_close(one[1], other[1], rtol=1e-5, atol=1e-7)
+        for pair, same in zip(loss.pairs, other[0][name].pairs, strict=True):
+            torch.testing.assert_close(pair.total, same.total, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(pair.weight, same.weight, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(one[1], other[1], rtol=1e-5, atol=2e-7)
 
 
 @pytest.fixture(params=[1, 3 * 4 * V * K, 10**9], ids=["row", "three blocks", "all"], autouse=True)
@@ -100,7 +116,7 @@ def test_chunked_and_pruned_equal_the_naive_loss_and_gradient(name: str, normali
 @pytest.mark.parametrize("head", ["chunked", "pruned"])
 def test_batches_at_the_limits(head: str, length: int) -> None:
     batch = blocks(length=length)
-    agree(computed(head, batch, objective("auf"), "batch"), computed("full", batch, objective("auf"), "batch"))
+    agree(computed(head, batch, objective("auf"), "credit"), computed("full", batch, objective("auf"), "credit"))
 
 
 def test_pruned_computes_the_rows_of_the_support_once_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +127,7 @@ def test_pruned_computes_the_rows_of_the_support_once_and_no_other(monkeypatch: 
         rows += hidden.shape[0] * hidden.shape[1]
         return plain(hidden, previous)
 
-    losses, _ = computed("pruned", batch, objective("auf"), "batch", counting)
+    losses, _ = computed("pruned", batch, objective("auf"), "credit", counting)
     assert rows == losses["base"].sums["support"] < batch.mask.sum()
 
 
@@ -119,17 +135,17 @@ def test_ties_go_to_the_lowest_token() -> None:
     """Equal logits everywhere: the argmax is token 0, so slots labelled 0 are right and all others are misses."""
     batch = blocks()._replace(hidden=torch.zeros(N, K, D), labels=torch.tensor([[0, 0, 1, 0, 0, 2, 0]]).expand(N, -1))
     for head in ("full", "chunked", "pruned"):
-        losses, _ = computed(head, batch, objective("auf"), "batch")
+        losses, _ = computed(head, batch, objective("auf"), "credit")
         assert losses["base"].sums["accepted"] == batch.mask[:, :2].sum()
 
 
 def test_low_precision_stays_close() -> None:
     batch = blocks()
     with torch.autocast("cpu", torch.bfloat16):
-        naive = computed("full", batch, objective("auf"), "batch")
-        pruned = computed("pruned", batch, objective("auf"), "batch")
+        naive = computed("full", batch, objective("auf"), "credit")
+        pruned = computed("pruned", batch, objective("auf"), "credit")
     assert naive[0]["base"].sums["support"] == pruned[0]["base"].sums["support"]
-    torch.testing.assert_close(naive[0]["base"].total, pruned[0]["base"].total, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(naive[0]["base"].pairs[0].total, pruned[0]["base"].pairs[0].total, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(naive[1], pruned[1], rtol=0.05, atol=1e-3)
 
 
@@ -148,7 +164,7 @@ def test_trainable_weights_behind_the_head(names: tuple[str, str | None]) -> Non
     found, gradients = [], []
     for head in ("full", "chunked"):
         behind.zero_grad()
-        found.append(computed(head, batch, wanted, "batch", corrected, row_wise=False))
+        found.append(computed(head, batch, wanted, "credit", corrected, row_wise=False))
         assert behind.weight.grad is not None
         gradients.append(behind.weight.grad.clone())
     agree(*found)
@@ -170,7 +186,7 @@ def test_what_auto_means() -> None:
 @pytest.mark.parametrize(("name", "row_wise"), [("decay", True), ("auf", False)])
 def test_pruning_what_would_change_the_loss_is_refused(name: str, row_wise: bool) -> None:
     with pytest.raises(
-        InputError, match="needs a backbone with DFlash's own logits and a credit that ends at the first"
+        InputError, match="needs a backbone with DFlash's own logits, and cross-entropy with credits that"
     ):
         heads.choose("pruned", objective(name), row_wise, 1, "cpu")
 
@@ -179,9 +195,10 @@ def test_pruning_what_would_change_the_loss_is_refused(name: str, row_wise: bool
 def test_the_rank_of_the_label_is_the_same_by_every_head(sure: float) -> None:
     """Counted only where a credit asks for it; right slots have rank 0."""
     batch = blocks(sure=sure)
-    naive, _ = heads.facts("full", plain, batch, V, with_rank=True)["base"]
-    chunked, _ = heads.facts("chunked", plain, batch, V, with_rank=True)["base"]
-    recomputed, _ = heads.facts("chunked", plain, batch, V, row_wise=False, with_rank=True)["base"]
+    asking = bind(ObjectiveConfig("x", "x", ("dflash",), TermConfig("top_k_auf", knobs={"k": 2})), "credit")
+    naive = heads.facts("full", plain, batch, V, asking)["base"].stats
+    chunked = heads.facts("chunked", plain, batch, V, asking)["base"].stats
+    recomputed = heads.facts("chunked", plain, batch, V, asking, row_wise=False)["base"].stats
     assert naive.gold_rank is not None
     assert chunked.gold_rank is not None
     logits = plain(batch.hidden, batch.previous)["base"]
@@ -191,31 +208,86 @@ def test_the_rank_of_the_label_is_the_same_by_every_head(sure: float) -> None:
         assert not (bool(naive.correct[n, k]) and higher)
     assert recomputed.gold_rank is not None
     assert torch.equal(recomputed.gold_rank, naive.gold_rank)
-    assert heads.facts("full", plain, batch, V)["base"][0].gold_rank is None
+    assert heads.facts("full", plain, batch, V, bind(objective("auf"), "credit"))["base"].stats.gold_rank is None
 
 
 @pytest.mark.parametrize("head", ["full", "chunked"])
 @pytest.mark.parametrize(
     ("credit", "same"),
     [
-        (CreditConfig("top_k_auf", {"k": 1}), "auf"),
-        (CreditConfig("warm_auf", {"gamma": 3.0, "until": 0.5}), "decay"),
-        (CreditConfig("floor_auf", {"eps": 0.0}), "auf"),
-        (CreditConfig("dpace", {"alpha": 1.0}), None),
+        (TermConfig("top_k_auf", knobs={"k": 1}), "auf"),
+        (TermConfig("warm_auf", knobs={"gamma": 3.0, "until": 0.5}), "decay"),
+        (TermConfig("floor_auf", knobs={"eps": 0.0}), "auf"),
+        (TermConfig("dpace", knobs={"alpha": 1.0}), None),
     ],
-    ids=lambda x: x.credit if isinstance(x, CreditConfig) else str(x),
+    ids=lambda x: x.credit if isinstance(x, TermConfig) else str(x),
 )
 def test_credits_that_ask_for_more_are_the_others_at_their_limits(
-    head: str, credit: CreditConfig, same: str | None
+    head: str, credit: TermConfig, same: str | None
 ) -> None:
     batch = blocks()
-    wanted = ObjectiveConfig("x", "x", ("dflash",), credit)
-    facts = heads.facts(head, plain, batch, V, with_rank=True)
-    loss = branch_losses(facts, batch.mask, wanted, normalize="batch", progress=0.25)["base"]
+    bound = bind(ObjectiveConfig("x", "x", ("dflash",), credit), "credit")
+    facts = heads.facts(head, plain, batch, V, bound)
+    (pair,) = branch_losses(facts, bound, progress=0.25)["base"].pairs
     if same is None:
         remaining = batch.mask.flip(1).cumsum(1).flip(1).float() * batch.mask
-        torch.testing.assert_close(loss.weight, remaining.sum())
+        torch.testing.assert_close(pair.weight, remaining.sum())
         return
-    other = branch_losses(facts, batch.mask, objective(same), normalize="batch")["base"]
-    assert torch.equal(loss.total, other.total)
-    assert torch.equal(loss.weight, other.weight)
+    (other,) = branch_losses(facts, bind(objective(same), "credit"))["base"].pairs
+    assert torch.equal(pair.total, other.total)
+    assert torch.equal(pair.weight, other.weight)
+
+
+SOFT = {
+    "kl": TermConfig("decay", "kl", knobs={"gamma": 3.0}),
+    "lk": TermConfig("full_ce", "lk", normalize="blocks", knobs={"scale": 1.0, "slope": 3.0}),
+    "end to end": TermConfig("expected_length", "nla", normalize="sequence"),
+    "confidence": TermConfig("target_confidence", weight=0.3),
+    "two losses": (TermConfig("auf", weight=0.1), TermConfig("auf", "tv", weight=1.8)),
+    "three normalisers": (
+        TermConfig("decay", "reverse_kl", knobs={"gamma": 3.0}),
+        TermConfig("focal_breaker", weight=0.3),
+        TermConfig("chain", weight=4.0, normalize="blocks"),
+    ),
+}
+
+
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_labels_in_chunks_equal_the_naive_loss_and_gradient(name: str, final: bool) -> None:
+    """One branch, whose rows are computed with their gradient; and two, whose chunks are recomputed."""
+    generator = torch.Generator().manual_seed(3)
+    batch = blocks()._replace(target_hidden=torch.randn(N, K, D, generator=generator))
+    wanted = ObjectiveConfig("soft", "soft", ("dflash",), SOFT[name], SOFT[name] if final else None)
+
+    def branches(hidden: Tensor, previous: Tensor) -> Mapping[str, Tensor]:
+        base = plain(hidden, previous)["base"]
+        return {"base": base, "final": 2 * base} if final else {"base": base}
+
+    naive = computed("full", batch, wanted, "credit", branches, row_wise=not final)
+    agree(computed("chunked", batch, wanted, "credit", branches, row_wise=not final), naive)
+    assert naive[1].abs().sum() > 0
+    assert not naive[1][~batch.mask].any()
+
+
+def test_no_tensor_with_all_rows_and_the_vocabulary_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the chunked head asks of a head has the rows of one chunk, the target's too."""
+    batch = blocks()._replace(target_hidden=torch.randn(N, K, D))
+    seen: list[int] = []
+
+    def watched(hidden: Tensor) -> Tensor:
+        seen.append(hidden[..., 0].numel())
+        return of_target(hidden)
+
+    bound = bind(ObjectiveConfig("x", "x", ("dflash",), SOFT["kl"]), "credit")
+    monkeypatch.setattr(heads, "AT_ONCE", {"cpu": 5 * 8 * V})
+    heads.facts("chunked", plain, batch, V, bound, target_head=watched)
+    assert max(seen) == 5
+    assert sum(seen) == int(batch.mask.sum())
+
+
+def test_another_vocabulary_than_the_targets_is_named() -> None:
+    batch = blocks()._replace(target_hidden=torch.randn(N, K, D))
+    bound = bind(ObjectiveConfig("x", "x", ("dflash",), SOFT["kl"]), "credit")
+    with pytest.raises(InputError, match="needs the target's distribution needs the same vocabulary"):
+        heads.facts("full", plain, batch, V, bound, target_head=lambda hidden: of_target(hidden)[..., :-1])

@@ -12,18 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from specauf_cli.config.schema import CreditConfig, ObjectiveConfig
+from specauf_cli.config.schema import ObjectiveConfig, TermConfig
 from specauf_cli.errors import InputError
 from specauf_cli.objectives import credits
 from specauf_cli.objectives.loss import (
     NORMALIZE,
     BranchLoss,
+    block_facts,
     block_stats,
     branch_losses,
     cross_entropy,
     telemetry,
-    weighted_ce,
+    weighted,
 )
+from specauf_cli.objectives.terms import bind
 from specauf_cli.types import BlockStats
 
 Credit = Callable[[BlockStats], Tensor]
@@ -42,9 +44,12 @@ every_normalize = pytest.mark.parametrize("normalize", NORMALIZE)
 def losses(
     logits: dict[str, Tensor], labels: Tensor, mask: Tensor, objective: ObjectiveConfig, *, normalize: str
 ) -> dict[str, BranchLoss]:
-    """Of all logits at once."""
-    facts = {name: block_stats(scores, labels, mask) for name, scores in logits.items()}
-    return branch_losses(facts, mask, objective, normalize=normalize)
+    """Of all logits at once; every block is a sequence."""
+    bound = bind(objective, normalize)
+    facts = {
+        name: block_facts(scores, labels, mask, None, bound.losses(name), bound.data) for name, scores in logits.items()
+    }
+    return branch_losses(facts, bound, sequences=len(mask))
 
 
 def batch(seed: int = 0, blocks: int = N, slots: int = K) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +68,7 @@ def loss_and_gradient(
     logits: Tensor, labels: Tensor, mask: Tensor, credit: Credit, normalize: str
 ) -> tuple[float, float, Tensor]:
     made, ce = block_stats(logits, labels, mask)
-    total, weight = weighted_ce(ce, credit(made), mask, normalize=normalize)
+    total, weight = weighted(ce, credit(made), mask, normalize=normalize, sequences=len(mask))
     (gradient,) = torch.autograd.grad(total, logits)
     return total.item(), weight.item(), gradient
 
@@ -76,12 +81,13 @@ def naive(ce: Tensor, credit: Tensor, mask: Tensor, normalize: str) -> tuple[flo
             if mask[n, k]:
                 losses += credit[n, k].item() * ce[n, k].item()
                 credits_of_block += credit[n, k].item()
-        if normalize == "block":
+        if normalize == "block_credit":
             total += losses / credits_of_block if credits_of_block else 0.0
             weight += 1.0 if credits_of_block else 0.0
         else:
             total += losses
-            weight += credits_of_block if normalize == "batch" else mask[n].sum().item()
+            valid = mask[n].sum().item()
+            weight += {"credit": credits_of_block, "valid": valid}.get(normalize, float(valid > 0))
     return total, weight
 
 
@@ -108,15 +114,15 @@ def test_loss_equals_the_double_loop(normalize: str) -> None:
     credit[3] = 0.0  # a block with valid slots and no credit
     credit[credit < 0.2] = 0.0
     assert mask[3].any()
-    total, weight = weighted_ce(ce, credit, mask, normalize=normalize)
+    total, weight = weighted(ce, credit, mask, normalize=normalize, sequences=N)
     assert (total.item(), weight.item()) == pytest.approx(naive(ce, credit, mask, normalize), rel=1e-5)
 
 
-def named(credit: Credit) -> CreditConfig:
+def named(credit: Credit) -> TermConfig:
     """A credit with its knobs bound, as yaml names it."""
     function = getattr(credit, "func", credit)
     home = "" if function.__module__ == credits.__name__ else f"{function.__module__}."
-    return CreditConfig(home + function.__name__, getattr(credit, "keywords", {}))
+    return TermConfig(home + function.__name__, knobs=getattr(credit, "keywords", {}))
 
 
 def one_branch(credit: Credit) -> ObjectiveConfig:
@@ -138,7 +144,8 @@ def test_the_final_branch_ends_where_the_branch_it_reads_fails(reads: str, norma
     assert not torch.equal(credits.auf(stats["base"][0]), credits.auf(stats["final"][0])), "the branches fail apart"
     for name, by in (("base", "base"), ("final", reads)):
         expected = naive(stats[name][1], credits.auf(stats[by][0]), mask, normalize)
-        assert (found[name].total.item(), found[name].weight.item()) == pytest.approx(expected, rel=1e-5)
+        (pair,) = found[name].pairs
+        assert (pair.total.item(), pair.weight.item()) == pytest.approx(expected, rel=1e-5)
         assert {k: int(v) for k, v in found[name].sums.items()} == {
             k: int(v) for k, v in telemetry(stats[name][0]).items()
         }
@@ -149,9 +156,9 @@ def test_the_final_branch_ends_where_the_branch_it_reads_fails(reads: str, norma
 def test_branch_loss_is_the_credits_loss(credit: Credit, normalize: str) -> None:
     logits, labels, mask = batch()
     made, ce = block_stats(logits, labels, mask)
-    branch = losses({"base": logits}, labels, mask, one_branch(credit), normalize=normalize)["base"]
+    (pair,) = losses({"base": logits}, labels, mask, one_branch(credit), normalize=normalize)["base"].pairs
     expected = naive(ce, credit(made), mask, normalize)
-    assert (branch.total.item(), branch.weight.item()) == pytest.approx(expected, rel=1e-5)
+    assert (pair.total.item(), pair.weight.item()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_normalisations_differ_on_uneven_blocks() -> None:
@@ -160,13 +167,13 @@ def test_normalisations_differ_on_uneven_blocks() -> None:
     for normalize in NORMALIZE:
         total, weight, _ = loss_and_gradient(logits, labels, mask, CREDITS["auf"], normalize)
         values.add(round(total / weight, 3))
-    assert len(values) == 3
+    assert len(values) == len(NORMALIZE) - 1  # blocks and sequences are the same where each block is a sequence
 
 
 def test_a_uniform_drafter_loses_log_v_whatever_the_credit() -> None:
     labels, mask = torch.randint(0, V, (4, K)), torch.ones(4, K, dtype=torch.bool)
     for credit in CREDITS.values():
-        for normalize in ("batch", "block"):
+        for normalize in ("credit", "block_credit"):
             total, weight, _ = loss_and_gradient(torch.zeros(4, K, V).requires_grad_(), labels, mask, credit, normalize)
             assert total / weight == pytest.approx(math.log(V), rel=1e-6)
 
@@ -201,8 +208,8 @@ def test_masking_a_block_equals_removing_it(credit: Credit, normalize: str) -> N
 def test_what_stands_in_masked_slots_is_ignored(credit: Credit) -> None:
     logits, labels, mask = batch()
     garbage = torch.where(mask[..., None], logits, 50 * torch.randn(N, K, V)).detach().requires_grad_()
-    total, weight, gradient = loss_and_gradient(logits, labels, mask, credit, "batch")
-    found = loss_and_gradient(garbage, labels.masked_fill(~mask, -100), mask, credit, "batch")
+    total, weight, gradient = loss_and_gradient(logits, labels, mask, credit, "credit")
+    found = loss_and_gradient(garbage, labels.masked_fill(~mask, -100), mask, credit, "credit")
     assert found[:2] == (total, weight)
     assert torch.equal(found[2], gradient)
 
@@ -230,7 +237,7 @@ def test_gradients_stay_finite_for_a_drafter_that_is_sure_and_wrong(credit: Cred
 def test_auf_teaches_up_to_the_breaker_and_nothing_behind_it() -> None:
     labels = torch.tensor([[1, 2, 3, 4]])
     logits = torch.zeros(1, 4, V).scatter_(2, torch.tensor([[[1], [2], [7], [4]]]), 3.0).requires_grad_()
-    _, _, gradient = loss_and_gradient(logits, labels, torch.ones(1, 4, dtype=torch.bool), credits.auf, "batch")
+    _, _, gradient = loss_and_gradient(logits, labels, torch.ones(1, 4, dtype=torch.bool), credits.auf, "credit")
     assert gradient.abs().sum(dim=2)[0].gt(0).tolist() == [True, True, True, False]
     assert gradient[0, 2, 3] < 0 < gradient[0, 2, 7]  # the breaker learns its label
 
@@ -241,10 +248,10 @@ def test_the_credit_is_a_constant_to_the_gradient(credit: Credit) -> None:
     made, ce = block_stats(logits, labels, mask)
     constant = torch.tensor(credit(made).tolist())
     (expected,) = torch.autograd.grad((torch.where(mask, ce, 0.0) * constant).sum(), logits)
-    assert torch.allclose(loss_and_gradient(logits, labels, mask, credit, "batch")[2], expected, atol=1e-7)
+    assert torch.allclose(loss_and_gradient(logits, labels, mask, credit, "credit")[2], expected, atol=1e-7)
     leaky = torch.ones(N, K, requires_grad=True)
     _, ce = block_stats(logits, labels, mask)
-    total, weight = weighted_ce(ce, leaky * 1.0, mask, normalize="batch")
+    total, weight = weighted(ce, leaky * 1.0, mask, normalize="credit")
     assert not weight.requires_grad
     assert torch.autograd.grad(total, leaky, allow_unused=True)[0] is None
 
@@ -256,7 +263,7 @@ def test_a_credit_may_be_anything_outside_the_mask(normalize: str) -> None:
     credit = torch.ones(N, K)
     wild = torch.where(mask, credit, torch.tensor(float("inf")))
     assert not mask.all()
-    assert weighted_ce(ce, wild, mask, normalize=normalize) == weighted_ce(ce, credit, mask, normalize=normalize)
+    assert weighted(ce, wild, mask, normalize=normalize) == weighted(ce, credit, mask, normalize=normalize)
 
 
 @every_credit
@@ -268,7 +275,7 @@ def test_eight_micro_batches_divided_once_equal_one_batch(credit: Credit, normal
     sums = torch.zeros(2)
     for part in torch.arange(N).chunk(8):
         made, ce = block_stats(pieces[part], labels[part], mask[part])
-        pair = weighted_ce(ce, credit(made), mask[part], normalize=normalize)
+        pair = weighted(ce, credit(made), mask[part], normalize=normalize, sequences=len(part))
         pair[0].backward()
         sums += torch.stack(pair).detach()
     assert pieces.grad is not None
@@ -278,7 +285,7 @@ def test_eight_micro_batches_divided_once_equal_one_batch(credit: Credit, normal
 
 def test_an_unknown_normalisation_names_the_nearest() -> None:
     logits, labels, mask = batch()
-    with pytest.raises(InputError, match=r"'blok' is none of batch, block, valid\. Did you mean 'block'\?"):
+    with pytest.raises(InputError, match=r"'blok' is none of credit, .*, sequence\. Did you mean 'blocks'\?"):
         losses({"base": logits}, labels, mask, one_branch(credits.auf), normalize="blok")
 
 
@@ -286,7 +293,7 @@ def test_a_credit_of_another_shape_is_named() -> None:
     logits, labels, mask = batch()
     odd = one_branch(first_three)
     with pytest.raises(InputError, match=r"objective 'test': its credit for branch base has shape \[\d+, 3\]"):
-        losses({"base": logits}, labels, mask, odd, normalize="batch")
+        losses({"base": logits}, labels, mask, odd, normalize="credit")
 
 
 def test_low_precision_logits_are_evaluated_in_fp32() -> None:
@@ -355,10 +362,10 @@ def test_telemetry_equals_a_loop() -> None:
 def test_telemetry_does_not_depend_on_the_credit(credit: Credit) -> None:
     logits, labels, mask = batch()
     made, _ = block_stats(logits, labels, mask)
-    sums = losses({"base": logits}, labels, mask, one_branch(credit), normalize="batch")["base"].sums
+    sums = losses({"base": logits}, labels, mask, one_branch(credit), normalize="credit")["base"].sums
     assert {k: int(v) for k, v in sums.items()} == {k: int(v) for k, v in telemetry(made).items()}
 
 
 def test_shapes_are_checked_at_run_time() -> None:
     with pytest.raises(jaxtyping.TypeCheckError):
-        weighted_ce(torch.zeros(4, 3), torch.zeros(4, 2), torch.ones(4, 3, dtype=torch.bool), normalize="batch")
+        weighted(torch.zeros(4, 3), torch.zeros(4, 2), torch.ones(4, 3, dtype=torch.bool), normalize="credit")

@@ -83,7 +83,10 @@ ONE_OF_EACH = (("dflash", "auf"), ("domino", "s_auf_decay"))
 
 @pytest.mark.parametrize(
     ("backbone_name", "objective", "normalize"),
-    [*((*c, "batch") for c in CELLS), *((*c, n) for c in ONE_OF_EACH for n in ("block", "valid"))],
+    [
+        *((*c, "credit") for c in CELLS),
+        *((*c, n) for c in ONE_OF_EACH for n in ("block_credit", "valid", "blocks", "sequence")),
+    ],
     ids=str,
 )
 def test_eight_micro_batches_equal_one_batch(

@@ -36,22 +36,46 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> TrainerConfig:
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("with_last", [False, True])
 def test_what_is_kept_is_what_is_computed_online(
-    kind: str, precision: str, trainer: TrainerConfig, target: Target, examples: list[Example], tmp_path: Path
+    kind: str,
+    precision: str,
+    with_last: bool,
+    trainer: TrainerConfig,
+    target: Target,
+    examples: list[Example],
+    tmp_path: Path,
 ) -> None:
     batch = collate(examples, [3, 1, 2], target.chat.pad_id)
     trainer = replace(trainer, precision=precision)
-    online = Features(target, examples, trainer, tmp_path).of(batch)
-    kept = Features(target, examples, replace(trainer, features=kind), tmp_path).of(batch)
-    assert kept.dtype == online.dtype
-    assert kept.shape == online.shape
-    tolerance = 1e-5 if precision == "fp32" else 2e-2
-    for row, i in enumerate(batch.index):
-        n = len(examples[i].tokens)
-        assert torch.allclose(
-            online[row, :n].float(), kept[row, :n].float(), rtol=tolerance, atol=tolerance * float(online.abs().max())
-        )
-        assert not kept[row, n:].any()
+    computed = Features(target, examples, trainer, tmp_path, with_last=with_last).of(batch)
+    read = Features(target, examples, replace(trainer, features=kind), tmp_path, with_last=with_last).of(batch)
+    assert (computed[1] is not None) == with_last
+    for online, kept in zip(computed, read, strict=True):
+        if online is None or kept is None:
+            assert online is kept
+            continue
+        assert kept.dtype == online.dtype
+        assert kept.shape == online.shape
+        tolerance = 1e-5 if precision == "fp32" else 2e-2
+        at_most = tolerance * float(online.abs().max())
+        for row, i in enumerate(batch.index):
+            n = len(examples[i].tokens)
+            assert torch.allclose(online[row, :n].float(), kept[row, :n].float(), rtol=tolerance, atol=at_most)
+            assert not kept[row, n:].any()
+
+
+def test_the_last_hidden_state_gives_the_targets_own_logits(
+    trainer: TrainerConfig, target: Target, examples: list[Example], tmp_path: Path
+) -> None:
+    """And the tapped features beside it are those that are computed alone, bit for bit."""
+    batch = collate(examples, [3, 1, 2], target.chat.pad_id)
+    features, last = Features(target, examples, trainer, tmp_path, with_last=True).of(batch)
+    alone, _ = Features(target, examples, trainer, tmp_path).of(batch)
+    assert torch.equal(features, alone)
+    assert last is not None
+    theirs = target.model(input_ids=batch.tokens, use_cache=False).logits[..., : target.chat.vocab]
+    assert torch.allclose(target.head(last), theirs, atol=1e-5)
 
 
 def test_an_interrupted_cache_is_continued(
@@ -82,7 +106,7 @@ def test_an_interrupted_cache_is_continued(
     again = Features(target, examples, disk, tmp_path)
     assert passes == 0
     batch = collate(examples, list(range(len(examples))), target.chat.pad_id)
-    assert torch.equal(whole.of(batch), again.of(batch))
+    assert torch.equal(whole.of(batch)[0], again.of(batch)[0])
 
 
 def test_other_data_another_target_or_precision_have_a_cache_of_their_own(
