@@ -1,6 +1,7 @@
 """Training one drafter: golden trajectories, accumulation, honest comparison, labels, order, features."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ import torch
 
 from helpers.trained import train_one
 from specauf_cli import session
-from specauf_cli.config import compose
+from specauf_cli.config import compose, groups
 from specauf_cli.config.schema import Config
+from specauf_cli.config.specs import objective_yaml
 from specauf_cli.data.chat import encode
 from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
@@ -106,6 +108,21 @@ def test_eight_micro_batches_equal_one_batch(
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
     assert torch.allclose(grads[0], grads[1], rtol=1e-3, atol=1e-6)
+
+
+EVERY = [(b, o) for o in groups.groups()["objective"] for b in objective_yaml(o)["backbones"]]
+
+
+@pytest.mark.parametrize(("backbone_name", "objective"), EVERY, ids=["-".join(c) for c in EVERY])
+def test_every_objective_gives_a_finite_loss_and_a_gradient(
+    backbone_name: str, objective: str, target: Target, examples: list[Example]
+) -> None:
+    step, drafter = step_of(config(objective, f"backbone={backbone_name}"), target, examples)
+    assert math.isfinite(step(3).loss.item())
+    gradient = torch.cat([p.grad.flatten() for p in drafter.parameters()])
+    assert torch.isfinite(gradient).all()
+    # At random weights no slot before a first miss is right, so there is nothing to learn without the breaker.
+    assert gradient.any() or objective == "breakerless_auf"
 
 
 def test_the_base_branch_yields_to_the_final_one_over_training(target: Target, examples: list[Example]) -> None:
