@@ -143,8 +143,8 @@ def test_d_pace_of_the_speculators_package() -> None:
 def test_d_spark_of_the_speculators_package_predicts_from_the_anchor_on() -> None:
     """Without its confidence head. Its L1 in terms of tv: 0.9 ‖p - q‖_1 is 1.8 tv."""
     pytest.importorskip("speculators", reason="pip install .[peers]")
-    from speculators.losses.utils import resolve_loss_config
     from speculators.losses.eager import tv_loss
+    from speculators.losses.utils import resolve_loss_config
     from speculators.models.dspark.metrics import compute_metrics
 
     data = batch()
