@@ -6,10 +6,13 @@ project's convention exactly, the test says by how much the gradients differ on 
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
+from helpers.commands import ROOT
 from helpers.whole_loss import (
     BLOCKS,
     SEQUENCES,
@@ -29,7 +32,7 @@ DIFFERS_BY = {
     "torchspec": 0.61,
     "lk_detached": 1.63,
     "lk_attached": 1.31,
-    "lk_alpha_earlier": 1.12,
+    "lk_alpha_of_the_mean": 1.12,
     "d_pard": 0.87,
     "fastmtp": 0.06,
 }
@@ -94,6 +97,14 @@ def per_sequence(block_sums: Tensor, mask: Tensor) -> Tensor:
         if anchors:
             means.append(sums.sum() / anchors)
     return torch.stack(means).mean()
+
+
+def test_the_commands_of_the_page_give_losses() -> None:
+    page = (ROOT / "docs" / "conventions.md").read_text()
+    commands = set(re.findall(r"`(objective=[^`]+)`", page))
+    assert len(commands) > 15
+    for command in sorted(commands):
+        assert ours(command, batch())[1].norm() > 0, command
 
 
 @pytest.mark.parametrize(
@@ -172,7 +183,7 @@ def lk_of_specforge(data: Batch, *, detached: bool) -> Tensor:
 @pytest.mark.parametrize(("detached", "case"), [(True, "lk_detached"), (False, "lk_attached")])
 def test_lk_of_specforge_has_one_weight_for_all_positions(detached: bool, case: str) -> None:
     """Ours has one for each, so it is theirs only where all positions have the same acceptance rate (and the weight is
-    detached; in a version of theirs it is not)."""
+    detached; in one version of theirs it is not)."""
     data = batch()
     theirs = with_gradient(lk_of_specforge(data, detached=detached), data)
     assert distance(ours(f"objective=lk {UNIFORM}", data)[1], theirs[1]) == pytest.approx(DIFFERS_BY[case], abs=0.01)
@@ -190,13 +201,13 @@ def test_lk_of_specforge_has_one_weight_for_all_positions(detached: bool, case: 
 
 
 def test_lk_alpha_of_specforge_is_the_mean_of_the_logarithms() -> None:
-    """In an earlier version it was the logarithm of the mean."""
+    """In one version of theirs it is the logarithm of the mean."""
     data = batch()
     loss = ours(f"objective=nla {UNIFORM}", data)
     acceptance = overlap(data)[data.mask]
     assert_same(loss, with_gradient(-acceptance.log().mean(), data))
-    earlier = with_gradient(-overlap(data)[data.mask].mean().log(), data)
-    assert distance(loss[1], earlier[1]) == pytest.approx(DIFFERS_BY["lk_alpha_earlier"], abs=0.01)
+    of_the_mean = with_gradient(-overlap(data)[data.mask].mean().log(), data)
+    assert distance(loss[1], of_the_mean[1]) == pytest.approx(DIFFERS_BY["lk_alpha_of_the_mean"], abs=0.01)
 
 
 def test_loss_of_dspark_in_deepspec_without_its_confidence_head() -> None:
