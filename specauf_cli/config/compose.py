@@ -32,11 +32,11 @@ from specauf_cli.errors import InputError, Interrupted, first_line, nearest
 from specauf_cli.runtime import ranks
 
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
-"""Options of Hydra whose next word is theirs and no override."""
+"""Options of Hydra that take the next word as their value."""
 
 
 def _search() -> list[str]:
-    """The override by which Hydra looks into the user's own folder too."""
+    """The override that makes Hydra search the user's own folder too."""
     place = own_folder()
     return [] if place is None else [f"hydra.searchpath=['file://{_quoted(str(place))}']"]
 
@@ -52,7 +52,7 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def _resolved(raw: DictConfig, overrides: Sequence[str]) -> Config:
-    """``raw``, or what its objective is called on its backbone: auf on domino is b_auf."""
+    """``raw``, with its objective under the name that it has on its backbone: auf on domino is b_auf."""
     try:
         like = raw.backbone.get("like") or raw.backbone.name
         alias = OmegaConf.select(raw, f"objective.aliases.{like}")
@@ -81,7 +81,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
 def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """Key and plain value of every override, as Hydra's own grammar reads them (None for a deletion).
 
-    Errors: InputError for a word that is no override.
+    Errors: InputError for a word that is not an override.
     """
     try:
         found = OverridesParser.create().parse_overrides(_plain_paths(overrides))
@@ -97,8 +97,7 @@ PLAIN = re.compile(r"null|[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", re.DOTALL | re.ASCI
 
 
 def _plain_paths(overrides: Sequence[str]) -> list[str]:
-    """``overrides`` with ``~`` and special characters in files' and folders' names as Hydra's grammar wants them:
-    quoted."""
+    """``overrides`` with paths as Hydra's grammar needs them: ``~`` expanded, special characters quoted."""
     words = []
     for word in overrides:
         key, equals, value = word.partition("=")
@@ -138,7 +137,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
             overrides = list(HydraConfig.get().overrides.task)
             multirun = HydraConfig.get().mode is RunMode.MULTIRUN
             elsewhere = multirun and "BasicLauncher" not in HydraConfig.get().launcher._target_
-        except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        except OmegaConfBaseException as error:  # an interpolation that cannot be resolved
             stopped.append(InputError(f"configuration: {first_line(error)}"))
             raise SystemExit(2) from error
         try:
@@ -181,7 +180,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of every job of a sweep, as Hydra's own sweeper expands them and in its order (``-m``).
 
-    Errors: InputError for a word that is no override.
+    Errors: InputError for a word that is not an override.
     """
     try:
         words = OverridesParser.create().parse_overrides(_plain_paths(overrides))
@@ -192,7 +191,7 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 OPTIONS = (*WITH_VALUE, "--multirun", "-m", "--help", "-h", "--hydra-help", "--resolve", "--info", "-i")
-"""What ``specauf train`` takes beside overrides: options of Hydra."""
+"""Options of Hydra that ``specauf train`` takes in addition to overrides."""
 
 
 def _check_options(arguments: Sequence[str]) -> None:
@@ -314,7 +313,7 @@ def with_benchmarks(config: Config, names: str) -> Config:
     chosen = {}
     for name in names.split(","):
         if name in chosen:
-            raise InputError(f"--benchmarks {names}: {name} is there twice")
+            raise InputError(f"--benchmarks {names}: {name} is named twice")
         if name == "all":
             raise InputError(f"--benchmarks {names}: all is used alone, it means every benchmark of the profile")
         valid = groups()["benchmark"]

@@ -1,4 +1,4 @@
-"""Where yaml files lie, the shipped ones and the user's own, and which choices they offer."""
+"""Where the yaml files are, the shipped ones and the user's own, and which choices they offer."""
 
 import os
 import re

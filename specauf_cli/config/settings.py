@@ -156,7 +156,7 @@ def _walk(kind: Any, prefix: str, outer: tuple[Mark, ...]) -> Iterator[Setting]:
             yield from _walk(inner, f"{key}.*." if many else f"{key}.", marks)
             continue
         place = next((m.word for m in info.metadata if isinstance(m, Place)), None)
-        if kind is CreditConfig and name == "knobs":  # in yaml they stand beside the credit's name
+        if kind is CreditConfig and name == "knobs":  # in yaml they are next to the credit's name
             key, valid = f"{prefix}*", "number or text"
         elif name == "knobs":
             key, valid = f"{key}.*", "number or text"
@@ -277,7 +277,7 @@ def _steps(kind: Any, loc: tuple[int | str, ...]) -> list[Step]:
             here = (inside, False)
         elif inside is not None:
             section, name = inside, step
-            if (inside, step) != (CreditConfig, "knobs"):  # in yaml they stand beside the credit's name
+            if (inside, step) != (CreditConfig, "knobs"):  # in yaml they are next to the credit's name
                 steps.append(Step(step, section, name))
             here = _inside(_fields(inside)[step].annotation) if step in _fields(inside) else (None, False)
     return steps

@@ -1,4 +1,4 @@
-"""Error bars: a paired bootstrap over prompts and seeds for every ratio of sums that ``metrics`` knows.
+"""Error bars: a paired bootstrap over prompts and seeds for every ratio of sums (tau, alpha_k, accuracy).
 
 The random factors are the prompts and the training seed, so these two are resampled, not rounds: rounds of one
 conversation depend on each other. A resample r draws P prompts and S - 1 seeds with replacement, which
