@@ -1,11 +1,13 @@
 """Overrides in, plain objects out: the only file that knows Hydra and OmegaConf."""
 
+import copy
 import os
 import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -213,12 +215,19 @@ def _check_options(arguments: Sequence[str]) -> None:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The plain content of a yaml file, interpolations resolved. Errors: InputError naming the file."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        status = path.stat()
+        values = copy.deepcopy(_parsed(path, status.st_mtime_ns, status.st_size, tuple(os.environ.items())))
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: a yaml file here is a mapping of keys, see experiments/table2.yaml")
     return typing.cast(dict[str, Any], values)
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, _changed: int, _size: int, _environment: tuple[tuple[str, str], ...]) -> Any:
+    """The content of a yaml file as long as neither the file nor the environment, which it may quote, changes."""
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
 
 
 def plain_values(overrides: Sequence[str]) -> dict[str, Any]:
