@@ -39,8 +39,8 @@ WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--confi
 
 def _search() -> list[str]:
     """The override that makes Hydra search the user's own folder too."""
-    place = own_folder()
-    return [] if place is None else [f"hydra.searchpath=['file://{_quoted(str(place))}']"]
+    own = own_folder()
+    return [] if own is None else [f"hydra.searchpath=['file://{_quoted(str(own))}']"]
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -86,8 +86,8 @@ def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     Errors: InputError for a word that is not an override.
     """
     try:
-        found = OverridesParser.create().parse_overrides(_plain_paths(overrides))
-        return [(o.key_or_group, None if o.is_delete() else o.value()) for o in found]
+        words = OverridesParser.create().parse_overrides(_plain_paths(overrides))
+        return [(word.key_or_group, None if word.is_delete() else word.value()) for word in words]
     except (HydraException, ValueError, RecursionError) as error:
         raise InputError(f"not an override: {first_line(error)[:200]}") from error
 
@@ -331,7 +331,7 @@ def with_benchmarks(config: Config, names: str) -> Config:
                 f"unknown benchmark {name!r}; valid: all, "
                 f"{', '.join(v for v in valid if v != 'all')}.{nearest(name, valid)}"
             )
-        found = config if name in config.benchmark else compose([f"benchmark={name}"])
-        chosen.update({name: found.benchmark[name]} if name in found.benchmark else found.benchmark)
+        benchmarks = (config if name in config.benchmark else compose([f"benchmark={name}"])).benchmark
+        chosen.update({name: benchmarks[name]} if name in benchmarks else benchmarks)
     resolved = {**config.resolved, "benchmark": {n: asdict(b) for n, b in chosen.items()}}
     return replace(config, benchmark=chosen, resolved=resolved)
