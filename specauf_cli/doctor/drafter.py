@@ -238,11 +238,13 @@ def belongs(subject: Subject) -> Finding:
     other = [k for k, v in ours.items() if k not in free and k in theirs and theirs[k] != v]
     missing = [k for k in ours if k not in free and k not in theirs]
     if other or missing:
-        said = [f"{k} is {theirs[k]!r}, here it is {ours[k]!r}" for k in other[:3]] + [
+        differences = [f"{k} is {theirs[k]!r}, here it is {ours[k]!r}" for k in other[:3]] + [
             f"{k} is missing" for k in missing[:3]
         ]
         return Finding(
-            FAIL, "; ".join(said), "use the target, backbone and mask token it was trained with, or train it again"
+            FAIL,
+            "; ".join(differences),
+            "use the target, backbone and mask token it was trained with, or train it again",
         )
     if subject.refused and theirs.get("dflash_config.target_layer_ids") == list(target.taps):
         return Finding(FAIL, subject.refused, "restore the run's files, or train it again")

@@ -66,14 +66,14 @@ def _asked(conversation: Conversation) -> Iterable[tuple[int, Sequence[Message]]
 
 
 def _continues(example: Example, prompt: list[int]) -> bool:
-    """The example holds the prompt as it is, and supervises from the token after it on."""
+    """True when the example starts with the prompt unchanged and is supervised from the next token on."""
     end = len(prompt)
     same = list(example.tokens[:end]) == prompt and len(example.tokens) > end
     return same and example.supervised[end] and not example.supervised[end - 1]
 
 
 def _cut(examples: list[Example], prompt: list[int], subject: Subject) -> bool:
-    """The answer is beyond ``trainer.max_length``, or nothing of the conversation is within it."""
+    """True when the answer is beyond ``trainer.max_length``, or all of the conversation is."""
     most = subject.config.trainer.max_length
     return len(prompt) + 2 > most or not examples or any(len(e.tokens) >= most for e in examples)
 
@@ -214,10 +214,10 @@ def overlap(subject: Subject) -> Finding:
     """
     train, heldout = subject.data()
     only_first = subject.config.data.source == "offline"
-    said = {strict: _hashes(_user_turns(train), strict=strict) for strict in (True, False)}
+    trained = {strict: _hashes(_user_turns(train), strict=strict) for strict in (True, False)}
     fails, warns, counts = list[str](), list[str](), list[str]()
     for raw, asked in subject.prompts():
-        planted = {b: _planted(raw, asked, said[b], strict=b, only_first=only_first) for b in (True, False)}
+        planted = {b: _planted(raw, asked, trained[b], strict=b, only_first=only_first) for b in (True, False)}
         size = len(raw.prompts)
         fails += [f"{planted[True]} of {size} prompts of {raw.name}"] if planted[True] else []
         more = planted[False] - planted[True]
@@ -243,12 +243,12 @@ def overlap(subject: Subject) -> Finding:
     return Finding(OK, f"none of {' + '.join(counts) or '0'} benchmark and {len(held)} held-out prompts in {total}")
 
 
-def _planted(raw: PromptSet, asked: PromptSet, said: set[bytes], *, strict: bool, only_first: bool) -> int:
-    """Prompts of which a turn, raw or in its template, is among ``said``."""
+def _planted(raw: PromptSet, asked: PromptSet, trained: set[bytes], *, strict: bool, only_first: bool) -> int:
+    """The number of prompts with a turn, raw or in its template, whose hash is among ``trained``."""
     count = 0
     for plain, templated in zip(raw.prompts, asked.prompts, strict=True):
         most = 1 if only_first else len(plain.turns)
-        count += bool(_hashes([*plain.turns[:most], *templated.turns[:most]], strict=strict) & said)
+        count += bool(_hashes([*plain.turns[:most], *templated.turns[:most]], strict=strict) & trained)
     return count
 
 
@@ -264,8 +264,8 @@ def _hashes(texts: Iterable[str], *, strict: bool) -> set[bytes]:
 def _hash(text: str, *, strict: bool = True) -> bytes:
     text = unicodedata.normalize("NFKC", text).casefold()
     letters = "".join(c for c in text if c.isalnum())
-    kept = " ".join(text.split()) if strict or len(letters) < 12 else letters  # "Go on." and "Go on" are no finding
-    return hashlib.sha256(kept.encode("utf-8", "surrogatepass")).digest()
+    compared = " ".join(text.split()) if strict or len(letters) < 12 else letters  # punctuation of "Go on." counts
+    return hashlib.sha256(compared.encode("utf-8", "surrogatepass")).digest()
 
 
 def data(subject: Subject) -> Finding:

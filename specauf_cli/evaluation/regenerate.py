@@ -11,7 +11,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.types import Conversation, Corpus, Message, Prompt, PromptSet, Trajectory
 
 CHUNK = 512
-"""Conversations that are answered and kept at once: what an interrupted run has done so far stays."""
+"""Conversations that are answered together and then cached: an interrupted run continues after the last of them."""
 
 
 def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationConfig, cache: Path) -> Corpus:

@@ -220,8 +220,8 @@ def state(folder: Path) -> State:
 
 
 def _reason(folder: Path) -> str:
-    said = read_json(folder / FAILED)
-    return str(said.get("reason")) if isinstance(said, dict) else "unknown"
+    failure = read_json(folder / FAILED)
+    return str(failure.get("reason")) if isinstance(failure, dict) else "unknown"
 
 
 def measured(folder: Path) -> list[RunRecord]:
