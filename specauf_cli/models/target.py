@@ -128,9 +128,9 @@ class Target:
     def features_and_last(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
         """``features``, and after them the last hidden state, whose product with the head is the next token's
         logits."""
-        with self._tapped() as tapped:
+        with self._tapped() as outputs:
             last = self.model.model(input_ids=tokens, use_cache=False).last_hidden_state
-        return torch.cat([x.to(self.device) for x in (*tapped, last)], dim=-1)
+        return torch.cat([self._joined(outputs), last.to(self.device)], dim=-1)
 
     @torch.no_grad()
     def greedy_labels(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
