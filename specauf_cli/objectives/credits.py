@@ -231,7 +231,8 @@ def static_auf(stats: BlockStats) -> Float[Tensor, "N K"]:
 
 
 def warm_auf(stats: BlockStats, progress: float, *, gamma: int | float, until: int | float) -> Float[Tensor, "N K"]:
-    """Control: ``decay`` with ``gamma`` while ``progress`` < ``until``, ``auf`` from there on.
+    """Control: decay first, accept-until-fail after, c_i = exp(-(i - 1) / gamma) while ``progress`` < ``until``, then
+    1[i <= j*].
 
     Needs ``progress``, the share of the training steps that are done. ``until`` in [0, 1]: 0 is ``auf`` throughout.
 

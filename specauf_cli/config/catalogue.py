@@ -1,0 +1,208 @@
+"""Every objective for a reader: what its yaml and the docstrings of its losses and credits say, as plain data.
+
+Signatures and docstrings are read from the source files without importing them, so a list needs no torch and runs no
+code of the user's.
+"""
+
+import ast
+import importlib.util
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from specauf_cli.config.compose import read_yaml
+from specauf_cli.config.groups import file_of, folder, groups
+from specauf_cli.config.names import CREDITS, LOSSES
+from specauf_cli.config.schema import ObjectiveConfig, TermConfig
+from specauf_cli.config.settings import validated
+from specauf_cli.errors import InputError, first_line, nearest
+
+NORMALISERS = "specauf_cli.objectives.loss"
+"""Its function ``weighted`` describes every normaliser."""
+LABELS = ("Range", "Gradient", "Depends on", "Source", "Errors")
+"""Words that start a part of a docstring, at the beginning of a line."""
+SECTIONS = {
+    "nothing": "Uniform weights",
+    "depth": "Weights that depend on depth",
+    "first miss": "Weights that depend on the drafter's first miss",
+    "confidence": "Weights that depend on the drafter's confidence",
+    "target": "Weights or losses that depend on the target's distribution",
+    "control": "Controls",
+}
+"""What an objective depends on, from the least to the most, and the title of those that do."""
+LABEL, RANK, PROGRESS, DISTRIBUTION = "label", "rank", "progress", "target's distribution"
+NEEDS_OF_DATA = {
+    "gold_rank": (LABEL, RANK),
+    "target_gold_logprob": (LABEL, DISTRIBUTION),
+    "overlap": (DISTRIBUTION,),
+    "progress": (PROGRESS,),
+}
+"""What must be known for the data that a credit asks for (``config/names.py``, ``PROVIDED``)."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A loss or a credit. ``meaning`` and ``formula`` are its first sentence, the formula empty where it has none;
+    ``parts`` are the labelled parts of its docstring (``LABELS``); ``arguments`` are its positional ones."""
+
+    name: str
+    meaning: str
+    formula: str
+    parts: dict[str, str]
+    arguments: tuple[str, ...]
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """What the weights of a credit depend on, in words of ``SECTIONS`` and ``progress``; empty where it does not
+        say."""
+        words = self.parts.get("Depends on", "").rstrip(".")
+        return tuple(words.split(", ")) if words else ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An objective. ``line`` says in one line what it is, ``source`` where it is from, ``path`` is its yaml."""
+
+    config: ObjectiveConfig
+    choice: str
+    line: str
+    source: str
+    path: Path
+
+    @property
+    def terms(self) -> dict[str, list[tuple[TermConfig, Function, Function]]]:
+        """Per branch its terms, each with its loss and its credit."""
+        return {
+            branch: [(term, loss(term.loss), credit(term.credit)) for term in terms]
+            for branch, terms in self.config.branches.items()
+        }
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What must be known to compute it: label, rank, progress, target's distribution."""
+        needed: set[str] = set()
+        for _, a_loss, a_credit in (term for terms in self.terms.values() for term in terms):
+            needed.add(DISTRIBUTION if "target_logits" in a_loss.arguments else LABEL)
+            needed.update(need for data in a_credit.arguments[1:] for need in NEEDS_OF_DATA.get(data, ()))
+            if {"first miss", "confidence"} & set(a_credit.depends_on):
+                needed.add(LABEL)
+        return tuple(need for need in (LABEL, RANK, PROGRESS, DISTRIBUTION) if need in needed)
+
+    @property
+    def section(self) -> str:
+        """The key of ``SECTIONS`` under which it belongs."""
+        triples = [term for terms in self.terms.values() for term in terms]
+        if any(a_credit.meaning.startswith("Control") for _, _, a_credit in triples):
+            return "control"
+        words = {word for _, _, a_credit in triples for word in a_credit.depends_on}
+        if DISTRIBUTION in self.needs:
+            words.add("target")
+        return next((key for key in reversed(SECTIONS) if key in words), "nothing")
+
+    @property
+    def command(self) -> str:
+        """What trains it, on the first backbone it is for."""
+        backbone = self.config.backbones[0]
+        return f"specauf train objective={self.choice}" + ("" if backbone == "dflash" else f" backbone={backbone}")
+
+    @property
+    def shown_path(self) -> str:
+        """Its yaml: relative to the checkout if it is a shipped one."""
+        shipped = folder("conf")
+        return str(Path("conf", self.path.relative_to(shipped)) if self.path.is_relative_to(shipped) else self.path)
+
+
+def entries() -> list[Entry]:
+    """Every objective, shipped and the user's own, by section and name. Errors: InputError naming the yaml."""
+    order = list(SECTIONS)
+    return sorted(map(entry, groups()["objective"]), key=lambda e: (order.index(e.section), e.choice))
+
+
+def entry(name: str) -> Entry:
+    """One objective. Errors: InputError for an unknown name, with the nearest; for a yaml that is none, naming it."""
+    known = groups()["objective"]
+    if name not in known:
+        raise InputError(f"unknown objective {name!r}; specauf objectives lists them all.{nearest(name, known)}")
+    path = file_of("objective", name)
+    config = validated(ObjectiveConfig, read_yaml(path), str(path))
+    for term in (term for terms in config.branches.values() for term in terms):
+        for read, function in ((loss, term.loss), (credit, term.credit)):
+            try:
+                read(function)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+    line, source = _header(path)
+    return Entry(config, name, line, source, path)
+
+
+def loss(name: str) -> Function:
+    """A loss by its name in a yaml. Errors: InputError where there is no such function."""
+    return _function(name, LOSSES)
+
+
+def credit(name: str) -> Function:
+    """A credit by its name in a yaml. Errors: InputError where there is no such function."""
+    return _function(name, CREDITS)
+
+
+def losses() -> list[Function]:
+    """The shipped losses, in the order of their file."""
+    return [loss(name) for name in _definitions(LOSSES) if not name.startswith("_")]
+
+
+def credits() -> list[Function]:
+    """The shipped credits, in the order of their file."""
+    return [credit(name) for name in _definitions(CREDITS) if not name.startswith("_")]
+
+
+def normalisers() -> dict[str, str]:
+    """What a term can be divided by: name and meaning."""
+    text = ast.get_docstring(_definitions(NORMALISERS)["weighted"]) or ""
+    found = re.findall(r"^``(\w+)``: (.*?)(?=\n``|\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    return {name: " ".join(meaning.split()) for name, meaning in found}
+
+
+def _header(path: Path) -> tuple[str, str]:
+    """The line that says what a yaml is, and its source, from the comments it begins with; each may be empty."""
+    comments: list[str] = []
+    for line in path.read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        comments.append(line.removeprefix("#").strip())
+    source = next((c.removeprefix("Source:").strip() for c in comments if c.startswith("Source:")), "")
+    first = comments[0] if comments else ""
+    return first.partition(" · ")[2], source
+
+
+def _function(name: str, home: str) -> Function:
+    module, _, own = name.rpartition(".")
+    defined = _definitions(module or home)
+    if own not in defined:
+        raise InputError(f"there is no function {own!r} in {module or home}.{nearest(own, defined)}")
+    definition = defined[own]
+    summary, parts = _parts(ast.get_docstring(definition) or "")
+    sentence = re.split(r"\.(?:\s|$)", summary, maxsplit=1)[0]
+    split = re.match(r"(?:(.*?)[:,] )?(c_i = .*)", sentence) or re.match(r"([^:]*): (.*)", sentence)
+    meaning, formula = (split[1] or "", split[2]) if split else (sentence, "")
+    arguments = tuple(argument.arg for argument in (*definition.args.posonlyargs, *definition.args.args))
+    return Function(name, meaning, formula, parts, arguments)
+
+
+def _parts(docstring: str) -> tuple[str, dict[str, str]]:
+    """The first paragraph of a docstring and its labelled parts, white space as single spaces."""
+    starts = "|".join(LABELS)
+    labelled = re.findall(rf"^({starts}): (.*?)(?=\n(?:{starts}): |\n\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
+    first = docstring.split("\n\n")[0]
+    return " ".join(first.split()), {label: " ".join(text.split()) for label, text in labelled}
+
+
+@cache
+def _definitions(module: str) -> dict[str, ast.FunctionDef]:
+    """The functions that the source of a module defines. Errors: InputError where it has none that can be read."""
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin if spec and spec.origin else "").read_text("utf-8"))
+    except (ImportError, ValueError, OSError, SyntaxError) as error:
+        raise InputError(f"the source of {module} cannot be read: {first_line(error)}") from error
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
