@@ -29,6 +29,7 @@ SECTIONS = {
     "confidence": "Weights that depend on the drafter's confidence",
     "target": "Weights or losses that depend on the target's distribution",
     "control": "Controls",
+    "own": "Objectives with a credit that does not say what it depends on",
 }
 """What an objective depends on, from the least to the most, and the title of those that do."""
 LABEL, RANK, PROGRESS, DISTRIBUTION = "label", "rank", "progress", "target's distribution"
@@ -44,13 +45,15 @@ NEEDS_OF_DATA = {
 @dataclass(frozen=True)
 class Function:
     """A loss or a credit. ``meaning`` and ``formula`` are its first sentence, the formula empty where it has none;
-    ``parts`` are the labelled parts of its docstring (``LABELS``); ``arguments`` are its positional ones."""
+    ``parts`` are the labelled parts of its docstring (``LABELS``); ``arguments`` are its positional ones, ``knobs`` the
+    keyword-only ones."""
 
     name: str
     meaning: str
     formula: str
     parts: dict[str, str]
     arguments: tuple[str, ...]
+    knobs: tuple[str, ...]
 
     @property
     def depends_on(self) -> tuple[str, ...]:
@@ -95,6 +98,8 @@ class Entry:
         triples = [term for terms in self.terms.values() for term in terms]
         if any(a_credit.meaning.startswith("Control") for _, _, a_credit in triples):
             return "control"
+        if any(not a_credit.depends_on for _, _, a_credit in triples):
+            return "own"
         words = {word for _, _, a_credit in triples for word in a_credit.depends_on}
         if DISTRIBUTION in self.needs:
             words.add("target")
@@ -107,10 +112,14 @@ class Entry:
         return f"specauf train objective={self.choice}" + ("" if backbone == "dflash" else f" backbone={backbone}")
 
     @property
+    def is_shipped(self) -> bool:
+        """Whether it is one of ``conf/``, and none of the user's own."""
+        return self.path.is_relative_to(folder("conf"))
+
+    @property
     def shown_path(self) -> str:
         """Its yaml: relative to the checkout if it is a shipped one."""
-        shipped = folder("conf")
-        return str(Path("conf", self.path.relative_to(shipped)) if self.path.is_relative_to(shipped) else self.path)
+        return str(Path("conf", self.path.relative_to(folder("conf"))) if self.is_shipped else self.path)
 
 
 def entries() -> list[Entry]:
@@ -125,7 +134,10 @@ def entry(name: str) -> Entry:
     if name not in known:
         raise InputError(f"unknown objective {name!r}; specauf objectives lists them all.{nearest(name, known)}")
     path = file_of("objective", name)
-    config = validated(ObjectiveConfig, read_yaml(path), str(path))
+    try:
+        config = validated(ObjectiveConfig, read_yaml(path))
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     for term in (term for terms in config.branches.values() for term in terms):
         for read, function in ((loss, term.loss), (credit, term.credit)):
             try:
@@ -163,6 +175,19 @@ def normalisers() -> dict[str, str]:
     return {name: " ".join(meaning.split()) for name, meaning in found}
 
 
+def term_text(term: TermConfig) -> str:
+    """A term in one line, its knobs beside their function: ``0.1 x ce x decay(gamma=4), valid``; the normaliser only
+    where the yaml names one."""
+    called = [_call(function, term) for function in (loss(term.loss), credit(term.credit))]
+    product = " x ".join([*([] if term.weight == 1 else [f"{term.weight:g}"]), *called])
+    return product + (f", {term.normalize}" if term.normalize else "")
+
+
+def _call(function: Function, term: TermConfig) -> str:
+    given = ", ".join(f"{knob}={term.knobs[knob]}" for knob in function.knobs if knob in term.knobs)
+    return f"{function.name}({given})" if given else function.name
+
+
 def _header(path: Path) -> tuple[str, str]:
     """The line that says what a yaml is, and its source, from the comments it begins with; each may be empty."""
     comments: list[str] = []
@@ -186,7 +211,8 @@ def _function(name: str, home: str) -> Function:
     split = re.match(r"(?:(.*?)[:,] )?(c_i = .*)", sentence) or re.match(r"([^:]*): (.*)", sentence)
     meaning, formula = (split[1] or "", split[2]) if split else (sentence, "")
     arguments = tuple(argument.arg for argument in (*definition.args.posonlyargs, *definition.args.args))
-    return Function(name, meaning, formula, parts, arguments)
+    knobs = tuple(argument.arg for argument in definition.args.kwonlyargs)
+    return Function(name, meaning, formula, parts, arguments, knobs)
 
 
 def _parts(docstring: str) -> tuple[str, dict[str, str]]:

@@ -35,8 +35,9 @@ def decay(stats: BlockStats, *, gamma: int | float) -> Float[Tensor, "N K"]:
     """Exponential decay with depth: c_i = exp(-(i - 1) / gamma), i = 1 for the first slot. ``gamma`` in slots, > 0.
 
     Depends on: depth.
-    Source: DFlash (arXiv 2602.06036); gamma 7 at B = 16 in SpecForge (dflash_family_model.py), 4 in speculators
-    (losses/utils.py) and DeepSpec.
+    Source: DFlash (arXiv 2602.06036); gamma 7 at B = 16 in SpecForge
+    (algorithms/common/dflash_family_model.py), 4 in speculators (losses/utils.py) and DeepSpec
+    (modeling/dspark/loss.py).
     """
     if not gamma > 0:
         raise InputError(f"gamma must be > 0 slots, got {gamma}")

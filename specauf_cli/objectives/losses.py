@@ -103,8 +103,8 @@ def tv(
     Range: between 0 and 1, no unit.
     Gradient: q (s - sum_v q s) / 2 with s = sign(q - p), 0 where they are equal. It vanishes where p and q hardly
     overlap.
-    Source: LK losses (arXiv 2602.23881); ``tv`` of speculators (losses/eager.py). DSpark's L1 term (DeepSpec
-    dspark/loss.py) is sum_v |p - q|, twice this.
+    Source: LK losses (arXiv 2602.23881); ``tv`` of speculators (losses/eager.py). DSpark's L1 term,
+    DeepSpec (modeling/dspark/loss.py), is sum_v |p - q|, twice this.
     """
     q, p = _log_softmax(logits).exp_(), _log_softmax(target_logits).exp_()
     difference = p.neg_().add_(q)
