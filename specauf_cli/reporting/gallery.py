@@ -50,7 +50,7 @@ class Weights:
 
 def listing(entries: Sequence[Entry]) -> list[str]:
     """All of them by section, two lines each: what it is; what it needs, its backbones and its source."""
-    text = []
+    text: list[str] = []
     for section, members in groupby(entries, key=lambda entry: entry.section):
         text.append(("\n" if text else "") + SECTIONS[section])
         for entry in members:
@@ -165,17 +165,17 @@ def document(weights: Mapping[str, Weights], about: Mapping[str, Any]) -> str:
 def _introduction(entries: Sequence[Entry], about: Mapping[str, Any]) -> list[str]:
     drafters = {when: about["drafters"][when] for when in WHEN}
     shown = "; ".join(
-        f"{when}: step {d['step']} of {about['steps']}, accept length {d['accept_length']:.2f}, first slot right in "
-        f"{100 * d['first_slot']:.0f} % of the blocks"
+        f"{when.capitalize()}: step {d['step']} of {about['steps']}, accept length {d['accept_length']:.2f}, first slot "
+        f"right in {100 * d['first_slot']:.0f} % of the blocks"
         for when, d in drafters.items()
     )
     return [
         "# Objectives",
         "",
-        f"The {len(entries)} objectives that `specauf train objective=NAME` knows; `specauf objectives` lists them in the "
-        "terminal, your own among them. This page is generated from the yaml files and the docstrings "
-        "(`python -m specauf_cli.reporting.gallery` writes it, a test keeps it in step). Who uses which convention, and "
-        "which yaml gives theirs: [conventions.md](conventions.md). Adding your own: [own.md](own.md).",
+        f"The {len(entries)} objectives of `specauf train objective=NAME`; `specauf objectives` lists them in the "
+        "terminal, your own included. This page is generated from the yaml files and the docstrings "
+        "(`python -m specauf_cli.reporting.gallery` writes it, a test keeps it in step). Which project uses which "
+        "conventions, and which yaml gives them: [conventions.md](conventions.md). Adding your own: [own.md](own.md).",
         "",
         "## Terms",
         "",
@@ -191,13 +191,13 @@ def _introduction(entries: Sequence[Entry], about: Mapping[str, Any]) -> list[st
         "- `normalize`, by default `trainer.normalize`: what the sum over slots of m c l is divided by.",
         "- All other keys are knobs of the loss and the credit.",
         "",
-        "Symbols: slot i = 1..K; m_i is 1 where the slot is supervised, else 0; q_i is the drafter's distribution, or its "
-        "probability of the label, at slot i; p_i the target's; alpha = sum_v min(p, q) the probability that a sampled "
-        "token is accepted (the knob `alpha` of D-PACE is another number); j* the drafter's first miss by argmax. "
+        "Symbols: slot i = 1..K; m_i is 1 where the slot is supervised, else 0; q_i is the drafter's distribution at "
+        "slot i, or its probability of the label; p_i the target's; alpha = sum_v min(p, q) the probability that a sampled "
+        "token is accepted (the knob `alpha` of D-PACE is another number); j\\* the drafter's first wrong slot. "
         "DFlash has the branch `base`; Domino has `base` and `final`, whose shares of the loss change during training "
         "([domino.md](domino.md)).",
         "",
-        "What a slot of an objective needs: **label**, the token of the data; **rank**, the label's among the drafter's "
+        "What an objective needs: **label**, the token of the data; **rank**, that of the label among the drafter's "
         "tokens; **progress**, the share of the steps that are done; **target's distribution**, the target's "
         "probabilities of all tokens, which cost a second product with the head.",
         "",
@@ -217,13 +217,12 @@ def _introduction(entries: Sequence[Entry], about: Mapping[str, Any]) -> list[st
         "",
         "## Pictures and results",
         "",
-        "A picture shows which share of an objective's weight each slot of a block has, slot 1 to the left: light early "
-        "in training, dark at its end. The weight of a slot is what the terms and their normalisers multiply its loss "
-        "with, summed over all blocks; of several branches it is the base branch. **All pictures are of the same two "
-        f"drafters**, both from one run with AUF (`{about['run']}`, profile `{about['profile']}`), on "
+        "A picture shows the share of an objective's weight that each slot of a block has, slot 1 on the left: light "
+        "early in training, dark at its end. The weight of a slot is the factor that the terms and their normalisers "
+        "give its loss, summed over all blocks; where there are several branches, in the base branch. **All pictures are of "
+        f"the same two drafters**, both from one run with AUF (`{about['run']}`, profile `{about['profile']}`), on "
         f"{drafters['late']['blocks']:,} blocks of held-out conversations, so they compare objectives on equal "
-        "statistics; an objective's own drafter would have other statistics. "
-        f"{shown[:1].upper()}{shown[1:]}. The bar at the left edge is 20 %. Numbers, command and commit: "
+        f"statistics; the drafter that an objective trains itself has others. {shown}. Numbers, command and commit: "
         "[weights.json](../benchmarks/weights.json).",
         "",
         "tau is the average over the benchmarks of the profile `laptop` at T = 0, with half of the 95 % interval; the "
@@ -355,46 +354,47 @@ def _half_width(number: Mapping[str, str]) -> float:
 
 # --- the pictures ---
 
-WIDTH, HEIGHT, LEFT, TOP, BASE = 208, 84, 10, 16, 70
-FULL = 0.62
-"""The share that is as high as the picture."""
+WIDTH, HEIGHT = 224, 84
+"""Of a picture, in pixels."""
+LEFT, RIGHT, TOP, BASE = 28, 220, 14, 70
+"""The edges of the area with the bars."""
+HIGHEST, MARKED = 0.6, (0.2, 0.4)
+"""The share that is as high as the area, and those that the axis names: the same in all pictures."""
 COLOURS = {"early": "#bdbdbd", "late": "#1b4f8a"}
-"""Far apart in lightness, so that they are told apart in grey."""
+"""Far apart in lightness, so that they can be told apart in grey."""
 
 
 def picture(title: str, weights: Weights) -> str:
-    """An SVG of the share of weight by slot, two bars a slot: early and late."""
+    """An SVG of the share of the weight by slot, two bars for each: early and late."""
     slots = len(weights.shares["late"])
-    step = (WIDTH - LEFT - 4) / slots
-    scale = (BASE - TOP) / FULL
+    step, scale = (RIGHT - LEFT) / slots, (BASE - TOP) / HIGHEST
+    width = (step - 2) / 2
     described = escape.markup(f"{title}: share of the weight by slot, early and late in training")
     text = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'role="img" font-family="sans-serif" font-size="8">',
+        'role="img" font-family="sans-serif" font-size="8">',
         f"<title>{described}</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
     ]
-    for n, when in enumerate(WHEN):
+    for number, when in enumerate(WHEN):
         for slot, share in enumerate(weights.shares[when]):
-            height = min(share, FULL) * scale
-            x = LEFT + slot * step + 1 + n * (step - 2) / 2
-            text.append(
-                f'<rect x="{x:.1f}" y="{BASE - height:.1f}" width="{(step - 2) / 2:.1f}" height="{height:.1f}" '
-                f'fill="{COLOURS[when]}"/>'
-            )
-        x = WIDTH - 76 + 38 * n
-        text.append(
-            f'<rect x="{x}" y="3" width="7" height="7" fill="{COLOURS[when]}"/><text x="{x + 10}" y="10">{when}</text>'
-        )
-    text += [
-        f'<path d="M{LEFT - 3} {BASE - 0.2 * scale:.1f}V{BASE}M{LEFT - 3} {BASE + 0.5}H{WIDTH - 4}" stroke="#333333" fill="none"/>',
-        f'<text x="{LEFT + step / 2:.1f}" y="{HEIGHT - 4}" text-anchor="middle">1</text>',
-        f'<text x="{LEFT + (slots - 0.5) * step:.1f}" y="{HEIGHT - 4}" text-anchor="middle">{slots}</text>',
-        f'<text x="{LEFT - 3}" y="{BASE - 0.2 * scale - 2:.1f}">20 %</text>',
-        "</svg>",
-        "",
-    ]
-    return "\n".join(text)
+            height = min(share * scale, BASE)
+            x = LEFT + slot * step + 1 + number * width
+            text.append(_box(x, BASE - height, width, height, COLOURS[when]))
+        x = RIGHT - 72 + 38 * number
+        text += [_box(x, 2, 7, 7, COLOURS[when]), _label(x + 10, 9, when, "start")]
+    text.append(f'<path d="M{LEFT} {TOP}V{BASE}H{RIGHT}" stroke="#333333" fill="none"/>')
+    text += [_label(LEFT - 3, BASE - share * scale + 3, f"{100 * share:.0f} %", "end") for share in MARKED]
+    text += [_label(LEFT + (slot - 0.5) * step, HEIGHT - 4, f"{slot}", "middle") for slot in (1, slots)]
+    return "\n".join([*text, "</svg>", ""])
+
+
+def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>'
+
+
+def _label(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
 def read_weights(path: Path = WEIGHTS) -> tuple[dict[str, Weights], dict[str, Any]]:
