@@ -32,7 +32,7 @@ def full_ce(stats: BlockStats) -> Float[Tensor, "N K"]:
 
 
 def decay(stats: BlockStats, *, gamma: int | float) -> Float[Tensor, "N K"]:
-    """Exponential decay with depth: c_i = exp(-(i - 1) / gamma), i = 1 for the first slot. ``gamma`` in slots, > 0.
+    """Exponential decay with depth: c_i = exp(-(i - 1) / gamma). ``gamma`` in slots, > 0.
 
     Depends on: depth.
     Source: DFlash (arXiv 2602.06036); gamma 7 at B = 16 in SpecForge
@@ -138,7 +138,7 @@ def top_k_auf(stats: BlockStats, gold_rank: Int[Tensor, "N K"], *, k: int) -> Fl
 
 
 def target_confidence(stats: BlockStats, target_gold_logprob: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-    """Confidence-adaptive token weights: c_i = prod_{l<i} p_l, the *target's* probability of the labels before slot i.
+    """Confidence-adaptive token weights: c_i = prod_{l<i} p_l, the target's probability of the labels before slot i.
 
     Needs ``target_gold_logprob``.
 
@@ -162,7 +162,7 @@ def focal_breaker(stats: BlockStats) -> Float[Tensor, "N K"]:
 
 
 def geometric(stats: BlockStats, *, beta: int | float) -> Float[Tensor, "N K"]:
-    """Geometric decay: c_i = beta^(i - 1), ``beta`` in (0, 1].
+    """Geometric decay: c_i = beta^(i - 1). ``beta`` in (0, 1].
 
     Depends on: depth.
     Source: FastMTP (arXiv 2509.18362, eq. 2, beta = 0.6), which divides by the sum over all K steps: a constant that

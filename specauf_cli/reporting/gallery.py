@@ -18,6 +18,7 @@ from specauf_cli.config.catalogue import SECTIONS, Entry, Function
 from specauf_cli.config.compose import read_yaml
 from specauf_cli.config.groups import folder
 from specauf_cli.config.schema import TermConfig
+from specauf_cli.config.specs import ComparisonSpec, load_spec
 from specauf_cli.reporting import escape
 
 PAGE = Path("docs/objectives.md")
@@ -153,20 +154,20 @@ def _defined(symbol: str, function: Function) -> str:
 def document(weights: Mapping[str, Weights], about: Mapping[str, Any]) -> str:
     """``docs/objectives.md``. ``weights`` by objective, ``about`` what they were measured with (``read_weights``)."""
     entries = [entry for entry in catalogue.entries() if entry.is_shipped]
-    results = {name: _results(name) for name in PAGES}
+    by_page = {name: results(name) for name in PAGES}
     text = [*_introduction(entries, about)]
     for section, members in groupby(entries, key=lambda entry: entry.section):
         text += [f"## {SECTIONS[section]}", ""]
         for entry in members:
-            text += _objective(entry, weights.get(entry.choice), results)
+            text += _objective(entry, weights.get(entry.choice), by_page)
     return "\n".join(text)
 
 
 def _introduction(entries: Sequence[Entry], about: Mapping[str, Any]) -> list[str]:
     drafters = {when: about["drafters"][when] for when in WHEN}
-    shown = "; ".join(
-        f"{when.capitalize()}: step {d['step']} of {about['steps']}, accept length {d['accept_length']:.2f}, first slot "
-        f"right in {100 * d['first_slot']:.0f} % of the blocks"
+    shown = ". ".join(
+        f"{when.capitalize()}: step {d['step']} of {about['steps']}, accept length {d['accept_length']:.2f}, "
+        f"first slot right in {100 * d['first_slot']:.0f} % of the blocks"
         for when, d in drafters.items()
     )
     return [
@@ -192,10 +193,10 @@ def _introduction(entries: Sequence[Entry], about: Mapping[str, Any]) -> list[st
         "- All other keys are knobs of the loss and the credit.",
         "",
         "Symbols: slot i = 1..K; m_i is 1 where the slot is supervised, else 0; q_i is the drafter's distribution at "
-        "slot i, or its probability of the label; p_i the target's; alpha = sum_v min(p, q) the probability that a sampled "
-        "token is accepted (the knob `alpha` of D-PACE is another number); j\\* the drafter's first wrong slot. "
-        "DFlash has the branch `base`; Domino has `base` and `final`, whose shares of the loss change during training "
-        "([domino.md](domino.md)).",
+        "slot i, or its probability of the label; p_i the target's; alpha = sum_v min(p, q) the probability that a "
+        "sampled token is accepted (the knob `alpha` of D-PACE is another number); j\\* the drafter's first wrong "
+        "slot. DFlash has the branch `base`; Domino has `base` and `final`, whose shares of the loss change during "
+        "training ([domino.md](domino.md)).",
         "",
         "What an objective needs: **label**, the token of the data; **rank**, that of the label among the drafter's "
         "tokens; **progress**, the share of the steps that are done; **target's distribution**, the target's "
@@ -213,21 +214,24 @@ def _introduction(entries: Sequence[Entry], about: Mapping[str, Any]) -> list[st
         "",
         "### Normalisers",
         "",
-        *_table(["normalize", "meaning"], ((f"`{n}`", _words(m)) for n, m in catalogue.normalisers().items())),
+        *_table(
+            ["normalize", "meaning"], ((f"`{n}`", _words(m.rstrip("."))) for n, m in catalogue.normalisers().items())
+        ),
         "",
         "## Pictures and results",
         "",
         "A picture shows the share of an objective's weight that each slot of a block has, slot 1 on the left: light "
         "early in training, dark at its end. The weight of a slot is the factor that the terms and their normalisers "
-        "give its loss, summed over all blocks; where there are several branches, in the base branch. **All pictures are of "
-        f"the same two drafters**, both from one run with AUF (`{about['run']}`, profile `{about['profile']}`), on "
+        "give its loss, summed over all blocks; where there are several branches, in the base branch. The axis ends at "
+        f"{100 * HIGHEST:.0f} %; a longer bar is cut, and its share is written beside it. **All pictures are of the "
+        f"same two drafters**, both from one run with AUF (`{about['run']}`, profile `{about['profile']}`), on "
         f"{drafters['late']['blocks']:,} blocks of held-out conversations, so they compare objectives on equal "
         f"statistics; the drafter that an objective trains itself has others. {shown}. Numbers, command and commit: "
         "[weights.json](../benchmarks/weights.json).",
         "",
         "tau is the average over the benchmarks of the profile `laptop` at T = 0, with half of the 95 % interval; the "
         "difference is that to decay with gamma 7. All rows side by side: "
-        f"{_result_pages()}.",
+        f"{_result_pages()}. Domino's variants: [Table 4](../results/laptop/table4.md).",
         "",
     ]
 
@@ -241,30 +245,28 @@ def _result_pages() -> str:
     )
 
 
-def _objective(entry: Entry, weights: Weights | None, results: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+def _objective(entry: Entry, weights: Weights | None, by_page: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
     """What the page says of one objective."""
     text = [f"### {entry.choice}", ""]
     if weights is not None:
         text += [f"![weight by slot, early and late](objectives/{entry.choice}.svg)", ""]
-    text += [f"**{escape.cell(entry.config.title)}**: {_words(entry.line)}.", ""]
+    text += [f"**{escape.cell(entry.config.title)}** · {_words(entry.line)}", ""]
     text += ["```yaml", *_yaml_terms(entry), "```", ""]
     for branch, terms in entry.config.branches.items():
         if branch == "final" and terms == entry.config.base:
             continue
         label = "" if len(entry.config.branches) == 1 or entry.config.final == entry.config.base else f" ({branch})"
-        text += [f"- loss{label}: {' + '.join(map(_formula, terms))}"]
-    for name, values in results.items():
+        text += [f"- loss{label}: {_formula(term)}" for term in terms[:1]]
+        text += [f"- plus {_formula(term)}" for term in terms[1:]]
+    text += [
+        f"- needs: {_needs(entry)}; backbones: {_backbones(entry)}",
+        f"- source: {_words(entry.source)} · [{entry.choice}.yaml](../{entry.shown_path})",
+    ]
+    for name, values in by_page.items():
         if entry.choice in values:
             shown = values[entry.choice]
             text.append(f"- {name}: " + ("; ".join(shown) if shown else "– (not measured yet)"))
-    if not any(entry.choice in values for values in results.values()):
-        text.append("- no row on a page of results")
-    text += [
-        f"- needs {_needs(entry)} · {_backbones(entry)} · [{entry.choice}.yaml](../{entry.shown_path})",
-        f"- source: {_words(entry.source)}",
-        "",
-    ]
-    return text
+    return [*text, ""]
 
 
 def _formula(term: TermConfig) -> str:
@@ -322,11 +324,9 @@ def _linked(text: str) -> str:
     return re.sub(rf"(?<![\w/])(?P<name>{names})(?:#(?P<number>\d+)| \((?P<file>[\w/]+\.py))?(?![\w/-])", link, text)
 
 
-def _results(name: str) -> dict[str, list[str]]:
+def results(name: str) -> dict[str, list[str]]:
     """For every objective with a row of its own on a page of results: its tau under each condition, as text; nothing
     before the page is published."""
-    from specauf_cli.config.specs import ComparisonSpec, load_spec
-
     page = load_spec(name)
     assert isinstance(page, ComparisonSpec)
     values: dict[str, list[str]] = {row.objective: [] for row in page.rows if row.recorded_as == row.objective}
@@ -358,7 +358,7 @@ WIDTH, HEIGHT = 224, 84
 """Of a picture, in pixels."""
 LEFT, RIGHT, TOP, BASE = 28, 220, 14, 70
 """The edges of the area with the bars."""
-HIGHEST, MARKED = 0.6, (0.2, 0.4)
+HIGHEST, MARKED = 0.6, (0.2, 0.4, 0.6)
 """The share that is as high as the area, and those that the axis names: the same in all pictures."""
 COLOURS = {"early": "#bdbdbd", "late": "#1b4f8a"}
 """Far apart in lightness, so that they can be told apart in grey."""
@@ -378,11 +378,14 @@ def picture(title: str, weights: Weights) -> str:
     ]
     for number, when in enumerate(WHEN):
         for slot, share in enumerate(weights.shares[when]):
-            height = min(share * scale, BASE)
+            height = min(share, HIGHEST) * scale
             x = LEFT + slot * step + 1 + number * width
             text.append(_box(x, BASE - height, width, height, COLOURS[when]))
         x = RIGHT - 72 + 38 * number
         text += [_box(x, 2, 7, 7, COLOURS[when]), _label(x + 10, 9, when, "start")]
+    for slot, both in enumerate(zip(*(weights.shares[when] for when in WHEN), strict=True)):
+        if cut := ", ".join(f"{100 * share:.0f} %" for share in both if share > HIGHEST):
+            text.append(_label(LEFT + (slot + 1) * step, TOP + 7, cut, "start"))
     text.append(f'<path d="M{LEFT} {TOP}V{BASE}H{RIGHT}" stroke="#333333" fill="none"/>')
     text += [_label(LEFT - 3, BASE - share * scale + 3, f"{100 * share:.0f} %", "end") for share in MARKED]
     text += [_label(LEFT + (slot - 0.5) * step, HEIGHT - 4, f"{slot}", "middle") for slot in (1, slots)]
