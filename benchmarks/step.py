@@ -6,7 +6,7 @@ One step: a DFlash drafter (2 layers, width 128, B = 16) drafts 128 blocks over 
 backward and AdamW. The labels are the drafter's own argmax with probability 0.6, so AUF's support is as long as that of
 a drafter in the middle of its training (alpha = 0.6), whatever the vocabulary. Every cell runs in a process of its own;
 memory is the peak beyond that of the same step without head and loss. Ratios compare heads for the same objective and
-vocabulary.
+vocabulary. ``naive`` is the full head with the loss in plain tensor operations, as one would write it first.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,8 +42,19 @@ CELLS = (
     ("auf", "chunked"),
     ("auf", "pruned"),
     ("auf", "pruned, accuracy of every slot"),
+    ("kl", "naive"),
+    ("kl", "full"),
+    ("kl", "chunked"),
+    ("dspark", "full"),
+    ("dspark", "chunked"),
 )
 SEQUENCES, ANCHORS, LENGTH, WIDTH, ALPHA = 16, 8, 256, 128, 0.6
+
+
+def naive_kl(logits: torch.Tensor, labels: torch.Tensor, target_logits: torch.Tensor) -> torch.Tensor:
+    """KL(p‖q) by plain tensor operations, differentiated by autograd."""
+    log_q, log_p = (torch.log_softmax(x.float(), dim=-1) for x in (logits, target_logits))
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
 
 class Head:
@@ -82,6 +94,10 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
     """Median seconds of a step, of the same step without head and loss, and the memory between the two in MiB."""
     config = compose(["profile=laptop", f"objective={objective}"])
     objective_terms = bind(config.objective, "credit")
+    if head == "naive":
+        (term,) = objective_terms.terms["base"]
+        objective_terms = replace(objective_terms, terms={"base": (replace(term, loss=naive_kl),)})
+    way = "full" if head == "naive" else head.split(",")[0]
     target, drafter = Head(vocabulary), drafter_of(vocabulary)
     optimizer = torch.optim.AdamW(drafter.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator().manual_seed(1)
@@ -91,6 +107,8 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
     logits_of = partial(drafter.logits, target)
     mask = torch.ones(SEQUENCES * ANCHORS, drafter.slots, dtype=torch.bool)
     previous = torch.zeros_like(mask, dtype=torch.long)
+    soft = objective_terms.soft
+    target_hidden = torch.randn(*mask.shape, WIDTH, generator=generator).bfloat16() if soft else None
 
     def trunk() -> torch.Tensor:
         hidden = drafter.hidden(target, drafter.context(features), tokens, anchors)
@@ -103,17 +121,14 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
             if labels is None:
                 loss = hidden.float().square().mean()
             else:
+                blocks = heads.Blocks(hidden, previous, labels, mask, target_hidden)
                 found = heads.facts(
-                    head.split(",")[0],
-                    logits_of,
-                    heads.Blocks(hidden, previous, labels, mask),
-                    vocabulary,
-                    objective_terms,
+                    way, logits_of, blocks, vocabulary, objective_terms, target_head=target.head if soft else None
                 )
                 ((total, weight),) = branch_losses(found, objective_terms)["base"].pairs
                 loss = total / weight
                 if "," in head:  # what every `trainer.accuracy_every`-th step does for the log
-                    heads.hits(logits_of, heads.Blocks(hidden.detach(), previous, labels, mask), vocabulary)
+                    heads.hits(logits_of, blocks._replace(hidden=hidden.detach()), vocabulary)
         torch.autograd.backward(loss)
         optimizer.step()
 
@@ -188,6 +203,17 @@ def main() -> None:
         }
         for v in vocabularies
     }
+    for v in vocabularies:
+        naive, full, chunked = (by[v, "kl", head] for head in ("naive", "full", "chunked"))
+        ratios[f"soft labels (KL), V = {v}"] = {
+            "naive / chunked, seconds of a step (goal 1 from 32,000 on)": round(
+                naive["seconds"] / chunked["seconds"], 2
+            ),
+            "full / chunked, seconds of a step": round(full["seconds"] / chunked["seconds"], 2),
+            "chunked / naive, memory of logits (goal 0.33 from 32,000 on)": round(
+                chunked["memory"] / max(0.1, naive["memory"]), 2
+            ),
+        }
     result = {
         "command": f"python benchmarks/step.py --vocabularies {options.vocabularies} --repeat {options.repeat}",
         "date": now(),

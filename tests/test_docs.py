@@ -1,6 +1,7 @@
 """The examples of docs/own.md run unchanged, and everything that the pages name exists."""
 
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -40,7 +41,7 @@ def workshop(tmp_path: Path, table: tuple[Path, str], monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(settings.pop("PYTHONPATH"))
     assert not settings
     yield folder
-    for name in ("my_credits", "my_backbone"):
+    for name in ("my_credits", "my_losses", "my_backbone"):
         sys.modules.pop(name, None)
 
 
@@ -79,6 +80,18 @@ def test_an_objective_of_ones_own_trains_and_is_measured(workshop: Path) -> None
     assert record["config"]["objective"]["base"]["credit"] == "my_credits.reach"
     assert "tau" in measured
     assert len(listed.splitlines()) == 2
+
+
+def test_a_loss_of_ones_own_trains_and_is_measured(workshop: Path) -> None:
+    first, second, measured = follow("A loss", workshop)
+    assert first != second
+    assert "tau" in measured
+    losses = []
+    for run in (first, second):
+        assert "-auf_and_softened-" in run
+        (line,) = (workshop / run.strip() / "log.jsonl").read_text().splitlines()[-1:]
+        losses.append(json.loads(line)["loss"])
+    assert losses[0] != losses[1], "another temperature"
 
 
 def test_a_backbone_of_ones_own_passes_the_doctor_trains_and_is_measured(workshop: Path) -> None:

@@ -150,8 +150,8 @@ class AblationSpec(TauSpec):
 class ComparisonSpec(TauSpec):
     """``experiments/*.yaml`` of kind ``comparison``: many objectives, and variants of them, under a few conditions.
 
-    ``settings`` are shared by all rows and conditions. ``claims`` names conditions under which the claims C8 and C9 are
-    judged for the front page, which takes the first that is measured; without any the page makes no claim.
+    ``settings`` are shared by all rows and conditions. ``claims`` names the conditions whose verdicts on C8 and C9 may
+    stand on the front page, which takes the first whose rows are measured; without any the page judges no claim.
     """
 
     rows: tuple[VariantRow, ...]

@@ -17,6 +17,7 @@ from specauf_cli.models.blocks import BUCKET
 from specauf_cli.models.sizes import drafter_parameters, layer_parameters, target_parameters
 from specauf_cli.models.target import taps_of
 from specauf_cli.objectives.head import AT_ONCE, choose
+from specauf_cli.objectives.terms import bind, is_soft
 from specauf_cli.training.drafter import total_steps
 from specauf_cli.training.features import Features
 from specauf_cli.types import Corpus
@@ -81,9 +82,8 @@ def make_plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: b
     if lengths.examples < trainer.batch_size:
         raise InputError(f"{lengths.examples} examples are fewer than trainer.batch_size={trainer.batch_size}")
     steps = total_steps(trainer, lengths.examples)
-    features = (
-        lengths.examples * lengths.mean * len(taps) * sizes.hidden_size * (2 if trainer.precision == "bf16" else 4)
-    )
+    states = len(taps) + is_soft(config.objective)  # soft labels need the last hidden state too
+    features = lengths.examples * lengths.mean * states * sizes.hidden_size * (2 if trainer.precision == "bf16" else 4)
     drafter = drafter_parameters(sizes, config.backbone, len(taps))
     kind = names.backbone(config.backbone)
     branches, plain = len(kind.branches), kind.row_wise()
@@ -110,7 +110,7 @@ def make_plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: b
         features,
     )
     plan.disk.update(_disk(plan))
-    plan.memory.update(_memory(plan, len(taps), branches, attention, device))
+    plan.memory.update(_memory(plan, states, branches, attention, device))
     return plan
 
 
@@ -148,7 +148,8 @@ def _work(
     tokens, layer = trainer.batch_size * width, layer_parameters(sizes)
     rows = trainer.batch_size * trainer.anchors * backbone.block_size
     across, hidden = sizes.heads * sizes.head_dim, sizes.hidden_size
-    depth = taps[-1] + 1 if trainer.labels == "data" else sizes.layers
+    every_layer = trainer.labels == "target" or is_soft(config.objective)
+    depth = sizes.layers if every_layer else taps[-1] + 1
     features = depth * tokens * (2 * layer + 2 * across * width)  # causal: half of the scores
     if trainer.labels == "target":
         features += 2 * tokens * hidden * sizes.vocab_size + tokens * (taps[-1] + 1) * 2 * layer
@@ -172,22 +173,26 @@ def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: i
     blocks = trainer.batch_size * trainer.anchors
     rows, at_once = blocks * slots, trainer.micro_batch * trainer.anchors * slots
     low = 2 if trainer.precision == "bf16" else 4
+    objective = bind(config.objective, trainer.normalize)
     if mode == "pruned":
         work = blocks * SUPPORT * 2 * row + rows * row / min(trainer.accuracy_every, trainer.log_every)
-    else:
-        work = rows * 2 * row
+    else:  # one product for the logits and one for the gradient of each loss, one for the target's logits
+        gradients = len(objective.losses("base")) if mode == "chunked" and branches == 1 else 1
+        work = rows * (1 + gradients + objective.soft) * row
     if branches > 1:
         knobs = config.backbone.knobs
         inner, gru = float(knobs["emb_dim"]), float(knobs["gru_hidden_dim"])
         forward = 2 * inner * (sizes.hidden_size + gru + sizes.vocab_size) + 6 * gru * (sizes.hidden_size + gru)
         work += rows * 3 * forward + (rows * (row + forward) if mode == "chunked" else 0)
     every = branches * at_once * sizes.vocab_size
-    logits = every if mode == "full" else min(every, AT_ONCE[device] / 4)
-    kept = 0 if mode == "full" else at_once * sizes.hidden_size * 4
-    return work, logits * (low + 4 + 4) + kept
+    logits = every if mode == "full" else min(every, AT_ONCE[device] / 4 / (1 + objective.soft))
+    kept = 0 if mode == "full" else at_once * sizes.hidden_size * 4 * len(objective.losses("base"))
+    # Softmax and gradient of the cross-entropy; of soft labels the target's logits and four tensors more at most.
+    a_logit = low + 4 + 4 + (low + 4 * 4 if objective.soft else 0)
+    return work, logits * a_logit + kept
 
 
-def _memory(plan: Plan, taps: int, branches: int, attention: str, device: str) -> dict[str, float]:
+def _memory(plan: Plan, states: int, branches: int, attention: str, device: str) -> dict[str, float]:
     """Bytes on the device of one process while it trains."""
     config, sizes = plan.config, plan.sizes
     trainer, backbone = config.trainer, config.backbone
@@ -204,7 +209,7 @@ def _memory(plan: Plan, taps: int, branches: int, attention: str, device: str) -
         a_row += (width + trainer.anchors * backbone.block_size) * (1 + low)  # the mask
     elif attention == "split":
         a_row += sizes.heads * (width + backbone.block_size) * (4 + 3 * low)  # scores and weights
-    a_batch = trainer.micro_batch * width * taps * layer * low
+    a_batch = trainer.micro_batch * width * states * layer * low
     read = min(1.0, plan.steps * trainer.batch_size / plan.lengths.examples)
     kept = min(Features.KEEP, plan.features * read) if trainer.features == "online" else 0.0
     if trainer.features == "memory" and device == "cpu":  # a GPU's are kept in the machine's own memory

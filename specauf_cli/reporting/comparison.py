@@ -63,6 +63,11 @@ class Part:
     verdicts: tuple[Verdict, ...]
     others: tuple[RunRecord, ...]
 
+    @property
+    def ranked(self) -> set[str]:
+        """Names of the rows that were measured on every benchmark."""
+        return {line.row.recorded_as for line in self.lines if line.average is not None}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -78,9 +83,13 @@ class Comparison:
 
     @property
     def quoted(self) -> tuple[Verdict, ...]:
-        """The verdicts for the front page: those under the first of the page's ``claims`` that has any."""
-        verdicts = {part.condition.name: part.verdicts for part in self.parts}
-        return next((verdicts[name] for name in self.page.claims if verdicts.get(name)), ())
+        """The verdicts for the front page: those under the first of the page's ``claims`` whose rows are all measured,
+        else under the first that has any."""
+        parts = {part.condition.name: part for part in self.parts if part.verdicts}
+        judged = [parts[name] for name in self.page.claims if name in parts]
+        needed = {*CONTROLS, *self.page.gammas}
+        whole = [part for part in judged if needed <= part.ranked]
+        return next((part.verdicts for part in [*whole, *judged]), ())
 
 
 def compare(page: ComparisonSpec, records: Mapping[str, Sequence[RunRecord]]) -> Comparison:

@@ -106,6 +106,7 @@ class Step:
             raise InputError("backbone.attention=flex trains on a GPU only; use auto, split or dense")
         self.head = head.choose(config.trainer.head, config.objective, drafter.row_wise(), logits, target.device.type)
         self.objective = bind(config.objective, config.trainer.normalize)
+        assert features.with_last or not self.objective.soft, "soft labels need features with the last hidden state"
         features.begin(config.seed)
 
     def __call__(self, step: int) -> Outcome:

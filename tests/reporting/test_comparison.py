@@ -161,12 +161,16 @@ def test_c8_takes_the_best_gamma_and_says_which() -> None:
     assert text.endswith("AUF - decay, gamma 7: +2.00 ± 0.00; not measured: decay, gamma 1")
 
 
-def test_the_front_page_quotes_the_first_condition_that_is_measured() -> None:
+def test_the_front_page_quotes_the_first_condition_that_is_whole() -> None:
     first = [drafter(name, counts) for name, counts in FULL.items()]
     lost = [drafter(name, LOW if name == "auf" else MIDDLE) for name in FULL if name != "tail"]
     assert [v.verdict for v in comparison.compare(PAGE, {"b16": first}).quoted] == ["holds", "holds"]
     both = comparison.compare(PAGE, {"b16": first, "x4": lost})
     assert [v.verdict for v in both.quoted] == ["does not hold", "does not hold"]
+    begun = [record for record in lost if record.objective != "decay_1"]
+    compared = comparison.compare(PAGE, {"b16": first, "x4": begun})
+    assert [v.verdict for v in compared.quoted] == ["holds", "holds"], "rows of the first are still missing"
+    assert [v.verdict for v in comparison.compare(PAGE, {"x4": begun}).quoted] == ["does not hold", "does not hold"]
     silent = comparison.compare(replace(PAGE, claims=()), {"b16": first})
     assert silent.quoted == ()
     assert "| claim |" not in comparison.markdown(silent)

@@ -15,6 +15,7 @@ from specauf_cli.config.schema import Config
 from specauf_cli.data.chat import encode
 from specauf_cli.errors import InputError
 from specauf_cli.models.target import Target
+from specauf_cli.objectives.terms import is_soft
 from specauf_cli.runtime import ranks
 from specauf_cli.training import drafter as training
 from specauf_cli.training.features import Features
@@ -40,7 +41,7 @@ def config(*overrides: str) -> Config:
 
 
 def train(wanted: Config, target: Target, examples: Sequence[Example], folder: Path) -> None:
-    features = Features(target, examples, wanted.trainer, Path())
+    features = Features(target, examples, wanted.trainer, Path(), with_last=is_soft(wanted.objective))
     train_one(wanted, target, examples, features, folder, "x")
 
 
@@ -48,7 +49,11 @@ def log(folder: Path) -> list[dict[str, float]]:
     return [json.loads(x) for x in (folder / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("overrides", [("objective=auf",), ("backbone=domino", "objective=s_auf_decay")], ids=str)
+@pytest.mark.parametrize(
+    "overrides",
+    [("objective=auf",), ("backbone=domino", "objective=s_auf_decay"), ("objective=l2r",), ("objective=dspark",)],
+    ids=str,
+)
 def test_two_ranks_give_the_losses_of_one(
     target: Target, examples: list[Example], tmp_path: Path, overrides: Sequence[str]
 ) -> None:

@@ -18,6 +18,7 @@ import pytest
 from helpers.commands import ENV, specauf
 from helpers.synthetic import constant
 from specauf_cli.config import compose
+from specauf_cli.config.specs import VariantRow
 from specauf_cli.errors import InputError
 from specauf_cli.store import layout
 from specauf_cli.store.records import load_record, save_record
@@ -202,6 +203,23 @@ def test_a_launcher_gets_the_settings_of_every_condition(tmp_path: Path, monkeyp
         for o in ("auf", "decay")
     }
     assert dict(Cluster("basic", Path("runs")).run(list(jobs))) == jobs
+
+
+def test_a_launcher_gets_the_name_and_title_of_a_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(self: executors.Worker, config: executors.Config, overrides: Sequence[str]) -> object:
+        raise InputError(f"{config.objective.name}: {config.objective.title}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(executors.Worker, "fill", fill)
+    rows = (
+        VariantRow("decay", 'decay, "steep" {1}', name="decay_1", settings=("objective.base.gamma=1",)),
+        VariantRow("decay", "decay, gamma 2", name="decay_2", settings=("objective.base.gamma=2",)),
+    )
+    jobs = {
+        Job.composed("page", "b16", "dflash", row.objective, 0, ("profile=smoke", *row.overrides)): row for row in rows
+    }
+    outcomes = dict(Cluster("basic", Path("runs")).run(list(jobs)))
+    assert outcomes == {job: f"{row.name}: {row.title}" for job, row in jobs.items()}
 
 
 def test_a_stopped_table_tells_its_workers_to_save(table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:

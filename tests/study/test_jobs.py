@@ -34,7 +34,7 @@ def test_rows_of_a_seed_and_condition_are_next_to_each_other() -> None:
     ]
     assert len(set(jobs)) == len(jobs), "rows of one objective are different jobs"
     assert [j.config.trainer.steps for j in jobs[:5]] == [24, 24, 24, 96, 96]
-    assert [j.config.objective.base.knobs.get("gamma") for j in jobs[:3]] == [1, 7, None]
+    assert [j.config.resolved["objective"]["base"].get("gamma") for j in jobs[:3]] == [1, 7, None]
     assert jobs[0].objective == "decay"
     assert all(j.config.evaluation.temperatures == (0.0,) for j in jobs)
 

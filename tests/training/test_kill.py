@@ -16,6 +16,7 @@ from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
 from specauf_cli.data.chat import encode
 from specauf_cli.models.target import Target
+from specauf_cli.objectives.terms import is_soft
 from specauf_cli.training import drafter, state
 from specauf_cli.training.features import Features
 from specauf_cli.types import Corpus, Example
@@ -44,7 +45,7 @@ def config() -> Config:
 
 
 def train(wanted: Config, target: Target, examples: Sequence[Example], folder: Path) -> None:
-    features = Features(target, examples, wanted.trainer, Path())
+    features = Features(target, examples, wanted.trainer, Path(), with_last=is_soft(wanted.objective))
     train_one(wanted, target, examples, features, folder, "x")
 
 
