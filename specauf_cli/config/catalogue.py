@@ -160,17 +160,17 @@ def credit(name: str) -> Function:
 
 def losses() -> list[Function]:
     """The shipped losses, in the order of their file."""
-    return [loss(name) for name in _definitions(LOSSES) if not name.startswith("_")]
+    return [loss(name) for name in definitions(LOSSES) if not name.startswith("_")]
 
 
 def credits() -> list[Function]:
     """The shipped credits, in the order of their file."""
-    return [credit(name) for name in _definitions(CREDITS) if not name.startswith("_")]
+    return [credit(name) for name in definitions(CREDITS) if not name.startswith("_")]
 
 
 def normalisers() -> dict[str, str]:
     """What a term can be divided by: name and meaning."""
-    text = ast.get_docstring(_definitions(NORMALISERS)["weighted"]) or ""
+    text = ast.get_docstring(definitions(NORMALISERS)["weighted"]) or ""
     found = re.findall(r"^``(\w+)``: (.*?)(?=\n``|\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
     return {name: " ".join(meaning.split()) for name, meaning in found}
 
@@ -202,17 +202,25 @@ def _header(path: Path) -> tuple[str, str]:
 
 def _function(name: str, home: str) -> Function:
     module, _, own = name.rpartition(".")
-    defined = _definitions(module or home)
+    defined = definitions(module or home)
     if own not in defined:
         raise InputError(f"there is no function {own!r} in {module or home}.{nearest(own, defined)}")
     definition = defined[own]
     summary, parts = _parts(ast.get_docstring(definition) or "")
-    sentence = re.split(r"\.(?:\s|$)", summary, maxsplit=1)[0]
-    split = re.match(r"(?:(.*?)[:,] )?(c_i = .*)", sentence) or re.match(r"([^:]*): (.*)", sentence)
-    meaning, formula = (split[1] or "", split[2]) if split else (sentence, "")
+    meaning, formula = _meaning_and_formula(re.split(r"\.(?:\s|$)", summary, maxsplit=1)[0])
     arguments = tuple(argument.arg for argument in (*definition.args.posonlyargs, *definition.args.args))
     knobs = tuple(argument.arg for argument in definition.args.kwonlyargs)
     return Function(name, meaning, formula, parts, arguments, knobs)
+
+
+def _meaning_and_formula(sentence: str) -> tuple[str, str]:
+    """A first sentence taken apart: ``MEANING: c_i = FORMULA`` (also with a comma), ``c_i = FORMULA: MEANING``, or
+    ``MEANING: FORMULA``."""
+    if split := re.match(r"(c_i = .*?): (.*)", sentence):
+        return split[2], split[1]
+    if split := re.match(r"(.*?)[:,] (c_i = .*)", sentence) or re.match(r"(.*?): (.*)", sentence):
+        return split[1], split[2]
+    return ("", sentence) if sentence.startswith("c_i = ") else (sentence, "")
 
 
 def _parts(docstring: str) -> tuple[str, dict[str, str]]:
@@ -224,7 +232,7 @@ def _parts(docstring: str) -> tuple[str, dict[str, str]]:
 
 
 @cache
-def _definitions(module: str) -> dict[str, ast.FunctionDef]:
+def definitions(module: str) -> dict[str, ast.FunctionDef]:
     """The functions that the source of a module defines. Errors: InputError where it has none that can be read."""
     try:
         spec = importlib.util.find_spec(module)

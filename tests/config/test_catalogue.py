@@ -22,6 +22,24 @@ ENTRIES = {entry.choice: entry for entry in catalogue.entries()}
 KNOBS = {"gamma": 7, "alpha": 0.5, "k": 3, "beta": 0.6, "eps": 0.1, "until": 0.5}
 
 
+OWN_CREDIT = '''
+raise RuntimeError("listing runs no code")
+
+def reach(stats, gold_rank, *, floor):
+    """How likely it is that verification gets to a slot: c_i = max(floor, prod_{l<i} q_l). More text."""
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "objective").mkdir()
+    monkeypatch.setenv("SPECAUF_CONF", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    catalogue.definitions.cache_clear()
+    (tmp_path / "my_listed_credits.py").write_text(OWN_CREDIT)
+    return tmp_path / "objective" / "reach.yaml"
+
+
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_shipped_objective_says_what_it_is_and_where_it_is_from(name: str) -> None:
     entry = ENTRIES[name]
@@ -132,26 +150,27 @@ def test_a_term_in_one_line() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("docstring", "meaning", "formula"),
+    [
+        ("Uniform: c_i = 1. More.", "Uniform", "c_i = 1"),
+        ("Control: without the breaker, c_i = 1[i < j*].", "Control: without the breaker", "c_i = 1[i < j*]"),
+        ("c_i = max(0.1, q): how likely it is.", "how likely it is", "c_i = max(0.1, q)"),
+        ("Cross-entropy: -log q(label). Needs the label.", "Cross-entropy", "-log q(label)"),
+        ("Full credit on the first half.", "Full credit on the first half", ""),
+        ("c_i = 1", "", "c_i = 1"),
+        ("", "", ""),
+    ],
+)
+def test_the_first_sentence_is_meaning_and_formula(own: Path, docstring: str, meaning: str, formula: str) -> None:
+    (own.parent.parent / "my_listed_credits.py").write_text(f'def reach(stats):\n    """{docstring}"""\n')
+    function = catalogue.credit("my_listed_credits.reach")
+    assert (function.meaning, function.formula) == (meaning, formula)
+
+
 def test_an_unknown_objective_is_one_line_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"unknown objective 'dpase'.*Did you mean 'dpace'"):
         catalogue.entry("dpase")
-
-
-OWN_CREDIT = '''
-raise RuntimeError("listing runs no code")
-
-def reach(stats, gold_rank, *, floor):
-    """How likely it is that verification gets to a slot: c_i = max(floor, prod_{l<i} q_l). More text."""
-'''
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "objective").mkdir()
-    monkeypatch.setenv("SPECAUF_CONF", str(tmp_path))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "my_listed_credits.py").write_text(OWN_CREDIT)
-    return tmp_path / "objective" / "reach.yaml"
 
 
 def test_an_objective_of_ones_own_is_listed_without_running_its_code(own: Path) -> None:
