@@ -265,7 +265,7 @@ def _objective(entry: Entry, weights: Weights | None, by_page: Mapping[str, Mapp
     for name, values in by_page.items():
         if entry.choice in values:
             shown = values[entry.choice]
-            text.append(f"- {name}: " + ("; ".join(shown) if shown else "– (not measured yet)"))
+            text.append(f"- result, page {name}: " + ("; ".join(shown) if shown else "– (not measured yet)"))
     return [*text, ""]
 
 

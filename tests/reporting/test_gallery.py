@@ -91,8 +91,8 @@ def test_results_are_read_from_the_published_page(tmp_path: Path, monkeypatch: p
     assert found["decay"] == ["tau 1.75 ± 0.05 (training answers original)"]
     assert "decay_2_5" not in found
     page = gallery.document(*gallery.read_weights())
-    assert "- objectives: tau 2.10 ± 0.05, +0.35" in page
-    assert "- controls: – (not measured yet)" in page
+    assert "- result, page objectives: tau 2.10 ± 0.05, +0.35" in page
+    assert "- result, page controls: – (not measured yet)" in page
 
 
 def test_the_page_shows_no_objective_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
