@@ -300,6 +300,8 @@ def _explain(error: Exception) -> str:
     if "hydra/launcher/submitit" in text:
         return "this launcher needs the extra `cluster`: pip install 'specauf[cluster]'"
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if match and settings.find(match[1]) is not None:
+        return f"{match[1]} is not set in the chosen yaml; to add it, write +{match[1]}=..."
     if match:
         keys = [setting.key for setting in settings.settings()]
         return (

@@ -107,8 +107,18 @@ def chain(stats: BlockStats) -> Float[Tensor, "N K"]:
     return dpace(stats, alpha=0)
 
 
+def dpace_overlap(stats: BlockStats, overlap: Float[Tensor, "N K"], *, alpha: int | float) -> Float[Tensor, "N K"]:
+    """``dpace`` over the acceptance rate instead of q: c_i = sum_{k>=i} m_k prod_{l<=k} s_l with s = (1 - alpha)
+    overlap + alpha, overlap = sum_v min(p(v), q(v)).
+
+    Needs ``overlap``. ``alpha`` is in [0, 1], 0.5 in D-PARD (SpecForge#827).
+    """
+    acceptance = _smoothed(overlap, stats.mask, alpha)
+    return acceptance.cumprod(dim=1) * _continuation(acceptance, stats.mask)
+
+
 def expected_length(stats: BlockStats, overlap: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-    """``chain`` over the acceptance rate: c_i = sum_{k>=i} m_k prod_{l<=k} overlap_l, overlap = sum_v min(p(v), q(v)).
+    """``dpace_overlap`` with alpha = 0: c_i = sum_{k>=i} m_k prod_{l<=k} overlap_l.
 
     Needs ``overlap``. With the loss -log overlap the gradient is that of -sum_k m_k prod_{j<=k} overlap_j, the expected
     number of accepted tokens under lossless sampling.
@@ -116,8 +126,7 @@ def expected_length(stats: BlockStats, overlap: Float[Tensor, "N K"]) -> Float[T
     Depends on: target.
     Source: arXiv 2606.12370; DeepSpec#58.
     """
-    acceptance = _smoothed(overlap, stats.mask, alpha=0)
-    return acceptance.cumprod(dim=1) * _continuation(acceptance, stats.mask)
+    return dpace_overlap(stats, overlap, alpha=0)
 
 
 def top_k_auf(stats: BlockStats, gold_rank: Int[Tensor, "N K"], *, k: int) -> Float[Tensor, "N K"]:

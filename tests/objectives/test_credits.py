@@ -162,7 +162,7 @@ def test_a_missing_or_unknown_knob_is_an_error(credit: Callable[..., Tensor]) ->
 def test_credits_take_data_and_keyword_knobs_without_defaults() -> None:
     shipped = [f for n, f in vars(credits).items() if inspect.isfunction(f) and f.__module__ == credits.__name__]
     shipped = [f for f in shipped if not f.__name__.startswith("_")]
-    assert len(shipped) == 19
+    assert len(shipped) == 20
     for credit in shipped:
         first, *others = inspect.signature(credit).parameters.values()
         assert first.name == "stats"
@@ -192,6 +192,7 @@ WORKED = [
     # the target's probabilities of the labels are 1/2, 1/4, 1
     ("target_confidence", {}, [1, 0.5, 0.125]),
     # overlaps 1/2, 1, 1/4
+    ("dpace_overlap", {"alpha": 0.5}, [0.75 + 0.75 + 0.46875, 0.75 + 0.46875, 0.46875]),
     ("expected_length", {}, [0.5 + 0.5 + 0.125, 0.5 + 0.125, 0.125]),
     ("warm_auf", {"gamma": 2.0, "until": 0.3}, [1, 1, 0]),
     ("warm_auf", {"gamma": 2.0, "until": 0.5}, FALL[:3]),
