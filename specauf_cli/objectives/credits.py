@@ -111,7 +111,10 @@ def dpace_overlap(stats: BlockStats, overlap: Float[Tensor, "N K"], *, alpha: in
     """``dpace`` over the acceptance rate instead of q: c_i = sum_{k>=i} m_k prod_{l<=k} s_l with s = (1 - alpha)
     overlap + alpha, overlap = sum_v min(p(v), q(v)).
 
-    Needs ``overlap``. ``alpha`` is in [0, 1], 0.5 in D-PARD (SpecForge#827).
+    Needs ``overlap``. ``alpha`` is in [0, 1].
+
+    Depends on: target.
+    Source: D-PARD (SpecForge#827), alpha 0.5.
     """
     acceptance = _smoothed(overlap, stats.mask, alpha)
     return acceptance.cumprod(dim=1) * _continuation(acceptance, stats.mask)
