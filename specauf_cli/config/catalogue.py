@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from specauf_cli.config.compose import read_yaml
+from specauf_cli.config.compose import plain_values, read_yaml
 from specauf_cli.config.groups import file_of, folder, groups
 from specauf_cli.config.names import CREDITS, LOSSES
 from specauf_cli.config.schema import ObjectiveConfig, TermConfig
@@ -135,15 +135,15 @@ def entry(name: str) -> Entry:
         raise InputError(f"unknown objective {name!r}; specauf objectives lists them all.{nearest(name, known)}")
     path = file_of("objective", name)
     try:
-        config = validated(ObjectiveConfig, read_yaml(path))
+        values = read_yaml(path)
+        if "defaults" in values:  # it builds on another; composing every objective would take seconds
+            values = plain_values([f"objective={name}"])["objective"]
+        config = validated(ObjectiveConfig, values)
+        for term in (term for terms in config.branches.values() for term in terms):
+            loss(term.loss)
+            credit(term.credit)
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    for term in (term for terms in config.branches.values() for term in terms):
-        for read, function in ((loss, term.loss), (credit, term.credit)):
-            try:
-                read(function)
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from error
     line, source = _header(path)
     return Entry(config, name, line, source, path)
 

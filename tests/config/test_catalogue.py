@@ -187,6 +187,12 @@ def test_an_objective_of_ones_own_is_listed_without_running_its_code(own: Path) 
     assert catalogue.term_text(entry.config.base[0]) == "ce x my_listed_credits.reach(floor=0.1)"
 
 
+def test_an_objective_of_ones_own_may_build_on_another(own: Path) -> None:
+    own.write_text("# specauf train objective=reach · AUF and a little decay\ndefaults: [auf, _self_]\nname: reach\n")
+    entry = catalogue.entry("reach")
+    assert (entry.config.title, entry.line, entry.section) == ("AUF", "AUF and a little decay", "first miss")
+
+
 @pytest.mark.parametrize(
     ("base", "reason"),
     [
@@ -194,6 +200,8 @@ def test_an_objective_of_ones_own_is_listed_without_running_its_code(own: Path) 
         ("{credit: nowhere_to_be.reach}", "the source of nowhere_to_be cannot be read"),
         ("{credit: decai, gamma: 7}", "no function 'decai'.*Did you mean 'decay'"),
         ("{}", "names no credit"),
+        ("${.nowhere}", "nowhere"),
+        ("{credit: {auf}", "expected"),
         ("{credit: auf, weight: -1}", "weight=-1 "),
     ],
 )
