@@ -74,33 +74,31 @@ class Entry:
     path: Path
 
     @property
-    def terms(self) -> dict[str, list[tuple[TermConfig, Function, Function]]]:
-        """Per branch its terms, each with its loss and its credit."""
-        return {
-            branch: [(term, loss(term.loss), credit(term.credit)) for term in terms]
-            for branch, terms in self.config.branches.items()
-        }
+    def functions(self) -> list[tuple[Function, Function]]:
+        """Loss and credit of every term of every branch."""
+        terms = [term for terms in self.config.branches.values() for term in terms]
+        return [(loss(term.loss), credit(term.credit)) for term in terms]
 
     @property
     def needs(self) -> tuple[str, ...]:
         """What must be known to compute it: label, rank, progress, target's distribution."""
         needed: set[str] = set()
-        for _, a_loss, a_credit in (term for terms in self.terms.values() for term in terms):
-            needed.add(DISTRIBUTION if "target_logits" in a_loss.arguments else LABEL)
-            needed.update(need for data in a_credit.arguments[1:] for need in NEEDS_OF_DATA.get(data, ()))
-            if {"first miss", "confidence"} & set(a_credit.depends_on):
+        for own_loss, own_credit in self.functions:
+            needed.add(DISTRIBUTION if "target_logits" in own_loss.arguments else LABEL)
+            needed.update(need for data in own_credit.arguments[1:] for need in NEEDS_OF_DATA.get(data, ()))
+            if {"first miss", "confidence"} & set(own_credit.depends_on):
                 needed.add(LABEL)
         return tuple(need for need in (LABEL, RANK, PROGRESS, DISTRIBUTION) if need in needed)
 
     @property
     def section(self) -> str:
         """The key of ``SECTIONS`` under which it belongs."""
-        triples = [term for terms in self.terms.values() for term in terms]
-        if any(a_credit.meaning.startswith("Control") for _, _, a_credit in triples):
+        own_credits = [own_credit for _, own_credit in self.functions]
+        if any(own_credit.meaning.startswith("Control") for own_credit in own_credits):
             return "control"
-        if any(not a_credit.depends_on for _, _, a_credit in triples):
+        if not all(own_credit.depends_on for own_credit in own_credits):
             return "own"
-        words = {word for _, _, a_credit in triples for word in a_credit.depends_on}
+        words = {word for own_credit in own_credits for word in own_credit.depends_on}
         if DISTRIBUTION in self.needs:
             words.add("target")
         return next((key for key in reversed(SECTIONS) if key in words), "nothing")
@@ -140,7 +138,7 @@ def entry(name: str) -> Entry:
             values = plain_values([f"objective={name}"])["objective"]
         config = validated(ObjectiveConfig, values)
         for term in (term for terms in config.branches.values() for term in terms):
-            loss(term.loss)
+            loss(term.loss)  # refuses a function that does not exist
             credit(term.credit)
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error

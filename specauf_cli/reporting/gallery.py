@@ -271,8 +271,8 @@ def _objective(entry: Entry, weights: Weights | None, by_page: Mapping[str, Mapp
 
 def _formula(term: TermConfig) -> str:
     """A term as a formula with the names of its loss and credit, which the tables explain."""
-    a_loss, a_credit = _functions(term)
-    where = [f"l = {a_loss.formula or a_loss.name}", a_credit.formula or f"c = {a_credit.name}"]
+    own_loss, own_credit = _functions(term)
+    where = [f"l = {own_loss.formula or own_loss.name}", own_credit.formula or f"c = {own_credit.name}"]
     where += [
         f"{knob} = {value:g}" if isinstance(value, float) else f"{knob} = {value}" for knob, value in term.knobs.items()
     ]
