@@ -42,6 +42,8 @@ def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
         small = ["profile=smoke"]
     if words[0] == "audit":
         small = ["evaluation.prompts=1"]
+    if words[0] == "figures":  # measures the drafters that were kept during training
+        small = ["profile=smoke", "evaluation.prompts=1", "evaluation.heldout_anchors=1"]
     if "--all-runs" in words:  # two runs, not all that the earlier commands have created
         for source in [*folder.glob("runs/targets"), *folder.glob("runs/dflash-auf*-tiny-*/records")]:
             chosen = source if source.name == "targets" else source.parent
@@ -49,7 +51,7 @@ def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
         small = ["runs=few"]
     if "--every-checkpoint" in words:
         run = next(f.parent.name for f in folder.glob("runs/*/snapshots") if (f.parent / "finished.json").is_file())
-        small = ["--run", run, "evaluation.audit=1", "evaluation.temperatures=[0.0]"]
+        small = ["--run", run, "evaluation.audit=1", "evaluation.temperatures=[0.0]", "evaluation.prompts=1"]
     specauf(folder, *words, *small)
 
 

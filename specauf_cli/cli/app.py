@@ -20,7 +20,7 @@ def _root(
 ) -> None:
     """Train, verify and compare block drafters for speculative decoding.
 
-    The main job: `specauf table` trains and evaluates what a table lacks and prints it beside the paper's numbers.
+    The main job: `specauf table` trains and evaluates what a table lacks and prints it next to the paper's numbers.
     """
     if version:
         print(__version__)

@@ -1,4 +1,4 @@
-"""What several commands share: arguments, and the help of a command group alone."""
+"""Arguments that several commands share, and the help of a command group."""
 
 import sys
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Where a trained drafter goes, and where one comes from: export, import, serve-command."""
+"""Drafters in public formats: export, import."""
 
 import shlex
 import sys
@@ -23,7 +23,7 @@ def export(
         str, typer.Option("--format", help="hf (SGLang, SpecForge and other public loaders) or vllm (speculators).")
     ] = "hf",
     dtype: Annotated[
-        str, typer.Option(help="fp32, bit for bit what was trained, or bf16, as public ones are.")
+        str, typer.Option(help="fp32 (bit for bit what was trained) or bf16 (as public drafters are).")
     ] = "fp32",
     verifier: Annotated[
         str | None,
@@ -50,7 +50,7 @@ def import_(
     overrides: Overrides = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository.")] = None,
 ) -> None:
-    """Take a public DFlash or Domino checkpoint in as a finished run: measure it with eval, go on training it with
+    """Import a public DFlash or Domino checkpoint as a finished run: measure it with eval, fine-tune it with
     init=RUN."""
     if "=" in source and not Path(source).exists():
         raise InputError(f"{source!r} is no checkpoint; specauf import PATH_OR_HUB_ID [KEY=VALUE]...")

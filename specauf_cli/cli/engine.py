@@ -1,4 +1,4 @@
-"""The command around a serving engine: how it is started for a run's drafter."""
+"""How a serving engine is started for a run's drafter: serve-command."""
 
 from typing import Annotated
 

@@ -15,12 +15,12 @@ from specauf_cli.errors import InputError
 app = typer.Typer()
 
 CONCURRENCY, TIMEOUT, RETRIES = 8, 600.0, 5
-"""How a server is asked unless the options say otherwise."""
+"""Defaults of the options for a server."""
 
 
 @dataclass(frozen=True)
 class HereOptions:
-    """Options of an evaluation on this machine; none of them means something for a server."""
+    """Options of an evaluation on this machine; none of them applies to a server."""
 
     all_runs: bool
     mode: str | None
@@ -70,19 +70,21 @@ def evaluate(
         bool,
         typer.Option(
             "--every-checkpoint",
-            help="Measure the drafters kept along the way too (trainer.snapshot_every, and the best of "
+            help="Also measure the drafters kept during training (trainer.snapshot_every, and the best of "
             "trainer.eval_every).",
         ),
     ] = False,
-    backend: Annotated[str | None, typer.Option(help="sglang or vllm: ask a running server, which counts.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="sglang or vllm: measure on a running server, by its own counts.")
+    ] = None,
     base_url: Annotated[str | None, typer.Option(help="The server, e.g. http://127.0.0.1:30000")] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at once, of a server.")] = CONCURRENCY,
+    concurrency: Annotated[int, typer.Option(help="Requests sent to a server at once.")] = CONCURRENCY,
     timeout: Annotated[float, typer.Option(help="Seconds a server may take for one request.")] = TIMEOUT,
-    retries: Annotated[int, typer.Option(help="Further tries of a request that a server fails to answer.")] = RETRIES,
+    retries: Annotated[int, typer.Option(help="Retries of a request that a server fails to answer.")] = RETRIES,
     served_model: Annotated[str | None, typer.Option(help="The name by which the server knows the target.")] = None,
     served_drafter: Annotated[str | None, typer.Option(help="The name by which the server knows the drafter.")] = None,
 ) -> None:
-    """Measure finished drafters: tau per benchmark and block-mask accuracy; with --backend, by a running server."""
+    """Measure finished drafters: tau per benchmark and block-mask accuracy; with --backend, on a running server."""
     here = HereOptions(all_runs, mode, all_starts, cross_check, definition, every_checkpoint)
     named = (backend, base_url, served_model, served_drafter)
     if all(name is None for name in named) and (concurrency, timeout, retries) == (CONCURRENCY, TIMEOUT, RETRIES):
@@ -102,7 +104,7 @@ def evaluate(
 
 
 def _evaluate_here(options: HereOptions, runs: Sequence[str], benchmarks: str, overrides: Sequence[str]) -> None:
-    """Measures runs one after another. A run that cannot be measured is said, and the others go on."""
+    """Measures runs one after another. A run that cannot be measured is reported, and the others continue."""
     from specauf_cli.reporting import summary
     from specauf_cli.session import Session, open_session
     from specauf_cli.store import layout

@@ -18,10 +18,11 @@ def doctor(
     run: Annotated[
         str | None, typer.Option(help="A finished run (id or folder): its own settings and drafter are checked.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only what needs no target and no download.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only the checks that need no target and no download.")
+    ] = False,
 ) -> None:
-    """Check target, data and drafter for what breaks drafters: a line and a fix each; exit code 1 when a check
-    failed."""
+    """Check target, data and drafter for known mistakes: one line and a fix each; exit code 1 if a check failed."""
     from specauf_cli.config import compose
     from specauf_cli.doctor.examination import run_checks
     from specauf_cli.store import layout
@@ -45,7 +46,8 @@ def plan(
     ] = None,
     devices: Annotated[int, typer.Option(help="GPUs that share the training (with --gpu).")] = 1,
     utilisation: Annotated[
-        float, typer.Option(help="Share of the peak that is reached: assumed where nothing is measured.")
+        float,
+        typer.Option(help="Share of the peak speed that training is assumed to reach (where nothing is measured)."),
     ] = 0.4,
 ) -> None:
     """What a training will take: parameters, work, memory, disk, hours. Nothing is trained or downloaded."""
@@ -53,7 +55,7 @@ def plan(
     from specauf_cli.planning.estimate import estimate
 
     if gpu is None and devices != 1:
-        raise InputError(f"--devices {devices}: only with --gpu; this machine is timed as it is")
+        raise InputError(f"--devices {devices}: only with --gpu; without it this machine is timed")
     config = compose.compose(overrides_of(overrides))
     for line in estimate(config, gpu=gpu, devices=devices, utilisation=utilisation):
         print(line)

@@ -28,12 +28,12 @@ def table(
         str | None, typer.Option(help="A launcher for the jobs, one of conf/hydra/launcher: slurm, local.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Comma-separated rows, by the name of their objective: train these alone.")
+        str | None, typer.Option(help="Comma-separated rows, by name: train only these; the others show a dash.")
     ] = None,
 ) -> None:
-    """Train and evaluate whatever an experiment lacks, then print its table and write it to runs/tables/.
+    """Train and evaluate what an experiment lacks, then print its table and write it to runs/tables/.
 
-    workers=N trains N jobs side by side; --launcher hands them to a cluster.
+    workers=N runs N jobs at a time; --launcher hands them to a cluster.
     """
     from specauf_cli.study.table import run
 

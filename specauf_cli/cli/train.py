@@ -20,8 +20,8 @@ def train(context: typer.Context) -> None:
     """Train one drafter; -m sweeps, --help lists all settings, --force trains a finished one again (the old one is
     kept).
 
-    --together trains all drafters of a sweep at once, from one pass over data and target: each ends as it would alone.
-    --eval measures each when it is trained, with its benchmarks.
+    --together trains all drafters of a sweep at once, from one pass over data and target: each ends exactly as if
+    trained alone. --eval measures each when it is trained, with its benchmarks.
     """
     own = {"--force", "--together", "--eval"} & set(context.args)
     words = [w for w in context.args if w not in own]

@@ -1,11 +1,13 @@
 """Overrides in, plain objects out: the only file that knows Hydra and OmegaConf."""
 
+import copy
 import os
 import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,11 @@ from specauf_cli.errors import InputError, Interrupted, first_line, nearest
 from specauf_cli.runtime import ranks
 
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
-"""Options of Hydra whose next word is theirs and no override."""
+"""Options of Hydra that take the next word as their value."""
 
 
 def _search() -> list[str]:
-    """The override by which Hydra looks into the user's own folder too."""
+    """The override that makes Hydra search the user's own folder too."""
     place = own_folder()
     return [] if place is None else [f"hydra.searchpath=[{quoted(f'file://{place}')}]"]
 
@@ -52,7 +54,7 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def _resolved(raw: DictConfig, overrides: Sequence[str]) -> Config:
-    """``raw``, or what its objective is called on its backbone: auf on domino is b_auf."""
+    """``raw``, with its objective under the name that it has on its backbone: auf on domino is b_auf."""
     try:
         like = raw.backbone.get("like") or raw.backbone.name
         alias = OmegaConf.select(raw, f"objective.aliases.{like}")
@@ -81,11 +83,11 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
 def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """Key and plain value of every override, as Hydra's own grammar reads them (None for a deletion).
 
-    Errors: InputError for a word that is no override.
+    Errors: InputError for a word that is not an override.
     """
     try:
-        found = OverridesParser.create().parse_overrides(_plain_paths(overrides))
-        return [(o.key_or_group, None if o.is_delete() else o.value()) for o in found]
+        words = OverridesParser.create().parse_overrides(_plain_paths(overrides))
+        return [(word.key_or_group, None if word.is_delete() else word.value()) for word in words]
     except (HydraException, ValueError, RecursionError) as error:
         raise InputError(f"not an override: {first_line(error)[:200]}") from error
 
@@ -97,8 +99,7 @@ PLAIN = re.compile(r"null|[\w./:@%-]*|'.*'|\".*\"|.*\$\{.*", re.DOTALL | re.ASCI
 
 
 def _plain_paths(overrides: Sequence[str]) -> list[str]:
-    """``overrides`` with ``~`` and special characters in files' and folders' names as Hydra's grammar wants them:
-    quoted."""
+    """``overrides`` with paths as Hydra's grammar needs them: ``~`` expanded, special characters quoted."""
     words = []
     for word in overrides:
         key, equals, value = word.partition("=")
@@ -142,7 +143,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
             overrides = list(HydraConfig.get().overrides.task)
             multirun = HydraConfig.get().mode is RunMode.MULTIRUN
             elsewhere = multirun and "BasicLauncher" not in HydraConfig.get().launcher._target_
-        except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        except OmegaConfBaseException as error:  # an interpolation that cannot be resolved
             stopped.append(InputError(f"configuration: {first_line(error)}"))
             raise SystemExit(2) from error
         try:
@@ -185,7 +186,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of every job of a sweep, as Hydra's own sweeper expands them and in its order (``-m``).
 
-    Errors: InputError for a word that is no override.
+    Errors: InputError for a word that is not an override.
     """
     try:
         words = OverridesParser.create().parse_overrides(_plain_paths(overrides))
@@ -196,7 +197,7 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 OPTIONS = (*WITH_VALUE, "--multirun", "-m", "--help", "-h", "--hydra-help", "--resolve", "--info", "-i")
-"""What ``specauf train`` takes beside overrides: options of Hydra."""
+"""Options of Hydra that ``specauf train`` takes in addition to overrides."""
 
 
 def _check_options(arguments: Sequence[str]) -> None:
@@ -218,12 +219,19 @@ def _check_options(arguments: Sequence[str]) -> None:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The plain content of a yaml file, interpolations resolved. Errors: InputError naming the file."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        status = path.stat()
+        values = copy.deepcopy(_parsed(path, status.st_mtime_ns, status.st_size, tuple(os.environ.items())))
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: a yaml file here is a mapping of keys, see experiments/table2.yaml")
     return typing.cast(dict[str, Any], values)
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, _changed: int, _size: int, _environment: tuple[tuple[str, str], ...]) -> Any:
+    """The content of a yaml file as long as neither the file nor the environment, which it may quote, changes."""
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
 
 
 def plain_values(overrides: Sequence[str]) -> dict[str, Any]:
@@ -319,7 +327,7 @@ def with_benchmarks(config: Config, names: str) -> Config:
     chosen = {}
     for name in names.split(","):
         if name in chosen:
-            raise InputError(f"--benchmarks {names}: {name} is there twice")
+            raise InputError(f"--benchmarks {names}: {name} is named twice")
         if name == "all":
             raise InputError(f"--benchmarks {names}: all is used alone, it means every benchmark of the profile")
         valid = groups()["benchmark"]
@@ -328,7 +336,7 @@ def with_benchmarks(config: Config, names: str) -> Config:
                 f"unknown benchmark {name!r}; valid: all, "
                 f"{', '.join(v for v in valid if v != 'all')}.{nearest(name, valid)}"
             )
-        found = config if name in config.benchmark else compose([f"benchmark={name}"])
-        chosen.update({name: found.benchmark[name]} if name in found.benchmark else found.benchmark)
+        benchmarks = (config if name in config.benchmark else compose([f"benchmark={name}"])).benchmark
+        chosen.update({name: benchmarks[name]} if name in benchmarks else benchmarks)
     resolved = {**config.resolved, "benchmark": {n: asdict(b) for n, b in chosen.items()}}
     return replace(config, benchmark=chosen, resolved=resolved)

@@ -1,4 +1,4 @@
-"""Where yaml files lie, the shipped ones and the user's own, and which choices they offer."""
+"""Where the yaml files are, the shipped ones and the user's own, and which choices they offer."""
 
 import os
 import re
@@ -25,33 +25,31 @@ def own_folder() -> Path | None:
     shipped one's name."""
     if not os.environ.get(OWN):
         return None
-    place = Path(os.environ[OWN]).expanduser().resolve()
-    if not place.is_dir():
-        raise InputError(
-            f"{OWN}={place}: there is no such folder; it holds your own yaml files, as objective/NAME.yaml"
-        )
-    for path in sorted(place.glob("*/*.yaml")):
-        if (folder("conf") / path.relative_to(place)).is_file() and place != folder("conf"):
+    own = Path(os.environ[OWN]).expanduser().resolve()
+    if not own.is_dir():
+        raise InputError(f"{OWN}={own}: there is no such folder; it holds your own yaml files, as objective/NAME.yaml")
+    for path in sorted(own.glob("*/*.yaml")):
+        if (folder("conf") / path.relative_to(own)).is_file() and own != folder("conf"):
             raise InputError(
-                f"{path}: there is a shipped {path.parent.name} of this name, which it would not replace; rename it"
+                f"{path}: there is a shipped {path.parent.name} of this name, which it would not reown; rename it"
             )
-    return place
+    return own
 
 
 def groups() -> dict[str, list[str]]:
     """The configuration groups and their choices, the user's own (``SPECAUF_CONF``) among them."""
-    found: dict[str, list[str]] = {}
-    for place in filter(None, (folder("conf"), own_folder())):
-        for path in place.glob("*/*.yaml"):
-            found.setdefault(path.parent.name, []).append(path.stem)
-    return {name: sorted(set(found[name])) for name in sorted(found)}
+    choices: dict[str, list[str]] = {}
+    for root in filter(None, (folder("conf"), own_folder())):
+        for path in root.glob("*/*.yaml"):
+            choices.setdefault(path.parent.name, []).append(path.stem)
+    return {group: sorted(set(choices[group])) for group in sorted(choices)}
 
 
 def file_of(group: str, name: str) -> Path:
     """The yaml of a choice, shipped or the user's own. Errors: InputError for an unknown one."""
     check_choices([f"{group}={name}"])
-    places = [folder("conf"), *([own] if (own := own_folder()) else [])]
-    return next(f for place in places if (f := place / group / f"{name}.yaml").is_file())
+    roots = [folder("conf"), *([own] if (own := own_folder()) else [])]
+    return next(path for root in roots if (path := root / group / f"{name}.yaml").is_file())
 
 
 def check_choices(overrides: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ def named(target: Mapping[str, Any]) -> dict[str, Any]:
         path = name
     pretrain = (
         target.get("pretrain") if path is None else None
-    )  # what is loaded is not trained here, whatever a profile says
+    )  # a target that is loaded is not trained here, even if a profile says how
     short = str(path if name is None else name).rstrip("/").rsplit("/", 1)[-1]
     if name is None or "/" in str(name):
         name = re.sub(r"[^A-Za-z0-9._+-]", "-", short).lstrip("._+-") or "target"

@@ -7,7 +7,7 @@ from specauf_cli.errors import InputError
 
 
 def overrides_of(words: Sequence[str] | None) -> list[str]:
-    """``words`` as overrides. Errors: InputError for a word that is none."""
+    """``words`` as overrides. Errors: InputError for a word that is not an override."""
     for word in words or []:
         if "=" not in word and not word.startswith("~"):
             raise InputError(f"{word!r} is not an override; write key=value, for example profile=smoke")

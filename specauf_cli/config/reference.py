@@ -91,15 +91,16 @@ def _value(setting: Setting, values: Mapping[str, Mapping[str, Any]]) -> str:
     """Its value, once where all profiles agree, else by profile; empty where it is named by the user (``*``)."""
     if "*" in setting.key.split("."):
         return ""
-    found = {profile: _shown(_at(content, setting.key)) for profile, content in values.items()}
-    if len(set(found.values())) == 1:
-        return next(iter(found.values()))
-    return "; ".join(f"{', '.join(ps)} {value}" for value, ps in _inverted(found).items())
+    shown = {profile: _shown(_at(content, setting.key)) for profile, content in values.items()}
+    if len(set(shown.values())) == 1:
+        return next(iter(shown.values()))
+    return "; ".join(f"{', '.join(profiles)} {value}" for value, profiles in _inverted(shown).items())
 
 
-def _inverted(found: Mapping[str, str]) -> dict[str, list[str]]:
+def _inverted(shown: Mapping[str, str]) -> dict[str, list[str]]:
+    """The profiles of every value."""
     profiles: dict[str, list[str]] = {}
-    for profile, value in found.items():
+    for profile, value in shown.items():
         profiles.setdefault(value, []).append(profile)
     return profiles
 

@@ -95,15 +95,15 @@ def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 def shared(config: Config) -> dict[str, Any]:
     """The settings that must be equal in runs that are trained or measured together."""
-    found: dict[str, Any] = {}
+    common: dict[str, Any] = {}
     for name, info in _fields(Config).items():
         value = getattr(config, name)
         if SHARED in info.metadata:
-            found[name] = value
+            common[name] = value
         elif dataclasses.is_dataclass(value):
             parts = [k for k, i in _fields(type(value)).items() if SHARED in i.metadata]
-            found |= {f"{name}.{k}": getattr(value, k) for k in parts}
-    return found
+            common |= {f"{name}.{k}": getattr(value, k) for k in parts}
+    return common
 
 
 def _fields(kind: Any) -> dict[str, FieldInfo]:

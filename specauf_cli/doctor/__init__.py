@@ -1,1 +1,1 @@
-"""Checks for what breaks drafters, before a GPU hour is spent."""
+"""Checks for known mistakes that spoil a drafter, run before any training."""

@@ -1,5 +1,5 @@
-"""Checks of the drafter: what reaches a block, what its slots are asked, whether it belongs to its target, save and
-load."""
+"""Checks of the drafter: what a block can see, what its slots predict, whether it fits its target, saving and
+loading."""
 
 import tempfile
 from collections.abc import Callable
@@ -25,10 +25,10 @@ MASKED = "let a block see only context positions strictly before its anchor"
 
 @torch.no_grad()
 def leak(subject: Subject) -> Finding:
-    """Nothing at or after an anchor reaches its block, bit for bit; the state right before it does (SpecForge#470).
+    """Nothing at or after an anchor changes its block, bit for bit; the state right before it does (SpecForge#470).
 
-    Several blocks in one pass (training) and each alone (decoding); changed states, then changed tokens; and where a
-    branch reads the tokens of its block, none after the slot.
+    Checked with several blocks in one pass (training) and each alone (decoding), with changed states and with changed
+    tokens. A branch that reads the tokens of its block must read none after the slot.
     """
     target, drafter, tokens = subject.target(), subject.drafter(), subject.tokens()
     length = tokens.shape[1]
@@ -100,7 +100,7 @@ def _leak_of_tokens(target: Target, drafter: DFlash, tokens: Int[Tensor, "1 T"],
 
 
 class _Oracle(DFlash):
-    """Replaces a drafter, without weights: proposes for every slot the very label that training would give it."""
+    """A drafter without weights that proposes, for every slot, the label that training would give it."""
 
     def __init__(self, of: DFlash, tokens: Int[Tensor, "1 T"]) -> None:
         torch.nn.Module.__init__(self)
@@ -130,7 +130,7 @@ def labels(subject: Subject) -> Finding:
         return Finding(
             FAIL, f"{slots} slots in a block of {drafter.backbone.block_size} whose slot 0 is position {first}"
         )
-    chosen = [*examples[:3], *examples[3:][-1:]]  # the last one has several answers, where there are such
+    chosen = [*examples[:3], *examples[3:][-1:]]  # the last one has several answers if any example has
     batch = blocks.collate(chosen, range(len(chosen)), target.chat.pad_id)
     places = [v.nonzero()[:, 0].tolist() for v in blocks.valid_anchors(batch.supervised)]
     ends = [(p[:32] + p[32:][-32:] + [0] * 64)[:64] for p in places]  # where answers begin and end
@@ -163,7 +163,7 @@ def labels(subject: Subject) -> Finding:
 
 
 def _wrong(example: Example, anchor: int, labels: list[int], mask: list[bool]) -> str:
-    """What is wrong with the labels of one block, told by counting along the example."""
+    """What is wrong with the labels of one block, found by counting along the example."""
     inside = True
     for k, (label, asked) in enumerate(zip(labels, mask, strict=True)):
         at = anchor + 1 + k
@@ -212,14 +212,14 @@ def _first_other_slot(target: Target, drafter: DFlash, tokens: Int[Tensor, "1 T"
     alone = torch.cat([propose(slot, only, previous[0, slot : slot + 1]) for slot in range(drafted.shape[1])])
     chosen = scores.gather(1, torch.stack([drafted[0], alone], dim=1))
     lost = (scores.max(dim=-1, keepdim=True).values - chosen).max(dim=-1).values
-    wrong = (lost > 1e-3 * scores.abs().max()).nonzero()  # a tie within rounding is no other token
+    wrong = (lost > 1e-3 * scores.abs().max()).nonzero()  # a tie within rounding does not count as another token
     return int(wrong[0]) if len(wrong) else None
 
 
 def belongs(subject: Subject) -> Finding:
     """The drafter's files against target and settings: sizes, vocabulary, mask token, block, fingerprint, weights.
 
-    Without a run, that the configured drafter can be made. Its ``target_layer_ids`` are judged with the layers.
+    Without a run: whether the configured drafter can be created. Its ``target_layer_ids`` belong to the check *layers*.
     """
     target, drafter = subject.target(), subject.drafter()
     size = f"{sum(p.numel() for p in drafter.parameters()):,} parameters"
@@ -238,11 +238,13 @@ def belongs(subject: Subject) -> Finding:
     other = [k for k, v in ours.items() if k not in free and k in theirs and theirs[k] != v]
     missing = [k for k in ours if k not in free and k not in theirs]
     if other or missing:
-        said = [f"{k} is {theirs[k]!r}, here it is {ours[k]!r}" for k in other[:3]] + [
+        differences = [f"{k} is {theirs[k]!r}, here it is {ours[k]!r}" for k in other[:3]] + [
             f"{k} is missing" for k in missing[:3]
         ]
         return Finding(
-            FAIL, "; ".join(said), "use the target, backbone and mask token it was trained with, or train it again"
+            FAIL,
+            "; ".join(differences),
+            "use the target, backbone and mask token it was trained with, or train it again",
         )
     if subject.refused and theirs.get("dflash_config.target_layer_ids") == list(target.taps):
         return Finding(FAIL, subject.refused, "restore the run's files, or train it again")
@@ -286,7 +288,7 @@ def round_trip(subject: Subject) -> Finding:
     def draft(of: DFlash) -> Tensor:
         return of.draft(target, of.context(context), tokens.gather(1, anchors), anchors)
 
-    public = drafter.architecture in formats.ARCHITECTURES  # a backbone of the user's own is never exported
+    public = drafter.architecture in formats.ARCHITECTURES  # a user's own backbone is never exported
     trips = {name: trip for name, trip in ROUND_TRIPS.items() if public or trip is not _public_files}
     for name, trip in trips.items():
         try:

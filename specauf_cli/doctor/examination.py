@@ -1,4 +1,4 @@
-"""What breaks drafters, looked for before a GPU hour is spent: one line per check, with its fix."""
+"""Runs all checks and prints one line for each, with its fix."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -30,11 +30,11 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
 """Every check by the name of its line, in the order of the lines."""
 
 OWNERS = {"data": "data", "benchmarks": "prompts", "target": "target", "stop tokens": "examples", "drafter": "drafter"}
-"""Checks that answer for a part of the subject: where it cannot be opened they fail, and the others are left out."""
+"""Checks that fail when their part of the subject cannot be opened; all other checks of that part are skipped."""
 
 
 def examine(subject: Subject) -> Iterator[tuple[str, Finding]]:
-    """Every check's name and finding, one after the other. A check that crashes is a failed one."""
+    """Yields every check's name and finding. A check that crashes counts as failed."""
     for name, check in CHECKS.items():
         try:
             yield name, check(subject)
@@ -57,7 +57,7 @@ def line(name: str, finding: Finding) -> str:
 
 
 def summary(findings: Iterable[Finding]) -> str:
-    """How many checks ended how."""
+    """The number of checks with each verdict."""
     verdicts = [f.verdict for f in findings]
     words = {OK: "ok", WARN: "warnings", FAIL: "failed", OUT: "left out"}
     counted = ", ".join(f"{verdicts.count(v)} {w}" for v, w in words.items() if v == OK or verdicts.count(v))
@@ -65,10 +65,10 @@ def summary(findings: Iterable[Finding]) -> str:
 
 
 def run_checks(config: Config, folder: Path | None = None, *, dry: bool = False, asked: Config | None = None) -> bool:
-    """Prints every check of ``config`` (and of the drafter in ``folder``) as it is made; True when none failed.
+    """Prints every check of ``config`` (and of the drafter in ``folder``) as it finishes; True when none failed.
 
-    ``dry``: without target and download; the checks that need them are named in one line. ``asked``: settings whose
-    benchmarks are looked at instead.
+    ``dry``: without target or download; the checks that need them are named in one line. ``asked``: settings whose
+    benchmarks are checked instead.
     """
     findings: dict[str, Finding] = {}
     for name, finding in examine(Subject(config, folder, dry=dry, asked=asked)):
@@ -77,6 +77,6 @@ def run_checks(config: Config, folder: Path | None = None, *, dry: bool = False,
             print(line(name, finding), flush=True)
     if dry:
         out = [n for n, f in findings.items() if f.verdict == OUT]
-        print(line("dry run", Finding(OUT, f"left out, for they need the target or a download: {', '.join(out)}")))
+        print(line("dry run", Finding(OUT, f"skipped, since they need the target or a download: {', '.join(out)}")))
     print(summary(findings.values()))
     return all(f.verdict != FAIL for f in findings.values())

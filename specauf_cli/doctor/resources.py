@@ -1,4 +1,4 @@
-"""Checks of the machine and of the settings: do they hold together, are the files there, will disk and memory do."""
+"""Checks of settings and machine: whether settings fit together, files exist, and disk and memory suffice."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from specauf_cli.runtime import machine
 
 
 def settings(subject: Subject) -> Finding:
-    """The settings compose, fit each other, and the files they name are there."""
+    """The settings compose and fit each other, and the files they name exist."""
     config, trainer = subject.config, subject.config.trainer
     if config.target.path is None and config.target.pretrain is None:
         return Finding(
@@ -40,7 +40,7 @@ def settings(subject: Subject) -> Finding:
 
 
 def disk_and_memory(subject: Subject) -> Finding:
-    """Free disk under ``runs`` and free memory against what a training takes, as ``specauf plan`` counts it."""
+    """Free disk under ``runs`` and free memory, against the needs of a training as ``specauf plan`` counts them."""
     config, plan = subject.config, subject.plan()
     place = Path(config.runs).absolute()
     place = next(p for p in (place, *place.parents) if p.exists())
@@ -69,9 +69,11 @@ def _largest(parts: dict[str, float]) -> str:
 
 
 def target(subject: Subject) -> Finding:
-    """The target can be known."""
+    """The target loads."""
     known = subject.target()
-    kind = "random weights, for it is not trained yet" if subject.untrained else f"fingerprint {known.fingerprint[:16]}"
+    kind = (
+        "random weights, since it is not trained yet" if subject.untrained else f"fingerprint {known.fingerprint[:16]}"
+    )
     sizes = f"{known.model.config.num_hidden_layers} layers of width {known.hidden_size}, {known.chat.vocab:,} tokens"
     if subject.config.trainer.max_length > known.context_length:
         return Finding(

@@ -1,5 +1,4 @@
-"""What the checks look at: settings, data, target and drafter, each opened when first asked for; and what a check
-says."""
+"""What the checks examine: settings, data, target and drafter, each opened on first use; and the result of a check."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,8 +36,8 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says: ``ok``, ``warn``, ``FAIL``, or ``-`` where it was left out. ``shown`` lines stand below
-    it."""
+    """The result of one check: ``ok``, ``warn``, ``FAIL``, or ``-`` if it was skipped. ``shown`` lines are printed
+    below it."""
 
     verdict: str
     found: str
@@ -47,7 +46,7 @@ class Finding:
 
 
 class LeftOut(Exception):
-    """A check cannot be made because ``part`` of the subject is not to be had; ``reason`` says why, in one line."""
+    """A check cannot run because ``part`` of the subject is not available; ``reason`` says why, in one line."""
 
     def __init__(self, part: str, reason: str) -> None:
         super().__init__(reason)
@@ -55,12 +54,12 @@ class LeftOut(Exception):
 
 
 class Subject:
-    """Settings with the data, target and drafter they mean. Nothing is trained: a target that is missing gets random
+    """Settings with the data, target and drafter they describe. Nothing is trained: a missing target gets random
     weights.
 
     ``folder``: a finished run whose drafter is examined (else one is initialised). ``dry``: no target and no download.
-    ``asked``: settings whose benchmarks are examined, where they are not those that the data were cleaned of.
-    ``parts`` gives parts that are open already: ``data``, ``prompts``, ``target``, ``drafter``.
+    ``asked``: settings whose benchmarks are examined, if not those that were removed from the data.
+    ``parts``: parts that are already open: ``data``, ``prompts``, ``target``, ``drafter``.
     """
 
     def __init__(
@@ -79,13 +78,13 @@ class Subject:
         self._parts: dict[str, Any] = dict(parts or {})
 
     def _part(self, name: str, make: Callable[[], Part]) -> Part:
-        """The part, made once. Errors: LeftOut, every time, when it cannot be made."""
+        """The part, opened once. Errors: LeftOut, on every call, when it cannot be opened."""
         if name not in self._parts:
             try:
                 self._parts[name] = make()
             except LeftOut as error:
                 self._parts[name] = error
-            except Exception as error:  # whatever is wrong with it, checks of other parts go on
+            except Exception as error:  # checks of other parts still run
                 self._parts[name] = LeftOut(name, reason_of(error))
         if isinstance(self._parts[name], LeftOut):
             raise self._parts[name]
@@ -112,7 +111,7 @@ class Subject:
         return self._part("prompts", load)
 
     def downloads(self) -> list[str]:
-        """Data that these settings fetch from the hub."""
+        """The data sets that these settings fetch from the hub."""
         config = self.config
         names = [f"data {config.data.hub_id}"] if config.data.source == "hub" else []
         for chosen in (config, self.asked):
@@ -121,19 +120,19 @@ class Subject:
         return list(dict.fromkeys(names))
 
     def fetches_target(self) -> bool:
-        """True for a target of the hub of which this machine has nothing yet."""
+        """True for a target of the hub that this machine has not downloaded."""
         chosen = self.config.target
         if chosen.path is None or is_local(chosen.path):
             return False
         try:
             cached = try_to_load_from_cache(chosen.path, "config.json", revision=chosen.revision)
-        except ValueError:  # not the shape of a hub id: opening it says so
+        except ValueError:  # not a valid hub id: opening it reports that
             return False
         return not isinstance(cached, str)
 
     def plan(self) -> Plan:
-        """What a training of these settings takes. Its lengths are estimated: the target and its tokenizer stay
-        closed."""
+        """The plan of a training with these settings. Lengths are estimated, so neither target nor tokenizer is
+        loaded."""
         config, stated = self.config, self.config.data.source == "hub" and self.config.data.known is not None
         known = self._part("sizes", lambda: sizes.of(config.target, local=self.dry))
         lengths = estimated(config, None if stated else self.data()[0])
@@ -141,7 +140,7 @@ class Subject:
         return self._part("plan", lambda: make_plan(config, known, lengths, on_gpu=on_gpu))
 
     def target(self) -> Target:
-        """The target on its device; where it would have to be trained first, one of its size with random weights."""
+        """The target on its device; one of the same size with random weights if it is not trained yet."""
         if self.dry:
             raise LeftOut("dry", "opens no target")
         return self._part("target", self._target)
@@ -167,8 +166,7 @@ class Subject:
         return Target(model, chat, config.target, "random weights")
 
     def drafter(self) -> DFlash:
-        """The run's drafter; where there is none, or it does not load (``refused`` says why), a freshly initialised
-        one."""
+        """The run's drafter; a freshly initialised one if there is none or it does not load (``refused`` says why)."""
         return self._part("drafter", self._drafter)
 
     def _drafter(self) -> DFlash:
@@ -186,8 +184,7 @@ class Subject:
         return drafter.to(target.model.dtype).eval()
 
     def sample(self) -> tuple[Conversation, ...]:
-        """Some training conversations: the first ones, a quarter of them with more than one answer where there are
-        such."""
+        """The first training conversations, a quarter of them with several answers if there are any."""
         conversations = self.data()[0].conversations
         long = [c for c in conversations if sum(m.role == "assistant" for m in c.messages) > 1][: SAMPLE // 4]
         names = {c.id for c in long}
@@ -195,14 +192,13 @@ class Subject:
         return (*others[: SAMPLE - len(long)], *long)
 
     def examples(self) -> list[Example]:
-        """The sampled conversations as a training encodes them."""
+        """The sampled conversations as training encodes them."""
         chat, length = self.target().chat, self.config.trainer.max_length
         corpus = replace(self.data()[0], conversations=self.sample(), dropped={})
         return self._part("examples", lambda: encode(chat, corpus, max_length=length)[0])
 
     def tokens(self) -> Int[Tensor, "1 T"]:
-        """One sequence to try models on: a training example cut to ``WIDTH`` tokens; random tokens where there is
-        none."""
+        """One sequence to try models on: a training example cut to ``WIDTH`` tokens; random tokens if there is none."""
         target = self.target()
         try:
             usable = [e.tokens for e in self.examples() if len(e.tokens) >= 24] or [e.tokens for e in self.examples()]
@@ -216,7 +212,7 @@ class Subject:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line for whatever was raised: an InputError's own text, else the kind of error and its first line."""
+    """An exception in one line: an InputError's own text, otherwise its type and first line."""
     lines = str(error).strip().splitlines()
     if isinstance(error, InputError):
         return " ".join(lines)
@@ -224,7 +220,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def close(actual: Tensor, expected: Tensor) -> bool:
-    """Equal up to rounding: 1e-4 of the largest value in fp32, 2e-2 below it."""
+    """Equal up to rounding: 1e-4 of the largest value in fp32, 2e-2 in lower precision."""
     if actual.shape != expected.shape:
         return False
     share = 1e-4 if expected.dtype == torch.float32 else 2e-2

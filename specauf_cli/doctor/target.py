@@ -1,5 +1,4 @@
-"""Checks of the target: which layers are tapped, whose head drafts, the row of the mask token, tokenizer against
-rows."""
+"""Checks of the target: tapped layers, head, embedding row of the mask token, tokenizer size against embedding rows."""
 
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from specauf_cli.store.files import read_json
 
 @torch.no_grad()
 def layers(subject: Subject) -> Finding:
-    """Features of tap ``id`` are ``hidden_states[id + 1]`` of the model's own pass, live and in training, never the
+    """The feature of tap ``id`` is ``hidden_states[id + 1]`` of the model's own pass, live and in training; never the
     last.
 
     With a run, its ``target_layer_ids`` must be the taps: serving engines count one higher internally (vllm#40727).
@@ -74,9 +73,10 @@ def _other_ids(ids: object, taps: list[int]) -> tuple[str, str]:
 
 @torch.no_grad()
 def head(subject: Subject) -> Finding:
-    """Embedding and head are the target's own and frozen; the drafter has none; a tied target's are one matrix.
+    """Embedding and head are the target's own and frozen, the drafter has neither, and in a tied target they are one
+    matrix.
 
-    An untied head that nobody saved is random (SpecForge#473, #455).
+    An untied head that was not saved is random (SpecForge#473, #455).
     """
     target, drafter = subject.target(), subject.drafter()
     rows, table = target.model.get_output_embeddings().weight, target.model.get_input_embeddings().weight
@@ -120,7 +120,8 @@ def head(subject: Subject) -> Finding:
 
 
 def _head_missing(target: Target) -> bool:
-    """True when the target's weights lie in a local folder and hold no head (``False`` where that cannot be told)."""
+    """True when the target's weights are in a local folder and contain no head (``False`` if that cannot be
+    determined)."""
     files = sorted(Path(target.config.path).glob("*.safetensors")) if target.config.path is not None else []
     names: set[str] = set()
     for file in files:
@@ -133,7 +134,7 @@ def _head_missing(target: Target) -> bool:
 
 
 def mask_row(subject: Subject) -> Finding:
-    """The embedding row of the mask token is not zero, finite, and as long as others (sglang#27924: a zero row)."""
+    """The embedding row of the mask token is finite, not zero, and has a usual norm (sglang#27924: a zero row)."""
     target = subject.target()
     table, chat = target.model.get_input_embeddings().weight, target.chat
     norms = table[: chat.vocab].norm(dim=1, dtype=torch.float32)
@@ -149,7 +150,7 @@ def mask_row(subject: Subject) -> Finding:
 
 @torch.no_grad()
 def vocabulary(subject: Subject) -> Finding:
-    """Every token of the tokenizer has a row in embedding and head; padded rows are cut off (vllm#46435)."""
+    """Every token of the tokenizer has a row in embedding and head; padding rows are cut off (vllm#46435)."""
     target = subject.target()
     model, chat = target.model, target.chat
     rows = min(model.get_output_embeddings().weight.shape[0], model.get_input_embeddings().weight.shape[0])
@@ -166,7 +167,7 @@ def vocabulary(subject: Subject) -> Finding:
     if cut != length:
         return Finding(
             FAIL,
-            f"{cut:,} logits for {length:,} tokens: padded rows could be drafted, or tokens never",
+            f"{cut:,} logits for {length:,} tokens: padding rows could be drafted, or some tokens never",
             "cut the head to the tokenizer's length",
         )
     if last >= length:

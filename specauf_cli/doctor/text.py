@@ -1,5 +1,4 @@
-"""Checks of the text: training against evaluation rendering, where answers end, the first prompts, prompts seen
-twice."""
+"""Checks of the text: rendering in training and evaluation, stop tokens, control tokens, first prompts, overlap."""
 
 import hashlib
 import unicodedata
@@ -16,7 +15,7 @@ SHOWN = 240
 
 
 def rendering(subject: Subject) -> Finding:
-    """The tokens before a trained answer are those of the evaluation prompt, one by one.
+    """The tokens before a trained answer are exactly those of the evaluation prompt.
 
     Qwen3's template writes an empty think block in a generation prompt with thinking off, but only in the last
     assistant turn of a finished conversation (SpecForge#296, #182).
@@ -67,20 +66,20 @@ def _asked(conversation: Conversation) -> Iterable[tuple[int, Sequence[Message]]
 
 
 def _continues(example: Example, prompt: list[int]) -> bool:
-    """The example holds the prompt as it is, and supervises from the token after it on."""
+    """True when the example starts with the prompt unchanged and is supervised from the next token on."""
     end = len(prompt)
     same = list(example.tokens[:end]) == prompt and len(example.tokens) > end
     return same and example.supervised[end] and not example.supervised[end - 1]
 
 
 def _cut(examples: list[Example], prompt: list[int], subject: Subject) -> bool:
-    """The answer is beyond ``trainer.max_length``, or nothing of the conversation is within it."""
+    """True when the answer is beyond ``trainer.max_length``, or all of the conversation is."""
     most = subject.config.trainer.max_length
     return len(prompt) + 2 > most or not examples or any(len(e.tokens) >= most for e in examples)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their start."""
+    """The length of the common prefix of two sequences."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
@@ -100,7 +99,7 @@ def _token(chat: Chat, token: int) -> str:
 
 
 def stop_tokens(subject: Subject) -> Finding:
-    """The token that ends an answer in training is one at which generation stops, and no answer holds one before its
+    """The token that ends an answer in training stops generation, and no answer contains a stop token before its
     end."""
     chat, sample = subject.target().chat, subject.sample()
     special = set(chat.tokenizer.all_special_ids) | set(chat.tokenizer.added_tokens_decoder)
@@ -110,7 +109,7 @@ def stop_tokens(subject: Subject) -> Finding:
         try:
             closings = [closing for _, closing in chat.answers(conversation)]
         except InputError as error:
-            raise LeftOut("rendering", "answers are not rendered as they are asked, see rendering") from error
+            raise LeftOut("rendering", "training and evaluation render answers differently, see rendering") from error
         for closing in chat.tokens(closings):
             answers += 1
             marks = [t for t in closing if t in special or t in chat.stop_ids]
@@ -132,12 +131,12 @@ def stop_tokens(subject: Subject) -> Finding:
                 FAIL,
                 f"example {example.id}: the last supervised token is {_token(chat, example.tokens[end])}, not a stop "
                 "token",
-                "supervise an answer up to and with its end-of-turn token",
+                "supervise an answer up to and including its end-of-turn token",
             )
     if early:
         return Finding(
             WARN,
-            f"{early} of {answers} answers hold a stop token before their end",
+            f"{early} of {answers} answers contain a stop token before their end",
             "remove special tokens from the text of your data",
         )
     last = ", ".join(_token(chat, t) for t in sorted(ends))
@@ -145,12 +144,12 @@ def stop_tokens(subject: Subject) -> Finding:
 
 
 def _spelled(chat: Chat, conversation: Conversation) -> str | None:
-    """The first control token that a conversation spells out."""
+    """The first control token written out in a conversation."""
     return chat.control_token(*(m.content for m in conversation.messages))
 
 
 def control_tokens(subject: Subject) -> Finding:
-    """No text spells out a control token: such conversations are dropped from training, such prompts are not asked."""
+    """No text spells out a control token: such conversations are dropped from training, such prompts are skipped."""
     chat, corpora = subject.target().chat, subject.data()
     everything = [c for corpus in corpora for c in corpus.conversations]
     spelling = {c.id: token for c in everything if (token := _spelled(chat, c)) is not None}
@@ -172,8 +171,8 @@ def control_tokens(subject: Subject) -> Finding:
 
 
 def first_prompt(subject: Subject) -> Finding:
-    """The first training prompt and the first benchmark prompt, as the target reads them; the user's words must be
-    there."""
+    """The first training prompt and the first benchmark prompt, as the target reads them; it must contain the user's
+    text."""
     chat = subject.target().chat
     conversation = subject.data()[0].conversations[0]
     _, messages = next(iter(_asked(conversation)))
@@ -188,7 +187,7 @@ def first_prompt(subject: Subject) -> Finding:
         text = chat.tokenizer.decode(list(tokens), skip_special_tokens=False)
         if turns[-1].content.strip() not in chat.render(turns, generation=True):
             return Finding(
-                FAIL, f"{where}, {name}: the prompt does not hold the user's words", "use another chat template"
+                FAIL, f"{where}, {name}: the prompt does not contain the user's text", "use another chat template"
             )
         first = chat.tokenizer.bos_token_id
         if first is not None and tokens[:2] == (first, first):
@@ -207,18 +206,18 @@ def _short(text: str) -> str:
 
 
 def overlap(subject: Subject) -> Finding:
-    """No benchmark prompt is in the training data, no held-out prompt either; counted by hashes of the text alone.
+    """Neither benchmark prompts nor held-out prompts are in the training data; counted by hashes of the text alone.
 
-    Loading the data excludes them already; this is a second opinion, with another normalisation: the same text up to
-    case, Unicode form and white space fails, the same letters and digits is a warning. Of the offline corpus first
-    turns count: its follow-ups ("Write them in capitals.") come from a short list and mean nothing without them.
+    Loading already excludes them; this is an independent check with another normalisation: equal text up to case,
+    Unicode form and white space fails, equal letters and digits are a warning. In the offline corpus only first turns
+    count, since its follow-ups ("Write them in capitals.") come from a short list.
     """
     train, heldout = subject.data()
     only_first = subject.config.data.source == "offline"
-    said = {strict: _hashes(_user_turns(train), strict=strict) for strict in (True, False)}
+    trained = {strict: _hashes(_user_turns(train), strict=strict) for strict in (True, False)}
     fails, warns, counts = list[str](), list[str](), list[str]()
     for raw, asked in subject.prompts():
-        planted = {b: _planted(raw, asked, said[b], strict=b, only_first=only_first) for b in (True, False)}
+        planted = {b: _planted(raw, asked, trained[b], strict=b, only_first=only_first) for b in (True, False)}
         size = len(raw.prompts)
         fails += [f"{planted[True]} of {size} prompts of {raw.name}"] if planted[True] else []
         more = planted[False] - planted[True]
@@ -244,12 +243,12 @@ def overlap(subject: Subject) -> Finding:
     return Finding(OK, f"none of {' + '.join(counts) or '0'} benchmark and {len(held)} held-out prompts in {total}")
 
 
-def _planted(raw: PromptSet, asked: PromptSet, said: set[bytes], *, strict: bool, only_first: bool) -> int:
-    """Prompts of which a turn, raw or in its template, is among ``said``."""
+def _planted(raw: PromptSet, asked: PromptSet, trained: set[bytes], *, strict: bool, only_first: bool) -> int:
+    """The number of prompts with a turn, raw or in its template, whose hash is among ``trained``."""
     count = 0
     for plain, templated in zip(raw.prompts, asked.prompts, strict=True):
         most = 1 if only_first else len(plain.turns)
-        count += bool(_hashes([*plain.turns[:most], *templated.turns[:most]], strict=strict) & said)
+        count += bool(_hashes([*plain.turns[:most], *templated.turns[:most]], strict=strict) & trained)
     return count
 
 
@@ -265,8 +264,8 @@ def _hashes(texts: Iterable[str], *, strict: bool) -> set[bytes]:
 def _hash(text: str, *, strict: bool = True) -> bytes:
     text = unicodedata.normalize("NFKC", text).casefold()
     letters = "".join(c for c in text if c.isalnum())
-    kept = " ".join(text.split()) if strict or len(letters) < 12 else letters  # "Go on." and "Go on" are no finding
-    return hashlib.sha256(kept.encode("utf-8", "surrogatepass")).digest()
+    compared = " ".join(text.split()) if strict or len(letters) < 12 else letters  # punctuation of "Go on." counts
+    return hashlib.sha256(compared.encode("utf-8", "surrogatepass")).digest()
 
 
 def data(subject: Subject) -> Finding:

@@ -1,1 +1,1 @@
-"""Running serving engines: asked, counted, and held to the exact replay."""
+"""Measuring drafters on running serving engines, and starting those engines."""

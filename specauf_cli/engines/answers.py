@@ -1,5 +1,5 @@
-"""One answer of a server, and the file of answers: one line each, written before anything else happens, read again by
-the next call."""
+"""Answers of a server, and the file that keeps them: one line per answer, written at once, read again by the next
+call."""
 
 import json
 import os
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Wave:
-    """Requests that were asked together, by their keys, and what the server's counters said of all of them.
+    """Keys of requests that were sent together, and what the server's counters reported for all of them.
 
     ``counts``: drafts, draft tokens, accepted tokens, and accepted tokens per slot.
     """
@@ -49,10 +49,10 @@ class Wave:
 
 class Answers:
     """The file of finished answers and closed waves of one server. ``kept``: answers with their seconds, by key;
-    ``torn`` lines were left out."""
+    ``torn``: how many incomplete lines were left out."""
 
     def __init__(self, path: Path) -> None:
-        """Reads what is there; lines that a kill has torn are left out. Errors: InputError when it cannot be
+        """Reads the file if it exists; lines cut short by a kill are left out. Errors: InputError when it cannot be
         written."""
         self.path = path
         self.kept: dict[str, tuple[Answer, float]] = {}
@@ -83,15 +83,14 @@ class Answers:
             self.torn += 1
 
     def get(self, key: str, keys: Collection[str]) -> Answer | None:
-        """The answer of ``key``, of ``keys`` that are asked together; None when it has no counts, its own or a
-        wave's."""
+        """The answer of ``key``, one of ``keys`` sent together; None if neither it nor its wave has counts."""
         answer, _ = self.kept.get(key, (None, 0.0))
         if answer is None or (answer.rounds is None and self.wave(key, keys) is None):
             return None
         return answer
 
     def wave(self, key: str, keys: Collection[str]) -> Wave | None:
-        """The latest wave of ``key``, if all it counted is among ``keys`` and was not counted again since."""
+        """The latest wave of ``key``, if all its requests are among ``keys`` and none was counted again since."""
         wave = self._latest(key)
         if wave is None or not all(k in keys and self._latest(k) is wave for k in wave.keys):
             return None
@@ -101,12 +100,12 @@ class Answers:
         return next((w for w in reversed(self.waves) if key in w.keys), None)
 
     def add(self, key: str, answer: Answer, seconds: float) -> None:
-        """Keeps an answer, on disk before anything else happens."""
+        """Adds an answer and writes it to disk."""
         self.kept[key] = answer, seconds
         self._append(json.dumps({"key": key, "seconds": round(seconds, 3), "answer": asdict(answer)}))
 
     def close_wave(self, keys: Sequence[str], counts: Sequence[Any]) -> None:
-        """Keeps what the counters said of a wave."""
+        """Adds the counts of a wave and writes them to disk."""
         self.waves.append(Wave(frozenset(keys), [*counts]))
         self._append(json.dumps({"wave": list(keys), "counts": counts}))
 
@@ -119,7 +118,7 @@ class Answers:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def discard(self) -> None:
-        """Forgets every answer, on disk too."""
+        """Deletes every answer, on disk too."""
         self.kept.clear()
         self.waves.clear()
         self._file.truncate(0)

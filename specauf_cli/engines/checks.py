@@ -1,4 +1,4 @@
-"""Is a running server the one that is meant? Each check names what it serves and what was expected."""
+"""Checks that a running server is the intended one; each error names what it serves and what was expected."""
 
 import sys
 from pathlib import Path
@@ -24,13 +24,13 @@ def check_model(served: Served, expected: str, options: ServerOptions) -> None:
             )
     elif not any(_is_same_model(n, expected) for n in served.names):
         raise InputError(
-            f"{options.base_url} serves {' = '.join(served.names)}, expected was the target {expected}; if that is the "
+            f"{options.base_url} serves {' = '.join(served.names)}, not the target {expected}; if that is the "
             f"same model by another name: --served-model {served.name}"
         )
 
 
 def check_drafter(served: Served, run: Path | None, options: ServerOptions) -> None:
-    """InputError when the server drafts with something else than the run's drafter."""
+    """InputError when the server drafts with another drafter than the run's."""
     if options.served_drafter is not None and served.drafter not in (None, options.served_drafter):
         raise InputError(
             f"{options.base_url} drafts with {served.drafter}, not {options.served_drafter!r} as --served-drafter says"
@@ -43,7 +43,7 @@ def check_drafter(served: Served, run: Path | None, options: ServerOptions) -> N
     weights = weights_sha256(served.drafter)
     if weights is None or weights not in [weights_sha256(str(place)) for place in places]:
         raise InputError(
-            f"{options.base_url} drafts with {served.drafter}, expected was {places[0]}; if that is the drafter of "
+            f"{options.base_url} drafts with {served.drafter}, not with {places[0]}; if that is the drafter of "
             f"run {run.name}: --served-drafter {served.drafter}; to measure it by itself: target=..."
         )
 
@@ -51,11 +51,13 @@ def check_drafter(served: Served, run: Path | None, options: ServerOptions) -> N
 def check_settings(served: Served, config: Config, run: Path | None, options: ServerOptions) -> list[str]:
     """InputError for a dtype, algorithm or number of draft tokens other than the settings'.
 
-    Returns what of the server could not be compared; it is said on stderr too.
+    Returns what could not be compared; stderr names it too.
     """
     url, precision = options.base_url, config.evaluation.precision
     if served.dtype not in (None, DTYPES[precision]):
-        same = [f", or measure it so: evaluation.precision={p}" for p, d in DTYPES.items() if d == served.dtype]
+        same = [
+            f", or measure in that precision: evaluation.precision={p}" for p, d in DTYPES.items() if d == served.dtype
+        ]
         raise InputError(
             f"{url} runs the target in {served.dtype}, the settings say evaluation.precision={precision}: restart it "
             f"with --dtype {DTYPES[precision]}{''.join(same)}"
@@ -67,7 +69,7 @@ def check_settings(served: Served, config: Config, run: Path | None, options: Se
     without_run = [k for k in ("drafter", "proposals") if run is None and k not in untold]
     if untold:
         print(
-            f"note: not checked, because {url} does not say its {', '.join(untold)}"
+            f"note: not checked, because {url} does not report its {', '.join(untold)}"
             + ("; a vLLM in developer mode does, VLLM_SERVER_DEV_MODE=1" if options.backend == "vllm" else ""),
             file=sys.stderr,
         )
@@ -96,7 +98,7 @@ def _check_drafting(served: Served, config: Config, run: Path, options: ServerOp
 
 
 def check_tokenizer(client: Client, served: Served, chat: Chat, text: str) -> str:
-    """What could be checked of the server's vocabulary; InputError when it is another one than the target's."""
+    """What could be checked of the server's vocabulary; InputError when it differs from the target's."""
     rows = served.flags.get("vocab_size")
     if isinstance(rows, int) and rows < chat.vocab:
         raise InputError(f"{client.url} serves a model of {rows} tokens, the target's tokenizer has {chat.vocab}")
@@ -114,7 +116,7 @@ def check_tokenizer(client: Client, served: Served, chat: Chat, text: str) -> st
 
 
 def weights_sha256(folder: str | None) -> str | None:
-    """Hash of a drafter's weights, where its folder is on this machine: a path may hold another drafter tomorrow."""
+    """Hash of a drafter's weights if its folder is on this machine: the path may hold another drafter later."""
     file = Path(folder or "") / "model.safetensors"
     return file_sha256(file) if folder and file.is_file() else None
 

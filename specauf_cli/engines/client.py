@@ -1,6 +1,6 @@
 """HTTP to one server: JSON in and out, one deadline for a whole answer, retries with exponential back-off.
 
-httpx and its timeouts know single reads only: a server that sends a byte now and then would never exceed them. The
+The timeouts of httpx apply to single reads: a server that sends a byte now and then would never exceed them. The
 requests therefore run on an event loop of their own, where ``asyncio.timeout`` bounds everything from the connection to
 the last byte; the methods of ``Client`` block and may be called by any number of threads.
 """
@@ -25,7 +25,7 @@ from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_ty
 from specauf_cli.errors import InputError
 
 LARGEST = 64 * 2**20
-"""Bytes of one answer; a longer one is not read to its end."""
+"""Most bytes of one answer; a longer one is refused."""
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds before the first retry, doubled before each further one up to the longest."""
@@ -46,7 +46,7 @@ class Unanswered(InputError):
 
 
 class Refused(InputError):
-    """The server understood and said no: its status is ``status``."""
+    """The server refused the request with the status ``status``."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -75,7 +75,7 @@ class Client:
         local = _is_local(self.url)
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(
-                "SPECAUF_API_KEY holds a character that no key can have; is there a line break at its end?"
+                "SPECAUF_API_KEY contains a character that no key can have; does it end with a line break?"
             )
         if not 0 < timeout <= 86400 or not 0 <= retries <= 100:
             raise InputError(
@@ -96,7 +96,7 @@ class Client:
         except (ValueError, ImportError) as error:
             raise InputError(f"the proxy that this environment names cannot be used: {error}") from error
         self._loop = asyncio.new_event_loop()
-        # A daemon, so that an interrupt leaves at once whatever the server is doing.
+        # A daemon, so that an interrupt ends the process at once.
         threading.Thread(target=_serve, args=(self._loop,), daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -106,7 +106,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends every connection; requests under way are given up."""
+        """Closes every connection; pending requests are cancelled."""
         asyncio.run_coroutine_threadsafe(self._http.aclose(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
 
@@ -189,7 +189,7 @@ class Client:
         return response, bytes(raw)
 
     def _check(self, path: str, response: httpx.Response, raw: bytes) -> None:
-        """Raises what an answer of another status than success means."""
+        """Raises the error that a status other than success means."""
         status = response.status_code
         if response.is_success:
             return

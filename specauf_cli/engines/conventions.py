@@ -1,4 +1,4 @@
-"""How the two engines name and count things, where that differs from here."""
+"""Names and counts of the two engines, where they differ from ours."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ FORMATS = {"sglang": "hf", "vllm": "vllm"}
 """What ``specauf export`` writes for each engine."""
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-"""How the engines name what ``evaluation.precision`` says, the precision of replay here."""
+"""The engines' names for the values of ``evaluation.precision``, the precision of replay."""
 
 
 def check_backend(name: str) -> None:
-    """InputError for an engine that is none."""
+    """InputError for an unknown engine."""
     if name not in FORMATS:
         raise InputError(f"unknown backend {name!r}; valid: {', '.join(FORMATS)}.{nearest(name, FORMATS)}")
 
@@ -24,11 +24,11 @@ def export_folder(run: Path, backend: str) -> Path:
 
 
 def drafted_per_round(proposals: int, block_size: int) -> int:
-    """Tokens that an engine drafts a round: at most a block without its anchor, whatever slots the drafter has."""
+    """Tokens that an engine drafts per round: at most a block without its anchor, however many slots the drafter
+    has."""
     return min(proposals, block_size - 1)
 
 
 def target_fingerprint(run: Path) -> str:
-    """What a run says of its target's weights: the commit of one from the hub, a hash of any other; empty where
-    unknown."""
+    """What identifies a run's target weights: the commit of a hub model, a hash of others; empty if unknown."""
     return str(layout.about_of(run)["inputs"].get("target", ""))

@@ -1,11 +1,11 @@
 """Evaluation by a running server, SGLang or vLLM.
 
-runs/servers/<id>/             one server as it was found: its model, drafter, settings and version are in the id
+runs/servers/<id>/             one server: its model, drafter, settings and version determine the id
 runs/servers/<id>/answers.jsonl   every finished answer, appended at once; a second run of the command continues it
 runs/servers/<id>/<hash>.json     the record: command, settings, code, what the server says of itself, what of it was
                                   not compared with the settings (``unchecked``), counts per request
 
-A server that does not name its drafter is known by when it was started: answers are used again for that start alone.
+A server that does not name its drafter is identified by its start time: answers are used again until it restarts.
 """
 
 import json
@@ -54,7 +54,7 @@ ASKED = ("drafts", "prompts", "temperatures", "seed", "max_new_tokens", "precisi
 
 @dataclass(frozen=True)
 class Task:
-    """What a server is to be measured on: ``prompts`` rendered by ``chat``, by the settings of ``config``.
+    """What a server is measured on: ``prompts`` rendered by ``chat``, by the settings of ``config``.
 
     ``run`` is the folder of the run whose drafter is served, None where the settings name a target instead.
     """
@@ -67,17 +67,17 @@ class Task:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that a record is told from others by."""
+        """The settings that identify a record."""
         evaluation = {k: self.config.resolved["evaluation"][k] for k in ASKED}
         return {"evaluation": evaluation, "benchmark": self.config.resolved["benchmark"]}
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that was checked against a task. ``identity`` tells it from others; ``drafter`` in it is None where
-    nothing does.
+    """A server that was checked against a task. ``identity`` distinguishes it from others; ``drafter`` in it is None
+    where nothing identifies the drafter.
 
-    ``unchecked``: what it did not say of itself; ``tokenizer``: what could be checked of its vocabulary.
+    ``unchecked``: what it did not report; ``tokenizer``: what could be checked of its vocabulary.
     """
 
     options: ServerOptions
@@ -112,7 +112,8 @@ def evaluate_by_server(options: ServerOptions, runs: Sequence[str], benchmarks: 
 
 
 def _task(runs: Sequence[str], benchmarks: str, overrides: Sequence[str]) -> Task:
-    """What is asked. Errors: InputError for settings, benchmarks or a target that are not there."""
+    """The task that the overrides describe. Errors: InputError for settings, benchmarks or a target that do not
+    exist."""
     run, config = _settings(runs, benchmarks, overrides)
     target = _located(config, run)
     prompts = load_benchmarks(config)
@@ -145,7 +146,7 @@ def _located(config: Config, run: Path | None) -> TargetConfig:
 
 
 def _open_server(options: ServerOptions, client: Client, task: Task) -> Server:
-    """The server, once it is known to be the right one and to count what it drafts. Errors: InputError naming what
+    """Connects to the server and checks that it is the right one and counts its drafts. Errors: InputError naming what
     is not as expected."""
     stop_ids = sorted(task.chat.stop_ids)
     backend = SGLang(client, stop_ids) if options.backend == "sglang" else VLLM(client, stop_ids, options.served_model)
@@ -161,7 +162,7 @@ def _open_server(options: ServerOptions, client: Client, task: Task) -> Server:
 
 
 def _identity(served: Served, client: Client, options: ServerOptions) -> dict[str, Any]:
-    """What tells this server from another one. ``drafter`` is its name, else the server's start; None: neither."""
+    """What distinguishes this server from others. ``drafter`` is its name, else the server's start; None: neither."""
     return {
         "served": [served.backend, served.version, served.name, served.drafter, served.algorithm, served.proposals],
         "flags": {
@@ -183,7 +184,7 @@ def _folder(server: Server, task: Task) -> Path:
         "template": _template_sha256(task.chat),
         "vocabulary": task.chat.vocab,
         "stop": sorted(task.chat.stop_ids),
-        # What nothing tells from another server is another one every time.
+        # A server without an identity counts as another one every time.
         "drafter": [server.identity["drafter"] or secrets.token_hex(8), weights_sha256(server.served.drafter)],
     }
     subject = task.run.name if task.run else task.target.name
@@ -191,12 +192,12 @@ def _folder(server: Server, task: Task) -> Path:
 
 
 def _print_notes(server: Server, name: str) -> None:
-    """Says on stderr who is asked, and what its answers cannot tell."""
+    """Prints to stderr which server is measured, and what its answers do not contain."""
     options, served = server.options, server.served
     print(f"{name}: {served.name}, {served.drafter_in_words}, asked {options.concurrency} at a time", file=sys.stderr)
     if served.drafter is None and options.served_drafter is None:
         drafter = server.identity["drafter"]
-        again = "until it is restarted" if drafter else "never, since it does not say either when it was started"
+        again = "until it is restarted" if drafter else "never, since it does not report its start time either"
         print(
             f"note: {server.client.url} does not name its drafter: answers are used again {again}; --served-drafter "
             "NAME keeps them",
@@ -245,18 +246,18 @@ def _ask(server: Server, task: Task, folder: Path) -> list[Measured]:
 
 
 def _check_unchanged(server: Server, answers: Answers) -> None:
-    """Discards all answers, with an InputError, when the server is not the one any more that was opened."""
+    """Discards all answers, with an InputError, when the server is no longer the one that was opened."""
     served = server.backend.served()
     if _identity(served, server.client, server.options) != server.identity:
         answers.discard()
         raise InputError(
-            f"{server.client.url} was started again or changed while it was asked ({server.served.drafter_in_words}, "
-            f"then {served.drafter_in_words}), so what it answered may be of two drafters"
+            f"{server.client.url} was restarted or changed during the measurement ({server.served.drafter_in_words}, "
+            f"then {served.drafter_in_words}), so its answers may be from two drafters"
         )
 
 
 def _words(server: Server, task: Task, benchmarks: str) -> list[str]:
-    """The command as a record names it: without the address, and folders by their last part."""
+    """The command as it is recorded: without the address, and with only the last part of each folder."""
     options = server.options
     words = ["eval", "--backend", options.backend, "--base-url", "URL", *(["--run", task.run.name] if task.run else [])]
     words += ["--served-model", _without_folders(options.served_model)] if options.served_model else []
@@ -281,7 +282,7 @@ def _record(server: Server, task: Task, name: str, results: Sequence[Measured], 
         "command": command_line(words),
         "config": {"target": task.config.resolved["target"], **task.settings},
         "code": code_state(),
-        # Of the machine that asked. What answered is under "server".
+        # Of the machine that sends the requests; the server's own is under "server".
         "environment": environment("cpu", 1),
         "server": _without_folders({**asdict(server.served), "tokenizer": server.tokenizer}),
         "inputs": {
@@ -298,7 +299,7 @@ def _record(server: Server, task: Task, name: str, results: Sequence[Measured], 
 
 
 def _without_folders(value: Any) -> Any:
-    """``value`` with every folder in it named by its last part alone: where it is on a machine is private."""
+    """``value`` with every folder in it reduced to its last part: where it is on a machine is private."""
     if isinstance(value, dict):
         return {k: _without_folders(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -312,7 +313,7 @@ def _holds(path: Path, record: dict[str, Any]) -> bool:
         return False
     try:
         existing = read_json(path)
-    except InputError:  # a damaged one is written anew: the answers are there
+    except InputError:  # a damaged one is written again from the answers
         return False
     theirs = existing.get("benchmarks") if isinstance(existing, dict) else None
     if not isinstance(theirs, list):

@@ -1,10 +1,10 @@
-"""Acceptance measured by a running server: the benchmark prompts are sent to it, its own counts are kept.
+"""Acceptance measured by a running server: the benchmark prompts are sent to it, and its own counts are kept.
 
-Every finished answer is appended to a JSON Lines file at once; a later call reads it first and asks only what is
-missing. An answer is known by its prompt's tokens, so a second turn is asked again only when the first was answered
-differently, and by how many requests were asked at once, which changes a server's batches and with them its rounding.
-Where only the server's running counters know (vLLM without per-request metrics) requests go out in waves, the counters
-are read before and after each while nothing else runs, and a wave that was disturbed is asked again.
+Every finished answer is appended to a JSON Lines file at once; a later call reads it first and sends only what is
+missing. An answer is identified by its prompt's tokens, so a second turn is sent again only if the first answer
+changed, and by the number of concurrent requests, which changes a server's batches and with them its rounding. If only
+the server's running counters are available (vLLM without per-request metrics), requests are sent in waves: the counters
+are read before and after each wave while nothing else runs, and a disturbed wave is repeated.
 """
 
 import queue
@@ -28,7 +28,7 @@ from specauf_cli.store.files import digest
 from specauf_cli.types import PromptSet
 
 WAVES = 4
-"""How often a disturbed wave is asked before giving up."""
+"""How often a disturbed wave is tried before giving up."""
 
 SETTLE = 10.0
 """Seconds that a server's counters may lag behind its answers."""
@@ -180,7 +180,7 @@ def _ask_wave(asking: Asking, backend: VLLM, requests: Sequence[Keyed], ask: Cal
         finished = after.finished - before.finished
         counts = _difference(before, after)
         if asking.client.failures > failures or counts is None:
-            continue  # a try that was given up, or a restart, has left its drafts among the counts
+            continue  # an abandoned try or a restart has changed the counts
         if finished != len(requests):
             raise InputError(
                 f"{asking.client.url} finished {finished} requests while {len(requests)} were asked here: others "
@@ -215,8 +215,8 @@ def _idle(backend: VLLM, finished: int | None = None) -> Counters:
         if time.monotonic() > limit:
             if now.running:
                 raise InputError(
-                    f"{backend.client.url} works on {now.running} requests of others; its counters cannot tell them "
-                    "from ours: wait until it is alone, or start it with --per-request-spec-decode-metrics"
+                    f"{backend.client.url} is working on {now.running} requests of others; its counters cannot tell "
+                    "them from ours: wait until it is idle, or start it with --per-request-spec-decode-metrics"
                 )
             return now
         time.sleep(delay)
@@ -224,7 +224,7 @@ def _idle(backend: VLLM, finished: int | None = None) -> Counters:
 
 
 def _difference(before: Counters, after: Counters) -> list[Any] | None:
-    """Drafts, draft tokens, accepted tokens, accepted per slot of what happened in between; None after a restart."""
+    """Drafts, draft tokens, accepted tokens, accepted per slot between two readings; None after a restart."""
     slots = [b - a for a, b in zip(before.per_slot, after.per_slot, strict=False)]
     sums = [after.drafts - before.drafts, after.proposed - before.proposed, after.accepted - before.accepted]
     if min([*sums, *slots, after.finished - before.finished]) < 0:
@@ -235,10 +235,10 @@ def _difference(before: Counters, after: Counters) -> list[Any] | None:
 def _pool(
     client: Client, requests: Sequence[Keyed], ask: Callable[[Keyed], Timed], concurrency: int
 ) -> Iterator[tuple[Keyed, Timed]]:
-    """Yields requests with what ``ask`` gave, as they finish. After a failure what is under way is still yielded, then
-    it is raised.
+    """Yields requests with the result of ``ask``, as they finish. After a failure the pending ones are still yielded,
+    then it is raised.
 
-    The threads are daemons: an interrupt leaves at once, whatever the server is doing.
+    The threads are daemons: an interrupt ends the process at once.
     """
     waiting = deque(requests)
     outcomes = queue.SimpleQueue[tuple[Keyed, Timed] | Exception | None]()  # None: one thread has ended
@@ -252,7 +252,7 @@ def _pool(
                 break
             try:
                 outcomes.put((request, ask(request)))
-            except Exception as error:  # raised again below, in the thread that can say it
+            except Exception as error:  # raised again below, in the caller's thread
                 stop.set()
                 client.stop.set()
                 outcomes.put(error)

@@ -12,7 +12,7 @@ class ServerOptions:
     ``retries`` after the first try.
 
     ``served_model`` and ``served_drafter`` are the names by which the server knows them. Errors: InputError for an
-    unknown backend or a concurrency out of range; address, timeout and retries are judged by ``Client``.
+    unknown backend or a concurrency out of range; address, timeout and retries are checked by ``Client``.
     """
 
     backend: str

@@ -1,4 +1,4 @@
-"""Values of a server's JSON, taken only when they are what they should be."""
+"""Values of a server's JSON, each checked before it is used."""
 
 import json
 import math
@@ -17,7 +17,7 @@ def as_object(reply: Any, engine: str, client: Client) -> dict[str, Any]:
 
 
 def count(values: Mapping[str, Any], key: str, error: Callable[[str], InputError]) -> int:
-    """The count under ``key``. Errors: what ``error`` makes of the reason, when it is missing or no count."""
+    """The count under ``key``. Errors: ``error`` of the reason when it is missing or not a count."""
     value = values.get(key)
     if type(value) is not int or value < 0:
         raise error(f"has {key}={value!r}, a count was expected" if key in values else f"has no {key}")
@@ -36,10 +36,10 @@ def whole_numbers(value: Any) -> tuple[int, ...] | None:
 
 
 def text(value: Any) -> str | None:
-    """``value`` where it is a text that says something, else None."""
+    """``value`` if it is a text that is not empty, else None."""
     return value if isinstance(value, str) and value else None
 
 
 def integer(value: Any) -> int | None:
-    """``value`` where it is a whole number, else None."""
+    """``value`` if it is a whole number, else None."""
     return value if type(value) is int else None

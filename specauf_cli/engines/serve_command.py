@@ -45,8 +45,7 @@ class Serving:
 
 
 def serve_command(backend: str, run: str | None, drafter: str | None, overrides: Sequence[str]) -> None:
-    """Prints the command that serves a finished run's drafter beside its target, after the export where that is
-    missing.
+    """Prints the command that serves a finished run's drafter with its target, and first the export if that is missing.
 
     Of ``overrides`` it takes ``runs=``, ``evaluation.precision=``, which is the dtype to serve (default: the run's
     own), and, for a run folder from elsewhere, ``target.path=`` and ``target.trust_remote_code=``. Paths in it are
@@ -57,7 +56,7 @@ def serve_command(backend: str, run: str | None, drafter: str | None, overrides:
     target_words = setting(overrides, ["target.path", "target.trust_remote_code"])
     local = Path(runs_folder_only([o for o in overrides if o not in (*precision_words, *target_words)]))
     (folder,) = layout.find(local, [run] if run is not None else [], every=False)
-    config = upgraded(layout.about_of(folder)["config"])  # as it was trained, whatever the yaml files say today
+    config = upgraded(layout.about_of(folder)["config"])  # as it was trained: the yaml files may have changed
     with layout.intact(folder, layout.ABOUT):
         kind, wanted = config["backbone"]["kind"], config["backbone"]["proposals"]
         proposals = drafted_per_round(wanted, config["backbone"]["block_size"])
@@ -78,7 +77,7 @@ def serve_command(backend: str, run: str | None, drafter: str | None, overrides:
 
 
 def _check_servable(run: str, kind: str, backend: str, precision: str) -> None:
-    """InputError for a precision that is none, or a drafter that the engine does not serve."""
+    """InputError for an unknown precision, or a drafter that the engine does not serve."""
     if precision not in DTYPES:
         raise InputError(f"evaluation.precision={precision}: valid: {', '.join(DTYPES)}.{nearest(precision, DTYPES)}")
     if kind not in SERVED_KINDS:
@@ -115,7 +114,7 @@ def _revision(folder: Path, target: str, named: str | None) -> list[str]:
 
 
 def _trust(target: Mapping[str, Any], target_words: Sequence[str]) -> list[str]:
-    """``--trust-remote-code`` where the user asks for it: never because a run folder says so."""
+    """``--trust-remote-code`` if the user asks for it; a run folder cannot."""
     if ("target.trust_remote_code", True) in compose.parsed(target_words):
         return ["--trust-remote-code"]
     if target["trust_remote_code"]:

@@ -1,4 +1,4 @@
-"""What a server says of itself, whichever engine it is."""
+"""What a server reports about itself, the same for both engines."""
 
 import re
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ START = "start it as `specauf serve-command --run RUN` prints"
 PRIVATE = re.compile(
     r"key|secret|password|host|addr|ssl|url|log|(^|_)ports?$|internal_states|cert|endpoint|(^|_)env|_dir$|storage"
 )
-"""Flags that never enter a record: they may name a machine or open a door."""
+"""Flags that never enter a record: they may name a machine or give access to it."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a server says of itself. None: it does not say. ``proposals`` draft tokens a round, ``context`` tokens a
+    """What a server reports about itself; None: not reported. ``proposals`` draft tokens a round, ``context`` tokens a
     request.
 
     ``names`` are the names it serves the target by (``name`` is what requests must say), ``dtype`` is that of the
@@ -65,13 +65,13 @@ def metrics(client: Client) -> str:
 
 
 def started(client: Client) -> str | None:
-    """When the process that answers was started, as its /metrics say; None where they do not."""
+    """The start time of the server's process, from its /metrics; None if they do not contain it."""
     times = re.findall(r"^process_start_time_seconds(?:\{.*\})?\s+(\S+)", metrics(client), re.MULTILINE)
     return " ".join(times) or None
 
 
 def tokenized(client: Client, model: str, text: str) -> tuple[int, ...] | None:
-    """``text`` as the server's own tokenizer cuts it, None where it has no /tokenize."""
+    """Token ids of ``text`` from the server's own tokenizer, None if it has no /tokenize."""
     try:
         reply = client.post("/tokenize", {"model": model, "prompt": text, "add_special_tokens": False})
     except (Refused, Unanswered):

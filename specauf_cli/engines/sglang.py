@@ -9,14 +9,14 @@ from specauf_cli.engines.served import START, Served, dtype_name, public_flags
 from specauf_cli.errors import InputError
 
 ACCEPTED = ("spec_accept_token_num", "spec_accepted_drafts", "spec_num_correct_drafts")
-"""What SGLang has called the accepted draft tokens of a request, oldest first."""
+"""SGLang's names for the accepted draft tokens of a request, oldest first."""
 
 THRESHOLDS = ("speculative_accept_threshold_single", "speculative_accept_threshold_acc")
 """Settings that, below 1, accept tokens the target would not emit."""
 
 
 class SGLang:
-    """One SGLang server. Each method raises InputError for what cannot be true or is not there."""
+    """One SGLang server. Each method raises InputError for impossible or missing values."""
 
     name = "sglang"
     counts = "request"
@@ -95,7 +95,7 @@ class SGLang:
             raise self._impossible(f"was aborted: {str(reason)[:200]}")
         most = max_new_tokens + (self._proposals or 0)  # some versions do not cut the last round
         if not 1 <= completion <= most:
-            raise self._impossible(f"has completion_tokens={completion}, asked were 1..{max_new_tokens}")
+            raise self._impossible(f"has completion_tokens={completion}, valid: 1..{max_new_tokens}")
         if "spec_verify_ct" not in meta and completion > 1:
             raise self._impossible(
                 f"has no meta_info.spec_verify_ct: the server decoded it without a drafter, so there is no tau; {START}"

@@ -1,7 +1,7 @@
 """vLLM's OpenAI-compatible completions, with its own fields: POST /v1/completions with the prompt as token ids.
 
 An answer has ``metrics.speculative_decoding`` where the server was started with ``--per-request-spec-decode-metrics``
-(vLLM#48915), else only the server's Prometheus counters know, which are shared by all requests.
+(vLLM#48915), else only the server's Prometheus counters are available, which are shared by all requests.
 """
 
 import re
@@ -16,7 +16,7 @@ from specauf_cli.engines.served import START, Served, dtype_name, metrics, publi
 from specauf_cli.errors import InputError
 
 EXACT = ("standard", "strict")
-"""What vLLM has called the verification that accepts a draft token with its target probability, newest first."""
+"""vLLM's names for the verification that accepts a draft token with its target probability, newest first."""
 
 COUNTS_OTHERWISE = {
     "synthetic": "accepts tokens the target would not emit",
@@ -47,9 +47,9 @@ class Counters:
 
 
 class VLLM:
-    """One vLLM server. ``counts`` is ``request``, or ``counters`` where only the server's running totals know.
+    """One vLLM server. ``counts`` is ``request``, or ``counters`` if only the server's running totals are available.
 
-    Each method raises InputError for what cannot be true or is not there.
+    Each method raises InputError for impossible or missing values.
     """
 
     name = "vllm"
@@ -114,8 +114,8 @@ class VLLM:
             )
         if speculative.get("num_speculative_tokens_per_batch_size"):
             raise InputError(
-                f"{self.client.url} drafts more or fewer tokens as it is busy (num_speculative_tokens_per_batch_size): "
-                "restart it without"
+                f"{self.client.url} drafts more or fewer tokens depending on its load "
+                "(num_speculative_tokens_per_batch_size): restart it without"
             )
         return {**recorded, "speculative_config": public_flags(speculative)}
 
@@ -165,9 +165,9 @@ class VLLM:
             raise self._impossible("has no usage")
         completion = count(usage, "completion_tokens", self._impossible)
         if not 1 <= completion <= max_new_tokens:
-            raise self._impossible(f"has completion_tokens={completion}, asked were 1..{max_new_tokens}")
+            raise self._impossible(f"has completion_tokens={completion}, valid: 1..{max_new_tokens}")
         if usage.get("prompt_tokens", len(prompt)) != len(prompt):
-            raise self._impossible(f"counts {usage['prompt_tokens']} prompt tokens, sent were {len(prompt)}")
+            raise self._impossible(f"counts {usage['prompt_tokens']} prompt tokens, {len(prompt)} were sent")
         words, tokens = choices[0].get("text"), whole_numbers(choices[0].get("token_ids"))
         if tokens is None and not isinstance(words, str):
             raise self._impossible("has neither token_ids nor text")

@@ -41,7 +41,7 @@ class Report:
 def audit(
     exact: Target, target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, max_new_tokens: int
 ) -> Report:
-    """Decodes every request live at T=0 with ``target`` and judges its output by ``exact``, the same weights in
+    """Decodes every request live at T=0 with ``target`` and compares its output with ``exact``, the same weights in
     fp32."""
     identical, tokens, regrets = 0, 0, list[float]()
     decoded = decode_all(target, drafter, trajectories, temperature=0.0, seed=0, max_new_tokens=max_new_tokens)

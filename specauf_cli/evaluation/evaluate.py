@@ -31,7 +31,7 @@ def load_benchmarks(config: Config) -> list[PromptSet]:
     most = config.evaluation.prompts
     if root is not None and all(b.source == "offline" for b in config.benchmark.values()):
         raise InputError(
-            f"benchmark_root={root} is given, but every chosen benchmark is made here; choose real ones: --benchmarks "
+            f"benchmark_root={root} is given, but every chosen benchmark is generated; choose real ones: --benchmarks "
             "gsm8k,mbpp or benchmark=all"
         )
     chosen = [replace(b, limit=min(b.limit, most or b.limit)) for b in config.benchmark.values()]

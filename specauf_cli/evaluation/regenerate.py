@@ -11,7 +11,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.types import Conversation, Corpus, Message, Prompt, PromptSet, Trajectory
 
 CHUNK = 512
-"""Conversations that are answered and kept at once: what an interrupted run has done so far stays."""
+"""Conversations that are answered together and then cached: an interrupted run continues after the last of them."""
 
 
 def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationConfig, cache: Path) -> Corpus:
@@ -56,7 +56,7 @@ def _answers(
     if not prompts:
         return {}
     asked = PromptSet(name, "training conversations", prompts, len(prompts), content_hash(plain), name)
-    made = trajectories.get(
+    generated = trajectories.get(
         target,
         asked,
         temperature=0.0,
@@ -68,10 +68,10 @@ def _answers(
         shared=True,
         empty=True,
     )
-    found: dict[str, list[Trajectory]] = {}
-    for t in made.trajectories:
-        found.setdefault(t.prompt_id, []).append(t)
-    return found
+    answers: dict[str, list[Trajectory]] = {}
+    for trajectory in generated.trajectories:
+        answers.setdefault(trajectory.prompt_id, []).append(trajectory)
+    return answers
 
 
 def _conversation(target: Target, original: Conversation, answers: list[Trajectory]) -> Conversation | None:

@@ -63,8 +63,8 @@ def every_start(target: Target, drafter: DFlash, trajectories: Sequence[Trajecto
             )
             valid += inside.sum(dim=(0, 1))
             correct += (inside & (proposal == truth)).sum(dim=(0, 1))
-            for known, found in zip(table, accepted_prefix(proposal, truth).tolist(), strict=True):
-                known += found
+            for known, accepted in zip(table, accepted_prefix(proposal, truth).tolist(), strict=True):
+                known += accepted
         for i, known, count in zip(index, table, counts.tolist(), strict=True):
             result[i] = known[:count]
     return Starts(result, valid.tolist(), correct.tolist())

@@ -1,4 +1,4 @@
-"""Error bars: a paired bootstrap over prompts and seeds for every ratio of sums that ``metrics`` knows.
+"""Error bars: a paired bootstrap over prompts and seeds for every ratio of sums (tau, alpha_k, accuracy).
 
 The random factors are the prompts and the training seed, so these two are resampled, not rounds: rounds of one
 conversation depend on each other. A resample r draws P prompts and S - 1 seeds with replacement, which
@@ -89,16 +89,16 @@ def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int) -> Sample:
     most = max((t.proposed for traces in runs.values() for t in traces), default=0)
     if not 1 <= k <= most:
         raise InputError(f"alpha_{k}: a round proposes {most} tokens, so k must be in 1 .. {most}")
-    found: dict[int, dict[str, tuple[float, float]]] = {}
+    terms: dict[int, dict[str, tuple[float, float]]] = {}
     for seed, traces in runs.items():
-        pairs = found[seed] = {}
+        pairs = terms[seed] = {}
         for trace in traces:
             x, y = pairs.get(trace.prompt_id, (0.0, 0.0))
             pairs[trace.prompt_id] = (
                 x + sum(a >= k for a in trace.accepted),
                 y + sum(a >= k - 1 for a in trace.accepted),
             )
-    return from_terms(found)
+    return from_terms(terms)
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,12 @@ def equivalent(interval: Interval, margin: float) -> bool:
     return -margin <= interval.low and interval.high <= margin
 
 
-def from_terms(found: Mapping[int, Mapping[str, tuple[float, float]]]) -> Sample:
+def from_terms(terms: Mapping[int, Mapping[str, tuple[float, float]]]) -> Sample:
     """Terms per seed and prompt as arrays, seeds and prompts sorted. Errors: InputError when there is no run."""
-    if not found:
+    if not terms:
         raise InputError("no run to compute statistics of")
-    seeds, prompts = sorted(found), sorted({p for pairs in found.values() for p in pairs})
-    both = np.array([found[s].get(p, (0.0, 0.0)) for s in seeds for p in prompts], dtype=np.float64)
+    seeds, prompts = sorted(terms), sorted({p for pairs in terms.values() for p in pairs})
+    both = np.array([terms[s].get(p, (0.0, 0.0)) for s in seeds for p in prompts], dtype=np.float64)
     both = both.reshape(len(seeds), len(prompts), 2)
     return Sample(tuple(seeds), tuple(prompts), both[..., 0].copy(), both[..., 1].copy())
 
@@ -239,12 +239,12 @@ def _summary(samples: Mapping[str, Sample], minus: Mapping[str, Sample], seed: i
     value = float(np.mean([samples[n].tau - (minus[n].tau if minus else 0.0) for n in names]))
     if min(sizes) == 1:
         return Interval(value, -np.inf, np.inf, np.inf, sum(sizes), len(seeds))
-    found = np.zeros(resamples)
+    resampled = np.zeros(resamples)
     for n in names:
-        found += replicates(samples[n], n, seed=seed, resamples=resamples) / len(names)
+        resampled += replicates(samples[n], n, seed=seed, resamples=resamples) / len(names)
         if minus:
-            found -= replicates(minus[n], n, seed=seed, resamples=resamples) / len(names)
-    defined = found[~np.isnan(found)]
+            resampled -= replicates(minus[n], n, seed=seed, resamples=resamples) / len(names)
+    defined = resampled[~np.isnan(resampled)]
     undefined = resamples - len(defined)
     if undefined > UNDEFINED * resamples:
         raise InputError(

@@ -59,13 +59,13 @@ def terms(traces: Sequence[Trace], definition: str = "engine") -> dict[str, tupl
     unknown definition.
     """
     check_definition(definition)
-    found: dict[str, tuple[float, float]] = {}
+    sums: dict[str, tuple[float, float]] = {}
     for trace in traces:
         if trace.accepted:
             a, b = TAU[definition](trace)
-            x, y = found.get(trace.prompt_id, (0.0, 0.0))
-            found[trace.prompt_id] = (x + a, y + b)
-    return found
+            x, y = sums.get(trace.prompt_id, (0.0, 0.0))
+            sums[trace.prompt_id] = (x + a, y + b)
+    return sums
 
 
 def mean(traces: Sequence[Trace], definition: str = "engine") -> float:

@@ -55,27 +55,10 @@ def get(
     ``shared``: every rank calls this and generates its part. Errors: InputError when no request fits the target's
     context, unless ``empty``.
     """
-    identity = {
-        "layout": LAYOUT,
-        "target": target.fingerprint,
-        "template": digest(target.chat.tokenizer.chat_template, 16),
-        "prompts": prompts.sha256,
-        "temperature": temperature,
-        "seed": seed if temperature > 0 else None,
-        "max_new_tokens": max_new_tokens,
-        "tail": tail,
-        "dtype": str(target.model.dtype),
-        "stop": sorted(target.chat.stop_ids),
-    }
-    # Answers cached before such prompts were skipped must not be read again.
-    if target.chat.control_token(*(turn for p in prompts.prompts for turn in p.turns)) is not None:
-        identity["control tokens"] = "skipped"
+    identity = _identity(target, prompts, temperature, seed, max_new_tokens, tail)
     path = cache / f"{prompts.name}-t{temperature:g}-{digest(identity, 12)}.json"
-    cached = _read(path, identity)
-    lacking = int(cached is None)
-    if shared:  # of ranks that read a file at different times all must come to the same conclusion
-        lacking = ranks.largest(lacking, target.device)
-    if cached is not None and not lacking:
+    cached = _cached(path, identity, target, shared=shared)
+    if cached is not None:
         return cached
     turns = sum(len(p.turns) for p in prompts.prompts)
     most = 4e-6 * turns * (max_new_tokens + tail)  # int32 tokens, the prompts' own not counted
@@ -103,6 +86,37 @@ def get(
     return generated
 
 
+def _identity(
+    target: Target, prompts: PromptSet, temperature: float, seed: int, max_new_tokens: int, tail: int
+) -> dict[str, object]:
+    """Everything that the trajectories depend on."""
+    identity: dict[str, object] = {
+        "layout": LAYOUT,
+        "target": target.fingerprint,
+        "template": digest(target.chat.tokenizer.chat_template, 16),
+        "prompts": prompts.sha256,
+        "temperature": temperature,
+        "seed": seed if temperature > 0 else None,
+        "max_new_tokens": max_new_tokens,
+        "tail": tail,
+        "dtype": str(target.model.dtype),
+        "stop": sorted(target.chat.stop_ids),
+    }
+    # Answers cached before such prompts were skipped must not be read again.
+    if target.chat.control_token(*(turn for p in prompts.prompts for turn in p.turns)) is not None:
+        identity["control tokens"] = "skipped"
+    return identity
+
+
+def _cached(path: Path, identity: dict[str, object], target: Target, *, shared: bool) -> Generated | None:
+    """The cached trajectories; None when they must be generated, by every rank if any rank lacks them."""
+    cached = _read(path, identity)
+    lacking = int(cached is None)
+    if shared:  # ranks read the file at different times, but must come to the same conclusion
+        lacking = ranks.largest(lacking, target.device)
+    return None if lacking else cached
+
+
 def _of_all_ranks(path: Path, identity: dict[str, object], own: Generated, prompts: Sequence[Prompt]) -> Generated:
     """The parts of all ranks in the order of the prompts. Each rank writes its part next to ``path`` for the others
     to read."""
@@ -114,8 +128,8 @@ def _of_all_ranks(path: Path, identity: dict[str, object], own: Generated, promp
     ranks.wait()
     for suffix in (".json", ".safetensors"):
         parts[ranks.RANK].with_suffix(suffix).unlink()
-    place = {p.id: i for i, p in enumerate(prompts)}
-    trajectories = sorted((t for part in known for t in part.trajectories), key=lambda t: (place[t.prompt_id], t.turn))
+    order = {p.id: i for i, p in enumerate(prompts)}
+    trajectories = sorted((t for part in known for t in part.trajectories), key=lambda t: (order[t.prompt_id], t.turn))
     skipped: dict[str, int] = {}
     for part in known:
         for reason, count in part.skipped.items():
@@ -195,15 +209,15 @@ def _batch(
     return result
 
 
-def _write(path: Path, identity: dict[str, object], made: Generated) -> None:
+def _write(path: Path, identity: dict[str, object], generated: Generated) -> None:
     """Tokens as safetensors, then the JSON that names them; the JSON is written last, so it never names an incomplete
     file."""
-    rows = [torch.tensor([*t.prompt, *t.tokens], dtype=torch.int32) for t in made.trajectories]
+    rows = [torch.tensor([*t.prompt, *t.tokens], dtype=torch.int32) for t in generated.trajectories]
     rows = rows or [torch.empty(0, dtype=torch.int32)]
     with atomic(path.with_suffix(".safetensors")) as temporary:
         save_file({"tokens": torch.cat(rows)}, temporary)
-    requests = [[t.prompt_id, t.turn, len(t.prompt), len(t.tokens), t.length, t.ended] for t in made.trajectories]
-    body = {"skipped": made.skipped, "columns": COLUMNS, "requests": requests}
+    requests = [[t.prompt_id, t.turn, len(t.prompt), len(t.tokens), t.length, t.ended] for t in generated.trajectories]
+    body = {"skipped": generated.skipped, "columns": COLUMNS, "requests": requests}
     checks = {"requests": digest(body), "tokens": file_sha256(path.with_suffix(".safetensors"))}
     write_json(path, {"identity": identity, "sha256": checks, **body})
 

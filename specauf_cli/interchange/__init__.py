@@ -1,1 +1,1 @@
-"""Public formats of drafters, out and in."""
+"""Export and import of drafters in public formats."""

@@ -1,4 +1,4 @@
-"""The model card of an exported drafter: what was measured, how it was made, with the hub's front matter."""
+"""The model card of an exported drafter: what was measured and how it was trained, with the hub's front matter."""
 
 import json
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def _making(about: dict[str, Any], config: dict[str, Any]) -> list[str]:
 
 
 def _measured(records: Sequence[RunRecord], *, rounded: bool) -> list[str]:
-    """tau per benchmark and temperature of every set of evaluation settings; or that there is none.
+    """tau per benchmark and temperature of every set of evaluation settings; or that there are none.
 
     ``rounded``: what is exported has fewer bits than what was measured.
     """

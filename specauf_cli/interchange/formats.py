@@ -1,5 +1,4 @@
-"""Drafters in the layouts of others: the public Hugging Face folders of DFlash and Domino, and the speculators layout
-of vLLM.
+"""Drafters in public layouts: the Hugging Face folders of DFlash and Domino, and the speculators layout of vLLM.
 
 Two conventions name the tapped layers. ``target_layer_ids`` (Hugging Face) count decoder layers from 0, the feature is
 the output of that layer; that is how this tool counts. ``aux_hidden_state_layer_ids`` (speculators) count hidden
@@ -46,7 +45,7 @@ PREFIXES = ("model.", "logit_head.")
 
 @dataclass(frozen=True)
 class Located:
-    """A folder with a checkpoint; ``repository`` and ``commit`` where it came from the hub."""
+    """A folder with a checkpoint; ``repository`` and ``commit`` if it came from the hub."""
 
     folder: Path
     repository: str | None = None
@@ -55,12 +54,11 @@ class Located:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the configuration of a drafter from elsewhere says. ``taps`` count decoder layers from 0 whatever its
-    layout.
+    """The configuration of a drafter from elsewhere. ``taps`` count decoder layers from 0 in either layout.
 
     ``knobs``: sizes of Domino's correction; ``sizes``: of a draft layer, with its rotary embedding as ``rope``;
-    ``target_layers`` and ``verifier`` where the file names them; ``ignored``: keys of ``dflash_config`` that nothing
-    here understands.
+    ``target_layers`` and ``verifier`` where the file names them; ``ignored``: keys of ``dflash_config`` that have no
+    meaning here.
     """
 
     folder: Path
@@ -111,7 +109,7 @@ def locate(source: str, revision: str | None = None) -> Located:
             allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json"],
             ignore_patterns=["*/*"],
         )
-    except Exception as error:  # whatever the network and the hub answer
+    except Exception as error:  # any error of the network or the hub
         raise InputError(
             f"{source}{f' at {revision}' if revision else ''} cannot be fetched from the hub: {first_line(error)}"
         ) from error
@@ -119,9 +117,9 @@ def locate(source: str, revision: str | None = None) -> Located:
 
 
 def read(folder: Path) -> Checkpoint:
-    """What the drafter in ``folder`` is, from its ``config.json`` alone, in either layout.
+    """The drafter in ``folder`` as its ``config.json`` describes it, in either layout.
 
-    Errors: InputError for a file that is no DFlash or Domino drafter, or one that a drafter here cannot express.
+    Errors: InputError for a file that is not a DFlash or Domino drafter's, or that cannot be represented here.
     """
     path = folder / "config.json"
     config = read_json(path)
@@ -130,7 +128,7 @@ def read(folder: Path) -> Checkpoint:
             return _read_speculators(folder, config)
         if "dflash_config" not in config:
             raise InputError(
-                f"{path} is no drafter's: it has neither dflash_config (public DFlash and Domino) nor "
+                f"{path} is not a drafter's: it has neither dflash_config (public DFlash and Domino) nor "
                 "speculators_model_type"
             )
         return _read_public(folder, config)
@@ -180,7 +178,7 @@ def _read_speculators(folder: Path, config: dict[str, Any]) -> Checkpoint:
     path, inner = folder / "config.json", config["transformer_layer_config"]
     kind = config["speculators_model_type"]
     if kind != "dflash":
-        raise InputError(f"{path}: speculators_model_type {kind!r} is none that can be read here; valid: dflash")
+        raise InputError(f"{path}: speculators_model_type {kind!r} cannot be read here; valid: dflash")
     sizes = _sizes(inner, path)
     for key, valid in (
         ("draft_vocab_size", (sizes["vocab_size"],)),
@@ -270,7 +268,7 @@ def drafter(foreign: Checkpoint, target: Target, backbone: BackboneConfig) -> tu
 
 
 def _drop_copies(tensors: dict[str, Tensor], foreign: Checkpoint, target: Target) -> list[str]:
-    """Takes out of ``tensors`` what older speculators files repeat of the target; returns the names.
+    """Removes from ``tensors`` those that older speculators files repeat from the target; returns the names.
 
     Errors: InputError for one that differs from the target's own.
     """
@@ -373,7 +371,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             for prefix in PREFIXES:
                 public = public.removeprefix(prefix)
             if public in tensors_by_name:
-                raise InputError(f"{path}: {public} is there twice, with and without a prefix or in two files")
+                raise InputError(f"{path}: {public} occurs twice, with and without a prefix or in two files")
             tensors_by_name[public] = tensor
     return tensors_by_name
 
@@ -389,8 +387,8 @@ def write(
     """Writes the drafter that ``checkpoint.save`` put into ``saved`` to ``out``, for public loaders: config and weights
     only.
 
-    ``verifier`` (hub id or folder) and its ``architectures`` are named in the ``vllm`` layout. Errors: InputError for a
-    layout or dtype that is none, for Domino in the ``vllm`` layout, or for a drafter that was altered.
+    ``verifier`` (hub id or folder) and its ``architectures`` are named in the ``vllm`` layout. Errors: InputError for
+    an unknown layout or dtype, for Domino in the ``vllm`` layout, or for a drafter that was altered.
     """
     if layout not in LAYOUTS or dtype not in DTYPES:
         raise InputError(
@@ -431,7 +429,7 @@ def speculators_config(config: Mapping[str, Any], verifier: str | None, architec
         "aux_hidden_state_layer_ids": [i + 1 for i in special["target_layer_ids"]],
         "draft_vocab_size": config["vocab_size"],
         "sample_from_anchor": False,
-        # Slots of a block see each other. vLLM reads this for layers without a window too: false is a causal block.
+        # Slots of a block see each other. vLLM reads it for layers without a window too: false makes a block causal.
         "sliding_window_non_causal": True,
         "tie_word_embeddings": False,
         "dtype": config["dtype"],

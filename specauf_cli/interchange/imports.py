@@ -70,7 +70,7 @@ def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> 
         key = key_of(word)
         if any(key == f or key.startswith(f"{f}.") for f in FIXED):
             raise InputError(f"{word!r}: the checkpoint decides this; give target, data, profile and the like")
-    compose.compose(words)  # a typing error is found before anything is fetched
+    compose.compose(words)  # a typing error is reported before anything is fetched
     adoption = _open(source, words, revision)
     with _partial_folder(Path(adoption.config.runs)) as partial:
         return _write_run(adoption, partial / "run")
@@ -95,7 +95,7 @@ def _open(source: str, words: Sequence[str], revision: str | None) -> Adoption:
 
 @contextmanager
 def _partial_folder(runs: Path) -> Iterator[Path]:
-    """A temporary folder among the runs, removed in the end. Errors: InputError when it cannot be written."""
+    """A temporary folder among the runs, removed afterwards. Errors: InputError when it cannot be written."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".import.", dir=runs))
@@ -108,9 +108,8 @@ def _partial_folder(runs: Path) -> Iterator[Path]:
 
 
 def _write_run(adoption: Adoption, partial: Path) -> Path:
-    """Writes the run to ``partial`` and moves it to its name when it is whole; returns its folder.
-
-    One that was imported before stays as it is and becomes the latest.
+    """Writes the run to ``partial`` and renames it when it is complete; returns its folder. A run that was imported
+    before is unchanged and becomes the latest.
     """
     session, drafter = adoption.session, layout.drafter_of(partial)
     checkpoint.save(adoption.drafter, session.target, drafter, run="")  # its name needs the hash of what is written
@@ -170,7 +169,7 @@ def _result(session: Session) -> dict[str, Any]:
 
 
 def _print_taps(adoption: Adoption, name: str) -> None:
-    """Says how the checkpoint's layers were counted: a feature one layer off drafts next to nothing."""
+    """Prints how the checkpoint's layers were counted: with features off by one layer almost no draft is accepted."""
     foreign, depth = adoption.foreign, adoption.session.target.model.config.num_hidden_layers
     print(
         f"{name}: {foreign.backbone}, block size {foreign.block_size}, {foreign.layers} layers; taps layers "
@@ -181,7 +180,7 @@ def _print_taps(adoption: Adoption, name: str) -> None:
 
 
 def fine_tune_command(folder: Path) -> str:
-    """How training goes on from an adopted run, as another command line."""
+    """The command line that continues training from an imported run."""
     own = [
         o
         for o in about_of(folder)["overrides"]

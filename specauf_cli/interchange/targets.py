@@ -1,4 +1,4 @@
-"""Where the target of a run is, for tools that are started somewhere else."""
+"""Where the target of a run is, for tools that run in another folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ def target_path(folder: Path, given: Sequence[str] = ()) -> str:
     """Hub id, or absolute path, of the target that a run was trained for.
 
     ``given``: ``target.path=`` as the user names it. Errors: InputError when it was trained here and is gone, or when a
-    run folder from elsewhere names a place of its own.
+    run folder from elsewhere names a path.
     """
     about = about_of(folder)
     if about["config"]["target"].get("path") is not None:  # a folder is named by the run's own words alone

@@ -6,7 +6,7 @@ Tensor names are those of the public checkpoints.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -301,11 +301,13 @@ class DFlash(nn.Module):
     ) -> SlotBySlot:
         """The proposals of ``draft``, slot by slot, for the blocks not yet rejected: replay stops at a rejection."""
         hidden = self.hidden(target, context, anchor_tokens, anchors).flatten(0, 1)
+        return partial(self._propose, target, hidden)
 
-        def propose(slot: int, blocks: Int[Tensor, "M"], before: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
-            return target.head(hidden[blocks, slot]).argmax(dim=-1)
-
-        return propose
+    def _propose(
+        self, target: Target, hidden: Float[Tensor, "N K D"], slot: int, blocks: Int[Tensor, "M"], _: Int[Tensor, "M"]
+    ) -> Int[Tensor, "M"]:
+        """The token of one slot of ``blocks``; the token before it has no influence."""
+        return target.head(hidden[blocks, slot]).argmax(dim=-1)
 
     def __init_subclass__(cls) -> None:
         """TypeError for a backbone that overrides ``draft`` but not ``slot_by_slot``: the two must agree."""

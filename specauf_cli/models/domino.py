@@ -6,6 +6,7 @@ when decoding) and a low-rank projection of [hidden ; GRU state] is added to the
 public checkpoints.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,17 +92,25 @@ class Domino(DFlash):
         """One slot at a time; the recurrence continues for the requested blocks only."""
         hidden = self.hidden(target, context, anchor_tokens, anchors).flatten(0, 1)
         states = hidden.new_zeros(len(hidden), self.prefix_gru.hidden_size)
+        return partial(self._propose_next, target, hidden, states)
 
-        def propose(slot: int, blocks: Int[Tensor, "M"], before: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
-            embedded = target.embed(before).to(states.dtype)
-            weights = self.prefix_gru.weight_ih_l0, self.prefix_gru.weight_hh_l0
-            state = states[blocks] = torch.gru_cell(embedded, states[blocks], *weights)
-            scores = target.head(hidden[blocks, slot])
-            if slot >= self.prefix:
-                scores = scores + self._correction(target, hidden[blocks, slot], state)
-            return scores.argmax(dim=-1)
-
-        return propose
+    def _propose_next(
+        self,
+        target: Target,
+        hidden: Float[Tensor, "N K D"],
+        states: Float[Tensor, "N G"],
+        slot: int,
+        blocks: Int[Tensor, "M"],
+        before: Int[Tensor, "M"],
+    ) -> Int[Tensor, "M"]:
+        """The token of one slot of ``blocks`` after the token ``before``; their ``states`` advance in place."""
+        embedded = target.embed(before).to(states.dtype)
+        weights = self.prefix_gru.weight_ih_l0, self.prefix_gru.weight_hh_l0
+        state = states[blocks] = torch.gru_cell(embedded, states[blocks], *weights)
+        scores = target.head(hidden[blocks, slot])
+        if slot >= self.prefix:
+            scores = scores + self._correction(target, hidden[blocks, slot], state)
+        return scores.argmax(dim=-1)
 
     def _correction(
         self, target: Target, hidden: Float[Tensor, "*X D"], state: Float[Tensor, "*X G"]

@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ from specauf_cli.store.files import digest, read_json
 
 class _AllTapped(Exception):
     """Ends a target pass early: every tapped layer has run."""
+
+
+def _keep(outputs: dict[int, Tensor], index: int, _layer: nn.Module, _inputs: Any, output: Any) -> None:
+    """A forward hook that stores the output of the decoder layer ``index``."""
+    outputs[index] = output[0] if isinstance(output, tuple) else output
+
+
+def _stop(_layer: nn.Module, _inputs: Any, _output: Any) -> None:
+    """A forward hook that ends the pass."""
+    raise _AllTapped
 
 
 class Target:
@@ -109,9 +120,9 @@ class Target:
     def features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
         """Tapped hidden states of right-padded sequences, F = taps * D. Attention is causal, so padding has no
         effect."""
-        with self._tapped(stop_after_last=True) as tapped, suppress(_AllTapped):
+        with self._tapped(stop_after_last=True) as outputs, suppress(_AllTapped):
             self.model.model(input_ids=tokens, use_cache=False)
-        return torch.cat([x.to(self.device) for x in tapped], dim=-1)
+        return self._joined(outputs)
 
     @torch.no_grad()
     def features_and_last(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
@@ -141,7 +152,7 @@ class Target:
 
         ``last_only``: logits of the last token alone (L = 1, else T).
         """
-        with self._tapped() as tapped:
+        with self._tapped() as outputs:
             out = self.model.model(
                 input_ids=tokens,
                 past_key_values=cache,
@@ -150,38 +161,32 @@ class Target:
                 position_ids=position_ids,
             )
         hidden = out.last_hidden_state[:, -1:] if last_only else out.last_hidden_state
-        return self.head(hidden), torch.cat([x.to(self.device) for x in tapped], dim=-1)
+        return self.head(hidden), self._joined(outputs)
 
     def new_cache(self) -> DynamicCache:
         """An empty KV cache that can be cropped after a rejected draft."""
         return DynamicCache(config=self.model.config)
 
     @contextmanager
-    def _tapped(self, *, stop_after_last: bool = False) -> Iterator[list[Tensor]]:
-        """Collects the outputs of the tapped decoder layers during one forward pass, in the order of ``taps``.
+    def _tapped(self, *, stop_after_last: bool = False) -> Iterator[dict[int, Tensor]]:
+        """Collects the outputs of the tapped decoder layers, by layer, during one forward pass.
 
         ``stop_after_last`` ends the pass with ``_AllTapped`` after the last tapped layer: later layers are not needed.
         """
         outputs: dict[int, Tensor] = {}
-        result: list[Tensor] = []
-
-        def keep(index: int) -> Any:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                outputs[index] = output[0] if isinstance(output, tuple) else output
-                if stop_after_last and index == self.taps[-1]:
-                    result.extend(outputs[i] for i in self.taps)
-                    raise _AllTapped
-
-            return hook
-
-        handles = [self.model.model.layers[i].register_forward_hook(keep(i)) for i in self.taps]
+        layers = self.model.model.layers
+        handles = [layers[i].register_forward_hook(partial(_keep, outputs, i)) for i in self.taps]
+        if stop_after_last:
+            handles.append(layers[self.taps[-1]].register_forward_hook(_stop))
         try:
-            yield result
-            if not stop_after_last:
-                result.extend(outputs[i] for i in self.taps)
+            yield outputs
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _joined(self, outputs: dict[int, Tensor]) -> Tensor:
+        """The features: outputs of the tapped layers in the order of ``taps``."""
+        return torch.cat([outputs[i].to(self.device) for i in self.taps], dim=-1)
 
     def draft_config(self, backbone: BackboneConfig) -> Qwen3Config:
         """Sizes of a draft layer: the target's own, as the public DFlash recipe does, with ``backbone.layers``

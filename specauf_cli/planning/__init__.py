@@ -1,1 +1,1 @@
-"""What a training will take: counted, calibrated on this machine."""
+"""Memory, disk and time of a training, counted and calibrated on this machine."""

@@ -1,7 +1,7 @@
-"""A few real training steps on this machine, timed: what a training of these sizes takes here.
+"""Times a few real training steps on this machine.
 
-The target is built with random weights of its real sizes: a step takes as long with them. What depends on how good a
-drafter is (the rows that a pruned head computes) is corrected by counting.
+The target is built with random weights of its real sizes: a step takes equally long with them. What depends on how good
+a drafter is (the rows that a pruned head computes) is corrected by counting.
 """
 
 import math
@@ -34,7 +34,7 @@ TOO_LONG = 20.0
 
 @dataclass(frozen=True)
 class Material:
-    """What there is to time with. ``examples`` is empty and ``chat`` None where data or tokenizer are not at hand.
+    """What the timing uses. ``examples`` is empty and ``chat`` None if data or tokenizer are not on this machine.
 
     ``untrained``: the target is one that is trained here, and has not been yet.
     """
@@ -47,7 +47,7 @@ class Material:
 
 
 def material(config: Config) -> Material:
-    """Data, tokenizer and sizes as far as they are at hand: nothing is downloaded, no target is trained."""
+    """Data, tokenizer and sizes as far as they are on this machine: nothing is downloaded, no target is trained."""
     data, target = config.data, config.target
     known = sizes.of(target)
     if data.source == "hub":
@@ -92,9 +92,9 @@ def fits(plan: Plan, device: str) -> bool:
 
 
 def seconds_per_step(plan: Plan, material: Material, device: str, *, batches: int = 6) -> float:
-    """Mean seconds of an optimiser step, from real steps on batches that stand for short and long ones alike.
+    """Mean seconds of an optimiser step, from real steps on batches of short and long sequences.
 
-    Steps with and without the accuracy of every slot are timed apart and weighed by how often they come.
+    Steps with and without the accuracy of every slot are timed separately and weighted by how often they occur.
     """
     config = replace(plan.config, trainer=replace(plan.config.trainer, features="online"))
     trainer = config.trainer
@@ -130,7 +130,7 @@ def seconds_per_step(plan: Plan, material: Material, device: str, *, batches: in
         took[index % every == 0].append(timed(index))
     often = 1 / every
     mean = often * statistics.fmean(took[True]) + (1 - often) * statistics.fmean(took[False] or took[True])
-    if step.head == "pruned":  # a new drafter misses at once; a trained one reaches further
+    if step.head == "pruned":  # a new drafter is wrong at once; a trained one reaches further
         missing = max(0.0, SUPPORT - rows / max(1.0, blocks)) * blocks / len(chosen)
         mean += missing * 4 * plan.sizes.hidden_size * plan.sizes.vocab_size / (plan.per_step / mean)
     return mean
@@ -148,7 +148,7 @@ def _spread(order: Order, count: int, every: int) -> list[int]:
 
 
 def target_like(plan: Plan, material: Material, device: str) -> Target:
-    """The target with random weights; a stand-in tokenizer where its own is not at hand."""
+    """The target with random weights; a substitute tokenizer if its own is not on this machine."""
     config = plan.config
     chat = material.chat
     if chat is None:
@@ -171,7 +171,7 @@ def examples_like(plan: Plan) -> list[Example]:
 
 
 def pretraining_seconds(config: Config, material: Material, device: str) -> float:
-    """Seconds until the small target is trained, from three of its steps; 0 where none is trained here or it is there
+    """Seconds until the small target is trained, from three of its steps; 0 if none is trained here or it exists
     already."""
     recipe = config.target.pretrain
     if not material.untrained or recipe is None or material.chat is None:

@@ -1,4 +1,4 @@
-"""What ``specauf plan`` says: the plan, then its hours on named GPUs or on this machine."""
+"""What ``specauf plan`` prints: the plan, then its hours on named GPUs or on this machine."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def estimate(config: Config, *, gpu: str | None, devices: int, utilisation: floa
     device = "cuda" if gpu is not None else use_machine(config)
     plan = make_plan(config, material.sizes, material.lengths, on_gpu=device.startswith("cuda"))
     if gpu is not None:
-        time = _on_named(plan, gpu, devices, utilisation)  # a card that is not known is said before the plan
+        time = _on_named(plan, gpu, devices, utilisation)  # an unknown card is reported before the plan
         yield from lines(plan)
         yield from time
     else:

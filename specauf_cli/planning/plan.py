@@ -115,7 +115,7 @@ def make_plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: b
 
 
 def estimated(config: Config, corpus: Corpus | None) -> Lengths:
-    """Lengths where the tokenizer is not at hand: four characters a token, as English has; without ``corpus``, as its
+    """Lengths where the tokenizer is not at hand: four characters a token, as in English; without ``corpus``, as its
     yaml states.
 
     Errors: InputError where it states nothing.
@@ -143,7 +143,7 @@ def _width(lengths: Lengths) -> float:
 def _work(
     config: Config, sizes: SizesConfig, lengths: Lengths, taps: Sequence[int], attention: str
 ) -> dict[str, float]:
-    """Operations of one step in front of the head."""
+    """Operations of one step before the head."""
     trainer, backbone, width = config.trainer, config.backbone, _width(lengths)
     tokens, layer = trainer.batch_size * width, layer_parameters(sizes)
     rows = trainer.batch_size * trainer.anchors * backbone.block_size
@@ -212,7 +212,7 @@ def _memory(plan: Plan, states: int, branches: int, attention: str, device: str)
     a_batch = trainer.micro_batch * width * states * layer * low
     read = min(1.0, plan.steps * trainer.batch_size / plan.lengths.examples)
     kept = min(Features.KEEP, plan.features * read) if trainer.features == "online" else 0.0
-    if trainer.features == "memory" and device == "cpu":  # a GPU's are kept in the machine's own memory
+    if trainer.features == "memory" and device == "cpu":  # features of a GPU are kept in the machine's own memory
         kept = plan.features
     return {
         "target": plan.target * (2.0 if config.target.dtype == "bf16" else 4.0),

@@ -71,7 +71,7 @@ def size(value: float) -> str:
 
 
 def duration(hours: float) -> str:
-    """Hours as a person says them."""
+    """Hours as seconds, minutes, hours or days."""
     if hours * 60 < 2:
         return f"{hours * 3600:.0f} s"
     return (

@@ -11,6 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import matplotlib
@@ -77,6 +78,11 @@ class Figure:
 
     def svg(self) -> str:
         """The drawing as SVG text, without a date."""
+        return self._svg
+
+    @cached_property
+    def _svg(self) -> str:
+        """Drawn once: the file of a figure and the report hold the same text."""
         return self._saved("svg", {"Date": None}).decode()
 
     def png(self) -> bytes:

@@ -41,7 +41,8 @@ def free_memory(device: str) -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks instead of returning them: a step frees and takes the same large tensors again.
+    """Tells glibc to keep freed blocks instead of returning them: a step frees and allocates the same large tensors
+    again.
 
     Without mallopt (musl, macOS) nothing is changed. Sets one arena, no mmap (large blocks come from the heap, where
     they are kept) and no trimming: M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-if TYPE_CHECKING:  # the settings ask for a rank's number, and need no torch for it
+if TYPE_CHECKING:  # the settings read a rank's number, which needs no torch
     import torch
     from torch import Tensor
 
@@ -35,7 +35,7 @@ def join(device: str) -> str:
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
         backend = "nccl" if device.startswith("cuda") else "gloo"
-        # So long, for the first rank may train a target meanwhile.
+        # A long timeout, since the first rank may train a target meanwhile.
         distributed.init_process_group(backend, timeout=timedelta(hours=24))
     return device
 

@@ -60,9 +60,9 @@ def atomic(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill, of the same name; it replaces ``path`` only when the block succeeds.
 
-    Apart from ``atomic`` because the system replaces no folder that holds files: an earlier ``path`` is removed first,
-    so a crash between the two leaves none, but never a part of one. It is filled one level below its temporary parent,
-    where no search for complete folders beside ``path`` finds it. Errors: as ``atomic``.
+    Separate from ``atomic`` because a folder that is not empty cannot be replaced: an earlier ``path`` is removed
+    first, so a crash between the two steps leaves no folder, but never a partial one. It is filled one level below its
+    temporary parent, so that no search for complete folders next to ``path`` finds it. Errors: as ``atomic``.
     """
     parent = None
     try:
@@ -85,15 +85,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what a killed process left of ``atomic_folder(path)``. The caller holds the lock of the place."""
+    """Removes what a killed process left of ``atomic_folder(path)``. The caller must hold the folder's lock."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def create_private(path: Path, content: bytes) -> None:
-    """Writes a file that only its owner may read, unless there is one: of two processes the first one's stays.
+    """Writes a file that only its owner may read, unless it exists: of two processes the first one wins.
 
-    Apart from ``atomic``, which replaces what is there. Errors: OSError.
+    Unlike ``atomic`` it replaces nothing. Errors: OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, name = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
@@ -107,10 +107,8 @@ def create_private(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Adds one line of JSON to a log.
-
-    Apart from ``atomic``, which would write the whole log again for every line: a kill may tear the last line, and
-    ``read_log`` leaves a torn one out. Errors: InputError when it cannot be written.
+    """Appends one line of JSON to a log. Unlike ``atomic`` it does not rewrite the file: a kill may leave an incomplete
+    last line, which ``read_log`` omits. Errors: InputError when it cannot be written.
     """
     try:
         with open(path, "a", encoding="utf-8") as file:
@@ -121,7 +119,7 @@ def append_line(path: Path, value: Any) -> None:
 
 @contextmanager
 def lock(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Holds ``folder`` for one process; the system lets go of it when the process ends, however it ends.
+    """Locks ``folder`` for this process; the system releases the lock when the process ends, even if it is killed.
 
     Errors: InputError, naming the process and its host, while another one holds it; ``wait``: waits for that one
     instead.
@@ -152,7 +150,8 @@ def lock(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def _flock(file: TextIO) -> None:
-    """Takes the lock; OSError while another process has it. Tried twice: ``held`` has it for a moment when it looks."""
+    """Takes the lock; OSError while another process has it. Tried twice, since ``held`` takes it for a moment to
+    look."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -161,7 +160,7 @@ def _flock(file: TextIO) -> None:
 
 
 def held(folder: Path) -> str:
-    """The process that holds ``folder`` at the moment, as it named itself; empty when none does."""
+    """The process that currently holds ``folder``, as it named itself; empty if none does."""
     try:
         if not (folder / ".lock").is_file():
             return ""
@@ -171,7 +170,7 @@ def held(folder: Path) -> str:
             except OSError:
                 return file.read().strip() or "another process"
     except OSError:
-        pass  # nobody has held it yet
+        pass  # it was never locked
     return ""
 
 
@@ -201,7 +200,7 @@ def pretty(value: Any, indent: int = 0) -> str:
 
 def read_json(path: Path) -> Any:
     """Errors: InputError naming the file, and the line where its JSON breaks."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would block forever
         raise InputError(f"cannot read {path}: it is not a file")
     try:
         return json.loads(path.read_text("utf-8"))
@@ -223,7 +222,7 @@ def is_number(value: Any) -> bool:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a training log, up to one that a kill has torn. A missing log has none."""
+    """The lines of a training log without an incomplete last one. A missing log has none."""
     lines: list[dict[str, float]] = []
     for text in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:

@@ -1,23 +1,15 @@
 """Runs on disk: the only file that knows what is where under ``runs/``.
 
-runs/<run id>/                one drafter
-    run.json                  settings, inputs, code state, command
-    log.jsonl                 one line per ``trainer.log_every`` steps
-    checkpoints/              what an interrupted training continues from
-    drafter/                  the trained drafter, in the public layout
-    finished.json             last line of the log and totals; failed.json: why it failed
-    snapshots/step-NNNNNN/    a drafter kept during training, with records/ of its own
-    records/                  what was measured
-    export/<layout>/          what ``specauf export`` wrote
-runs/aside/                   runs that ``specauf train --force`` moved out of the way
-runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder); <id>.training/ until it is whole
-runs/trajectories/<target>/   what the target alone emits, shared by every drafter
-runs/features/<hash>/         target features of the training data (trainer.features=disk)
-runs/servers/<id>/            what a running server answered and counted
-runs/tables/                  what ``specauf table`` printed, and which records each last table was made of
-runs/figures/<profile>/       what ``specauf figures`` drew
-runs/reports/                 what ``specauf report`` wrote
-runs/jobs/                    results of jobs that a launcher ran
+runs/<run id>/ one drafter run.json settings, inputs, code state, command log.jsonl one line per ``trainer.log_every``
+steps checkpoints/ what an interrupted training continues from drafter/ the trained drafter, in the public layout
+finished.json last line of the log and totals; failed.json: why it failed snapshots/step-NNNNNN/ a drafter kept during
+training, with records/ of its own records/ what was measured export/<layout>/ what ``specauf export`` wrote runs/aside/
+runs that ``specauf train --force`` moved out of the way runs/targets/<id>/ a target trained here (an ordinary Hugging
+Face folder); <id>.training/ until it is complete runs/trajectories/<target>/ what the target alone emits, shared by
+every drafter runs/features/<hash>/ target features of the training data (trainer.features=disk) runs/servers/<id>/ what
+a running server answered and counted runs/tables/ what ``specauf table`` printed, and which records each last table was
+made of runs/figures/<profile>/ what ``specauf figures`` drew runs/reports/ what ``specauf report`` wrote runs/jobs/
+results of jobs that a launcher ran
 """
 
 from collections.abc import Iterator, Sequence
@@ -90,12 +82,12 @@ def has_snapshots(folder: Path) -> bool:
 
 
 def snapshot_steps(folder: Path) -> list[int]:
-    """Steps of which a run kept the drafter. Errors: InputError when it kept none."""
+    """Steps at which a run kept its drafter. Errors: InputError when it kept none."""
     names = [path.name[5:] for path in (folder / "snapshots").glob("step-*")]
     steps = sorted(int(name) for name in names if name.isdecimal())
     if not steps:
         raise InputError(
-            f"run {folder.name} kept no drafter on the way; train it with trainer.snapshot_every=STEPS or "
+            f"run {folder.name} kept no drafter during training; train it with trainer.snapshot_every=STEPS or "
             "trainer.eval_every=STEPS"
         )
     return steps
@@ -117,7 +109,7 @@ def targets(runs: Path) -> Path:
 
 
 def target_training(target: Path) -> Path:
-    """Where the training of a target keeps its work until the target is whole."""
+    """Where the training of a target keeps its work until the target is complete."""
     return target.with_name(target.name + ".training")
 
 
@@ -167,10 +159,10 @@ def job_result(runs: Path, name: str) -> Path:
 
 
 def all_measured(folder: Path) -> list[RunRecord]:
-    """What was measured of a run, one record per set of evaluation settings (precision, length, seed), the newest last.
+    """The measurements of a run: one record per set of evaluation settings (precision, length, seed), the newest last.
 
-    Each has every benchmark that was measured with its settings, the newest of each prompt set. Errors: InputError when
-    the run was never measured.
+    Each contains every benchmark that was measured with these settings, the newest result per prompt set. Errors:
+    InputError when the run was never measured.
     """
     merged: dict[str, RunRecord] = {}
     for record in measured(folder):
@@ -197,7 +189,7 @@ class State:
 
     @property
     def origin(self) -> str:
-        """Where a drafter that was not trained here came from; empty for one that was."""
+        """The source of an imported drafter; empty for one that was trained here."""
         imported = self.about.get("imported")
         return f"imported from {imported.get('source')}" if isinstance(imported, dict) else ""
 
@@ -214,7 +206,7 @@ def states(runs: Path) -> list[State]:
 
 
 def state(folder: Path) -> State:
-    """What is known of one run. Errors: InputError for damaged files."""
+    """The state of one run. Errors: InputError for damaged files."""
     about, log = about_of(folder), read_log(log_of(folder))
     step = int(log[-1]["step"]) if log else 0
     if (folder / FINISHED).is_file():
@@ -228,8 +220,8 @@ def state(folder: Path) -> State:
 
 
 def _reason(folder: Path) -> str:
-    said = read_json(folder / FAILED)
-    return str(said.get("reason")) if isinstance(said, dict) else "unknown"
+    failure = read_json(folder / FAILED)
+    return str(failure.get("reason")) if isinstance(failure, dict) else "unknown"
 
 
 def measured(folder: Path) -> list[RunRecord]:
@@ -248,7 +240,7 @@ def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool =
     """
     known = {f.parent.name: f.parent for f in runs.glob(f"*/{ABOUT}")}
     finished = {n: f for n, f in known.items() if (f / FINISHED).exists()}
-    if not names and not every and len(finished) > 1:  # the latest one is meant: not one whose files are damaged
+    if not names and not every and len(finished) > 1:  # the default is the latest run that is not damaged
         finished = {n: f for n, f in finished.items() if _is_whole(f)} or finished
     if not names:
         if not finished:
@@ -312,14 +304,13 @@ def signature_of(run: str, overrides: Sequence[str]) -> str | None:
 
 
 def is_signed(about: dict[str, Any]) -> bool:
-    """True when this user typed the overrides of a run, by what ``run.json`` says (``about_of``)."""
+    """True when ``run.json`` (``about_of``) shows that this user typed the overrides of the run."""
     return signature.is_own([about["run"], about["overrides"]], about.get("signature"))
 
 
 @contextmanager
 def intact(folder: Path, files: str) -> Iterator[None]:
-    """Says of a run whose ``files`` lack a key that is read inside, or hold something else under it, that they are
-    damaged."""
+    """Reports a run's ``files`` as damaged when the block misses a key in them or finds a value of another kind."""
     try:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, ValidationError) as error:
@@ -337,13 +328,13 @@ def result_of(folder: Path) -> dict[str, Any]:
     whole = whole and all(is_number(result.get(k)) for k in ("seconds", "peak_memory_mib"))
     if not whole or not (drafter_of(folder) / "config.json").is_file() or not weights_of(folder).is_file():
         raise InputError(
-            f"{folder / FINISHED} or the drafter beside it is damaged; move {folder} aside and train again"
+            f"{folder / FINISHED} or the drafter next to it is damaged; move {folder} aside and train again"
         )
     return dict(result)
 
 
 def other_code(then: dict[str, Any]) -> str:
-    """A warning where the code may not be the one a finished run was trained with: a run's id does not cover it."""
+    """A warning if the code may not be what a finished run was trained with; a run's id does not cover code."""
     now_ = code_state()
     if then == now_ and not then["dirty"]:
         return ""
@@ -357,7 +348,7 @@ CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length"
 
 
 def curve_of(folder: Path) -> dict[str, list[float]]:
-    """The columns of ``log.jsonl`` that figures and claims are made of, rounded, one list per column."""
+    """The columns of ``log.jsonl`` that figures and claims need, rounded, one list per column."""
     lines = read_log(log_of(folder))
     if not lines and result_of(folder)["last"]["step"] == 0:  # it was trained elsewhere
         return {}

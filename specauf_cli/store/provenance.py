@@ -1,4 +1,4 @@
-"""What a result was made with: code, environment, command, time."""
+"""How a result was produced: code, environment, command, time."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ def code_state() -> dict[str, Any]:
             )
             state["dirty"] = bool(status.stdout.strip())
     except (OSError, subprocess.CalledProcessError):
-        pass  # no git here: the version says what there is to say
+        pass  # without git only the version is known
     return state
 
 
@@ -82,9 +82,9 @@ def _version(package: str) -> str | None:
 
 
 def command_line(words: Sequence[str]) -> str:
-    """The command as another machine would type it: files and folders of this one are replaced by a word in capitals.
+    """The command without paths of this machine: files and folders are replaced by a word in capitals.
 
-    A run's id (``init``) and a model of the hub (``target.path``, ``target.name``) are no folders, and stay.
+    A run's id (``init``) and a model of the hub (``target.path``, ``target.name``) are kept.
     """
     published = {**settings.places(), "target.name": "DIR"}
     shown = []

@@ -1,4 +1,4 @@
-"""What was measured of a run: the run id, and the records with their typed sections."""
+"""Measurements of a run: the run id, and records with their typed sections."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,7 +60,7 @@ class CodeState(Section):
 
 
 class TargetDescription(Section):
-    """The target. ``parameters`` and what follows is known of one that was trained here; of others, further keys."""
+    """The target. ``parameters`` and the fields below it are known if it was trained here; others have further keys."""
 
     title: str
     path: str | None = None
@@ -150,7 +150,7 @@ class Cost(Section):
 
 
 def _possible(traces: tuple[Trace, ...]) -> tuple[Trace, ...]:
-    """Errors: ValueError for rounds that no decoding can have had. A loop: a record holds tens of thousands."""
+    """Errors: ValueError for rounds that no decoding can produce. A plain loop: a record holds tens of thousands."""
     for t in traces:
         counts = (t.tokens, t.turn, t.proposed)
         if not isinstance(t.prompt_id, str) or not all(type(n) is int and 0 <= n < 2**31 for n in counts):
@@ -184,13 +184,13 @@ class BenchmarkResult:
 
     @property
     def measured(self) -> int:
-        """Prompts with a trace: of the ``prompts`` that were asked some may have been skipped."""
+        """Number of prompts with a trace; some of the ``prompts`` may have been skipped."""
         return len({t.prompt_id for t in self.traces})
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything needed to trust and redo one run: what was asked, with what, where, and the raw outcome.
+    """Everything needed to check and repeat one measurement: settings, inputs, machine and raw outcome.
 
     Means are never stored; tables compute them from the sums. ``step`` is set when a drafter from the middle of
     training was measured; such records are never in a table. Errors: pydantic's ValidationError, a ValueError, for
@@ -266,7 +266,8 @@ def _first(error: ValidationError) -> str:
 
 
 def _check(record: RunRecord) -> None:
-    """Errors: ValueError, KeyError or TypeError for a record of the right kinds that no evaluation can have written."""
+    """Errors: ValueError, KeyError or TypeError for a record with values of the right kinds that no evaluation can
+    produce."""
     if not record.benchmarks:
         raise ValueError("it measured nothing")
     empty = next((b.benchmark for b in record.benchmarks if not b.traces), None)

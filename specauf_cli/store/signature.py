@@ -1,7 +1,7 @@
-"""What this user typed, told apart from what came with a folder: a signature by a key that stays in the account.
+"""Signatures that tell what this user typed from what came with a folder; the key stays in the user's account.
 
 A run folder holds the overrides it was trained with. Those that this user typed carry a signature; a folder from
-elsewhere, or one that was altered, has none that this key made. The key is 32 random bytes in
+elsewhere, or one that was altered, has no valid signature. The key is 32 random bytes in
 ``$XDG_STATE_HOME/specauf/key`` (``~/.local/state`` by default), readable by its owner only.
 """
 

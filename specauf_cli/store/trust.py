@@ -1,9 +1,8 @@
-"""Settings that a run folder brings along: which of them count, and which must come from the user's own command line.
+"""Which settings of a run folder are used, and which must come from the user's own command line.
 
-A run folder is data. What it says of sizes, seeds and names is used; what would run code never is
-(``trust_remote_code``, a credit or backbone of the user's own), and folders outside the runs folder and interpolations
-are used only where this user typed them (``signature``). Whatever is refused counts when it is given on the command
-line.
+A run folder is data. Its sizes, seeds and names are used. Settings that would run code never are
+(``trust_remote_code``, a credit or backbone of the user's own); folders outside the runs folder and interpolations are
+used only if this user typed them (``signature``). A refused setting can be given on the command line.
 """
 
 import os
@@ -45,7 +44,7 @@ def overrides_of(folder: Path, given: Sequence[str] = (), only: Sequence[str] | 
 
 
 def _runs_code(key: str, value: Any) -> str:
-    """Why a setting could make code run that came with a folder; empty when it cannot."""
+    """Why a setting from a folder could run code; empty if it cannot."""
     for name, inner in _walk(key, value):
         if any(part.startswith("_") and part.endswith("_") for part in name.split(".")):
             return "names code to run"
@@ -88,7 +87,7 @@ def configs(folder: Path, extra: Sequence[str], benchmarks: str) -> tuple[Config
 
     place = [] if runs_words(extra) else [f"runs={folder.parent}"]
     own, extra = [*overrides_of(folder, extra), *place], list(extra)
-    # Answers that were regenerated for its training depend on the evaluation settings of then.
+    # Answers that were regenerated for its training depend on the evaluation settings used then.
     later = setting(extra, ["benchmark", "evaluation"])
     as_trained = compose.compose([*own, *(o for o in extra if o not in later)])
     layout.check_same_training(as_trained, folder)

@@ -211,15 +211,7 @@ def test_a_signal_while_measuring_is_one_line(here: Path, number: int, code: int
 
 
 def test_an_ascii_terminal_still_shows_the_result(here: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "specauf_cli", "show", run_of(here, "auf").name],
-        cwd=here,
-        env={**ENV, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = specauf(here, "show", run_of(here, "auf").name, encoding="ascii")
     assert "average" in done.stdout
 
 

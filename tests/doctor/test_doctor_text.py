@@ -111,12 +111,12 @@ def test_an_answer_that_holds_a_stop_token_before_its_end(healthy: Break, target
     (letter,) = target.chat.tokens(["e"])[0]
     of = healthy(target=with_chat(target, lambda _: None))
     of.target().chat.stop_ids = frozenset({*target.chat.stop_ids, letter})
-    assert "hold a stop token before their end" in wrong(of)["stop tokens"]
+    assert "contain a stop token before their end" in wrong(of)["stop tokens"]
 
 
 def test_a_template_that_loses_the_users_words(healthy: Break, target: Target) -> None:
     template = CHATML.replace("message['content']", "(message['content'] if message['role'] == 'assistant' else 'x')")
-    only(healthy(target=with_template(target, template)), "first prompt", "does not hold the user's words")
+    only(healthy(target=with_template(target, template)), "first prompt", "does not contain the user's text")
 
 
 def test_a_prompt_that_begins_twice(healthy: Break, target: Target) -> None:

@@ -61,7 +61,7 @@ def test_exit_codes_and_one_line_per_check(tmp_path: Path, monkeypatch: Patch) -
     done = specauf(tmp_path, "doctor", "profile=smoke")
     lines = [x for x in done.stdout.splitlines() if not x.startswith(" ")]
     assert [x.split()[0] for x in lines[:-1]] == ["ok"] * len(examination.CHECKS)
-    assert "random weights, for it is not trained yet" in done.stdout
+    assert "random weights, since it is not trained yet" in done.stdout
     assert lines[-1] == f"{len(examination.CHECKS)} checks: {len(examination.CHECKS)} ok"
     assert not (tmp_path / "runs").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))

@@ -169,7 +169,7 @@ def test_a_key_is_sent_as_a_bearer_token() -> None:
 
 def test_a_key_that_no_header_can_hold_is_said_and_not_shown() -> None:
     for key in ("sesame\n", "sesam\u00e9"):
-        with pytest.raises(InputError, match="SPECAUF_API_KEY holds a character") as caught:
+        with pytest.raises(InputError, match="SPECAUF_API_KEY contains a character") as caught:
             Client("http://127.0.0.1:1", timeout=1.0, retries=0, key=key)
         assert "sesam" not in str(caught.value)
 

@@ -44,7 +44,7 @@ def meta(answer: dict[str, Any], **changes: Any) -> dict[str, Any]:
             "in 1 rounds, at most 16",
         ),
         (lambda a: meta(a, spec_accept_length=14.5), "spec_accept_length=14.5, but"),
-        (lambda a: meta(a, completion_tokens=500), "asked were 1..20"),
+        (lambda a: meta(a, completion_tokens=500), "valid: 1..20"),
         (lambda a: meta(a, completion_tokens=None), "has no completion_tokens"),
         (lambda a: meta(a, finish_reason={"type": "abort", "message": "out of memory"}), "was aborted"),
         (lambda a: {"text": "", "output_ids": [3]}, "has no meta_info"),
@@ -141,8 +141,8 @@ def own(answer: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (lambda a: own(a, num_spec_steps=99), "counts 99 steps"),
         (lambda a: own(a, num_accepted_draft_tokens=10**4), "counts"),
         (lambda a: own(a, mean_acceptance_length=14.0), "has mean_acceptance_length=14.0, but"),
-        (lambda a: {**a, "usage": {"completion_tokens": 99}}, "asked were 1..20"),
-        (lambda a: {**a, "usage": {"completion_tokens": 9, "prompt_tokens": 3}}, "counts 3 prompt tokens, sent were"),
+        (lambda a: {**a, "usage": {"completion_tokens": 99}}, "valid: 1..20"),
+        (lambda a: {**a, "usage": {"completion_tokens": 9, "prompt_tokens": 3}}, "counts 3 prompt tokens, "),
         (lambda a: {**a, "choices": []}, "has no single choice"),
         (lambda a: {"choices": a["choices"]}, "has no usage"),
         (lambda a: {**a, "choices": [{"finish_reason": "stop"}]}, "neither token_ids nor text"),
@@ -174,7 +174,7 @@ def test_counters_that_cannot_be_are_refused(folder: Path, make_vllm: Callable[[
 @pytest.mark.parametrize(
     ("change", "words", "says"),
     [
-        ({"model": "Qwen/Qwen3-4B"}, [], "serves Qwen/Qwen3-4B, expected was the target model"),
+        ({"model": "Qwen/Qwen3-4B"}, [], "serves Qwen/Qwen3-4B, not the target model"),
         ({"model": "other"}, ["--served-model", "othr"], "Did you mean 'other'?"),
         (
             {"model": "other", "drafter": "d1", "tokenizes": False},
@@ -268,7 +268,7 @@ def test_vllm_without_a_drafter_is_one_line(folder: Path, make_vllm: Callable[[b
                 "num_speculative_tokens": 15,
                 "num_speculative_tokens_per_batch_size": [[1, 4, 15]],
             },
-            "drafts more or fewer tokens as it is busy",
+            "drafts more or fewer tokens depending on its load",
         ),
         (None, "no speculative_config"),
         ("SpeculativeConfig(method='dflash')", "no speculative_config"),
@@ -311,7 +311,7 @@ def test_what_vllm_tells_outside_developer_mode_is_checked(
 ) -> None:
     name, engine = make_run(), make_vllm(True)
     done = of_run(folder, engine, name)
-    assert "does not say its drafter, dtype, verification; a vLLM in developer mode does" in done.stderr
+    assert "does not report its drafter, dtype, verification; a vLLM in developer mode does" in done.stderr
     assert record(folder)["unchecked"] == ["drafter", "dtype", "verification"]
     assert record(folder)["server"]["proposals"] == 15, "its counters have as many slots"
     engine.slots = [0] * 7
@@ -349,7 +349,7 @@ def of_run(folder: Path, engine: FakeSGLang | FakeVLLM, name: str, *words: str, 
             {"dtype": "bfloat16"},
             [],
             "runs the target in bfloat16, the settings say evaluation.precision=fp32: restart it with --dtype float32, "
-            "or measure it so: evaluation.precision=bf16",
+            "or measure in that precision: evaluation.precision=bf16",
         ),
         (
             {"dtype": "half"},
@@ -361,7 +361,7 @@ def of_run(folder: Path, engine: FakeSGLang | FakeVLLM, name: str, *words: str, 
         (
             {"dtype": "float32"},
             ["evaluation.precision=bf16"],
-            "restart it with --dtype bfloat16, or measure it so: evaluation.precision=fp32",
+            "restart it with --dtype bfloat16, or measure in that precision: evaluation.precision=fp32",
         ),
         (
             {"speculative_num_draft_tokens": 8},
@@ -396,7 +396,7 @@ def test_a_dtype_that_is_not_told_is_said(folder: Path, sglang: FakeSGLang, make
 
 def test_without_a_run_the_dtype_is_compared(folder: Path, sglang: FakeSGLang) -> None:
     sglang.info = {"dtype": "bfloat16", "speculative_num_draft_tokens": 16}
-    assert "or measure it so: evaluation.precision=bf16" in ask(folder, sglang, check=False).stderr
+    assert "or measure in that precision: evaluation.precision=bf16" in ask(folder, sglang, check=False).stderr
     done = ask(folder, sglang, "evaluation.precision=bf16")
     assert "note: not checked, because no run is given to compare with: drafter, proposals" in done.stderr
 

@@ -68,7 +68,7 @@ def test_a_run_expects_its_own_drafter(folder: Path, sglang: FakeSGLang, make_ru
     words = ["--backend", "sglang", "--benchmarks", CHOSEN, *SETTINGS[1:3], "evaluation.temperatures=[0.0]"]
     with running(sglang) as url:
         wrong = specauf(folder, "eval", *words, "--base-url", url, "--run", name, check=False)
-        assert f"drafts with {DRAFTER}, expected was runs/{name}/export/hf" in wrong.stderr
+        assert f"drafts with {DRAFTER}, not with runs/{name}/export/hf" in wrong.stderr
         sglang.drafter = f"runs/{name}/export/hf"
         right = specauf(folder, "eval", *words, "--base-url", f"{url}/v1/")
         assert name in right.stdout

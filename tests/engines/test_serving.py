@@ -259,7 +259,7 @@ def test_without_a_drafter_and_a_start_no_answer_is_used_again(
     engine = make_vllm(True)
     engine.started = None
     said = ask(folder, engine).stderr
-    assert "answers are used again never, since it does not say either when it was started" in said
+    assert "answers are used again never, since it does not report its start time either" in said
     once = engine.asked
     ask(folder, engine)
     assert engine.asked == 2 * once
@@ -286,7 +286,7 @@ def test_a_server_that_becomes_another_while_it_is_asked_leaves_no_record(
     engine.fault = become
     done = ask(folder, engine, check=False)
     assert done.returncode == 2
-    assert "was started again or changed while it was asked" in done.stderr
+    assert "was restarted or changed during the measurement" in done.stderr
     assert "0 answers are kept; run the same command" in done.stderr
     assert not list(folder.glob("runs/servers/*/*.json"))
     assert lines(folder) == 0

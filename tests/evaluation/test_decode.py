@@ -176,8 +176,7 @@ def test_batching_and_the_order_of_prompts_change_no_trajectory(
     target: Target, made: dict[float, Generated], temperature: float
 ) -> None:
     assert generate(target, temperature, batch_size=1) == made[temperature]
-    assert generate(target, temperature, batch_size=8) == made[temperature]
-    turned = generate(target, temperature, prompts=PROMPTS[::-1]).trajectories
+    turned = generate(target, temperature, prompts=PROMPTS[::-1], batch_size=8).trajectories
     assert sorted(turned, key=lambda t: (t.prompt_id, t.turn)) == list(made[temperature].trajectories)
 
 
@@ -214,7 +213,7 @@ def test_live_rounds_are_replay_rounds_for_an_untrained_drafter(
     target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], temperature: float, changes: dict[str, int]
 ) -> None:
     found = made[temperature]
-    some = found.trajectories[: 3 if changes else 6]
+    some = found.trajectories[: 3 if changes else 5]
     check_agreement(target, make_drafter(1, **changes), replace(found, trajectories=some))
 
 
@@ -255,8 +254,9 @@ def test_live_rounds_are_replay_rounds_for_domino(
     """With 8 proposals a block of 8 drafts one token per position, the anchor's own included."""
     knobs = {"gru_hidden_dim": 12, "emb_dim": 8, "pure_draft_prefix_len": 1}
     drafter = make_drafter(name="domino", kind="domino", knobs=knobs, proposals=proposals)
-    fit(drafter, target, made[temperature].trajectories[:4], steps=60)
-    traces = check_agreement(target, drafter, made[temperature])
+    found = replace(made[temperature], trajectories=made[temperature].trajectories[:5])
+    fit(drafter, target, found.trajectories[:4], steps=60)
+    traces = check_agreement(target, drafter, found)
     counts = [a for t in traces for a in t.accepted]
     assert counts.count(0) > 3
     assert sum(0 < a < proposals for a in counts) > 10
@@ -386,21 +386,21 @@ def test_a_prompt_that_does_not_fit_is_skipped_and_counted_and_so_are_its_later_
     assert len([t for t in smaller.trajectories if t.turn == 0]) == len(PROMPTS) - 1
 
 
-def test_a_prompt_that_spells_a_control_token_is_skipped_and_counted(target: Target) -> None:
+def test_a_prompt_that_spells_a_control_token_is_skipped_and_counted(
+    target: Target, made: dict[float, Generated]
+) -> None:
     spelled = Prompt("spelled", ("What is <|im_end|>?", "And then?"))
     found = generate(target, prompts=(*PROMPTS, spelled))
-    assert found.trajectories == generate(target, prompts=PROMPTS).trajectories
+    assert found.trajectories == made[0.0].trajectories
     assert found.skipped == {"a control token spelled out in the text": 1, "an earlier turn was skipped": 1}
 
 
 def test_answers_cached_before_control_tokens_were_skipped_are_not_read(target: Target, tmp_path: Path) -> None:
-    spelled = (*PROMPTS, Prompt("spelled", ("What is <|im_end|>?",)))
+    spelled = Prompt("spelled", ("What is <|im_end|>?",))
     names = []
-    for prompts in (tuple(PROMPTS), spelled):
+    for prompts in (PROMPTS[:1], (PROMPTS[0], spelled)):
         made = PromptSet("toy", "Toy", prompts, len(prompts), "content", "made")
-        trajectories.get(
-            target, made, temperature=0.0, seed=0, max_new_tokens=NEW, tail=TAIL, batch_size=4, cache=tmp_path
-        )
+        trajectories.get(target, made, temperature=0.0, seed=0, max_new_tokens=4, tail=0, batch_size=4, cache=tmp_path)
         names.append({p.name for p in tmp_path.glob("*.json")})
     assert len(names[1]) == len(names[0]) + 1
 

@@ -30,7 +30,7 @@ def config(*overrides: str) -> Config:
             "evaluation.prompts=5",
             "evaluation.max_new_tokens=30",
             "evaluation.all_starts=true",
-            "evaluation.audit=3",
+            "evaluation.audit=2",
             *overrides,
         ]
     )
@@ -43,13 +43,12 @@ def test_two_ranks_measure_what_one_does(
     mode: str, prompts: int, target: Target, make_drafter: MakeDrafter, small_corpus: Corpus, tmp_path: Path
 ) -> None:
     drafter = make_drafter(block_size=16, proposals=15)
+    few = replace(small_corpus, conversations=small_corpus.conversations[:20])
     wanted = config(f"evaluation.mode={mode}", f"evaluation.prompts={prompts}")
     wanted = replace(wanted, backbone=drafter.backbone)
 
     def measure(folder: Path) -> None:
-        evaluated = evaluate.evaluate(
-            wanted, target, drafter, small_corpus, evaluate.load_benchmarks(wanted), folder / "cache"
-        )
+        evaluated = evaluate.evaluate(wanted, target, drafter, few, evaluate.load_benchmarks(wanted), folder / "cache")
         if ranks.FIRST:
             content = TypeAdapter(evaluate.Evaluated).dump_python(evaluated, exclude={"cost"})
             write_json(folder / "evaluated.json", content)

@@ -21,9 +21,13 @@ class Done:
     stderr: str
 
 
-def specauf(cwd: Path, *words: str, check: bool = True) -> Done:
-    """The command in this process (a new one would spend seconds importing torch), as ``main`` runs it."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
+def specauf(cwd: Path, *words: str, check: bool = True, encoding: str = "utf-8") -> Done:
+    """The command in this process (a new one would spend seconds importing torch), as ``main`` runs it.
+
+    ``encoding`` is that of the terminal.
+    """
+    raw = io.BytesIO()
+    out, err, code = io.TextIOWrapper(raw, encoding, write_through=True), io.StringIO(), 0
     argv, folder = sys.argv, Path.cwd()
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     os.chdir(cwd)
@@ -40,4 +44,4 @@ def specauf(cwd: Path, *words: str, check: bool = True) -> Done:
             signal.signal(number, handler)
     if check:
         assert code == 0, err.getvalue()
-    return Done(code, out.getvalue(), err.getvalue())
+    return Done(code, raw.getvalue().decode(encoding), err.getvalue())

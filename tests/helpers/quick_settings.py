@@ -6,9 +6,9 @@ imports.
 
 from __future__ import annotations
 
-import copy
 import functools
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,27 @@ _compose = hydra.compose
 
 
 @functools.cache
-def _loaded(text: str) -> Any:
-    return _load(io.StringIO(text))
+def _loaded(text: str) -> bytes:
+    return pickle.dumps(_load(io.StringIO(text)))
 
 
 @functools.cache
-def _composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
-    return _compose(name, overrides=list(overrides))
+def _composed(name: str, overrides: tuple[str, ...]) -> bytes:
+    return pickle.dumps(_compose(name, overrides=list(overrides)))
 
 
 def load(file: Any) -> Any:
     """``OmegaConf.load``: a text that was parsed before is not parsed again."""
     text = Path(file).read_text("utf-8") if isinstance(file, str | Path) else file.read()
-    return copy.deepcopy(_loaded(text))
+    return pickle.loads(_loaded(text))  # a copy, several times faster than copy.deepcopy
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """``hydra.compose`` of the shipped yaml files; a folder of the user's own may change between two calls."""
     if any("hydra.searchpath" in o for o in overrides):
         return _compose(config_name, overrides=overrides)
-    return copy.deepcopy(_composed(config_name, tuple(overrides)))
+    copied: DictConfig = pickle.loads(_composed(config_name, tuple(overrides)))
+    return copied
 
 
 def install() -> None:

@@ -104,13 +104,13 @@ def test_an_objective_has_the_same_look_in_every_figure(drawn: list[drawings.Fig
     assert one["AUF"] == other["B-AUF"]
 
 
-def test_more_objectives_than_there_are_colours() -> None:
+def test_more_objectives_than_there_are_colours(drawn: list[drawings.Figure]) -> None:
     names = [f"mine{i}" for i in range(8)]
     table = replace(TABLES[0], rows=(*TABLES[0].rows, *(Row(n, n) for n in names)))
     found = drawings.figures([table], [*RECORDS[:6], *(run("dflash", n, n, 2.0) for n in names)])
     shown = colours(next(f for f in found if f.name == "survival-dflash"))
     assert len(shown) == 11
-    assert shown["decay"] == colours(drawings.figures(TABLES, RECORDS)[3])["decay"]
+    assert shown["decay"] == colours(drawn[3])["decay"]
     assert len({shown[n] for n in ("decay", "AUF", "AUF+decay", *names[:4])}) == 7
 
 
@@ -131,11 +131,10 @@ def test_what_records_do_not_hold_is_not_drawn() -> None:
     assert "inversion" not in [f.name for f in drawings.figures(TABLES, bare[:1])]
 
 
-def test_figures_follow_the_numbers() -> None:
+def test_figures_follow_the_numbers(drawn: list[drawings.Figure]) -> None:
     """Another number in a record, another drawing."""
     changed = [replace(RECORDS[0], heldout=heldout([10] * 5, [9] * 5)), *RECORDS[1:]]
-    before, after = (drawings.figures(TABLES, r)[-1].svg() for r in (RECORDS, changed))
-    assert before != after
+    assert drawings.figures(TABLES, changed)[-1].svg() != drawn[-1].svg()
 
 
 class Page(HTMLParser):
@@ -188,12 +187,12 @@ def test_text_from_records_is_escaped() -> None:
     assert "&lt;b&gt;&amp;tiny" in html("laptop", TABLES, odd, [], [], links=None)
 
 
-def test_drafters_on_the_way_are_compared_on_the_same_prompts_only() -> None:
+def test_drafters_on_the_way_are_compared_on_the_same_prompts_only(drawn: list[drawings.Figure]) -> None:
     """A step measured again on other prompts, or later on the same ones, adds no second point and moves none of the
     others."""
     few = replace(SNAPSHOTS[0], benchmarks=SNAPSHOTS[0].benchmarks[:2], written="2027")
     again = replace(SNAPSHOTS[1], written="2027")
-    expected = next(f for f in drawings.figures(TABLES, RECORDS, SNAPSHOTS) if f.name == "steps-dflash")
+    expected = next(f for f in drawn if f.name == "steps-dflash")
     found = next(f for f in drawings.figures(TABLES, RECORDS, [*SNAPSHOTS, few, again]) if f.name == "steps-dflash")
     assert found.svg() == expected.svg()
     assert few not in found.records

@@ -94,7 +94,7 @@ def say(r: random.Random, text: str) -> str:
 
 
 def an(word: str) -> str:
-    """``word`` behind its indefinite article."""
+    """``word`` after its indefinite article."""
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
