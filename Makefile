@@ -41,8 +41,9 @@ report: $(STAMP) ## write the report of the last table to runs/reports/ (one HTM
 publish: $(STAMP) ## the same, then copy the records into results/ and render there (clean tree only)
 	@$(BIN)/specauf table experiments/table*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) --publish profile=$(PROFILE) $(ARGS)
 
-render: $(STAMP) ## re-render everything under results/ from the committed records
+render: $(STAMP) ## re-render everything under results/ from the committed records, and docs/objectives.md
 	@$(BIN)/specauf render
+	@$(BIN)/python -m specauf_cli.reporting.gallery
 
 test: $(STAMP) ## run the tests (offline, CPU)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -152,10 +152,16 @@ def weighted(
 ) -> Pair:
     """sum m c l and its denominator. ``sequences``: the N blocks are those of so many sequences, equally many each.
 
-    ``credit``: sum m c, the ratio of global sums (the paper's). ``block_credit``: each block by its own sum m c, and
-    the number of blocks with any credit. ``valid``: sum m. ``blocks``: the number of blocks with a valid slot.
-    ``sequence``: each sequence by the number of its blocks with a valid slot, and the number of sequences with any. A
-    batch without credit gives (0, 0) or a total of 0.
+    What the sums are divided by makes of a batch:
+
+    ``credit``: sum m c l / sum m c, the ratio of sums over the whole batch; the paper's, SpecForge's and DeepSpec's.
+    ``block_credit``: mean over blocks of sum m c l / sum m c, over the blocks with any credit.
+    ``valid``: sum m c l / sum m, the number of valid slots; speculators'.
+    ``blocks``: sum m c l / blocks, the number of blocks with a valid slot.
+    ``sequence``: mean over sequences of sum m c l / blocks, for each the number of its own blocks with a valid slot;
+    SpecForge's for D-PACE since SpecForge#848.
+
+    A batch without credit gives (0, 0) or a total of 0.
     """
     weights = torch.where(mask, credit.detach(), torch.zeros_like(credit))
     sums = torch.where(mask, losses, torch.zeros_like(losses)) * weights

@@ -13,6 +13,9 @@ With a large vocabulary memory is what limits a batch, so a loss computes its gr
 together with its value, mostly in place, and keeps that one tensor for the backward pass: at most four tensors of the
 size of the logits exist at a time. The formulas are also what keeps the gradient finite where autograd would give
 0 * inf. To add a loss, add a function here and a yaml that names it; plain tensor operations work too.
+
+The docstrings are what ``specauf objectives`` and docs/objectives.md show: the first sentence is the meaning and the
+formula, ``Range:``, ``Gradient:`` (with respect to the logits) and ``Source:`` follow.
 """
 
 import math
@@ -32,8 +35,10 @@ within +-1e4 are never affected."""
 
 
 def ce(logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """Cross-entropy: -log q(label), in nats, 0 or more. Needs the label.
+    """Cross-entropy: -log q(label). Needs the label.
 
+    Range: 0 or more, in nats.
+    Gradient: q minus 1 at the label.
     Source: Spec-AUF (arXiv 2607.01893), section "one weighted block cross-entropy"; ``loss.cross_entropy`` is the same
     function.
     """
@@ -43,8 +48,9 @@ def ce(logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"]) -> Float[Tensor
 def kl(
     logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"], target_logits: Float[Tensor, "*N V"]
 ) -> Float[Tensor, "*N"]:
-    """Forward KL divergence: KL(p‖q) = sum_v p log(p / q), in nats, 0 or more. Needs the target's distribution.
+    """Forward KL divergence: KL(p‖q) = sum_v p log(p / q). Needs the target's distribution.
 
+    Range: 0 or more, in nats.
     Gradient: q - p, that of the cross-entropy with soft labels p, which differs from it by the entropy of p.
     Source: DistillSpec (arXiv 2310.08461); ``kl_div`` of speculators (losses/eager.py).
     """
@@ -57,10 +63,11 @@ def kl(
 def reverse_kl(
     logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"], target_logits: Float[Tensor, "*N V"]
 ) -> Float[Tensor, "*N"]:
-    """Reverse KL divergence: KL(q‖p) = sum_v q log(q / p), in nats, 0 or more. Needs the target's distribution.
+    """Reverse KL divergence: KL(q‖p) = sum_v q log(q / p). Needs the target's distribution.
 
-    Gradient: q (log(q / p) - KL(q‖p)). Source: DistillSpec (arXiv 2310.08461); ``rkl`` of speculators
-    (losses/eager.py).
+    Range: 0 or more, in nats.
+    Gradient: q (log(q / p) - KL(q‖p)).
+    Source: DistillSpec (arXiv 2310.08461); ``rkl`` of speculators (losses/eager.py).
     """
     log_q, log_p = _log_softmax(logits), _log_softmax(target_logits)
     log_ratio = log_p.neg_().add_(log_q)
@@ -72,10 +79,11 @@ def reverse_kl(
 def js(
     logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"], target_logits: Float[Tensor, "*N V"]
 ) -> Float[Tensor, "*N"]:
-    """Jensen-Shannon divergence: (KL(p‖m) + KL(q‖m)) / 2 with m = (p + q) / 2, in nats, between 0 and ln 2. Needs the
-    target's distribution.
+    """Jensen-Shannon divergence: (KL(p‖m) + KL(q‖m)) / 2 with m = (p + q) / 2. Needs the target's distribution.
 
-    Gradient: q (log(q / m) - KL(q‖m)) / 2. Source: Lin 1991; ``jsd`` of speculators (losses/eager.py).
+    Range: between 0 and ln 2, in nats.
+    Gradient: q (log(q / m) - KL(q‖m)) / 2.
+    Source: Lin 1991; ``jsd`` of speculators (losses/eager.py).
     """
     log_q, log_p = _log_softmax(logits), _log_softmax(target_logits)
     log_m = torch.logaddexp(log_q, log_p).sub_(math.log(2.0))
@@ -89,12 +97,14 @@ def js(
 def tv(
     logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"], target_logits: Float[Tensor, "*N V"]
 ) -> Float[Tensor, "*N"]:
-    """Total variation distance: 1/2 sum_v |p - q| = 1 - alpha, the probability of a rejection, between 0 and 1 (no
-    unit). Needs the target's distribution.
+    """Total variation distance: 1/2 sum_v |p - q| = 1 - alpha, the probability of a rejection. Needs the target's
+    distribution.
 
+    Range: between 0 and 1, no unit.
     Gradient: q (s - sum_v q s) / 2 with s = sign(q - p), 0 where they are equal. It vanishes where p and q hardly
-    overlap. Source: LK losses (arXiv 2602.23881); ``tv`` of speculators (losses/eager.py). DSpark's L1 term (DeepSpec
-    dspark/loss.py) is sum_v |p - q|, twice this.
+    overlap.
+    Source: LK losses (arXiv 2602.23881); ``tv`` of speculators (losses/eager.py). DSpark's L1 term,
+    DeepSpec (modeling/dspark/loss.py), is sum_v |p - q|, twice this.
     """
     q, p = _log_softmax(logits).exp_(), _log_softmax(target_logits).exp_()
     difference = p.neg_().add_(q)
@@ -106,10 +116,13 @@ def tv(
 def nla(
     logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"], target_logits: Float[Tensor, "*N V"]
 ) -> Float[Tensor, "*N"]:
-    """Negative log acceptance: -log alpha = -log sum_v min(p, q), in nats, 0 or more. Needs the target's distribution.
+    """Negative log acceptance: -log alpha = -log sum_v min(p, q). Needs the target's distribution.
 
-    Gradient: that of ``tv`` divided by alpha. It is the cross-entropy where p is one token. Computed from
-    log-probabilities, so it keeps its gradient where alpha underflows.
+    It is the cross-entropy where p is one token. Computed from log-probabilities, so it keeps its gradient where alpha
+    underflows.
+
+    Range: 0 or more, in nats.
+    Gradient: that of ``tv`` divided by alpha.
     Source: LK losses (arXiv 2602.23881); ``nla`` of speculators (losses/eager.py), which instead raises alpha to at
     least 1e-5 and has no gradient below.
     """
@@ -130,12 +143,16 @@ def lk(
     scale: int | float,
     slope: int | float,
 ) -> Float[Tensor, "*N"]:
-    """LK hybrid: w KL(p‖q) + (1 - w) (1 - alpha) with w = scale exp(-slope alpha) of the same position, detached; 0 or
-    more. Needs the target's distribution.
+    """LK hybrid: w KL(p‖q) + (1 - w) (1 - alpha) with w = scale exp(-slope alpha) of the same position, detached. Needs
+    the target's distribution.
 
     ``scale`` is the weight of KL at alpha = 0, in [0, 1]; ``slope``, 0 or more, is how fast it falls as alpha grows.
+
+    Range: 0 or more.
+    Gradient: w times that of ``kl`` plus 1 - w times that of ``tv``.
     Source: LK losses (arXiv 2602.23881), slope 3. w per position as in ``lk_hybrid`` of speculators (losses/eager.py),
     whose scale is 1; SpecForge (core/lk_loss.py, both knobs) takes one w from the mean of alpha over all positions.
+
     Errors: InputError where a knob is outside its range.
     """
     if not 0 <= scale <= 1:
@@ -159,9 +176,12 @@ def lk(
 def renyi(
     logits: Float[Tensor, "*N V"], labels: Int[Tensor, "*N"], target_logits: Float[Tensor, "*N V"]
 ) -> Float[Tensor, "*N"]:
-    """Rényi divergence of order 1/2: -2 log sum_v sqrt(p q), in nats, 0 or more. Needs the target's distribution.
+    """Rényi divergence of order 1/2: -2 log sum_v sqrt(p q). Needs the target's distribution.
 
-    Symmetric in p and q. Gradient: q - r with r = sqrt(p q) / sum_v sqrt(p q).
+    Symmetric in p and q.
+
+    Range: 0 or more, in nats.
+    Gradient: q - r with r = sqrt(p q) / sum_v sqrt(p q).
     Source: D-PARD (SpecForge#827, speculators#1078), its ``renyi_half``.
     """
     log_q, log_p = _log_softmax(logits), _log_softmax(target_logits)
