@@ -17,6 +17,7 @@ runs/servers/<id>/            what a running server answered and counted
 runs/tables/                  what ``specauf table`` printed, and which records each last table was made of
 runs/figures/<profile>/       what ``specauf figures`` drew
 runs/reports/                 what ``specauf report`` wrote
+runs/views/                   what ``specauf view`` wrote
 runs/jobs/                    results of jobs that a launcher ran
 """
 
@@ -159,6 +160,11 @@ def figures(runs: Path, profile: str) -> Path:
 def report(runs: Path, profile: str) -> Path:
     """The HTML report of a profile."""
     return runs / "reports" / f"{profile}.html"
+
+
+def view(runs: Path, names: Sequence[str]) -> Path:
+    """The page of ``specauf view`` for the runs of these names."""
+    return runs / "views" / f"{'-and-'.join(names)}.html"
 
 
 def job_result(runs: Path, name: str) -> Path:
