@@ -6,6 +6,7 @@ allows itself no network, no further script and no style but its own (Content-Se
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -116,7 +117,11 @@ def same_tokens(first: ViewedAnswer, second: ViewedAnswer) -> int:
 
 
 def differences(first: Viewed, second: Viewed) -> list[Difference]:
-    """All pairs of rounds that begin at the same token and differ in length, the largest difference first."""
+    """All pairs of rounds that begin at the same token and differ in length, the largest difference first.
+
+    Of equal ones every answer's first comes before any answer's second: an answer that repeats itself does not fill the
+    head of the list.
+    """
     result = []
     for index, (one, other) in enumerate(zip(first.answers, second.answers, strict=True)):
         begun = {start: r for r, start in enumerate(other.starts)}
@@ -124,7 +129,14 @@ def differences(first: Viewed, second: Viewed) -> list[Difference]:
             if start in begun and start <= same_tokens(one, other):
                 emitted = len(one.rounds[r].emitted), len(other.rounds[begun[start]].emitted)
                 result.append(Difference(index, start, (r, begun[start]), emitted))
-    return sorted((d for d in result if d.size), key=lambda d: (-d.size, d.answer, d.position))
+    result = sorted((d for d in result if d.size), key=lambda d: (-d.size, d.answer, d.position))
+    earlier: Counter[tuple[int, int]] = Counter()
+    turns = []
+    for d in result:
+        turns.append(earlier[d.size, d.answer])
+        earlier[d.size, d.answer] += 1
+    order = sorted(range(len(result)), key=lambda i: (-result[i].size, turns[i], i))
+    return [result[i] for i in order]
 
 
 def paired(viewed: Sequence[Viewed]) -> list[Viewed]:
@@ -215,10 +227,10 @@ select { font: inherit; max-width: 100%; padding: .2rem; min-height: 2.2rem; }
 .own::before { content: "\\25c6"; font-size: .7em; margin-right: .25em; vertical-align: .1em; }
 .first { border: 2px dotted #555; color: #1a1a1a; }
 .none { background: repeating-linear-gradient(45deg, #eee 0 4px, #fff 4px 8px); }
-.rejected { border: 1px dashed #666; color: #555; text-decoration: line-through; }
+.rejected { border: 1px dashed #666; color: #555; }
 .rejected.wrong { border: 2px dashed #8c0038; color: #8c0038; }
 .rejected.wrong::before { content: "\\2717"; display: inline-block; margin-right: .25em; }
-.past { opacity: .75; border: 2px dotted #10263d; }
+.past { border: 2px dotted #10263d; }
 .noted::after { content: "!"; font-weight: 700; color: #b00060; margin-left: .2em; }
 button.chip { cursor: help; }
 button.chip:focus-visible { outline: 3px solid #1a1a1a; outline-offset: 1px; }
@@ -235,17 +247,18 @@ pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem; margin: .4rem 
 summary { cursor: pointer; padding: .2rem 0; }
 .legend { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; padding: 0; list-style: none; }
 #tip { position: absolute; z-index: 2; background: #fff; border: 2px solid #1a1a1a; border-radius: .3rem;
-  padding: .5rem .7rem; width: max-content; max-width: min(36rem, calc(100vw - 16px)); font-size: .9rem;
+  padding: .5rem .7rem; width: max-content; max-width: min(36rem, calc(100% - 16px)); font-size: .9rem;
   box-shadow: 0 2px 8px #0005; }
 [hidden] { display: none !important; }
-@media (max-width: 40rem) { body { padding: .8rem; font-size: 15px; } .answer { padding: .5rem; } }
+@media (max-width: 40rem) { body { padding: .8rem; font-size: 15px; } .answer { padding: .5rem; }
+  .line .what { flex-basis: 100%; } }
 @media print { .bar { position: static; } .answer { break-inside: avoid; } }
 """
 
 SCRIPT = """
 "use strict";
 const tip = document.getElementById("tip");
-let shown = null, timer = 0;
+let shown = null, from = null, timer = 0;
 function mark(id, on) {
   for (const chip of document.querySelectorAll("[data-round='" + id + "']")) chip.classList.toggle("on", on);
 }
@@ -255,6 +268,13 @@ function close() {
   shown = null;
   tip.hidden = true;
 }
+function place(chip) {
+  const box = chip.closest(".column").getBoundingClientRect(), width = document.documentElement.clientWidth;
+  tip.style.left = "0px";
+  tip.style.left = Math.max(8, Math.min(box.left, width - tip.offsetWidth - 8)) + window.scrollX + "px";
+  const below = box.bottom + 6 + tip.offsetHeight <= window.innerHeight || box.top < tip.offsetHeight + 6;
+  tip.style.top = window.scrollY + (below ? box.bottom + 6 : box.top - tip.offsetHeight - 6) + "px";
+}
 function open(chip) {
   clearTimeout(timer);
   const id = chip.dataset.round;
@@ -262,13 +282,9 @@ function open(chip) {
   close();
   tip.replaceChildren(...Array.from(document.getElementById(id).childNodes, n => n.cloneNode(true)));
   tip.hidden = false;
-  const box = chip.getBoundingClientRect(), width = document.documentElement.clientWidth;
-  tip.style.left = "0px";
-  const left = Math.max(8, Math.min(box.left, width - tip.offsetWidth - 8));
-  tip.style.left = left + window.scrollX + "px";
-  const below = box.bottom + 6 + tip.offsetHeight <= window.innerHeight || box.top < tip.offsetHeight + 6;
-  tip.style.top = window.scrollY + (below ? box.bottom + 6 : box.top - tip.offsetHeight - 6) + "px";
+  place(chip);
   shown = id;
+  from = chip;
   mark(id, true);
 }
 function later() { clearTimeout(timer); timer = setTimeout(close, 200); }
@@ -289,6 +305,7 @@ document.addEventListener("click", event => {
   if (chip) open(chip); else if (!tip.contains(event.target)) close();
 });
 document.addEventListener("keydown", event => { if (event.key === "Escape") close(); });
+addEventListener("resize", () => { if (shown !== null) place(from); });
 const filter = document.getElementById("benchmark");
 function apply() {
   close();
