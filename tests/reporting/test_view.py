@@ -222,7 +222,8 @@ def test_white_space_is_visible(text: str, shown: str) -> None:
 
 QUESTIONS = """(async () => {
   const tip = document.getElementById("tip"), filter = document.getElementById("benchmark");
-  const says = {width: innerWidth, overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth};
+  const root = document.documentElement, wider = () => root.scrollWidth - root.clientWidth;
+  const says = {width: innerWidth, overflow: wider()};
   const visible = () => [...document.querySelectorAll(".answer")].filter(a => !a.hidden).length;
   const inside = () => tip.getBoundingClientRect().left >= 0 &&
     tip.getBoundingClientRect().right <= document.documentElement.clientWidth;
@@ -237,7 +238,7 @@ QUESTIONS = """(async () => {
   const last = chips[chips.length - 1];
   last.click();
   says.tap = !tip.hidden && inside();
-  says.tapped = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  says.tapped = wider();
   document.querySelector("h1").click();
   says.elsewhere = tip.hidden;
   chips[0].dispatchEvent(new PointerEvent("pointerover", {pointerType: "mouse", bubbles: true}));
@@ -249,7 +250,7 @@ QUESTIONS = """(async () => {
   says.count = document.getElementById("count").textContent;
   says.benchmark = [...document.querySelectorAll(".answer")].find(a => !a.hidden).querySelector("h3").textContent;
   for (const d of document.querySelectorAll("details")) d.open = true;
-  says.opened = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  says.opened = wider();
   let blocked = 0;
   document.addEventListener("securitypolicyviolation", () => { blocked += 1; });
   const further = document.createElement("script");
