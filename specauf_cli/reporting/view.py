@@ -399,7 +399,8 @@ def _most_different(shown: Sequence[Viewed], benchmarks: Sequence[str]) -> list[
     if len(shown) == 1:
         return []
     all_ = differences(shown[0], shown[1])
-    compared = sum(len(set(a.starts) & set(b.starts)) for a, b in zip(shown[0].answers, shown[1].answers, strict=True))
+    pairs = zip(shown[0].answers, shown[1].answers, strict=True)
+    compared = sum(s <= same_tokens(a, b) for a, b in pairs for s in set(a.starts) & set(b.starts))
     listed = all_[:FIRST_DIFFERENCES]
     entries = []
     for d in listed:

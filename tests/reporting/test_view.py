@@ -148,7 +148,9 @@ def test_after_the_first_different_token_nothing_is_compared() -> None:
     )
     assert view.same_tokens(first, forked) == 2
     assert [d.position for d in view.differences(viewed("a", first), viewed("b", forked))] == [2]
-    assert "The answers differ from token 3 on" in view.html([viewed("a", first), viewed("b", forked)])
+    page = view.html([viewed("a", first), viewed("b", forked)])
+    assert "The answers differ from token 3 on" in page
+    assert "2 rounds begin at the same token in both" in page
     lines = view.terminal([viewed("a", first), viewed("b", forked)], color=False)
     assert "the answers differ from token 3 on" in lines
 
