@@ -5,14 +5,15 @@ trajectory, independent of the drafter's proposals. So the context of every roun
 target pass gives it for the whole trajectory, and all requests of a batch take their next round together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from specauf_cli.evaluation.verify import accepted_prefix, accepted_slotwise
-from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.dflash import DFlash, SlotBySlot
 from specauf_cli.models.target import Target
 from specauf_cli.types import Trace, Trajectory
 
@@ -75,11 +76,22 @@ STARTS = 32
 
 
 @torch.no_grad()
-def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, batch_size: int) -> list[Trace]:
+def replay(
+    target: Target,
+    drafter: DFlash,
+    trajectories: Sequence[Trajectory],
+    *,
+    batch_size: int,
+    record: Callable[[int, tuple[int, ...]], None] | None = None,
+) -> list[Trace]:
     """Traces of all trajectories, equal to live decoding round by round in fp32.
 
     Every request starts at its first token; a round drafts there, counts the accepted prefix and continues at the
     target's own next token. Finished requests are removed from the batch when half of it has finished.
+
+    ``record`` is called for every round, in order, with the index of its trajectory and the P tokens proposed. It does
+    not change the counts: they come from the same calls as without it, and so do the proposals up to the first
+    rejection; those after it are of ``DFlash.draft``.
     """
     device, proposals = target.device, drafter.backbone.proposals
     rounds: list[list[int]] = [[] for _ in trajectories]
@@ -97,7 +109,15 @@ def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], 
             at = anchors.clamp(max=tokens.shape[1] - 1 - proposals)  # rows that have ended draft for nothing
             first = tokens.gather(1, at)
             propose = drafter.slot_by_slot(target, context, first, at)
-            count = accepted_slotwise(propose, first[:, 0], tokens.gather(1, at + ahead))
+            truth = tokens.gather(1, at + ahead)
+            if record is None:
+                count = accepted_slotwise(propose, first[:, 0], truth)
+            else:
+                drafted = drafter.draft(target, context, first, at)[:, 0].clone()
+                count = accepted_slotwise(_kept(propose, drafted), first[:, 0], truth)
+                for i, more, row in zip(rows, running.tolist(), drafted.tolist(), strict=True):
+                    if more:
+                        record(i, tuple(row))
             for i, more, a in zip(rows, running.tolist(), count.tolist(), strict=True):
                 if more:
                     rounds[i].append(a)
@@ -106,6 +126,17 @@ def replay(target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], 
         Trace(t.prompt_id, t.turn, tuple(r), proposals, t.length, t.ended)
         for t, r in zip(trajectories, rounds, strict=True)
     ]
+
+
+def _kept(propose: SlotBySlot, drafted: Int[Tensor, "N P"]) -> SlotBySlot:
+    """``propose`` that also writes its proposals into ``drafted``."""
+
+    def keeping(slot: int, blocks: Int[Tensor, "M"], before: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+        proposal = propose(slot, blocks, before)
+        drafted[blocks, slot] = proposal
+        return proposal
+
+    return keeping
 
 
 def batches(

@@ -1,15 +1,24 @@
 """Runs on disk: the only file that knows what is where under ``runs/``.
 
-runs/<run id>/ one drafter run.json settings, inputs, code state, command log.jsonl one line per ``trainer.log_every``
-steps checkpoints/ what an interrupted training continues from drafter/ the trained drafter, in the public layout
-finished.json last line of the log and totals; failed.json: why it failed snapshots/step-NNNNNN/ a drafter kept during
-training, with records/ of its own records/ what was measured export/<layout>/ what ``specauf export`` wrote runs/aside/
-runs that ``specauf train --force`` moved out of the way runs/targets/<id>/ a target trained here (an ordinary Hugging
-Face folder); <id>.training/ until it is complete runs/trajectories/<target>/ what the target alone emits, shared by
-every drafter runs/features/<hash>/ target features of the training data (trainer.features=disk) runs/servers/<id>/ what
-a running server answered and counted runs/tables/ what ``specauf table`` printed, and which records each last table was
-made of runs/figures/<profile>/ what ``specauf figures`` drew runs/reports/ what ``specauf report`` wrote runs/jobs/
-results of jobs that a launcher ran
+runs/<run id>/                one drafter
+    run.json                  settings, inputs, code state, command
+    log.jsonl                 one line per ``trainer.log_every`` steps
+    checkpoints/              what an interrupted training continues from
+    drafter/                  the trained drafter, in the public layout
+    finished.json             last line of the log and totals; failed.json: why it failed
+    snapshots/step-NNNNNN/    a drafter kept during training, with records/ of its own
+    records/                  what was measured
+    export/<layout>/          what ``specauf export`` wrote
+runs/aside/                   runs that ``specauf train --force`` moved out of the way
+runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder); <id>.training/ until it is whole
+runs/trajectories/<target>/   what the target alone emits, shared by every drafter
+runs/features/<hash>/         target features of the training data (trainer.features=disk)
+runs/servers/<id>/            what a running server answered and counted
+runs/tables/                  what ``specauf table`` printed, and which records each last table was made of
+runs/figures/<profile>/       what ``specauf figures`` drew
+runs/reports/                 what ``specauf report`` wrote
+runs/views/                   what ``specauf view`` wrote
+runs/jobs/                    results of jobs that a launcher ran
 """
 
 from collections.abc import Iterator, Sequence
@@ -151,6 +160,11 @@ def figures(runs: Path, profile: str) -> Path:
 def report(runs: Path, profile: str) -> Path:
     """The HTML report of a profile."""
     return runs / "reports" / f"{profile}.html"
+
+
+def view(runs: Path, names: Sequence[str]) -> Path:
+    """The page of ``specauf view`` for the runs of these names."""
+    return runs / "views" / f"{'-and-'.join(names)}.html"
 
 
 def job_result(runs: Path, name: str) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,11 +193,33 @@ def test_live_output_at_temperature_zero_is_the_targets_greedy_output(
         assert (trace.tokens, trace.ended) == (20, False)
 
 
+@contextmanager
+def drafts_of(drafter: DFlash) -> Iterator[list[tuple[int, ...]]]:
+    """What ``drafter`` proposes for one sequence, block after block."""
+    original, drafted = drafter.draft, list[tuple[int, ...]]()
+
+    def draft(*block: Any) -> Tensor:
+        proposal = original(*block)
+        drafted.append(tuple(proposal[0, 0].tolist()))
+        return proposal
+
+    drafter.draft = draft  # type: ignore[method-assign]
+    try:
+        yield drafted
+    finally:
+        drafter.draft = original  # type: ignore[method-assign]
+
+
 def check_agreement(target: Target, drafter: DFlash, found: Generated, new: int = NEW) -> list[Trace]:
-    """Replay equals live decoding round by round, and live output the trajectory token for token."""
-    replayed = replay(target, drafter, found.trajectories, batch_size=3)
-    for t, trace in zip(found.trajectories, replayed, strict=True):
-        lived, tokens = live(target, drafter, t, found.temperature, new)
+    """Replay equals live decoding round by round, proposals included, and live output the trajectory token for
+    token."""
+    recorded: list[list[tuple[int, ...]]] = [[] for _ in found.trajectories]
+    replayed = replay(target, drafter, found.trajectories, batch_size=3, record=lambda i, p: recorded[i].append(p))
+    assert replayed == replay(target, drafter, found.trajectories, batch_size=3)
+    for t, trace, proposed in zip(found.trajectories, replayed, recorded, strict=True):
+        with drafts_of(drafter) as drafted:
+            lived, tokens = live(target, drafter, t, found.temperature, new)
+        assert drafted == proposed
         assert lived == trace
         assert tokens == t.tokens[: t.length]
         emitted = [a + 1 for a in trace.accepted]
