@@ -1,0 +1,352 @@
+"""Timing: whole requests decoded live by several methods in turn, and single rounds at given sizes.
+
+A round is a draft of P tokens, one pass of the target over P + 1, and the rest: accepting, rolling the cache back,
+reading the new features. Plain decoding is the same loop with nothing drafted. Methods take turns in a random order on
+every request, so that a machine that slows down slows all of them.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from specauf_cli.evaluation.lookup import LookupIndex, LookupRule
+from specauf_cli.evaluation.replay import every_start
+from specauf_cli.evaluation.sampling import Sampler
+from specauf_cli.evaluation.verify import accepted_prefix
+from specauf_cli.models.dflash import Context, DFlash
+from specauf_cli.models.target import Target
+from specauf_cli.runtime.progress import track
+from specauf_cli.store.speed import PLAIN, TimedRequest, TimedRounds
+from specauf_cli.types import Trace, Trajectory
+
+WARM_UP = 3
+"""Repetitions of every single round that are not counted."""
+
+
+class Nothing:
+    """Plain decoding. The other proposers have the same attributes and methods.
+
+    ``proposals``: the most that a round proposes; ``reads_features``: whether the target's passes must return them.
+    """
+
+    proposals = 0
+    reads_features = False
+
+    def begin(self, prompt: Sequence[int], features: Tensor | None) -> None:
+        """Forgets the request before and reads a prompt: nothing to read."""
+
+    def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
+        """The draft after ``anchor``, the token at absolute ``position``: none."""
+        return anchor[:, :0]
+
+    def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
+        """Takes in what a pass emitted, with the features of the positions from ``position`` on that it settled."""
+
+
+class PromptLookup:
+    """Proposals of a ``LookupIndex``."""
+
+    reads_features = False
+
+    def __init__(self, rule: LookupRule) -> None:
+        self.rule, self.proposals = rule, rule.proposals
+        self._index = LookupIndex(rule)
+
+    def begin(self, prompt: Sequence[int], features: Tensor | None) -> None:
+        """A new index of the prompt."""
+        self._index = LookupIndex(self.rule)
+        self._index.extend(prompt)
+
+    def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
+        """What followed the last tokens before."""
+        return torch.tensor([self._index.propose()], dtype=anchor.dtype, device=anchor.device).view(1, -1)
+
+    def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
+        """Extends the index."""
+        self._index.extend(tokens)
+
+
+class Drafted:
+    """Proposals of a trained drafter, with its context in a cache."""
+
+    reads_features = True
+
+    def __init__(self, target: Target, drafter: DFlash) -> None:
+        self.target, self.drafter, self.proposals = target, drafter, drafter.backbone.proposals
+        self._context = Context([], [])
+
+    def begin(self, prompt: Sequence[int], features: Tensor | None) -> None:
+        """The context of the prompt."""
+        assert features is not None
+        self._context = self.drafter.context(features)
+
+    def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
+        """One draft."""
+        positions = torch.tensor([[position]], device=anchor.device)
+        return self.drafter.draft(self.target, self._context, anchor, positions)[:, 0]
+
+    def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
+        """Extends the context."""
+        if features is not None:
+            self._context = self._context.extend(self.drafter.context(features, start=position))
+
+
+Proposer = Nothing | PromptLookup | Drafted
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of one request, as in ``TimedRequest``."""
+
+    prefill: float
+    draft: float
+    verify: float
+    rest: float
+    decode: float
+
+
+@torch.no_grad()
+def decode_timed(
+    target: Target,
+    proposer: Proposer,
+    prompt: tuple[int, ...],
+    *,
+    prompt_id: str,
+    turn: int,
+    temperature: float,
+    seed: int,
+    max_new_tokens: int,
+) -> tuple[Trace, tuple[int, ...], Clock]:
+    """``decode`` for any proposer, with a clock: the trace, the completion (cut at its end), and the seconds.
+
+    The prefill is the pass over the prompt, its first token, and what the proposer makes of the prompt.
+    """
+    device, stop = target.device, target.chat.stop_ids
+    sampler = Sampler(temperature, seed, [f"{prompt_id}#{turn}"], max_new_tokens + proposer.proposals + 1)
+    row = torch.zeros(1, dtype=torch.long, device=device)
+    cache = target.new_cache()
+    begin = _now(device)
+    logits, features = _pass(target, torch.tensor([prompt], device=device), cache, proposer.reads_features, True)
+    anchor = sampler.choose(logits, row, row)
+    emitted, accepted = [int(anchor)], list[int]()
+    proposer.begin(prompt, features)
+    proposer.commit(emitted, None, len(prompt))
+    started = _now(device)
+    draft = verify = rest = 0.0
+    while len(emitted) < max_new_tokens and not any(token in stop for token in emitted):
+        position, first = len(prompt) + len(emitted) - 1, _now(device)
+        proposal = proposer.propose(anchor, position)
+        second = _now(device)
+        logits, features = _pass(target, torch.cat([anchor, proposal], dim=1), cache, proposer.reads_features)
+        truth = sampler.choose(logits, row, row + len(emitted))
+        third = _now(device)
+        width = proposal.shape[1]
+        count = int(accepted_prefix(proposal, truth[:, :width]))
+        if count < width:
+            cache.crop(count - width)  # negative: how many of the newest tokens to forget
+        anchor = truth[:, count : count + 1]
+        new = truth[0, : count + 1].tolist()
+        proposer.commit(new, None if features is None else features[:, : count + 1], position)
+        accepted.append(count)
+        emitted += new
+        fourth = _now(device)
+        draft, verify, rest = draft + second - first, verify + third - second, rest + fourth - third
+    clock = Clock(started - begin, draft, verify, rest, _now(device) - started)
+    length = next((i + 1 for i, token in enumerate(emitted) if token in stop), len(emitted))
+    length = min(length, max_new_tokens)
+    trace = Trace(prompt_id, turn, tuple(accepted), proposer.proposals, length, emitted[length - 1] in stop)
+    return trace, tuple(emitted[:length]), clock
+
+
+def time_requests(
+    target: Target,
+    proposers: dict[str, Proposer],
+    requests: Sequence[tuple[str, Trajectory]],
+    *,
+    temperature: float,
+    seed: int,
+    max_new_tokens: int,
+    repeats: int,
+) -> tuple[list[TimedRequest], dict[str, int]]:
+    """Every request (benchmark, trajectory) by every method, ``repeats`` times, in a random order that ``seed`` fixes.
+
+    Also returns how many outputs of each method differ from the target's own (0 of each is lossless).
+    """
+    order = random.Random(seed)
+    timed: list[TimedRequest] = []
+    different = dict.fromkeys(proposers, 0)
+    visits = [(repeat, i) for repeat in range(repeats) for i in range(len(requests))]
+    warm_up = [(key, 0, 0) for key in proposers]
+    turns = [(key, repeat, i) for repeat, i in visits for key in order.sample(list(proposers), len(proposers))]
+    with track("decoding live", len(turns)) as show:
+        for n, (key, repeat, i) in enumerate([*warm_up, *turns]):
+            benchmark, t = requests[i]
+            trace, tokens, clock = decode_timed(
+                target,
+                proposers[key],
+                t.prompt,
+                prompt_id=t.prompt_id,
+                turn=t.turn,
+                temperature=temperature,
+                seed=seed,
+                max_new_tokens=max_new_tokens,
+            )
+            if n < len(warm_up):
+                continue
+            different[key] += tokens != t.tokens[: t.length]
+            timed.append(
+                TimedRequest(
+                    key,
+                    repeat,
+                    benchmark,
+                    t.prompt_id,
+                    t.turn,
+                    trace.tokens,
+                    trace.accepted,
+                    clock.prefill,
+                    clock.draft,
+                    clock.verify,
+                    clock.rest,
+                    clock.decode,
+                )
+            )
+            show(n + 1 - len(warm_up), key)
+    return timed, different
+
+
+@torch.no_grad()
+def time_rounds(
+    target: Target,
+    drafters: dict[str, DFlash],
+    tokens: Int[Tensor, "B T"],
+    *,
+    batch_sizes: Sequence[int],
+    proposals: dict[str, Sequence[int]],
+    repetitions: int,
+    seed: int,
+) -> list[TimedRounds]:
+    """Single rounds after a context of T - 1 ``tokens``: plain steps, and each drafter's with each number of proposals.
+
+    ``B`` is at least the largest batch size. Every repetition visits all of them in a new random order; the cache is
+    as long after a round as before it. The rest of a round reads the features of all its tokens, as a batch must.
+    """
+    length, device, order = tokens.shape[1], target.device, random.Random(seed)
+    results: list[TimedRounds] = []
+    for size in batch_sizes:
+        rows, cache = tokens[:size], target.new_cache()
+        _, features = _pass(target, rows[:, :-1], cache, True, True)
+        assert features is not None
+        contexts = {key: drafter.context(features) for key, drafter in drafters.items()}
+        anchor, positions = rows[:, -1:], torch.full((size, 1), length - 1, device=device)
+        kinds = [(PLAIN, 0), *((key, p) for key in drafters for p in proposals[key])]
+        seconds: dict[tuple[str, int], list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
+        with track(f"single rounds, batch size {size}", WARM_UP + repetitions) as show:
+            for repetition in range(WARM_UP + repetitions):
+                for key, count in order.sample(kinds, len(kinds)):
+                    first = _now(device)
+                    if key == PLAIN:
+                        logits, _ = _pass(target, anchor, cache, False)
+                        logits.argmax(dim=-1).tolist()
+                        parts = (0.0, _now(device) - first, 0.0)
+                        cache.crop(-1)
+                    else:
+                        drafter, context = drafters[key], contexts[key]
+                        with _proposing(drafter, count):
+                            proposal = drafter.draft(target, context, anchor, positions)[:, 0]
+                        second = _now(device)
+                        logits, features = _pass(target, torch.cat([anchor, proposal], dim=1), cache, True)
+                        truth = logits.argmax(dim=-1)
+                        third = _now(device)
+                        accepted_prefix(proposal, truth[:, :count]).tolist()
+                        cache.crop(-1 - count)
+                        assert features is not None
+                        context.extend(drafter.context(features, start=length - 1))
+                        parts = (second - first, third - second, _now(device) - third)
+                    if repetition >= WARM_UP:
+                        seconds[key, count].append(parts)
+                show(repetition + 1, "")
+        for (key, count), each in seconds.items():
+            draft, verify, rest = zip(*each, strict=True)
+            results.append(TimedRounds(key, size, count, draft, verify, rest))
+    return results
+
+
+def context_rows(trajectories: Sequence[Trajectory], batch_size: int) -> Int[Tensor, "B T"]:
+    """Real contexts of one length for ``time_rounds``: that of half of the answers at their middle.
+
+    Requests that are too short are left out, the others are used again where they are too few.
+    """
+    middles = sorted(len(t.prompt) + max(1, t.length // 2) for t in trajectories)
+    width = middles[len(middles) // 2]
+    whole = [[*t.prompt, *t.tokens] for t in trajectories]
+    long = [tokens[:width] for tokens in whole if len(tokens) >= width]
+    return torch.tensor([long[i % len(long)] for i in range(batch_size)])
+
+
+def curve_of_drafter(
+    target: Target, drafter: DFlash, trajectories: Sequence[Trajectory], *, batch_size: int
+) -> dict[int, dict[str, tuple[int, int]]]:
+    """Pooled tokens and rounds of every prompt with at most P proposals, exactly, for every P from 1 on.
+
+    One draft at every token says how every round goes, wherever the rounds before it ended.
+    """
+    starts = every_start(target, drafter, trajectories, batch_size=batch_size)
+    counts = range(1, drafter.backbone.proposals + 1)
+    return {p: walked(starts.accepted, [t.prompt_id for t in trajectories], p) for p in counts}
+
+
+def walked(accepted: Sequence[Sequence[int]], prompts: Sequence[str], proposals: int) -> dict[str, tuple[int, int]]:
+    """Pooled tokens and rounds by prompt, where a block anchored at token s of request i accepts ``accepted[i][s]``
+    tokens, cut at ``proposals``."""
+    sums: dict[str, tuple[int, int]] = {}
+    for prompt, row in zip(prompts, accepted, strict=True):
+        tokens, rounds = sums.get(prompt, (0, 0))
+        at = 0
+        while at < len(row):
+            step = min(row[at], proposals) + 1
+            tokens, rounds, at = tokens + step, rounds + 1, at + step
+        sums[prompt] = tokens, rounds
+    return sums
+
+
+def curve_of_traces(traces: Sequence[Trace]) -> dict[str, tuple[int, int]]:
+    """Pooled tokens and rounds by prompt of traces as they are."""
+    sums: dict[str, tuple[int, int]] = {}
+    for trace in traces:
+        tokens, rounds = sums.get(trace.prompt_id, (0, 0))
+        sums[trace.prompt_id] = tokens + sum(trace.accepted) + len(trace.accepted), rounds + len(trace.accepted)
+    return sums
+
+
+@contextmanager
+def _proposing(drafter: DFlash, proposals: int) -> Iterator[None]:
+    """The drafter with another number of proposals for a while."""
+    own = drafter.backbone
+    drafter.backbone = replace(own, proposals=proposals)
+    try:
+        yield
+    finally:
+        drafter.backbone = own
+
+
+def _pass(
+    target: Target, tokens: Int[Tensor, "B T"], cache: object, reads_features: bool, last_only: bool = False
+) -> tuple[Float[Tensor, "B L V"], Tensor | None]:
+    """A pass over new tokens; features are collected only where they are read, plain decoding has no use for them."""
+    if reads_features:
+        return target.forward(tokens, cache, last_only=last_only)  # type: ignore[arg-type]
+    hidden = target.model.model(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
+    return target.head(hidden[:, -1:] if last_only else hidden), None
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, after all work that was given to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
