@@ -80,7 +80,7 @@ class Repetition:
 class SpeedRecord:
     """Everything that was timed together. ``context`` is the length at which rounds were timed alone.
 
-    ``config``: the settings of the first run. ``different``: requests whose live tokens differ from the target's own, by
+    ``config``: the settings of the first run. ``different``: requests whose live tokens are not the target's own, by
     method. Errors: pydantic's ValidationError, a ValueError, for values of another kind.
     """
 
