@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -336,11 +337,11 @@ def _proposing(drafter: DFlash, proposals: int) -> Iterator[None]:
 
 
 def _pass(
-    target: Target, tokens: Int[Tensor, "B T"], cache: object, reads_features: bool, last_only: bool = False
+    target: Target, tokens: Int[Tensor, "B T"], cache: Any, reads_features: bool, last_only: bool = False
 ) -> tuple[Float[Tensor, "B L V"], Tensor | None]:
     """A pass over new tokens; features are collected only where they are read, plain decoding has no use for them."""
     if reads_features:
-        return target.forward(tokens, cache, last_only=last_only)  # type: ignore[arg-type]
+        return target.forward(tokens, cache, last_only=last_only)
     hidden = target.model.model(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
     return target.head(hidden[:, -1:] if last_only else hidden), None
 

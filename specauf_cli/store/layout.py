@@ -9,6 +9,7 @@ runs/<run id>/                one drafter
     snapshots/step-NNNNNN/    a drafter kept during training, with records/ of its own
     records/                  what was measured
     export/<layout>/          what ``specauf export`` wrote
+    speed/                    what ``specauf speed`` timed, records and pages
 runs/aside/                   runs that ``specauf train --force`` moved out of the way
 runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder); <id>.training/ until it is whole
 runs/trajectories/<target>/   what the target alone emits, shared by every drafter
@@ -77,6 +78,11 @@ def record_paths(folder: Path) -> list[Path]:
 def export_of(folder: Path, layout: str) -> Path:
     """Where a run's drafter is exported to, in a public layout, unless the user names another folder."""
     return folder / "export" / layout
+
+
+def speed_of(folder: Path) -> Path:
+    """Where what was timed of a run is kept."""
+    return folder / "speed"
 
 
 def snapshot(folder: Path, step: int) -> Path:

@@ -19,7 +19,8 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class TimedMethod:
-    """A way to decode. ``proposals`` is the most that a round proposes; ``lookup`` the n-grams of prompt lookup.
+    """A way to decode. ``proposals`` is the most that a round proposes; ``lookup`` the n-grams of prompt lookup;
+    ``backbone`` and ``block_size`` are those of a drafter.
 
     ``curve[P][prompt]``: tokens and rounds, pooled, of an exact replay with at most P proposals.
     """
@@ -29,6 +30,8 @@ class TimedMethod:
     kind: Literal["plain", "lookup", "drafter"]
     proposals: Count
     lookup: tuple[Count, Count] | None = None
+    backbone: str | None = None
+    block_size: Count | None = None
     curve: dict[str, dict[str, tuple[Count, Count]]] = Field(default_factory=dict)
 
 
@@ -123,10 +126,10 @@ _RECORD = TypeAdapter(SpeedRecord)
 
 def save_speed(record: SpeedRecord, path: Path) -> None:
     """Writes a record."""
-    write_json(path, as_json(record))
+    write_json(path, plain_values(record))
 
 
-def as_json(record: SpeedRecord) -> dict[str, Any]:
+def plain_values(record: SpeedRecord) -> dict[str, Any]:
     """A record as plain values."""
     values: dict[str, Any] = _RECORD.dump_python(record, mode="json")
     return values
