@@ -232,62 +232,91 @@ def time_rounds(
     repetitions: int,
     seed: int,
 ) -> list[TimedRounds]:
-    """Single rounds after a context of T - 1 ``tokens``: plain steps, and each drafter's with each number of proposals.
+    """Single rounds: plain steps, and each drafter's with each number of proposals, after the first of ``tokens``.
 
-    ``B`` is at least the largest batch size. Every repetition visits all of them in a new random order; the cache is
-    as long after a round as before it. The rest of a round reads the features of all its tokens, as a batch must.
+    ``B`` is at least the largest batch size. Every repetition visits all of them in a new random order, and the next
+    one has a token more before it, as in a request: libraries prepare anew for every length. The rest of a round reads
+    the features of all its tokens, as a batch must.
     """
-    length, device, order = tokens.shape[1], target.device, random.Random(seed)
+    order, visits = random.Random(seed), WARM_UP + repetitions
     results: list[TimedRounds] = []
     for size in batch_sizes:
         rows, cache = tokens[:size], target.new_cache()
-        _, features = _pass(target, rows[:, :-1], cache, True, True)
+        length = tokens.shape[1] - visits
+        _, features = _pass(target, rows[:, : length - 1], cache, True, True)
         assert features is not None
         contexts = {key: drafter.context(features) for key, drafter in drafters.items()}
-        anchor, positions = rows[:, -1:], torch.full((size, 1), length - 1, device=device)
         kinds = [(PLAIN, 0), *((key, p) for key in drafters for p in proposals[key])]
         seconds: dict[tuple[str, int], list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
-        with track(f"single rounds, batch size {size}", WARM_UP + repetitions) as show:
-            for repetition in range(WARM_UP + repetitions):
+        with track(f"single rounds, batch size {size}", visits) as show:
+            for visit in range(visits):
+                anchor = rows[:, length - 1 : length]
                 for key, count in order.sample(kinds, len(kinds)):
-                    first = _now(device)
-                    if key == PLAIN:
-                        logits, _ = _pass(target, anchor, cache, False)
-                        logits.argmax(dim=-1).tolist()
-                        parts = (0.0, _now(device) - first, 0.0)
-                        cache.crop(-1)
-                    else:
-                        drafter, context = drafters[key], contexts[key]
-                        with _proposing(drafter, count):
-                            proposal = drafter.draft(target, context, anchor, positions)[:, 0]
-                        second = _now(device)
-                        logits, features = _pass(target, torch.cat([anchor, proposal], dim=1), cache, True)
-                        truth = logits.argmax(dim=-1)
-                        third = _now(device)
-                        accepted_prefix(proposal, truth[:, :count]).tolist()
-                        cache.crop(-1 - count)
-                        assert features is not None
-                        context.extend(drafter.context(features, start=length - 1))
-                        parts = (second - first, third - second, _now(device) - third)
-                    if repetition >= WARM_UP:
+                    for _ in range(2):  # the second one counts: a round of another kind emptied the processor's caches
+                        if key == PLAIN:
+                            parts = _time_step(target, cache, anchor)
+                        else:
+                            parts = _time_round(target, drafters[key], contexts[key], cache, anchor, length - 1, count)
+                    if visit >= WARM_UP:
                         seconds[key, count].append(parts)
-                show(repetition + 1, "")
+                _, features = _pass(target, anchor, cache, True)
+                assert features is not None
+                for key, drafter in drafters.items():
+                    contexts[key] = contexts[key].extend(drafter.context(features, start=length - 1))
+                length += 1
+                show(visit + 1, "")
         for (key, count), each in seconds.items():
             draft, verify, rest = zip(*each, strict=True)
             results.append(TimedRounds(key, size, count, draft, verify, rest))
     return results
 
 
-def context_rows(trajectories: Sequence[Trajectory], batch_size: int) -> Int[Tensor, "B T"]:
-    """Real contexts of one length for ``time_rounds``: that of half of the answers at their middle.
+def _time_step(target: Target, cache: Any, anchor: Int[Tensor, "B 1"]) -> tuple[float, float, float]:
+    """Seconds of a plain step, all of them the target's; the cache is left as it was."""
+    start = _now(target.device)
+    logits, _ = _pass(target, anchor, cache, False)
+    logits.argmax(dim=-1).tolist()
+    end = _now(target.device)
+    cache.crop(-1)
+    return 0.0, end - start, 0.0
 
-    Requests that are too short are left out, the others are used again where they are too few.
+
+def _time_round(
+    target: Target,
+    drafter: DFlash,
+    context: Context,
+    cache: Any,
+    anchor: Int[Tensor, "B 1"],
+    position: int,
+    proposals: int,
+) -> tuple[float, float, float]:
+    """Seconds of one round: draft, verification, rest; the cache is left as it was."""
+    positions = torch.full_like(anchor, position)
+    first = _now(target.device)
+    with _proposing(drafter, proposals):
+        proposal = drafter.draft(target, context, anchor, positions)[:, 0]
+    second = _now(target.device)
+    logits, features = _pass(target, torch.cat([anchor, proposal], dim=1), cache, True)
+    truth = logits.argmax(dim=-1)
+    third = _now(target.device)
+    accepted_prefix(proposal, truth[:, :proposals]).tolist()
+    cache.crop(-1 - proposals)
+    assert features is not None
+    context.extend(drafter.context(features, start=position))
+    return second - first, third - second, _now(target.device) - third
+
+
+def context_rows(trajectories: Sequence[Trajectory], batch_size: int, repetitions: int) -> Int[Tensor, "B T"]:
+    """Rows for ``time_rounds``: the middle length of a request, then a token for every repetition.
+
+    Requests are used again where they are too few, and so are the tokens of one that is too short.
     """
     middles = sorted(len(t.prompt) + max(1, t.length // 2) for t in trajectories)
-    width = middles[len(middles) // 2]
+    width = middles[len(middles) // 2] + WARM_UP + repetitions
     whole = [[*t.prompt, *t.tokens] for t in trajectories]
-    long = [tokens[:width] for tokens in whole if len(tokens) >= width]
-    return torch.tensor([long[i % len(long)] for i in range(batch_size)])
+    return torch.tensor(
+        [[row[k % len(row)] for k in range(width)] for row in (whole[i % len(whole)] for i in range(batch_size))]
+    )
 
 
 def curve_of_drafter(

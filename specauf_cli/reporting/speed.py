@@ -168,7 +168,7 @@ def _curves(record: SpeedRecord, measured: dict[str, MethodSpeed], size: int) ->
         ]
     return [
         *text,
-        f"Rounds timed alone after a context of {record.context} tokens (medians), tau(P) by an exact replay of the "
+        f"Rounds timed alone after {record.context} tokens and more (medians), tau(P) by an exact replay of the "
         "timed requests with at most P proposals. Prompt lookup has no such curve: its rounds differ in size.",
     ]
 

@@ -81,7 +81,7 @@ class Repetition:
 
 @dataclass(frozen=True)
 class SpeedRecord:
-    """Everything that was timed together. ``context`` is the length at which rounds were timed alone.
+    """Everything that was timed together. ``context``: tokens before the first round timed alone.
 
     ``config``: the settings of the first run. ``different``: requests whose live tokens are not the target's own, by
     method. Errors: pydantic's ValidationError, a ValueError, for values of another kind.

@@ -114,7 +114,7 @@ def measure_speed(folders: Sequence[Path], options: SpeedOptions, extra: Sequenc
         max_new_tokens=settings.max_new_tokens,
         repeats=options.repeats,
     )
-    contexts = timing.context_rows([t for _, t in requests], max(options.batch_sizes))
+    contexts = timing.context_rows([t for _, t in requests], max(options.batch_sizes), options.repetitions)
     rounds = timing.time_rounds(
         target,
         drafters,
@@ -129,7 +129,7 @@ def measure_speed(folders: Sequence[Path], options: SpeedOptions, extra: Sequenc
         profile=config.profile.name,
         temperature=settings.temperatures[0],
         seed=settings.seed,
-        context=contexts.shape[1],
+        context=contexts.shape[1] - options.repetitions,
         command=command_line(_arguments(folders, options, extra, benchmarks)),
         config={k: config.resolved[k] for k in ("evaluation", "benchmark", "backbone", "target")},
         code=CodeState(**code_state()),

@@ -149,7 +149,7 @@ def test_an_output_that_differs_is_counted(target: Target) -> None:
 
 
 def test_single_rounds_leave_the_drafter_as_it_was(target: Target, make_drafter: MakeDrafter) -> None:
-    drafter, rows = make_drafter(), context_rows(own_answers(target, 0.0), 4)
+    drafter, rows = make_drafter(), context_rows(own_answers(target, 0.0), 4, 2)
     assert rows.shape[0] == 4
     results = time_rounds(
         target, {"run": drafter}, rows, batch_sizes=[1, 4], proposals={"run": [2, 7]}, repetitions=2, seed=0
@@ -161,8 +161,9 @@ def test_single_rounds_leave_the_drafter_as_it_was(target: Target, make_drafter:
     assert drafter.backbone.proposals == 7
 
 
-def test_contexts_are_real_prefixes_of_one_length() -> None:
+def test_contexts_are_real_tokens_and_have_one_length() -> None:
     made = [Trajectory(f"p{i}", 0, (1,) * n, (2,) * 12, 10, ended=True) for i, n in enumerate((2, 5, 30))]
-    rows = context_rows(made, 3)
-    assert rows.shape == (3, 10)
-    assert torch.equal(rows[0], torch.tensor([1, 1, *[2] * 8]))
+    rows = context_rows(made, 4, 2)
+    assert rows.shape == (4, 5 + 5 + 3 + 2)
+    assert torch.equal(rows[0], torch.tensor([1, 1, *[2] * 12, 1]))
+    assert torch.equal(rows[0], rows[3])
