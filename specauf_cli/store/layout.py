@@ -15,6 +15,7 @@ runs/targets/<id>/            a target trained here (an ordinary Hugging Face fo
 runs/trajectories/<target>/   what the target alone emits, shared by every drafter
 runs/features/<hash>/         target features of the training data (trainer.features=disk)
 runs/servers/<id>/            what a running server answered and counted
+runs/lookup/                  what prompt lookup reaches on the answers of a target
 runs/tables/                  what ``specauf table`` printed, and which records each last table was made of
 runs/figures/<profile>/       what ``specauf figures`` drew
 runs/reports/                 what ``specauf report`` wrote
@@ -145,6 +146,11 @@ def server(runs: Path, name: str) -> Path:
 def answers_of(server: Path) -> Path:
     """The answers of a running server, one line each."""
     return server / "answers.jsonl"
+
+
+def lookup(runs: Path) -> Path:
+    """Where the records of prompt lookup are kept, which belong to no run."""
+    return runs / "lookup"
 
 
 def tables(runs: Path) -> Path:
