@@ -1,4 +1,4 @@
-"""What a round costs and what it brings: speed."""
+"""What a round costs and what it brings: speed; the measured acceptance for other tools: acceptance."""
 
 import json
 import sys
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from specauf_cli.cli.arguments import OVERRIDES, Benchmarks, Overrides, RunOption
-from specauf_cli.config.overrides import overrides_of, runs_folder
+from specauf_cli.cli.arguments import OVERRIDES, Benchmarks, Overrides, RunName, RunOption
+from specauf_cli.config.overrides import overrides_of, runs_folder, runs_folder_only
 from specauf_cli.errors import InputError
 
 app = typer.Typer()
@@ -68,3 +68,25 @@ def _counts(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(","))
     except ValueError as error:
         raise InputError(f"{option} {text!r}: give whole numbers separated by commas, as in 1,8") from error
+
+
+@app.command(context_settings=OVERRIDES)
+def acceptance(
+    overrides: Overrides = None,
+    run: RunName = None,
+    temperature: Annotated[float, typer.Option(help="One that the run was measured at.")] = 0.0,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: speculation_profile.json in the run's export folder.")
+    ] = None,
+) -> None:
+    """Write the measured acceptance of a drafter as speculation_profile.json, and print what SGLang and vLLM take."""
+    from specauf_cli.interchange.acceptance import simulation_lines, speculation_profile
+    from specauf_cli.store import layout
+    from specauf_cli.store.files import write_json
+
+    local = Path(runs_folder_only(overrides_of(overrides)))
+    (folder,) = layout.find(local, [run] if run is not None else [], every=False)
+    profile = speculation_profile(layout.all_measured(folder)[-1], temperature)
+    path = layout.export_of(folder, "speculation_profile.json") if out is None else out
+    write_json(path, profile)
+    print("\n".join([str(path), *simulation_lines(profile)]))

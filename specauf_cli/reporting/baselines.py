@@ -28,12 +28,15 @@ AVERAGE = "Avg"
 def markdown(
     spec: BaselinesSpec, lookup: LookupRecord, records: Sequence[RunRecord], *, links: str | None = None
 ) -> str:
-    """The page; rows whose drafters are not among ``records`` are dashes. ``links``: relative path to the records.
+    """The page; rows without a drafter of the same target are dashes. ``links``: relative path to the records.
 
     Errors: InputError when drafters were measured on other prompts or with other settings than prompt lookup.
     """
     backbones = dict.fromkeys(str(row.backbone) for row in spec.trained)
-    measured = {name: select(spec.experiment(name), records) for name in backbones}
+    rows = {(row.backbone, row.objective) for row in spec.rows}
+    records = [r for r in records if (r.backbone, r.objective) in rows]
+    own = [r for r in records if r.inputs.get("target") == lookup.inputs.get("target")]
+    measured = {name: select(spec.experiment(name), own) for name in backbones}
     chosen = [record for each in measured.values() for record in each.records]
     for record in chosen:
         _check_alike(record, lookup)
@@ -58,6 +61,11 @@ def markdown(
     ]
     if chosen:
         text += ["", f"Drafters: {audit_note(chosen)}"]
+    if len(own) < len(records):
+        text += [
+            "",
+            f"Left out: {len(records) - len(own)} records of drafters for another target.",
+        ]
     if links is not None:
         address = f"../lookup/{escape.path(lookup.profile, f'{lookup.id}.json')}"
         text += ["", f"Records: {escape.link('prompt lookup', address)} · {sources(chosen, links)}."]
