@@ -214,9 +214,3 @@ def round_ratio(round_: TimedRounds, plain: TimedRounds) -> tuple[Interval, Floa
     draws = np.random.default_rng([1, len(own)]).integers(len(own), size=(RESAMPLES, len(own)))
     drawn = np.median(own[draws], axis=1) / np.median(step[draws], axis=1)
     return _interval(value, drawn, len(own)), drawn
-
-
-def repeated_share(record: SpeedRecord) -> float:
-    """Share of repeated 4-grams over all benchmarks; NaN where no answer has four tokens."""
-    total = sum(r.total for r in record.repetition)
-    return sum(r.repeated for r in record.repetition) / total if total else float("nan")

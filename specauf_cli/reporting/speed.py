@@ -12,7 +12,6 @@ from specauf_cli.evaluation.cost import (
     method_speed,
     pooled_tau,
     quotient,
-    repeated_share,
 )
 from specauf_cli.evaluation.statistics import Interval
 from specauf_cli.reporting import escape
@@ -46,7 +45,7 @@ def markdown(record: SpeedRecord, projections: Sequence[Projection] = ()) -> str
         "",
         *_ratios(record, measured),
         "",
-        *_repetition(record.repetition, repeated_share(record)),
+        *_repetition(record.repetition),
         "",
     ]
     for size in sorted({r.batch_size for r in record.rounds}):
@@ -120,7 +119,9 @@ def _speeds(record: SpeedRecord, measured: dict[str, MethodSpeed]) -> list[str]:
 
 
 def _ratios(record: SpeedRecord, measured: dict[str, MethodSpeed]) -> list[str]:
-    head = ["method", "P", "tau, pooled", "draft", "verify", "rest", "R", "tau / R", "measured", "measured / (tau / R)"]
+    head = ["method", "P", "tau, pooled", "repeated 4-grams", "draft", "verify", "rest", "R", "tau / R", "measured"]
+    head.append("measured / (tau / R)")
+    everywhere = sum(r.repeated for r in record.repetition), sum(r.total for r in record.repetition)
     rows = [table_row(head), table_row(["---", *["--:"] * (len(head) - 1)])]
     for method in record.methods:
         if method.key == PLAIN:
@@ -132,6 +133,7 @@ def _ratios(record: SpeedRecord, measured: dict[str, MethodSpeed]) -> list[str]:
                     escape.cell(method.title),
                     str(method.proposals),
                     _cell(found.tau, 2),
+                    repetition_note(*everywhere),
                     *(f"{found.parts[part]:.2f}" for part in ("draft", "verify", "rest")),
                     _cell(found.ratio, 2),
                     _cell(found.predicted, 2),
@@ -208,10 +210,10 @@ def repetition_note(repeated: int, total: int) -> str:
     return f"**{100 * share:.0f} % (repeats itself)**" if share >= LOOPING else f"{100 * share:.0f} %"
 
 
-def _repetition(benchmarks: Sequence[Repetition], share: float) -> list[str]:
+def _repetition(benchmarks: Sequence[Repetition]) -> list[str]:
     each = ", ".join(f"{escape.cell(r.title)} {repetition_note(r.repeated, r.total)}" for r in benchmarks)
     text = f"Repeated 4-grams in the target's answers: {each}."
-    if share >= LOOPING:
+    if any(r.total and r.repeated / r.total >= LOOPING for r in benchmarks):
         text += " Answers that repeat themselves are easy for every drafter: expect less of a target that does not."
     return [text]
 

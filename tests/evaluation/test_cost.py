@@ -92,8 +92,3 @@ def test_the_curve_is_tau_of_P_over_R_of_P_and_has_a_best_P() -> None:
     (many,) = cost.curve(record, "run", 8)
     assert many.speedup.value == 3.0 / 8
     assert many.speedup.low == many.speedup.high == 3.0 / 8
-
-
-def test_the_share_of_repeated_grams_is_pooled() -> None:
-    record = speed_record([timed_request(PLAIN, "a", (0,))], repetition=[("x", 30, 100), ("y", 0, 50)])
-    assert cost.repeated_share(record) == 0.2
