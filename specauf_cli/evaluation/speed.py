@@ -6,19 +6,17 @@ every request, so that a machine that slows down slows all of them.
 """
 
 import random
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from specauf_cli.evaluation.lookup import LookupIndex, LookupRule
+from specauf_cli.evaluation.decode import Proposer, decode_timed, now_on, target_pass
 from specauf_cli.evaluation.replay import every_start
-from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.verify import accepted_prefix
 from specauf_cli.models.dflash import Context, DFlash
 from specauf_cli.models.target import Target
@@ -28,141 +26,6 @@ from specauf_cli.types import Trace, Trajectory
 
 WARM_UP = 3
 """Repetitions of every single round that are not counted."""
-
-
-class Nothing:
-    """Plain decoding. The other proposers have the same attributes and methods.
-
-    ``proposals``: the most that a round proposes; ``reads_features``: whether the target's passes must return them.
-    """
-
-    proposals = 0
-    reads_features = False
-
-    def begin(self, prompt: Sequence[int], features: Tensor | None) -> None:
-        """Forgets the request before and reads a prompt: nothing to read."""
-
-    def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
-        """The draft after ``anchor``, the token at absolute ``position``: none."""
-        return anchor[:, :0]
-
-    def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
-        """Takes in what a pass emitted, with the features of the positions from ``position`` on that it settled."""
-
-
-class PromptLookup:
-    """Proposals of a ``LookupIndex``."""
-
-    reads_features = False
-
-    def __init__(self, rule: LookupRule) -> None:
-        self.rule, self.proposals = rule, rule.proposals
-        self._index = LookupIndex(rule)
-
-    def begin(self, prompt: Sequence[int], features: Tensor | None) -> None:
-        """A new index of the prompt."""
-        self._index = LookupIndex(self.rule)
-        self._index.extend(prompt)
-
-    def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
-        """What followed the last tokens before."""
-        return torch.tensor([self._index.propose()], dtype=anchor.dtype, device=anchor.device).view(1, -1)
-
-    def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
-        """Extends the index."""
-        self._index.extend(tokens)
-
-
-class Drafted:
-    """Proposals of a trained drafter, with its context in a cache."""
-
-    reads_features = True
-
-    def __init__(self, target: Target, drafter: DFlash) -> None:
-        self.target, self.drafter, self.proposals = target, drafter, drafter.backbone.proposals
-        self._context = Context([], [])
-
-    def begin(self, prompt: Sequence[int], features: Tensor | None) -> None:
-        """The context of the prompt."""
-        assert features is not None
-        self._context = self.drafter.context(features)
-
-    def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
-        """One draft."""
-        positions = torch.tensor([[position]], device=anchor.device)
-        return self.drafter.draft(self.target, self._context, anchor, positions)[:, 0]
-
-    def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
-        """Extends the context."""
-        if features is not None:
-            self._context = self._context.extend(self.drafter.context(features, start=position))
-
-
-Proposer = Nothing | PromptLookup | Drafted
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Seconds of one request, as in ``TimedRequest``."""
-
-    prefill: float
-    draft: float
-    verify: float
-    rest: float
-    decode: float
-
-
-@torch.no_grad()
-def decode_timed(
-    target: Target,
-    proposer: Proposer,
-    prompt: tuple[int, ...],
-    *,
-    prompt_id: str,
-    turn: int,
-    temperature: float,
-    seed: int,
-    max_new_tokens: int,
-) -> tuple[Trace, tuple[int, ...], Clock]:
-    """``decode`` for any proposer, with a clock: the trace, the completion (cut at its end), and the seconds.
-
-    The prefill is the pass over the prompt, its first token, and what the proposer makes of the prompt.
-    """
-    device, stop = target.device, target.chat.stop_ids
-    sampler = Sampler(temperature, seed, [f"{prompt_id}#{turn}"], max_new_tokens + proposer.proposals + 1)
-    row = torch.zeros(1, dtype=torch.long, device=device)
-    cache = target.new_cache()
-    begin = _now(device)
-    logits, features = _pass(target, torch.tensor([prompt], device=device), cache, proposer.reads_features, True)
-    anchor = sampler.choose(logits, row, row)
-    emitted, accepted = [int(anchor)], list[int]()
-    proposer.begin(prompt, features)
-    proposer.commit(emitted, None, len(prompt))
-    started = _now(device)
-    draft = verify = rest = 0.0
-    while len(emitted) < max_new_tokens and not any(token in stop for token in emitted):
-        position, first = len(prompt) + len(emitted) - 1, _now(device)
-        proposal = proposer.propose(anchor, position)
-        second = _now(device)
-        logits, features = _pass(target, torch.cat([anchor, proposal], dim=1), cache, proposer.reads_features)
-        truth = sampler.choose(logits, row, row + len(emitted))
-        third = _now(device)
-        width = proposal.shape[1]
-        count = int(accepted_prefix(proposal, truth[:, :width]))
-        if count < width:
-            cache.crop(count - width)  # negative: how many of the newest tokens to forget
-        anchor = truth[:, count : count + 1]
-        new = truth[0, : count + 1].tolist()
-        proposer.commit(new, None if features is None else features[:, : count + 1], position)
-        accepted.append(count)
-        emitted += new
-        fourth = _now(device)
-        draft, verify, rest = draft + second - first, verify + third - second, rest + fourth - third
-    clock = Clock(started - begin, draft, verify, rest, _now(device) - started)
-    length = next((i + 1 for i, token in enumerate(emitted) if token in stop), len(emitted))
-    length = min(length, max_new_tokens)
-    trace = Trace(prompt_id, turn, tuple(accepted), proposer.proposals, length, emitted[length - 1] in stop)
-    return trace, tuple(emitted[:length]), clock
 
 
 def time_requests(
@@ -243,7 +106,7 @@ def time_rounds(
     for size in batch_sizes:
         rows, cache = tokens[:size], target.new_cache()
         length = tokens.shape[1] - visits
-        _, features = _pass(target, rows[:, : length - 1], cache, True, True)
+        _, features = target_pass(target, rows[:, : length - 1], cache, True, True)
         assert features is not None
         contexts = {key: drafter.context(features) for key, drafter in drafters.items()}
         kinds = [(PLAIN, 0), *((key, p) for key in drafters for p in proposals[key])]
@@ -259,7 +122,7 @@ def time_rounds(
                             parts = _time_round(target, drafters[key], contexts[key], cache, anchor, length - 1, count)
                     if visit >= WARM_UP:
                         seconds[key, count].append(parts)
-                _, features = _pass(target, anchor, cache, True)
+                _, features = target_pass(target, anchor, cache, True)
                 assert features is not None
                 for key, drafter in drafters.items():
                     contexts[key] = contexts[key].extend(drafter.context(features, start=length - 1))
@@ -273,10 +136,10 @@ def time_rounds(
 
 def _time_step(target: Target, cache: Any, anchor: Int[Tensor, "B 1"]) -> tuple[float, float, float]:
     """Seconds of a plain step, all of them the target's; the cache is left as it was."""
-    start = _now(target.device)
-    logits, _ = _pass(target, anchor, cache, False)
+    start = now_on(target.device)
+    logits, _ = target_pass(target, anchor, cache, False)
     logits.argmax(dim=-1).tolist()
-    end = _now(target.device)
+    end = now_on(target.device)
     cache.crop(-1)
     return 0.0, end - start, 0.0
 
@@ -292,18 +155,18 @@ def _time_round(
 ) -> tuple[float, float, float]:
     """Seconds of one round: draft, verification, rest; the cache is left as it was."""
     positions = torch.full_like(anchor, position)
-    first = _now(target.device)
+    first = now_on(target.device)
     with _proposing(drafter, proposals):
         proposal = drafter.draft(target, context, anchor, positions)[:, 0]
-    second = _now(target.device)
-    logits, features = _pass(target, torch.cat([anchor, proposal], dim=1), cache, True)
+    second = now_on(target.device)
+    logits, features = target_pass(target, torch.cat([anchor, proposal], dim=1), cache, True)
     truth = logits.argmax(dim=-1)
-    third = _now(target.device)
+    third = now_on(target.device)
     accepted_prefix(proposal, truth[:, :proposals]).tolist()
     cache.crop(-1 - proposals)
     assert features is not None
     context.extend(drafter.context(features, start=position))
-    return second - first, third - second, _now(target.device) - third
+    return second - first, third - second, now_on(target.device) - third
 
 
 def context_rows(trajectories: Sequence[Trajectory], batch_size: int, repetitions: int) -> Int[Tensor, "B T"]:
@@ -363,20 +226,3 @@ def _proposing(drafter: DFlash, proposals: int) -> Iterator[None]:
         yield
     finally:
         drafter.backbone = own
-
-
-def _pass(
-    target: Target, tokens: Int[Tensor, "B T"], cache: Any, reads_features: bool, last_only: bool = False
-) -> tuple[Float[Tensor, "B L V"], Tensor | None]:
-    """A pass over new tokens; features are collected only where they are read, plain decoding has no use for them."""
-    if reads_features:
-        return target.forward(tokens, cache, last_only=last_only)
-    hidden = target.model.model(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
-    return target.head(hidden[:, -1:] if last_only else hidden), None
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, after all work that was given to the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -10,9 +10,9 @@ from specauf_cli.config.schema import Config
 from specauf_cli.config.specs import BaselinesSpec
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import tau
+from specauf_cli.evaluation.decode import PromptLookup, decode_timed
 from specauf_cli.evaluation.evaluate import load_benchmarks, own_answers
 from specauf_cli.evaluation.lookup import LookupRule, repeated_grams, replay_lookup
-from specauf_cli.evaluation.speed import PromptLookup, decode_timed
 from specauf_cli.models.target import Target
 from specauf_cli.session import open_session
 from specauf_cli.store import layout

@@ -10,6 +10,7 @@ from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import speed as timing
+from specauf_cli.evaluation.decode import Drafted, Nothing, PromptLookup, Proposer
 from specauf_cli.evaluation.evaluate import load_benchmarks, own_answers
 from specauf_cli.evaluation.lookup import LookupRule, repeated_grams
 from specauf_cli.models import checkpoint, sizes
@@ -102,8 +103,8 @@ def measure_speed(folders: Sequence[Path], options: SpeedOptions, extra: Sequenc
     requests, repetition, inputs = _requests(config, target)
     methods = _methods(target, drafters, measured, options, requests)
     rule = LookupRule(*options.lookup, most)
-    proposers: dict[str, timing.Proposer] = {PLAIN: timing.Nothing(), LOOKUP: timing.PromptLookup(rule)}
-    proposers |= {key: timing.Drafted(target, drafter) for key, drafter in drafters.items()}
+    proposers: dict[str, Proposer] = {PLAIN: Nothing(), LOOKUP: PromptLookup(rule)}
+    proposers |= {key: Drafted(target, drafter) for key, drafter in drafters.items()}
     settings = config.evaluation
     timed, different = timing.time_requests(
         target,

@@ -11,18 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specauf_cli.evaluation import trajectories
-from specauf_cli.evaluation.decode import decode
+from specauf_cli.evaluation.decode import Drafted, Nothing, PromptLookup, Proposer, decode, decode_timed
 from specauf_cli.evaluation.lookup import LookupRule, plain_traces, replay_lookup
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.evaluation.speed import (
-    Drafted,
-    Nothing,
-    PromptLookup,
-    Proposer,
     context_rows,
     curve_of_drafter,
     curve_of_traces,
-    decode_timed,
     time_requests,
     time_rounds,
     walked,
