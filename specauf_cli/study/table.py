@@ -57,12 +57,12 @@ def run(
     for spec in specs.values():
         if isinstance(spec, CreditsSpec):
             _show(layout.tables(Path(config.runs)) / f"{spec.name}.md", credits_table(spec))
+    jobs = jobs_of(list(specs.values()), overrides, seeds, steps=config.trainer.steps, only=only)
     lookups = {
-        name: measure_lookup(config, spec, ["table", name, *overrides])
+        name: measure_lookup(config, spec, ["table", name, "--only", "lookup", *overrides])
         for name, spec in specs.items()
         if isinstance(spec, BaselinesSpec)
     }
-    jobs = jobs_of(list(specs.values()), overrides, seeds, steps=config.trainer.steps, only=only)
     records: dict[Job, RunRecord] = {}
     failures: list[str] = []
     remaining = Counter(job.spec for job in jobs)
