@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,19 @@ from specauf_cli.store.speed import load_speed
 QUICK = ("--prompts", "1", "--repeats", "1", "--repetitions", "2", "evaluation.max_new_tokens=12")
 
 
+@pytest.fixture(scope="module")
+def folder(table: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke table's runs, for these tests alone."""
+    place = tmp_path_factory.mktemp("speed")
+    shutil.copytree(table[0] / "runs", place / "runs")
+    return place
+
+
 def run_of(folder: Path, name: str) -> str:
     return next(f.parent.name for f in folder.glob(f"runs/dflash-{name}-*/finished.json"))
 
 
-def test_two_drafters_are_timed_and_the_page_is_written_again(table: tuple[Path, str]) -> None:
-    folder, _ = table
+def test_two_drafters_are_timed_and_the_page_is_written_again(folder: Path) -> None:
     runs = [run_of(folder, name) for name in ("decay", "auf")]
     words = ["speed", *QUICK, "--proposals", "3,15", "--batch-sizes", "1,2", "--benchmarks", "offline_algebra"]
     done = specauf(folder, *words, *(w for run in runs for w in ("--run", run)))
@@ -47,8 +55,7 @@ def test_two_drafters_are_timed_and_the_page_is_written_again(table: tuple[Path,
     assert "nobody is none of its methods; measure again" in damaged.stderr
 
 
-def test_the_acceptance_of_a_measured_run(table: tuple[Path, str]) -> None:
-    folder, _ = table
+def test_the_acceptance_of_a_measured_run(folder: Path) -> None:
     run = run_of(folder, "auf")
     done = specauf(folder, "acceptance", "--run", run).stdout.splitlines()
     assert done[0] == f"runs/{run}/export/speculation_profile.json"
@@ -57,8 +64,7 @@ def test_the_acceptance_of_a_measured_run(table: tuple[Path, str]) -> None:
     assert f"SGLANG_SIMULATE_ACC_LEN={profile['mean_accept_length']:.3f}" in done[1]
 
 
-def test_the_page_of_baselines_with_prompt_lookup_alone(table: tuple[Path, str]) -> None:
-    folder, _ = table
+def test_the_page_of_baselines_with_prompt_lookup_alone(folder: Path) -> None:
     few = ["profile=smoke", "evaluation.prompts=1", "evaluation.temperatures=[0.0]", "evaluation.max_new_tokens=12"]
     first = specauf(folder, "table", "baselines", "--only", "lookup", *few)
     assert "| plain decoding | 1.00" in first.stdout
@@ -93,8 +99,8 @@ def test_the_page_of_baselines_with_prompt_lookup_alone(table: tuple[Path, str])
         (["train", "-m", "experiment=baselines"], "has several backbones; specauf table baselines"),
     ],
 )
-def test_bad_input_is_one_clear_line(table: tuple[Path, str], words: list[str], says: str) -> None:
-    done = specauf(table[0], *words, check=False)
+def test_bad_input_is_one_clear_line(folder: Path, words: list[str], says: str) -> None:
+    done = specauf(folder, *words, check=False)
     errors = [line for line in done.stderr.splitlines() if line.startswith("specauf:")]
     assert done.returncode != 0
     assert len(errors) == 1, done.stderr

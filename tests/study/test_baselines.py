@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from helpers.synthetic import benchmark, constant
+from helpers.looked_up import lookup_record
+from helpers.synthetic import constant
 from specauf_cli.config import specs
 from specauf_cli.config.groups import folder
 from specauf_cli.config.specs import BaselinesSpec
 from specauf_cli.errors import InputError
-from specauf_cli.store.lookup import LookupRecord, RepeatedGrams, load_lookup, save_lookup
+from specauf_cli.store.lookup import load_lookup, save_lookup
 from specauf_cli.store.records import save_record
 from specauf_cli.study import publish, render
 from specauf_cli.study.jobs import jobs_of
@@ -26,28 +26,6 @@ assert isinstance(PAGE, BaselinesSpec)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def lookup_record(**changes: Any) -> LookupRecord:
-    assert isinstance(PAGE, BaselinesSpec)
-    values: dict[str, Any] = {
-        "profile": "laptop",
-        "command": "specauf table baselines",
-        "config": {
-            "profile": {"name": "laptop", "text": "A laptop."},
-            "evaluation": {"precision": "fp32"},
-            "benchmark": {},
-            "lookup": {"longest": 5, "shortest": 2, "proposals": 15},
-        },
-        "code": {"commit": "c0ffee", "dirty": False},
-        "environment": {},
-        "inputs": {"target": "t"},
-        "target": {"title": "tiny"},
-        "benchmarks": tuple(benchmark(c, [[1] * 4, [1] * 2]) for c in PAGE.columns),
-        "repetition": tuple(RepeatedGrams(c, 0.0, 5, 100) for c in PAGE.columns),
-        "written": "2026",
-    }
-    return LookupRecord(**{**values, **changes})
 
 
 def test_render_shows_prompt_lookup_beside_the_drafters_of_other_tables(here: Path) -> None:
