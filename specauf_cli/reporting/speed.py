@@ -77,8 +77,8 @@ def _about(record: SpeedRecord) -> list[str]:
         f"Profile {escape.code(record.profile)}, target {escape.cell(record.target.title)} in "
         f"{escape.cell(settings.get('precision', DASH))}, T = {record.temperature:g}, at most "
         f"{escape.cell(settings.get('max_new_tokens', DASH))} new tokens. {requests} requests, each {repeats} times by "
-        f"every method in random order, on {escape.cell(device)}, {escape.cell(where.get('threads'))} threads; prefill "
-        "apart. PyTorch without graphs or fused kernels: R is that of this loop on this machine, not of an engine.",
+        f"every method in random order, on {escape.cell(device)}, threads: {escape.cell(where.get('threads'))}; "
+        "prefill apart. PyTorch without graphs or fused kernels: R is that of this loop on this machine, not of an engine.",
         "",
         _lossless(record),
         "",

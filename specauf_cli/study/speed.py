@@ -19,6 +19,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.planning.plan import gpu_of
 from specauf_cli.planning.roofline import roofline
 from specauf_cli.reporting.speed import Projection, markdown
+from specauf_cli.runtime import ranks
 from specauf_cli.session import open_session
 from specauf_cli.store import layout
 from specauf_cli.store.files import digest, write_text
@@ -83,6 +84,8 @@ def measure_speed(folders: Sequence[Path], options: SpeedOptions, extra: Sequenc
 
     Errors: InputError for runs that cannot be timed together, or settings that cannot be.
     """
+    if ranks.WORLD > 1:
+        raise InputError("torchrun shares one training or evaluation; speed is timed in one process")
     both = [configs(folder, extra, benchmarks) for folder in folders]
     measured = [replace(c, evaluation=replace(c.evaluation, prompts=options.prompts)) for _, c in both]
     config = max(measured, key=lambda c: c.backbone.block_size)  # the others' rounds fit into its answers' tails
