@@ -233,13 +233,6 @@ class BaselinesSpec:
         )
 
 
-def backbone_of(spec: "Spec", row: Row) -> str | None:
-    """The backbone of a row; None for one without a drafter."""
-    if isinstance(row, BaselineRow) or isinstance(spec, BaselinesSpec):
-        return row.backbone if isinstance(row, BaselineRow) else None
-    return spec.backbone
-
-
 def _table_without_paper(page: TauSpec, rows: Sequence[Row]) -> TableSpec:
     shared = {f.name: getattr(page, f.name) for f in fields(TauSpec)}
     return TableSpec(**{**shared, "rows": tuple(rows)}, paper=NO_PAPER)
@@ -327,8 +320,8 @@ def _check_baselines(found: BaselinesSpec, path: str) -> None:
     named = [("column", c, columns) for c in found.columns]
     for row in found.rows:
         if (row.objective in UNTRAINED) != (row.backbone is None):
-            need = "has none" if row.objective in UNTRAINED else "is missing"
-            raise InputError(f"{path}: row {row.objective!r}: its backbone {need}")
+            needs = "takes no" if row.objective in UNTRAINED else "needs a"
+            raise InputError(f"{path}: row {row.objective!r} {needs} backbone")
         if row.backbone is not None:
             named += [("objective", row.objective, choices["objective"])]
             named += [("backbone", row.backbone, choices["backbone"])]

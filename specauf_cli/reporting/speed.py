@@ -78,7 +78,8 @@ def _about(record: SpeedRecord) -> list[str]:
         f"{escape.cell(settings.get('precision', DASH))}, T = {record.temperature:g}, at most "
         f"{escape.cell(settings.get('max_new_tokens', DASH))} new tokens. {requests} requests, each {repeats} times by "
         f"every method in random order, on {escape.cell(device)}, threads: {escape.cell(where.get('threads'))}; "
-        "prefill apart. PyTorch without graphs or fused kernels: R is that of this loop on this machine, not of an engine.",
+        "prefill apart. PyTorch without graphs or fused kernels: R is that of this loop on this machine, not of an "
+        "engine.",
         "",
         _lossless(record),
         "",

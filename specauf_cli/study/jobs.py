@@ -12,7 +12,6 @@ from specauf_cli.config.specs import (
     Row,
     Spec,
     TableSpec,
-    backbone_of,
     condition_overrides,
 )
 from specauf_cli.errors import InputError, nearest
@@ -77,19 +76,22 @@ def jobs_of(
         Job.composed(spec.name, condition, backbone, row.objective, seed, settings)
         for seed in seeds
         for spec in specs
-        for condition, row, settings in _rows(spec, overrides, steps)
-        if (only is None or row.recorded_as in only) and (backbone := backbone_of(spec, row)) is not None
+        for condition, backbone, row, settings in _rows(spec, overrides, steps)
+        if only is None or row.recorded_as in only
     ]
 
 
-def _rows(spec: Spec, overrides: Sequence[str], steps: int | None) -> list[tuple[str | None, Row, list[str]]]:
-    """Condition, row and settings of every drafter that a table is made of."""
-    if isinstance(spec, TableSpec | BaselinesSpec):
-        return [(None, row, list(overrides)) for row in spec.rows]
+def _rows(spec: Spec, overrides: Sequence[str], steps: int | None) -> list[tuple[str | None, str, Row, list[str]]]:
+    """Condition, backbone, row and settings of every drafter that a table is made of."""
+    if isinstance(spec, BaselinesSpec):
+        return [(None, str(row.backbone), row, list(overrides)) for row in spec.trained]
+    if isinstance(spec, TableSpec):
+        return [(None, spec.backbone, row, list(overrides)) for row in spec.rows]
     if isinstance(spec, ConditionsSpec):
         return [
             (
                 condition.name,
+                spec.backbone,
                 row,
                 [
                     *spec.settings,

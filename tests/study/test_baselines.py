@@ -89,8 +89,8 @@ def test_the_page_trains_what_has_a_backbone() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("{objective: auf, backbone: dflash,", "{objective: auf,", "row 'auf': its backbone is missing"),
-        ("{objective: plain,", "{objective: plain, backbone: dflash,", "row 'plain': its backbone has none"),
+        ("{objective: auf, backbone: dflash,", "{objective: auf,", "row 'auf' needs a backbone"),
+        ("{objective: plain,", "{objective: plain, backbone: dflash,", "row 'plain' takes no backbone"),
         ("objective: auf, backbone: dflash", "objective: decay, backbone: dflash", "'decay' of dflash is there twice"),
         ("objective: auf,", "objective: auff,", "objective 'auff' is none of"),
         ("backbone: dflash", "backbone: dflush", "Did you mean 'dflash'?"),
