@@ -214,3 +214,22 @@ def round_ratio(round_: TimedRounds, plain: TimedRounds) -> tuple[Interval, Floa
     draws = np.random.default_rng([1, len(own)]).integers(len(own), size=(RESAMPLES, len(own)))
     drawn = np.median(own[draws], axis=1) / np.median(step[draws], axis=1)
     return _interval(value, drawn, len(own)), drawn
+
+
+def as_replayed(record: SpeedRecord, method: str) -> bool:
+    """Whether the live rounds of a method are as many as those of its replay, and emitted as much, for every prompt.
+
+    True for plain decoding, which has no replay.
+    """
+    known = record.method(method)
+    if known.kind == "plain":
+        return True
+    repeats = len({r.repeat for r in record.requests})
+    live: dict[str, tuple[int, int]] = {}
+    for request in record.requests:
+        if request.method == method:
+            prompt, count = f"{request.benchmark}/{request.prompt}", len(request.accepted)
+            tokens, rounds_ = live.get(prompt, (0, 0))
+            live[prompt] = (tokens + sum(request.accepted) + count, rounds_ + count)
+    expected = known.curve.get(str(known.proposals), {})
+    return live == {prompt: (repeats * tokens, repeats * count) for prompt, (tokens, count) in expected.items()}

@@ -7,6 +7,7 @@ from specauf_cli.evaluation.cost import (
     LOOPING,
     CurvePoint,
     MethodSpeed,
+    as_replayed,
     best,
     curve,
     method_speed,
@@ -91,8 +92,13 @@ def _about(record: SpeedRecord) -> list[str]:
 
 def _lossless(record: SpeedRecord) -> str:
     wrong = {record.method(key).title: n for key, n in record.different.items() if n}
+    other = [escape.cell(m.title) for m in record.methods if not as_replayed(record, m.key)]
+    if not wrong and not other:
+        return "Every live output is the target's own, token for token, and the rounds are those of the replay."
     if not wrong:
-        return "Every live output is the target's own, token for token."
+        return (
+            f"**Live rounds that are not those of the replay:** {', '.join(other)}. Every output is the target's own."
+        )
     return "**Live outputs that are not the target's own:** " + ", ".join(
         f"{escape.cell(title)} {n}" for title, n in wrong.items()
     )

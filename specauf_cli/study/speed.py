@@ -12,7 +12,7 @@ from specauf_cli.errors import InputError
 from specauf_cli.evaluation import speed as timing
 from specauf_cli.evaluation.decode import Drafted, Nothing, PromptLookup, Proposer
 from specauf_cli.evaluation.evaluate import load_benchmarks, own_answers
-from specauf_cli.evaluation.lookup import LookupRule, repeated_grams
+from specauf_cli.evaluation.lookup import LookupRule, repeated_grams, replay_lookup
 from specauf_cli.models import checkpoint, sizes
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
@@ -224,12 +224,14 @@ def _methods(
 ) -> tuple[TimedMethod, ...]:
     """Plain decoding, prompt lookup and the drafters, these with tau at every number of proposals."""
     most = max(c.backbone.proposals for c in measured)
-    longest, shortest = options.lookup
+    named = [replace(t, prompt_id=f"{benchmark}/{t.prompt_id}") for benchmark, t in requests]
+    rule = LookupRule(*options.lookup, most)
+    title = f"prompt lookup, {rule.longest} to {rule.shortest} tokens"
+    looked_up = {str(most): timing.curve_of_traces(replay_lookup(rule, named))}
     methods = [
         TimedMethod(PLAIN, "plain decoding", "plain", 0),
-        TimedMethod(LOOKUP, f"prompt lookup, {longest} to {shortest} tokens", "lookup", most, lookup=options.lookup),
+        TimedMethod(LOOKUP, title, "lookup", most, lookup=options.lookup, curve=looked_up),
     ]
-    named = [replace(t, prompt_id=f"{benchmark}/{t.prompt_id}") for benchmark, t in requests]
     titles = [f"{c.backbone.title} {c.objective.title}" for c in measured]
     for (key, drafter), config, title in zip(drafters.items(), measured, titles, strict=True):
         curve = timing.curve_of_drafter(target, drafter, named, batch_size=config.evaluation.batch_size)

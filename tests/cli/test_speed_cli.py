@@ -46,6 +46,7 @@ def test_two_drafters_are_timed_and_the_page_is_written_again(folder: Path) -> N
     assert record.command.startswith(f"specauf speed --run {runs[0]} --run {runs[1]} --benchmarks offline_algebra")
     page = path.with_suffix(".md").read_text()
     assert "batch size 2" in page
+    assert "token for token, and the rounds are those of the replay." in page
     again = specauf(folder, "speed", "--record", str(path), "--gpu", "h100", "--target", "qwen3_8b", "--json")
     assert json.loads(again.stdout)["written"] == record.written
     assert path.with_suffix(".md").read_text().startswith(page.rstrip("\n"))

@@ -61,6 +61,14 @@ def test_tokens_past_the_end_and_time_outside_the_rounds_are_the_gap() -> None:
     assert run.gap == pytest.approx(4 / 1.25 / 5 - 1)
 
 
+def test_live_rounds_are_held_to_the_replay() -> None:
+    requests = [timed_request(PLAIN, "a", (0,) * 4), timed_request("run", "a", (1, 1))]
+    assert cost.as_replayed(speed_record(requests, curve={"4": {"toy/a": (4, 2)}}), "run")
+    assert cost.as_replayed(speed_record(requests), PLAIN)
+    for other in ({"toy/a": (4, 3)}, {"toy/a": (4, 2), "toy/b": (1, 1)}, {}):
+        assert not cost.as_replayed(speed_record(requests, curve={"4": other}), "run")
+
+
 def test_quantiles_of_the_time_per_token() -> None:
     requests = [timed_request(PLAIN, f"p{i}", (0, 0), verify=float(i)) for i in range(101)]
     record = speed_record([*requests, timed_request(PLAIN, "single", ())])
