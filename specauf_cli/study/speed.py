@@ -20,7 +20,7 @@ from specauf_cli.planning.plan import gpu_of
 from specauf_cli.planning.roofline import roofline
 from specauf_cli.reporting.speed import Projection, markdown
 from specauf_cli.runtime import ranks
-from specauf_cli.session import open_session
+from specauf_cli.session import Session, open_session
 from specauf_cli.store import layout
 from specauf_cli.store.files import digest, write_text
 from specauf_cli.store.provenance import code_state, command_line, environment, now
@@ -86,23 +86,17 @@ def measure_speed(folders: Sequence[Path], options: SpeedOptions, extra: Sequenc
     """
     if ranks.WORLD > 1:
         raise InputError("torchrun shares one training or evaluation; speed is timed in one process")
+    names = [folder.name for folder in folders]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"--run {repeated} is there twice; --repeats times it more often")
     both = [configs(folder, extra, benchmarks) for folder in folders]
     measured = [replace(c, evaluation=replace(c.evaluation, prompts=options.prompts)) for _, c in both]
     config = max(measured, key=lambda c: c.backbone.block_size)  # the others' rounds fit into its answers' tails
     most = max(c.backbone.proposals for c in measured)
     if options.proposals is not None and max(options.proposals) > most:
         raise InputError(f"--proposals {max(options.proposals)}: the drafters propose {most} at most")
-    session = open_session(both[0][0], precision=config.evaluation.precision)
-    for folder, (as_trained, _) in zip(folders, both, strict=True):
-        if not session.serves(as_trained):
-            raise InputError(f"{folder.name} has another target or other data than {folders[0].name}: time it apart")
+    session, drafters = _loaded(folders, [as_trained for as_trained, _ in both], measured)
     target = session.at(config.evaluation.precision)
-    drafters = {
-        folder.name: checkpoint.load(layout.drafter_of(folder), target, c.backbone, run=folder.name).to(
-            target.model.dtype
-        )
-        for folder, c in zip(folders, measured, strict=True)
-    }
     requests, repetition, inputs = _requests(config, target)
     methods = _methods(target, drafters, measured, options, requests)
     rule = LookupRule(*options.lookup, most)
@@ -196,6 +190,23 @@ def projections(record: SpeedRecord, elsewhere: Elsewhere) -> list[Projection]:
         place = f"{config.target.title} on {elsewhere.gpu}"
         found.append(Projection(place, note, {key: floor.ratio for key, floor in floors.items()}, floor=True))
     return found
+
+
+def _loaded(
+    folders: Sequence[Path], as_trained: Sequence[Config], measured: Sequence[Config]
+) -> tuple[Session, dict[str, DFlash]]:
+    """The target's session, and the drafters by run. Errors: InputError for runs that do not share their target."""
+    precision = measured[0].evaluation.precision
+    session = open_session(as_trained[0], precision=precision)
+    for folder, config in zip(folders, as_trained, strict=True):
+        if not session.serves(config):
+            raise InputError(f"{folder.name} has another target or other data than {folders[0].name}: time it apart")
+    target = session.at(precision)
+    drafters = {}
+    for folder, config in zip(folders, measured, strict=True):
+        drafter = checkpoint.load(layout.drafter_of(folder), target, config.backbone, run=folder.name)
+        drafters[folder.name] = drafter.to(target.model.dtype)
+    return session, drafters
 
 
 def _requests(

@@ -76,6 +76,12 @@ def test_the_page_of_baselines_with_prompt_lookup_alone(folder: Path) -> None:
     assert again.stdout == first.stdout
 
 
+def test_a_run_that_is_named_twice_is_one_clear_line(folder: Path) -> None:
+    run = run_of(folder, "auf")
+    done = specauf(folder, "speed", "--run", run, "--run", run, check=False)
+    assert done.stderr.splitlines() == [f"specauf: --run {run} is there twice; --repeats times it more often"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
