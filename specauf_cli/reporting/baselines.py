@@ -68,7 +68,8 @@ def markdown(
         ]
     if links is not None:
         address = f"../lookup/{escape.path(lookup.profile, f'{lookup.id}.json')}"
-        text += ["", f"Records: {escape.link('prompt lookup', address)} · {sources(chosen, links)}."]
+        addresses = [escape.link("prompt lookup", address), *([sources(chosen, links)] if chosen else [])]
+        text += ["", f"Records: {' · '.join(addresses)}."]
     return "\n".join([*text, ""])
 
 
