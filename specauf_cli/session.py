@@ -264,7 +264,7 @@ class Session:
             code=CodeState(**code),
             environment=environment(str(self.target.device), torch.get_num_threads()),
             inputs=inputs,
-            target=self._target_section(config),
+            target=self.target_section(config),
             training=training_section,
             heldout=evaluated.heldout,
             benchmarks=evaluated.benchmarks,
@@ -293,7 +293,7 @@ class Session:
         drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(target.model.dtype)
         return evaluate(config, target, drafter, self.heldout, prompts, self._cache())
 
-    def _target_section(self, config: Config) -> TargetDescription:
+    def target_section(self, config: Config) -> TargetDescription:
         """What a record says of the target."""
         known = pretrain.describe(str(self.target.config.path)) or self.target.describe()
         return TargetDescription(**{"title": config.target.title, **known})

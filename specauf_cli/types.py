@@ -148,7 +148,8 @@ class Trace:
     """What happened when one request was decoded speculatively: ``accepted[r]`` draft tokens in round ``r``.
 
     ``tokens`` is the completion length (prefill token included, cut at the end of turn or at the length limit), as
-    serving engines count it; the last round may have accepted beyond it. ``proposed`` draft tokens in every round.
+    serving engines count it; the last round may have accepted beyond it. ``proposed`` draft tokens in every round,
+    at most as many with prompt lookup.
     """
 
     prompt_id: str

@@ -58,13 +58,15 @@ def _of_experiment(words: Sequence[str]) -> list[str]:
     named = [w for w in words if key_of(w) == "experiment"]
     if not named:
         return list(words)
-    from specauf_cli.config.specs import ComparisonSpec, load_spec
+    from specauf_cli.config.specs import BaselinesSpec, ComparisonSpec, load_spec
 
     spec = load_spec(value_of(named[-1]))
     if not {"-m", "--multirun", "--together", "--cfg", "-c"} & set(words):
         raise InputError(
             f"{named[-1]!r} names several drafters; add -m to train each of them: specauf train -m {named[-1]}"
         )
+    if isinstance(spec, BaselinesSpec):
+        raise InputError(f"{named[-1]!r} has several backbones; specauf table {spec.name} trains its drafters")
     if isinstance(spec, ComparisonSpec):
         raise InputError(f"{named[-1]!r}: its rows have settings of their own; specauf table {spec.name} trains them")
     given = {key_of(w) for w in words}

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from specauf_cli.config.compose import quoted, read_yaml
 from specauf_cli.config.groups import file_of, folder, groups
 from specauf_cli.config.overrides import key_of, value_of
-from specauf_cli.config.schema import CLOSED, Float, Positive
+from specauf_cli.config.schema import CLOSED, Count, Float, Positive
 from specauf_cli.config.settings import validated
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.types import Definition
@@ -70,6 +70,10 @@ class Paper:
 
     source: str
     values: dict[str, dict[str, tuple[Annotated[Float, Field(ge=0)], ...]]]
+
+
+NO_PAPER = Paper("", {})
+"""Of pages that the paper does not have."""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -177,14 +181,66 @@ class ComparisonSpec(TauSpec):
         return {row.recorded_as: float(text) for row, text in zip(rows, texts, strict=True)}
 
 
+UNTRAINED = ("plain", "lookup")
+"""Rows of a ``BaselinesSpec`` that have no drafter: plain decoding and prompt lookup."""
+
+
+@dataclass(frozen=True, config=CLOSED)
+class BaselineRow(Row):
+    """One line of a ``BaselinesSpec`` page: ``plain``, ``lookup``, or an objective with its ``backbone``."""
+
+    backbone: str | None = None
+
+
+@dataclass(frozen=True, config=CLOSED)
+class LookupSpec:
+    """Prompt lookup as vLLM's ``prompt_lookup_max``, ``prompt_lookup_min`` and ``num_speculative_tokens``."""
+
+    longest: Count
+    shortest: Count
+    proposals: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class BaselinesSpec:
+    """``experiments/*.yaml`` of kind ``baselines``: what needs no training beside drafters of one or more backbones."""
+
+    name: str
+    title: str
+    definition: Definition
+    lookup: LookupSpec
+    columns: dict[str, str]
+    rows: tuple[BaselineRow, ...]
+
+    @property
+    def trained(self) -> tuple[BaselineRow, ...]:
+        """The rows that have a drafter."""
+        return tuple(row for row in self.rows if row.objective not in UNTRAINED)
+
+    def experiment(self, backbone: str) -> TableSpec:
+        """The table of the drafters of one backbone; the paper has none."""
+        rows = tuple(Row(row.objective, row.title) for row in self.trained if row.backbone == backbone)
+        return TableSpec(
+            name=self.name,
+            title=self.title,
+            backbone=backbone,
+            baseline=rows[0].objective,
+            definition=self.definition,
+            margin=1.0,  # no difference is judged here
+            columns=self.columns,
+            rows=rows,
+            paper=NO_PAPER,
+        )
+
+
 def _table_without_paper(page: TauSpec, rows: Sequence[Row]) -> TableSpec:
     shared = {f.name: getattr(page, f.name) for f in fields(TauSpec)}
-    return TableSpec(**{**shared, "rows": tuple(rows)}, paper=Paper("", {}))
+    return TableSpec(**{**shared, "rows": tuple(rows)}, paper=NO_PAPER)
 
 
 ConditionsSpec = AblationSpec | ComparisonSpec
 """Pages whose drafters are trained under several conditions; their records are stored apart from other tables'."""
-Spec = TableSpec | CreditsSpec | ConditionsSpec
+Spec = TableSpec | CreditsSpec | ConditionsSpec | BaselinesSpec
 
 
 def load_spec(name: str) -> Spec:
@@ -199,6 +255,7 @@ def load_spec(name: str) -> Spec:
         "variants": CreditsSpec,
         "conditions": AblationSpec,
         "comparison": ComparisonSpec,
+        "baselines": BaselinesSpec,
     }
     kind = values.pop("kind", "tau")
     if not isinstance(kind, str) or kind not in kinds:
@@ -212,6 +269,9 @@ def load_spec(name: str) -> Spec:
             f"{path}: name: {found.name} must be the name of the file, {path.stem}; tables are written under it"
         )
     names = [row.recorded_as for row in found.rows]
+    if isinstance(found, BaselinesSpec):
+        _check_baselines(found, str(path))
+        return found
     repeated = next((n for n in names if names.count(n) > 1), None)
     if repeated or not names:
         apart = "; give each a name of its own" if isinstance(found, ComparisonSpec) else ""
@@ -251,6 +311,31 @@ def load_spec(name: str) -> Spec:
     if isinstance(found, ComparisonSpec):
         _check_variants(found, choices["objective"], str(path))
     return found
+
+
+def _check_baselines(found: BaselinesSpec, path: str) -> None:
+    """InputError for a row that is there twice or lacks its backbone, an unknown one, and an impossible lookup."""
+    choices = groups()
+    columns = [b for b in choices["benchmark"] if b != "all" and not b.startswith("offline")]  # as the paper's
+    named = [("column", c, columns) for c in found.columns]
+    for row in found.rows:
+        if (row.objective in UNTRAINED) != (row.backbone is None):
+            needs = "takes no" if row.objective in UNTRAINED else "needs a"
+            raise InputError(f"{path}: row {row.objective!r} {needs} backbone")
+        if row.backbone is not None:
+            named += [("objective", row.objective, choices["objective"])]
+            named += [("backbone", row.backbone, choices["backbone"])]
+        if sum((r.objective, r.backbone) == (row.objective, row.backbone) for r in found.rows) > 1:
+            raise InputError(f"{path}: row {row.objective!r} of {row.backbone or 'no backbone'} is there twice")
+    for what, word, valid in named:
+        if word not in valid:
+            raise InputError(f"{path}: {what} {word!r} is none of {', '.join(valid)}.{nearest(word, valid)}")
+    for row in found.trained:
+        _check_row(row.objective, str(row.backbone), path)
+    if not found.columns or not found.rows:
+        raise InputError(f"{path}: it has no {'rows' if found.columns else 'columns'}")
+    if found.lookup.shortest > found.lookup.longest:
+        raise InputError(f"{path}: lookup.shortest={found.lookup.shortest} is more than {found.lookup.longest}")
 
 
 def _check_row(objective: str, backbone: str, path: str) -> None:

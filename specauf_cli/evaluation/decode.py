@@ -1,19 +1,162 @@
 """Live speculative decoding of one request: draft, verify in one target pass, accept, roll back."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from specauf_cli.evaluation import tau
+from specauf_cli.evaluation.lookup import LookupIndex, LookupRule
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.verify import accepted_prefix
-from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.dflash import Context, DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.runtime.progress import track
 from specauf_cli.types import Trace, Trajectory
 
 
+class Nothing:
+    """Plain decoding. The other proposers have the same attributes and methods.
+
+    ``proposals``: the most that a round proposes; ``reads_features``: whether the target's passes must return them.
+    """
+
+    proposals = 0
+    reads_features = False
+
+    def begin(self, prompt: Sequence[int], features: Tensor | None) -> None:
+        """Forgets the request before and reads a prompt: nothing to read."""
+
+    def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
+        """The draft after ``anchor``, the token at absolute ``position``: none."""
+        return anchor[:, :0]
+
+    def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
+        """Takes in what a pass emitted, with the features of the positions from ``position`` on that it settled."""
+
+
+class PromptLookup:
+    """Proposals of a ``LookupIndex``."""
+
+    reads_features = False
+
+    def __init__(self, rule: LookupRule) -> None:
+        self.rule, self.proposals = rule, rule.proposals
+        self._index = LookupIndex(rule)
+
+    def begin(self, prompt: Sequence[int], features: Tensor | None) -> None:
+        """A new index of the prompt."""
+        self._index = LookupIndex(self.rule)
+        self._index.extend(prompt)
+
+    def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
+        """What followed the last tokens before."""
+        return torch.tensor([self._index.propose()], dtype=anchor.dtype, device=anchor.device).view(1, -1)
+
+    def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
+        """Extends the index."""
+        self._index.extend(tokens)
+
+
+class Drafted:
+    """Proposals of a trained drafter, with its context in a cache."""
+
+    reads_features = True
+
+    def __init__(self, target: Target, drafter: DFlash) -> None:
+        self.target, self.drafter, self.proposals = target, drafter, drafter.backbone.proposals
+        self._context = Context([], [])
+
+    def begin(self, prompt: Sequence[int], features: Tensor | None) -> None:
+        """The context of the prompt."""
+        assert features is not None
+        self._context = self.drafter.context(features)
+
+    def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
+        """One draft."""
+        positions = torch.tensor([[position]], device=anchor.device)
+        return self.drafter.draft(self.target, self._context, anchor, positions)[:, 0]
+
+    def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
+        """Extends the context."""
+        if features is not None:
+            self._context = self._context.extend(self.drafter.context(features, start=position))
+
+
+Proposer = Nothing | PromptLookup | Drafted
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of one request, as in ``TimedRequest``."""
+
+    prefill: float
+    draft: float
+    verify: float
+    rest: float
+    decode: float
+
+
 @torch.no_grad()
+def decode_timed(
+    target: Target,
+    proposer: Proposer,
+    prompt: tuple[int, ...],
+    *,
+    prompt_id: str,
+    turn: int,
+    temperature: float,
+    seed: int,
+    max_new_tokens: int,
+) -> tuple[Trace, tuple[int, ...], Clock]:
+    """Decodes one request with batch size 1: its trace, the completion (cut at its end), and the seconds.
+
+    Prefill gives the first token; what the proposer makes of the prompt counts as prefill too. Then, each round: P
+    tokens are proposed after the last committed one (the anchor); one target pass over [anchor, proposals] gives the
+    target's own token at each of the P + 1 positions; the longest agreeing prefix and the target's next token are
+    committed; the target's cache is cropped to what was committed. Ends at a stop token or at ``max_new_tokens``.
+    """
+    device, stop = target.device, target.chat.stop_ids
+    sampler = Sampler(temperature, seed, [f"{prompt_id}#{turn}"], max_new_tokens + proposer.proposals + 1)
+    row = torch.zeros(1, dtype=torch.long, device=device)
+    cache = target.new_cache()
+    begin = now_on(device)
+    logits, features = target_pass(target, torch.tensor([prompt], device=device), cache, proposer.reads_features, True)
+    anchor = sampler.choose(logits, row, row)
+    emitted, accepted = [int(anchor)], list[int]()
+    proposer.begin(prompt, features)
+    proposer.commit(emitted, None, len(prompt))
+    started = now_on(device)
+    draft = verify = rest = 0.0
+    while len(emitted) < max_new_tokens and not any(token in stop for token in emitted):
+        position, first = len(prompt) + len(emitted) - 1, now_on(device)
+        proposal = proposer.propose(anchor, position)
+        second = now_on(device)
+        logits, features = target_pass(target, torch.cat([anchor, proposal], dim=1), cache, proposer.reads_features)
+        truth = sampler.choose(logits, row, row + len(emitted))
+        third = now_on(device)
+        width = proposal.shape[1]
+        count = int(accepted_prefix(proposal, truth[:, :width]))
+        if count < width:
+            cache.crop(count - width)  # negative: how many of the newest tokens to forget
+        anchor = truth[:, count : count + 1]
+        new = truth[0, : count + 1].tolist()
+        proposer.commit(new, None if features is None else features[:, : count + 1], position)
+        accepted.append(count)
+        emitted += new
+        fourth = now_on(device)
+        draft, verify, rest = draft + second - first, verify + third - second, rest + fourth - third
+    clock = Clock(started - begin, draft, verify, rest, now_on(device) - started)
+    length = next((i + 1 for i, token in enumerate(emitted) if token in stop), len(emitted))
+    length = min(length, max_new_tokens)
+    trace = Trace(prompt_id, turn, tuple(accepted), proposer.proposals, length, emitted[length - 1] in stop)
+    return trace, tuple(emitted[:length]), clock
+
+
 def decode(
     target: Target,
     drafter: DFlash,
@@ -25,36 +168,18 @@ def decode(
     seed: int,
     max_new_tokens: int,
 ) -> tuple[Trace, tuple[int, ...]]:
-    """Decodes one request with batch size 1 and returns its trace and the completion (cut at its end).
-
-    Prefill gives the first token. Then, each round: the drafter proposes P tokens after the last committed one (the
-    anchor); one target pass over [anchor, proposals] gives the target's own token at each of the P + 1 positions; the
-    longest agreeing prefix and the target's next token are committed; the target's cache is cropped to what was
-    committed. Ends at a stop token or at ``max_new_tokens``.
-    """
-    device, proposals = target.device, drafter.backbone.proposals
-    sampler = Sampler(temperature, seed, [f"{prompt_id}#{turn}"], max_new_tokens + proposals + 1)
-    row = torch.zeros(1, dtype=torch.long, device=device)
-    cache = target.new_cache()
-    logits, features = target.forward(torch.tensor([prompt], device=device), cache, last_only=True)
-    context = drafter.context(features)
-    anchor = sampler.choose(logits, row, row)
-    emitted, accepted = [int(anchor)], list[int]()
-    while not _ended(emitted, target, max_new_tokens):
-        position = len(prompt) + len(emitted) - 1
-        proposal = drafter.draft(target, context, anchor, torch.tensor([[position]], device=device))[:, 0]
-        logits, features = target.forward(torch.cat([anchor, proposal], dim=1), cache)
-        truth = sampler.choose(logits, row, row + len(emitted))
-        count = int(accepted_prefix(proposal, truth[:, :proposals]))
-        if count < proposals:
-            cache.crop(count - proposals)  # negative: how many of the newest tokens to forget
-        context = context.extend(drafter.context(features[:, : count + 1], start=position))
-        anchor = truth[:, count : count + 1]
-        accepted.append(count)
-        emitted += truth[0, : count + 1].tolist()
-    length = _length(emitted, target, max_new_tokens)
-    ended = emitted[length - 1] in target.chat.stop_ids
-    return Trace(prompt_id, turn, tuple(accepted), proposals, length, ended), tuple(emitted[:length])
+    """Decodes one request with a drafter; returns its trace and the completion (cut at its end)."""
+    trace, tokens, _ = decode_timed(
+        target,
+        Drafted(target, drafter),
+        prompt,
+        prompt_id=prompt_id,
+        turn=turn,
+        temperature=temperature,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+    )
+    return trace, tokens
 
 
 def decode_all(
@@ -86,11 +211,18 @@ def decode_all(
     return result
 
 
-def _length(emitted: list[int], target: Target, limit: int) -> int:
-    """Completion length: up to and including the first stop token, at most ``limit``."""
-    stop = next((i + 1 for i, token in enumerate(emitted) if token in target.chat.stop_ids), len(emitted))
-    return min(stop, limit)
+def target_pass(
+    target: Target, tokens: Int[Tensor, "B T"], cache: Any, reads_features: bool, last_only: bool = False
+) -> tuple[Float[Tensor, "B L V"], Tensor | None]:
+    """A pass over new tokens; features are collected only where they are read, plain decoding has no use for them."""
+    if reads_features:
+        return target.forward(tokens, cache, last_only=last_only)
+    hidden = target.model.model(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
+    return target.head(hidden[:, -1:] if last_only else hidden), None
 
 
-def _ended(emitted: list[int], target: Target, limit: int) -> bool:
-    return len(emitted) >= limit or any(token in target.chat.stop_ids for token in emitted)
+def now_on(device: torch.device) -> float:
+    """Seconds, after all work that was given to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -9,11 +9,13 @@ runs/<run id>/                one drafter
     snapshots/step-NNNNNN/    a drafter kept during training, with records/ of its own
     records/                  what was measured
     export/<layout>/          what ``specauf export`` wrote
+    speed/                    what ``specauf speed`` timed, records and pages
 runs/aside/                   runs that ``specauf train --force`` moved out of the way
 runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder); <id>.training/ until it is whole
 runs/trajectories/<target>/   what the target alone emits, shared by every drafter
 runs/features/<hash>/         target features of the training data (trainer.features=disk)
 runs/servers/<id>/            what a running server answered and counted
+runs/lookup/                  what prompt lookup reaches on the answers of a target
 runs/tables/                  what ``specauf table`` printed, and which records each last table was made of
 runs/figures/<profile>/       what ``specauf figures`` drew
 runs/reports/                 what ``specauf report`` wrote
@@ -80,6 +82,11 @@ def export_of(folder: Path, layout: str) -> Path:
     return folder / "export" / layout
 
 
+def speed_of(folder: Path) -> Path:
+    """Where what was timed of a run is kept."""
+    return folder / "speed"
+
+
 def snapshot(folder: Path, step: int) -> Path:
     """The folder of the drafter that a run kept at ``step``; its records are below it."""
     return folder / "snapshots" / f"step-{step:06d}"
@@ -140,6 +147,11 @@ def server(runs: Path, name: str) -> Path:
 def answers_of(server: Path) -> Path:
     """The answers of a running server, one line each."""
     return server / "answers.jsonl"
+
+
+def lookup(runs: Path) -> Path:
+    """Where the records of prompt lookup are kept, which belong to no run."""
+    return runs / "lookup"
 
 
 def tables(runs: Path) -> Path:

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 
 from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
-from specauf_cli.config.specs import ConditionsSpec, Row, Spec, TableSpec, condition_overrides
+from specauf_cli.config.specs import (
+    BaselinesSpec,
+    ConditionsSpec,
+    CreditsSpec,
+    Row,
+    Spec,
+    TableSpec,
+    condition_overrides,
+)
 from specauf_cli.errors import InputError, nearest
 
 
@@ -65,22 +73,25 @@ def jobs_of(
     if only is not None:
         _check_rows(only, specs)
     return [
-        Job.composed(spec.name, condition, spec.backbone, row.objective, seed, settings)
+        Job.composed(spec.name, condition, backbone, row.objective, seed, settings)
         for seed in seeds
         for spec in specs
-        for condition, row, settings in _rows(spec, overrides, steps)
+        for condition, backbone, row, settings in _rows(spec, overrides, steps)
         if only is None or row.recorded_as in only
     ]
 
 
-def _rows(spec: Spec, overrides: Sequence[str], steps: int | None) -> list[tuple[str | None, Row, list[str]]]:
-    """Condition, row and settings of every drafter that a table is made of."""
+def _rows(spec: Spec, overrides: Sequence[str], steps: int | None) -> list[tuple[str | None, str, Row, list[str]]]:
+    """Condition, backbone, row and settings of every drafter that a table is made of."""
+    if isinstance(spec, BaselinesSpec):
+        return [(None, str(row.backbone), row, list(overrides)) for row in spec.trained]
     if isinstance(spec, TableSpec):
-        return [(None, row, list(overrides)) for row in spec.rows]
+        return [(None, spec.backbone, row, list(overrides)) for row in spec.rows]
     if isinstance(spec, ConditionsSpec):
         return [
             (
                 condition.name,
+                spec.backbone,
                 row,
                 [
                     *spec.settings,
@@ -97,7 +108,7 @@ def _rows(spec: Spec, overrides: Sequence[str], steps: int | None) -> list[tuple
 
 def _check_rows(only: Sequence[str], specs: Sequence[Spec]) -> None:
     """InputError for a name of ``--only`` that is a row of no table."""
-    trained = [spec for spec in specs if isinstance(spec, TableSpec | ConditionsSpec)]
+    trained = [spec for spec in specs if not isinstance(spec, CreditsSpec)]
     rows = list(dict.fromkeys(row.recorded_as for spec in trained for row in spec.rows))
     if not rows:
         raise InputError(

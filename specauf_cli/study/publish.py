@@ -1,17 +1,18 @@
 """Records of a table copied into ``results/``, where they are committed and never overwritten."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from specauf_cli.config import groups
 from specauf_cli.errors import InputError
 from specauf_cli.store import layout
 from specauf_cli.store.files import atomic
+from specauf_cli.store.lookup import LookupRecord
 from specauf_cli.store.provenance import code_state
 from specauf_cli.store.records import RunRecord, load_record
 from specauf_cli.study.jobs import Job
-from specauf_cli.study.render import RECORDS
+from specauf_cli.study.render import LOOKUPS, RECORDS
 
 CHECKOUT = groups.folder("conf").parent
 
@@ -47,6 +48,23 @@ def publish_records(records: Mapping[Job, RunRecord], runs: Path) -> None:
             _copy(load_record(path), path, RECORDS / record.profile / "steps")
 
 
+def is_published(record: RunRecord) -> bool:
+    """True when the record of this run and these evaluation settings is in ``results/`` already."""
+    return (RECORDS / record.profile / f"{record.id}.json").is_file()
+
+
+def publish_lookups(records: Sequence[LookupRecord], runs: Path) -> None:
+    """Copies records of prompt lookup. Errors: InputError for one that was measured with uncommitted code, or that is
+    published already with other content."""
+    for record in records:
+        if record.code.dirty is not False:
+            raise InputError(
+                f"record {record.id} of prompt lookup was measured with uncommitted changes; delete it in "
+                f"{layout.lookup(runs)} and make it again"
+            )
+        _copy_file(layout.lookup(runs) / f"{record.id}.json", LOOKUPS / record.profile)
+
+
 def _copy(record: RunRecord, path: Path, folder: Path) -> None:
     """Copies one record from ``path`` into ``folder``; refuses one that was measured or trained with uncommitted
     code."""
@@ -56,6 +74,10 @@ def _copy(record: RunRecord, path: Path, folder: Path) -> None:
                 f"record {record.id} was {what} with uncommitted changes; move runs/{record.run} aside and make it "
                 "again"
             )
+    _copy_file(path, folder)
+
+
+def _copy_file(path: Path, folder: Path) -> None:
     published = folder / path.name
     if published.is_file() and published.read_bytes() != path.read_bytes():
         raise InputError(f"{published} exists with other content; published records are never overwritten")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from specauf_cli.config.specs import (
     AblationSpec,
+    BaselinesSpec,
     ConditionsSpec,
     CreditsSpec,
     TableSpec,
@@ -15,16 +16,19 @@ from specauf_cli.config.specs import (
     shipped_specs,
 )
 from specauf_cli.errors import InputError
-from specauf_cli.reporting import ablation, comparison, escape, figures, tables
+from specauf_cli.reporting import ablation, baselines, comparison, escape, figures, tables
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.frontpage import averages
 from specauf_cli.reporting.measured import Measured, select
 from specauf_cli.reporting.report import html
 from specauf_cli.store.files import atomic, write_text
+from specauf_cli.store.lookup import load_lookup
 from specauf_cli.store.records import RunRecord, load_record
 
 RESULTS = Path("results")
 RECORDS = RESULTS / "records"
+LOOKUPS = RESULTS / "lookup"
+"""Records of prompt lookup, which belong to no run."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,9 @@ def _render_profile(folder: Path) -> list[RenderedPage]:
         if isinstance(spec, ConditionsSpec) and (folder / spec.name).is_dir():
             rendered.append(_render_conditions(spec, folder / spec.name))
             pages[f"{spec.name}.md"] = spec.title
+        elif isinstance(spec, BaselinesSpec) and (LOOKUPS / profile).is_dir():
+            rendered.append(_render_baselines(spec, profile, records))
+            pages[f"{spec.name}.md"] = spec.title
         elif isinstance(spec, TableSpec) and (measured := select(spec, records)).records:
             path = RESULTS / profile / f"{spec.name}.md"
             write_text(path.with_suffix(".csv"), tables.to_csv(spec, records))
@@ -122,6 +129,15 @@ def _render_conditions(spec: ConditionsSpec, folder: Path) -> RenderedPage:
     write_text(path.with_suffix(".csv"), comparison.to_csv(compared))
     _write(path, comparison.markdown(compared, links=links, figure=figure))
     return RenderedPage(profile, spec.name, None, compared.quoted)
+
+
+def _render_baselines(spec: BaselinesSpec, profile: str, records: Sequence[RunRecord]) -> RenderedPage:
+    """Renders plain decoding and prompt lookup beside the drafters of other tables."""
+    lookups = [load_lookup(path) for path in sorted((LOOKUPS / profile).glob("*.json"))]
+    newest = max(lookups, key=lambda record: record.written)
+    page = baselines.markdown(spec, newest, records, links=escape.path("..", "records", profile))
+    _write(RESULTS / profile / f"{spec.name}.md", page)
+    return RenderedPage(profile, spec.name, None, [])
 
 
 def _render_figures_and_report(

@@ -9,6 +9,7 @@ from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
 from specauf_cli.config.specs import (
     AblationSpec,
+    BaselinesSpec,
     ComparisonSpec,
     ConditionsSpec,
     CreditsSpec,
@@ -18,15 +19,16 @@ from specauf_cli.config.specs import (
     shipped_specs,
 )
 from specauf_cli.errors import InputError
-from specauf_cli.reporting import ablation, comparison, tables
+from specauf_cli.reporting import ablation, baselines, comparison, tables
 from specauf_cli.runtime import ranks
 from specauf_cli.store import layout
 from specauf_cli.store.files import write_text
 from specauf_cli.store.records import RunRecord
+from specauf_cli.study.baselines import measure_lookup
 from specauf_cli.study.executors import runner
 from specauf_cli.study.jobs import Job, jobs_of
 from specauf_cli.study.last import remember
-from specauf_cli.study.publish import publish_records, require_clean
+from specauf_cli.study.publish import is_published, publish_lookups, publish_records, require_clean
 from specauf_cli.study.render import credits_table, render
 
 
@@ -56,6 +58,11 @@ def run(
         if isinstance(spec, CreditsSpec):
             _show(layout.tables(Path(config.runs)) / f"{spec.name}.md", credits_table(spec))
     jobs = jobs_of(list(specs.values()), overrides, seeds, steps=config.trainer.steps, only=only)
+    lookups = {
+        name: measure_lookup(config, spec, ["table", name, "--only", "lookup", *overrides])
+        for name, spec in specs.items()
+        if isinstance(spec, BaselinesSpec)
+    }
     records: dict[Job, RunRecord] = {}
     failures: list[str] = []
     remaining = Counter(job.spec for job in jobs)
@@ -69,21 +76,28 @@ def run(
         if not remaining[job.spec]:  # written as soon as it is complete, other tables may take a while
             measured = {other: records[other] for other in jobs if other.spec == job.spec and other in records}
             _write(specs[job.spec], sources[job.spec], config, measured)
+    for name, lookup in lookups.items():
+        spec = specs[name]
+        assert isinstance(spec, BaselinesSpec)
+        path = layout.tables(Path(config.runs)) / f"{config.profile.name}-{name}.md"
+        _show(path, baselines.markdown(spec, lookup, [r for job, r in records.items() if job.spec == name]))
     if failures:
         raise InputError(f"{len(failures)} jobs failed, the same command tries them again: {' | '.join(failures)}")
     if publish:
-        publish_records(records, Path(config.runs))
+        of_pages = {job: r for job, r in records.items() if job.spec not in lookups or not is_published(r)}
+        publish_records(of_pages, Path(config.runs))
+        publish_lookups(list(lookups.values()), Path(config.runs))
         render()
 
 
 def _specs(names: Sequence[str]) -> dict[str, Spec]:
-    """The tables asked for, by name and in order; without names those of the paper, which no page of conditions is.
+    """The tables asked for, by name and in order; without names those of the paper.
 
     Errors: InputError for an unknown one, and for two of the same name.
     """
     specs = [load_spec(name) for name in names or shipped_specs()]
     if not names:
-        specs = [spec for spec in specs if not isinstance(spec, ConditionsSpec)]
+        specs = [spec for spec in specs if not isinstance(spec, ConditionsSpec | BaselinesSpec)]
     repeated = next((name for name, count in Counter(spec.name for spec in specs).items() if count > 1), None)
     if repeated is not None:
         raise InputError(f"two of the pages asked for are called {repeated!r}, and would be written to the same file")
