@@ -113,8 +113,10 @@ def _try_loss(function: Loss, name: str, where: str) -> None:
 
     logits = torch.tensor([[[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]]], requires_grad=True)
     labels, target_logits = torch.tensor([[1, 2]]), torch.tensor([[[0.0, 2.0, 0.0], [0.0, 1.0, 2.0]]])
+    arguments = (logits, labels, target_logits) if needs_target(function) else (logits, labels)
     try:
-        losses = function(logits, labels, target_logits) if needs_target(function) else function(logits, labels)
+        with torch.enable_grad():
+            losses = function(*arguments)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     except Exception as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from helpers.commands import specauf
+from helpers.copies import first_runs
 from specauf_cli.store.speed import load_speed
 
 QUICK = ("--prompts", "1", "--repeats", "1", "--repetitions", "2", "evaluation.max_new_tokens=12")
@@ -17,9 +17,7 @@ QUICK = ("--prompts", "1", "--repeats", "1", "--repetitions", "2", "evaluation.m
 @pytest.fixture(scope="module")
 def folder(table: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke table's runs, for these tests alone."""
-    place = tmp_path_factory.mktemp("speed")
-    shutil.copytree(table[0] / "runs", place / "runs")
-    return place
+    return first_runs(table[0], tmp_path_factory.mktemp("speed"))
 
 
 def run_of(folder: Path, name: str) -> str:

@@ -12,8 +12,15 @@ import pytest
 
 from helpers.browser import BROWSER, asked
 from helpers.commands import specauf
+from helpers.copies import first_runs
 
 Table = tuple[Path, str]
+
+
+@pytest.fixture(scope="module")
+def table(table: Table, tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """The smoke table's runs, for these tests alone."""
+    return first_runs(table[0], tmp_path_factory.mktemp("view")), table[1]
 
 
 def run_of(folder: Path, objective: str) -> str:
