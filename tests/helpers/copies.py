@@ -6,12 +6,15 @@ from pathlib import Path
 
 
 def first_runs(source: Path, place: Path) -> Path:
-    """``place`` with a copy of ``source``'s runs: of every backbone and objective the one that was finished first."""
+    """``place`` with a copy of ``source``'s runs: of every backbone and objective the one that was measured first, with its
+    first record."""
     shutil.copytree(source / "runs", place / "runs")
     started: dict[Path, str] = {}
     for about in (place / "runs").glob("*/run.json"):
-        finished = (about.parent / "finished.json").is_file()
-        started[about.parent] = json.loads(about.read_text())["started"] if finished else "~"
+        records = sorted(about.parent.glob("records/*.json"), key=lambda path: json.loads(path.read_text())["written"])
+        started[about.parent] = json.loads(about.read_text())["started"] if records else "~"
+        for later in records[1:]:
+            later.unlink()
     kept: set[str] = set()
     for run in sorted(started, key=lambda run: started[run]):
         name = run.name.rpartition("-")[0]
