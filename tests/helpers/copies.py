@@ -5,13 +5,18 @@ import shutil
 from pathlib import Path
 
 
+def written(path: Path) -> str:
+    """When a record was written."""
+    return str(json.loads(path.read_text())["written"])
+
+
 def first_runs(source: Path, place: Path) -> Path:
     """``place`` with a copy of ``source``'s runs: of every backbone and objective the one that was measured first, with its
     first record."""
     shutil.copytree(source / "runs", place / "runs")
     started: dict[Path, str] = {}
     for about in (place / "runs").glob("*/run.json"):
-        records = sorted(about.parent.glob("records/*.json"), key=lambda path: json.loads(path.read_text())["written"])
+        records = sorted(about.parent.glob("records/*.json"), key=written)
         started[about.parent] = json.loads(about.read_text())["started"] if records else "~"
         for later in records[1:]:
             later.unlink()
