@@ -11,8 +11,8 @@ def written(path: Path) -> str:
 
 
 def first_runs(source: Path, place: Path) -> Path:
-    """``place`` with a copy of ``source``'s runs: of every backbone and objective the one that was measured first, with its
-    first record."""
+    """A copy of ``source``'s runs in ``place``: the first measured of every backbone and objective, with its first
+    record."""
     shutil.copytree(source / "runs", place / "runs")
     started: dict[Path, str] = {}
     for about in (place / "runs").glob("*/run.json"):
