@@ -18,7 +18,7 @@ import torch
 
 from specauf_cli.config import compose
 from specauf_cli.evaluation import trajectories
-from specauf_cli.evaluation.decode import decode_all
+from specauf_cli.evaluation.decode import Drafted, decode_all
 from specauf_cli.evaluation.evaluate import load_benchmarks
 from specauf_cli.evaluation.replay import batches, replay
 from specauf_cli.models import checkpoint
@@ -69,7 +69,7 @@ def main() -> None:
     for _ in range(options.repeat):
         seconds["generate"].append(timed(generate))
         seconds["replay, one drafter"].append(timed(partial(replayed, drafter=first)))
-        seconds["live, one drafter"].append(timed(partial(live, drafter=first)))
+        seconds["live, one drafter"].append(timed(partial(live, Drafted(target, first))))
     # Where a replay's time goes: the target's pass and the drafter's context, the rest is drafting.
     proposals = first.backbone.proposals
     with torch.no_grad():
@@ -81,7 +81,7 @@ def main() -> None:
         )
     # All drafters, once each: the cost of live decoding depends on a drafter's tau.
     replay_all = sum(timed(partial(replayed, drafter=d)) for d in drafters.values())
-    live_all = sum(timed(partial(live, drafter=d)) for d in drafters.values())
+    live_all = sum(timed(partial(live, Drafted(target, d))) for d in drafters.values())
     median = {k: statistics.median(v) for k, v in seconds.items()}
     result = {
         "command": "python benchmarks/replay.py",

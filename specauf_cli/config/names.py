@@ -24,6 +24,8 @@ PROVIDED = {
 }
 """Data that a credit may ask for by a positional argument of that name after ``stats``. Without gradient, like
 ``stats``."""
+OF_TARGET = ("target_gold_logprob", "overlap")
+"""Of ``PROVIDED``: what is computed from the target's distribution."""
 
 
 def loss(config: TermConfig, where: str = "term") -> Loss:

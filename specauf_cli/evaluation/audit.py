@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from specauf_cli.evaluation.decode import decode_all
+from specauf_cli.evaluation.decode import Drafted, decode_all
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.types import Trajectory
@@ -44,7 +44,8 @@ def audit(
     """Decodes every request live at T=0 with ``target`` and compares its output with ``exact``, the same weights in
     fp32."""
     identical, tokens, regrets = 0, 0, list[float]()
-    decoded = decode_all(target, drafter, trajectories, temperature=0.0, seed=0, max_new_tokens=max_new_tokens)
+    proposer = Drafted(target, drafter)
+    decoded = decode_all(target, proposer, trajectories, temperature=0.0, seed=0, max_new_tokens=max_new_tokens)
     for t, (_, emitted) in zip(trajectories, decoded, strict=True):
         identical += emitted == t.tokens[: t.length]
         tokens += len(emitted)

@@ -12,6 +12,7 @@ from torch import Tensor
 from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.lookup import LookupIndex, LookupRule
 from specauf_cli.evaluation.sampling import Sampler
+from specauf_cli.evaluation.turns import Request
 from specauf_cli.evaluation.verify import accepted_prefix
 from specauf_cli.models.dflash import Context, DFlash
 from specauf_cli.models.target import Target
@@ -102,13 +103,11 @@ class Clock:
 
 
 @torch.no_grad()
-def decode_timed(
+def decode(
     target: Target,
     proposer: Proposer,
-    prompt: tuple[int, ...],
+    request: Request | Trajectory,
     *,
-    prompt_id: str,
-    turn: int,
     temperature: float,
     seed: int,
     max_new_tokens: int,
@@ -120,8 +119,10 @@ def decode_timed(
     target's own token at each of the P + 1 positions; the longest agreeing prefix and the target's next token are
     committed; the target's cache is cropped to what was committed. Ends at a stop token or at ``max_new_tokens``.
     """
-    device, stop = target.device, target.chat.stop_ids
-    sampler = Sampler(temperature, seed, [f"{prompt_id}#{turn}"], max_new_tokens + proposer.proposals + 1)
+    device, stop, prompt = target.device, target.chat.stop_ids, request.prompt
+    sampler = Sampler(
+        temperature, seed, [f"{request.prompt_id}#{request.turn}"], max_new_tokens + proposer.proposals + 1
+    )
     row = torch.zeros(1, dtype=torch.long, device=device)
     cache = target.new_cache()
     begin = now_on(device)
@@ -153,38 +154,14 @@ def decode_timed(
     clock = Clock(started - begin, draft, verify, rest, now_on(device) - started)
     length = next((i + 1 for i, token in enumerate(emitted) if token in stop), len(emitted))
     length = min(length, max_new_tokens)
-    trace = Trace(prompt_id, turn, tuple(accepted), proposer.proposals, length, emitted[length - 1] in stop)
+    ended = emitted[length - 1] in stop
+    trace = Trace(request.prompt_id, request.turn, tuple(accepted), proposer.proposals, length, ended)
     return trace, tuple(emitted[:length]), clock
-
-
-def decode(
-    target: Target,
-    drafter: DFlash,
-    prompt: tuple[int, ...],
-    *,
-    prompt_id: str,
-    turn: int,
-    temperature: float,
-    seed: int,
-    max_new_tokens: int,
-) -> tuple[Trace, tuple[int, ...]]:
-    """Decodes one request with a drafter; returns its trace and the completion (cut at its end)."""
-    trace, tokens, _ = decode_timed(
-        target,
-        Drafted(target, drafter),
-        prompt,
-        prompt_id=prompt_id,
-        turn=turn,
-        temperature=temperature,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-    )
-    return trace, tokens
 
 
 def decode_all(
     target: Target,
-    drafter: DFlash,
+    proposer: Proposer,
     requests: Sequence[Trajectory],
     *,
     temperature: float,
@@ -194,19 +171,11 @@ def decode_all(
     """Decodes the request of every trajectory, one after another: its trace and its completion."""
     result: list[tuple[Trace, tuple[int, ...]]] = []
     with track("decoding live", len(requests)) as show:
-        for t in requests:
-            result.append(
-                decode(
-                    target,
-                    drafter,
-                    t.prompt,
-                    prompt_id=t.prompt_id,
-                    turn=t.turn,
-                    temperature=temperature,
-                    seed=seed,
-                    max_new_tokens=max_new_tokens,
-                )
+        for request in requests:
+            trace, tokens, _ = decode(
+                target, proposer, request, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens
             )
+            result.append((trace, tokens))
             show(len(result), f"tau {tau.mean([trace for trace, _ in result]):.2f}")
     return result
 

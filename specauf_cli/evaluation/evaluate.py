@@ -13,7 +13,7 @@ from specauf_cli.config.schema import Config, EvaluationConfig
 from specauf_cli.data import benchmarks
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import accuracy, tau, trajectories
-from specauf_cli.evaluation.decode import decode_all
+from specauf_cli.evaluation.decode import Drafted, decode_all
 from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
@@ -147,7 +147,7 @@ def _live(
     """Every request decoded live, divided among the ranks: trace and tokens."""
     own_share = decode_all(
         target,
-        drafter,
+        Drafted(target, drafter),
         ranks.share(all_),
         temperature=temperature,
         seed=settings.seed,

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from specauf_cli.evaluation.decode import Proposer, decode_timed, now_on, target_pass
+from specauf_cli.evaluation.decode import Proposer, decode, now_on, target_pass
 from specauf_cli.evaluation.replay import every_start
 from specauf_cli.evaluation.verify import accepted_prefix
 from specauf_cli.models.dflash import Context, DFlash
@@ -51,15 +51,8 @@ def time_requests(
     with track("decoding live", len(turns)) as show:
         for n, (key, repeat, i) in enumerate([*warm_up, *turns]):
             benchmark, t = requests[i]
-            trace, tokens, clock = decode_timed(
-                target,
-                proposers[key],
-                t.prompt,
-                prompt_id=t.prompt_id,
-                turn=t.turn,
-                temperature=temperature,
-                seed=seed,
-                max_new_tokens=max_new_tokens,
+            trace, tokens, clock = decode(
+                target, proposers[key], t, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens
             )
             if n < len(warm_up):
                 continue

@@ -72,8 +72,7 @@ def dpace(stats: BlockStats, *, alpha: int | float) -> Float[Tensor, "N K"]:
     Depends on: confidence.
     Source: arXiv 2605.18810, eq. 7 and 8; SpecForge's ``dpace`` and speculators' ``dpace`` are equal on the mask.
     """
-    confidence = _smoothed(stats.gold_logprob.exp(), stats.mask, alpha)
-    return confidence.cumprod(dim=1) * _continuation(confidence, stats.mask)
+    return _expected_rest(stats.gold_logprob.exp(), stats.mask, alpha)
 
 
 def dpace_prefix(stats: BlockStats, *, alpha: int | float) -> Float[Tensor, "N K"]:
@@ -116,8 +115,7 @@ def dpace_overlap(stats: BlockStats, overlap: Float[Tensor, "N K"], *, alpha: in
     Depends on: target.
     Source: D-PARD (SpecForge#827), alpha 0.5.
     """
-    acceptance = _smoothed(overlap, stats.mask, alpha)
-    return acceptance.cumprod(dim=1) * _continuation(acceptance, stats.mask)
+    return _expected_rest(overlap, stats.mask, alpha)
 
 
 def expected_length(stats: BlockStats, overlap: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
@@ -261,6 +259,14 @@ def warm_auf(stats: BlockStats, progress: float, *, gamma: int | float, until: i
 TRUNCATING = ("auf", "auf_decay", "focal_breaker", "breakerless_auf")
 """Names of the credits that are 0 after the first wrong token and use no statistics there: a pruned head may skip
 those rows."""
+
+
+def _expected_rest(
+    probability: Float[Tensor, "N K"], mask: Bool[Tensor, "N K"], alpha: int | float
+) -> Float[Tensor, "N K"]:
+    """c_i = sum_{k>=i} m_k prod_{l<=k} s_l, of smoothed probabilities s."""
+    s = _smoothed(probability, mask, alpha)
+    return s.cumprod(dim=1) * _continuation(s, mask)
 
 
 def _smoothed(probability: Float[Tensor, "N K"], mask: Bool[Tensor, "N K"], alpha: int | float) -> Float[Tensor, "N K"]:

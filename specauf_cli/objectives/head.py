@@ -169,7 +169,10 @@ def _rows(
             leaf = hidden[some].requires_grad_()
             logits = logits_of(leaf[:, None], previous.new_zeros(len(some), 1))["base"][:, 0]
             at = positions(logits, labels[some], target_logits, losses, objective.data)
-            slopes = {key: torch.autograd.grad(x.sum(), leaf, retain_graph=True)[0] for key, x in at.losses.items()}
+            last = next(reversed(at.losses))
+            slopes = {
+                key: torch.autograd.grad(x.sum(), leaf, retain_graph=key != last)[0] for key, x in at.losses.items()
+            }
         parts.append(Rows(at._replace(losses={key: x.detach() for key, x in at.losses.items()}), slopes))
     return _joined(parts)
 

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from specauf_cli.config.schema import Normalizer
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.objectives.support import support
 from specauf_cli.objectives.terms import CE, Objective
 from specauf_cli.types import BlockStats, Loss
 
-NORMALIZE = ("credit", "block_credit", "valid", "blocks", "sequence")
+NORMALIZE = get_args(Normalizer)
 
 
 class Facts(NamedTuple):

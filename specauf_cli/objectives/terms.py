@@ -9,8 +9,6 @@ from specauf_cli.types import Credit, Loss
 
 CE = "ce"
 """The loss that comes with the statistics of every block, so it costs nothing more."""
-OF_TARGET = ("target_gold_logprob", "overlap")
-"""Data of a credit that are computed from the target's distribution."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def _bound(config: TermConfig, normalize: str) -> Term:
     return Term(
         loss_key=_key(config.loss, loss),
         loss=loss if soft_loss else _hard(loss),
-        soft=soft_loss or bool(needs & set(OF_TARGET)),
+        soft=soft_loss or bool(needs & set(names.OF_TARGET)),
         credit=credit,
         needs=needs,
         weight=config.weight,

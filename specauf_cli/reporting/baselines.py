@@ -17,7 +17,15 @@ from specauf_cli.evaluation.statistics import (
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.measured import Measured, select, sources
 from specauf_cli.reporting.speed import repetition_note
-from specauf_cli.reporting.tables import DASH, audit_note, difference_cell, profile_note, table_row, tau_cell
+from specauf_cli.reporting.tables import (
+    DASH,
+    audit_note,
+    audit_text,
+    difference_cell,
+    profile_note,
+    table_row,
+    tau_cell,
+)
 from specauf_cli.store.lookup import LookupRecord
 from specauf_cli.store.records import RunRecord, settings_of
 from specauf_cli.types import Trace
@@ -57,7 +65,7 @@ def markdown(
         "target that repeats itself is easy for every drafter, prompt lookup above all.",
         "",
         *([profile_note(chosen[0]), ""] if chosen else []),
-        _audit(lookup),
+        f"Prompt lookup: {audit_text(lookup.benchmarks, lookup.config)}",
     ]
     if chosen:
         text += ["", f"Drafters: {audit_note(chosen)}"]
@@ -131,13 +139,3 @@ def _check_alike(record: RunRecord, lookup: LookupRecord) -> None:
     asked = lookup.config["evaluation"]
     if any(asked.get(key) != value for key, value in settings_of(record).items()):
         raise InputError(f"{record.run} and prompt lookup were measured with different evaluation settings")
-
-
-def _audit(lookup: LookupRecord) -> str:
-    audits = [b.audit for b in lookup.benchmarks]
-    asked, same = sum(a.requests for a in audits), sum(a.identical for a in audits)
-    rounds, traces = sum(a.same_rounds for a in audits), sum(len(b.traces) for b in lookup.benchmarks)
-    return (
-        f"Prompt lookup: of {asked} requests decoded live {same} outputs equal the target's own token for token, "
-        f"{rounds} have the recorded rounds exactly ({traces} requests measured)."
-    )

@@ -400,13 +400,17 @@ def _seeds_note(chosen: Sequence[RunRecord]) -> str:
 
 def audit_note(chosen: Sequence[RunRecord]) -> str:
     """How many live outputs and rounds were exactly as recorded."""
-    results = [b for r in chosen for b in r.benchmarks]
+    return audit_text([b for r in chosen for b in r.benchmarks], chosen[0].config)
+
+
+def audit_text(results: Sequence[BenchmarkResult], config: Mapping[str, Any]) -> str:
+    """The same of some benchmarks, measured with the settings ``config``."""
     audits = [b.audit for b in results]
     asked = sum(a.requests for a in audits)
     same = sum(a.identical for a in audits)
     rounds = sum(a.same_rounds for a in audits)
     traces = sum(len(b.traces) for b in results)
-    precision = chosen[0].config["evaluation"]["precision"]
+    precision = config["evaluation"]["precision"]
     if not asked:
         return f"Audit: no request was decoded live ({traces} requests measured by replay alone)."
     return (

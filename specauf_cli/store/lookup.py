@@ -3,13 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from specauf_cli.errors import InputError
 from specauf_cli.store.files import digest, read_json, write_json
-from specauf_cli.store.records import BenchmarkResult, CodeState, Count, Number, TargetDescription
-from specauf_cli.types import Trace
+from specauf_cli.store.records import (
+    BenchmarkResult,
+    CodeState,
+    Count,
+    Number,
+    TargetDescription,
+    reason_of,
+    with_traces,
+)
 
 SCHEMA = 1
 
@@ -71,13 +78,12 @@ def load_lookup(path: Path) -> LookupRecord:
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or "repetition" not in raw:
         raise InputError(f"{path} is not a record of prompt lookup, schema {SCHEMA}")
     try:
-        for result in raw["benchmarks"]:
-            result["traces"] = tuple(Trace(**{**t, "accepted": tuple(t["accepted"])}) for t in result["traces"])
-        record = LookupRecord(**raw)
+        record = LookupRecord(**with_traces(raw))
         name = record.id
     except (KeyError, TypeError, ValueError) as error:
-        reason = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise InputError(f"{path} is not a complete record of prompt lookup: {reason}; measure again") from error
+        raise InputError(
+            f"{path} is not a complete record of prompt lookup: {reason_of(error)}; measure again"
+        ) from error
     if name != path.stem:
         raise InputError(f"{path} holds the record {name}: it was renamed or altered; measure again")
     return record

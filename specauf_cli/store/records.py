@@ -246,21 +246,30 @@ def load_record(path: Path) -> RunRecord:
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise InputError(f"{path} is not a run record of schema {SCHEMA}")
     try:
-        for result in raw["benchmarks"]:
-            result["traces"] = tuple(Trace(**{**t, "accepted": tuple(t["accepted"])}) for t in result["traces"])
-        record = RunRecord(**raw)
+        record = RunRecord(**with_traces(raw))
         name = record.id
         _check(record)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        reason = _first(error) if isinstance(error, ValidationError) else str(error)
+        reason = reason_of(error)
         raise InputError(f"{path} is not a complete run record: {reason}; delete it and measure again") from error
     if name != path.stem:
         raise InputError(f"{path} holds the record {name}: it was renamed or altered; delete it and measure again")
     return record
 
 
-def _first(error: ValidationError) -> str:
-    """The first of pydantic's errors in a line: the key, and what is wrong with its value."""
+def with_traces(raw: dict[str, Any]) -> dict[str, Any]:
+    """Plain values of a record with the traces of its benchmarks as such. Errors: KeyError, TypeError."""
+    benchmarks = [
+        {**b, "traces": tuple(Trace(**{**t, "accepted": tuple(t["accepted"])}) for t in b["traces"])}
+        for b in raw["benchmarks"]
+    ]
+    return {**raw, "benchmarks": benchmarks}
+
+
+def reason_of(error: Exception) -> str:
+    """Why a record cannot be read, in a line: of pydantic's errors the first, with its key."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
 

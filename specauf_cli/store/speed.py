@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from specauf_cli.errors import InputError
 from specauf_cli.store.files import read_json, write_json
-from specauf_cli.store.records import CodeState, Count, Number, TargetDescription
+from specauf_cli.store.records import CodeState, Count, Number, TargetDescription, reason_of
 
 SCHEMA = 1
 PLAIN, LOOKUP = "plain", "lookup"
@@ -143,6 +143,6 @@ def load_speed(path: Path) -> SpeedRecord:
     try:
         return _RECORD.validate_python(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
-        raise InputError(f"{path} is not a complete record of specauf speed: {reason}; measure again") from error
+        raise InputError(
+            f"{path} is not a complete record of specauf speed: {reason_of(error)}; measure again"
+        ) from error

@@ -10,7 +10,7 @@ from specauf_cli.config.schema import Config
 from specauf_cli.config.specs import BaselinesSpec
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import tau
-from specauf_cli.evaluation.decode import PromptLookup, decode_timed
+from specauf_cli.evaluation.decode import PromptLookup, decode_all
 from specauf_cli.evaluation.evaluate import load_benchmarks, own_answers
 from specauf_cli.evaluation.lookup import LookupRule, repeated_grams, replay_lookup
 from specauf_cli.models.target import Target
@@ -96,18 +96,14 @@ def _audit(
     """Of the first requests, decoded live: how many outputs are the target's own, how many have the replay's rounds."""
     settings = config.evaluation
     asked = answers[: settings.audit]  # None: all of them
-    identical, same = 0, 0
-    for t, trace in zip(asked, traces, strict=False):
-        lived, tokens, _ = decode_timed(
-            target,
-            PromptLookup(rule),
-            t.prompt,
-            prompt_id=t.prompt_id,
-            turn=t.turn,
-            temperature=temperature,
-            seed=settings.seed,
-            max_new_tokens=settings.max_new_tokens,
-        )
-        identical += tokens == t.tokens[: t.length]
-        same += lived.accepted == trace.accepted
+    lived = decode_all(
+        target,
+        PromptLookup(rule),
+        asked,
+        temperature=temperature,
+        seed=settings.seed,
+        max_new_tokens=settings.max_new_tokens,
+    )
+    identical = sum(tokens == t.tokens[: t.length] for t, (_, tokens) in zip(asked, lived, strict=True))
+    same = sum(live.accepted == trace.accepted for (live, _), trace in zip(lived, traces, strict=False))
     return Audit(requests=len(asked), identical=identical, same_rounds=same)

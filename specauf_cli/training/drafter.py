@@ -156,7 +156,7 @@ class Step:
         features, last = self.features.of(batch)
         source = batch.tokens if trainer.labels == "data" else self.target.greedy_labels(batch.tokens)
         labels, mask = labels_and_mask(source, batch.supervised, anchors, real, slots)
-        soft = last is not None and self.objective.soft
+        last = last if self.objective.soft else None  # it may be there for another drafter
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
             hidden = self.drafter.hidden(
                 self.target, self.drafter.context(features), batch.tokens.gather(1, anchors), anchors
@@ -166,7 +166,7 @@ class Step:
                 previous_tokens(batch.tokens, anchors, slots).flatten(0, 1),
                 labels.flatten(0, 1),
                 mask.flatten(0, 1),
-                before_labels(last, anchors, slots).flatten(0, 1) if soft and last is not None else None,
+                before_labels(last, anchors, slots).flatten(0, 1) if last is not None else None,
             )
             logits_of, vocabulary = partial(self.drafter.logits, self.target), self.target.chat.vocab
             facts = head.facts(
@@ -176,7 +176,7 @@ class Step:
                 vocabulary,
                 self.objective,
                 row_wise=self.drafter.row_wise(),
-                target_head=self.target.head if soft else None,
+                target_head=None if last is None else self.target.head,
             )
             losses = branch_losses(facts, self.objective, sequences=len(batch.index), progress=step / self.steps)
             if self.head == "pruned":

@@ -14,7 +14,7 @@ import torch
 from specauf_cli.evaluation import audit as audits
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.audit import Report, audit
-from specauf_cli.evaluation.decode import decode
+from specauf_cli.evaluation.decode import Drafted, decode
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.types import Prompt, Trace, Trajectory
@@ -122,9 +122,7 @@ def test_regrets_of_a_target_with_other_weights_are_those_of_the_exact_one(
     assert found.identical < 4
     expected = []
     for t in made:
-        _, emitted = decode(
-            other, drafter, t.prompt, prompt_id=t.prompt_id, turn=t.turn, temperature=0.0, seed=0, max_new_tokens=NEW
-        )
+        _, emitted, _ = decode(other, Drafted(other, drafter), t, temperature=0.0, seed=0, max_new_tokens=NEW)
         gaps = [gap(target, (*t.prompt, *emitted[:i]), emitted[i]) for i in range(len(emitted))]
         expected += [g for g in gaps if g > 1e-3]
     assert len(expected) > 10

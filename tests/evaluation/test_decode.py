@@ -15,7 +15,7 @@ from torch import Tensor
 
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import trajectories
-from specauf_cli.evaluation.decode import decode
+from specauf_cli.evaluation.decode import Drafted, decode
 from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.trajectories import Generated
@@ -57,16 +57,9 @@ def generate(
 def live(
     target: Target, drafter: DFlash, trajectory: Trajectory, temperature: float = 0.0, new: int = NEW
 ) -> tuple[Trace, tuple[int, ...]]:
-    return decode(
-        target,
-        drafter,
-        trajectory.prompt,
-        prompt_id=trajectory.prompt_id,
-        turn=trajectory.turn,
-        temperature=temperature,
-        seed=SEED,
-        max_new_tokens=new,
-    )
+    proposer = Drafted(target, drafter)
+    trace, tokens, _ = decode(target, proposer, trajectory, temperature=temperature, seed=SEED, max_new_tokens=new)
+    return trace, tokens
 
 
 def one_token_at_a_time(target: Target, trajectory: Trajectory, temperature: float, count: int) -> list[int]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specauf_cli.evaluation import trajectories
-from specauf_cli.evaluation.decode import Drafted, Nothing, PromptLookup, Proposer, decode, decode_timed
+from specauf_cli.evaluation.decode import Drafted, Nothing, PromptLookup, Proposer, decode
 from specauf_cli.evaluation.lookup import LookupRule, plain_traces, replay_lookup
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.evaluation.speed import (
@@ -41,16 +41,7 @@ def own_answers(target: Target, temperature: float) -> tuple[Trajectory, ...]:
 
 
 def timed(target: Target, proposer: Proposer, t: Trajectory, temperature: float) -> tuple[Trace, tuple[int, ...]]:
-    trace, tokens, clock = decode_timed(
-        target,
-        proposer,
-        t.prompt,
-        prompt_id=t.prompt_id,
-        turn=t.turn,
-        temperature=temperature,
-        seed=SEED,
-        max_new_tokens=NEW,
-    )
+    trace, tokens, clock = decode(target, proposer, t, temperature=temperature, seed=SEED, max_new_tokens=NEW)
     assert min(clock.prefill, clock.verify, clock.decode) > 0
     assert clock.draft + clock.verify + clock.rest <= clock.decode
     return trace, tokens
@@ -75,21 +66,10 @@ def test_live_prompt_lookup_where_turns_end(target: Target, make_target: MakeTar
 
 
 @both_temperatures
-def test_the_timed_loop_is_the_live_loop(target: Target, make_drafter: MakeDrafter, temperature: float) -> None:
-    drafter, found = make_drafter(), own_answers(target, temperature)
+def test_plain_decoding_is_a_round_for_every_token(target: Target, temperature: float) -> None:
+    found = own_answers(target, temperature)
     for t, plain in zip(found, plain_traces(replay_lookup(RULE, found)), strict=True):
         assert timed(target, Nothing(), t, temperature) == (plain, t.tokens[: t.length])
-        lived = decode(
-            target,
-            drafter,
-            t.prompt,
-            prompt_id=t.prompt_id,
-            turn=t.turn,
-            temperature=temperature,
-            seed=SEED,
-            max_new_tokens=NEW,
-        )
-        assert timed(target, Drafted(target, drafter), t, temperature) == lived
 
 
 def test_the_curve_is_a_replay_with_fewer_proposals(target: Target, make_drafter: MakeDrafter) -> None:

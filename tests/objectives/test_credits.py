@@ -351,7 +351,9 @@ def asks_wrongly(stats: BlockStats, gold_ranks: Tensor) -> Tensor:
     return gold_ranks
 
 
-def asks_for_all(stats: BlockStats, progress: float, overlap: Tensor, gold_rank: Tensor, target_gold_logprob: Tensor):  # type: ignore[no-untyped-def]
+def asks_for_all(
+    stats: BlockStats, progress: float, overlap: Tensor, gold_rank: Tensor, target_gold_logprob: Tensor
+) -> Tensor:
     return overlap + gold_rank - target_gold_logprob + progress
 
 

@@ -112,7 +112,7 @@ def product_sums(s: list[float], mask: list[bool], first: bool) -> list[float]:
     """sum_{k>=i} m_k prod_{l<=k} s_l, or with the product from i + 1 on, for one block; the definition as loops."""
     slots = range(len(s))
     return [
-        sum(mask[k] * math.prod(s[l] for l in range(0 if first else i + 1, k + 1)) for k in slots if k >= i)  # noqa: E741
+        sum(mask[k] * math.prod(s[j] for j in range(0 if first else i + 1, k + 1)) for k in slots if k >= i)
         for i in slots
     ]
 

@@ -125,7 +125,8 @@ def test_jobs_of_a_seed_are_trained_in_one_pass_and_a_failure_is_said_once(
     def train(session: object, some: Sequence[tuple[executors.Config, Sequence[str]]], **more: bool) -> list[object]:
         passes.append([f"{c.objective.name} {c.seed}" for c, _ in some])
         bad = [c.objective.name == "decay" for c, _ in some]
-        rest = iter(real(session, [x for x, b in zip(some, bad, strict=True) if not b], **more))  # type: ignore[arg-type]
+        good = [x for x, b in zip(some, bad, strict=True) if not b]
+        rest = iter(real(session, good, **more))  # type: ignore[arg-type]
         return [InputError("loss nan") if b else next(rest) for b in bad]
 
     monkeypatch.setattr(executors.Session, "train_together", train)
@@ -228,7 +229,8 @@ def test_a_stopped_table_tells_its_workers_to_save(table: tuple[Path, str], monk
 
     def popen(words: list[str], **more: object) -> subprocess.Popen[str]:
         there = words[3] == "target"  # its process would only find that
-        return real([sys.executable, "-c", ""] if there else words, **more)  # type: ignore[call-overload, no-any-return]
+        command = [sys.executable, "-c", ""] if there else words
+        return real(command, **more)  # type: ignore[call-overload, no-any-return]
 
     monkeypatch.setattr(executors.subprocess, "Popen", popen)
     monkeypatch.setenv("PYTHONPATH", ENV["PYTHONPATH"])

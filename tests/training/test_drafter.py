@@ -381,6 +381,7 @@ def test_a_benchmark_whose_answers_have_no_round_is_left_out_of_the_measurement_
     monkeypatch.setattr(session, "own_answers", lambda *_: SimpleNamespace(trajectories=()))
     monkeypatch.setattr(session, "replay", lambda *_, **__: [])
     monkeypatch.setattr(session.tau, "mean", lambda _: next(taus))
-    probe = Session._probe(SimpleNamespace(target=None, _cache=lambda: None), config("auf", "trainer.eval_every=4"))  # type: ignore[arg-type]
+    unopened = SimpleNamespace(target=None, _cache=lambda: None)
+    probe = Session._probe(unopened, config("auf", "trainer.eval_every=4"))  # type: ignore[arg-type]
     assert probe(None) == {"tau": 2.0}  # type: ignore[arg-type]
     assert probe(None) == {}  # type: ignore[arg-type]
