@@ -34,7 +34,7 @@ def test_the_pictures_are_drawn_from_the_measured_weights() -> None:
 def test_every_objective_was_measured_with_the_terms_that_it_has() -> None:
     weights, about = gallery.read_weights()
     assert set(weights) <= set(SHIPPED)  # a new objective is on the page without a picture until it is measured
-    for name in SHIPPED:
+    for name in weights:
         terms = tuple(map(catalogue.term_text, catalogue.entry(name).config.base))
         assert weights[name].terms == terms, f"{name}: run benchmarks/weights.py again"
         for shares in weights[name].shares.values():
