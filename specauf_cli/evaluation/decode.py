@@ -186,8 +186,7 @@ def target_pass(
     """A pass over new tokens; features are collected only where they are read, plain decoding has no use for them."""
     if reads_features:
         return target.forward(tokens, cache, last_only=last_only)
-    hidden = target.model.model(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
-    return target.head(hidden[:, -1:] if last_only else hidden), None
+    return target.logits(tokens, cache, last_only=last_only), None
 
 
 def now_on(device: torch.device) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.errors import InputError, first_line, nearest
-from specauf_cli.models import checkpoint
+from specauf_cli.models import checkpoint, structure
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target, check_taps
 from specauf_cli.store.files import atomic, file_sha256, read_json, write_json
@@ -272,13 +272,14 @@ def _drop_copies(tensors: dict[str, Tensor], foreign: Checkpoint, target: Target
 
     Errors: InputError for one that differs from the target's own.
     """
-    head = target.model.get_output_embeddings().weight
-    owned = {
+    head, norm = target.model.get_output_embeddings().weight, structure.final_norm(target.model)
+    owned: dict[str, Tensor] = {
         "embed_tokens.weight": target.model.get_input_embeddings().weight,
         "lm_head.weight": head,
         "verifier_lm_head.weight": head,
-        "verifier_norm.weight": target.model.model.norm.weight,
     }
+    if norm is not None:
+        owned["verifier_norm.weight"] = norm.weight
     copies = [n for n in tensors if n in owned]
     for name in copies:
         copy = tensors.pop(name)
@@ -323,7 +324,7 @@ def _check_target(foreign: Checkpoint, target: Target, backbone: BackboneConfig)
     for key, value in foreign.sizes.items():
         if value != ours[key]:
             raise InputError(OTHER.format(foreign.folder, target.config.name, key, value, ours[key]))
-    check_layers(foreign, target.config.name, target.model.config.num_hidden_layers)
+    check_layers(foreign, target.config.name, target.depth)
     if foreign.mask_id != target.chat.mask_id:
         raise InputError(
             f"{foreign.folder} was trained with mask token id {foreign.mask_id}, target {target.config.name} has "

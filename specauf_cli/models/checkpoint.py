@@ -46,7 +46,7 @@ def public_config(drafter: DFlash, target: Target) -> dict[str, Any]:
         "block_size": drafter.backbone.block_size,
         "dflash_config": {"mask_token_id": drafter.mask_id, "target_layer_ids": list(target.taps), **special},
         **({"emb_dim": special["emb_dim"]} if special else {}),
-        "num_target_layers": target.model.config.num_hidden_layers,
+        "num_target_layers": target.depth,
         "num_hidden_layers": sizes.num_hidden_layers,
         "hidden_size": sizes.hidden_size,
         "intermediate_size": sizes.intermediate_size,
