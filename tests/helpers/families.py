@@ -47,7 +47,14 @@ def of_family(name: str, chat: Chat, config: TargetConfig) -> Target:
     """A target of four layers and 32 dimensions whose greedy output is varied: large random weights."""
     kind, knobs = FAMILIES[name]
     sizes = SizesConfig(
-        hidden_size=32, intermediate_size=64, layers=4, heads=4, kv_heads=2, head_dim=8, vocab_size=chat.vocab, tied=True
+        hidden_size=32,
+        intermediate_size=64,
+        layers=4,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+        vocab_size=chat.vocab,
+        tied=True,
     )
     common = {"max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": chat.eos_id}
     torch.manual_seed(0)
