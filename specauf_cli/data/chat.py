@@ -34,6 +34,9 @@ SPELLS_CONTROL = "a control token spelled out in the text"
 DATE = date(2024, 7, 26)
 """Some templates (Llama 3, gpt-oss) write the day into every prompt. This is the default of Llama 3's; today's date
 would change the prompts."""
+_SAME_DAY = "".join(f" | replace('%{letter}', '{DATE.strftime(f'%{letter}')}')" for letter in "aAbBdjmyYHIMSp")
+FIXED_DAY = "{%- macro strftime_now(format) -%}{{ format" + _SAME_DAY + " }}{%- endmacro +%}"
+"""In front of a template: the function by which it asks for today gives ``DATE`` instead."""
 
 
 class Chat:
@@ -180,13 +183,14 @@ class Chat:
         """The template's text for ``messages``; ``generation`` adds the opening of the assistant's turn."""
         rows = [{"role": m.role, "content": m.content} for m in messages]
         try:
+            template: str = self.tokenizer.get_chat_template()
             text: str = self.tokenizer.apply_chat_template(
                 rows,
+                chat_template=FIXED_DAY + template if "strftime_now" in template else template,
                 tokenize=False,
                 add_generation_prompt=generation,
                 enable_thinking=False,
                 date_string=DATE.strftime("%d %b %Y"),
-                strftime_now=DATE.strftime,
             )
         except Exception as error:  # any error in a foreign template
             raise InputError(

@@ -28,8 +28,6 @@ from specauf_cli.store.provenance import command_line
 from specauf_cli.store.records import run_id
 from specauf_cli.types import Conversation, Message
 
-SHIPPED = ("qwen3_0_6b", "qwen3_1_7b", "qwen3_4b", "qwen3_8b", "llama3_1_8b")
-
 
 def hub_config(folder: Path, **changes: Any) -> TargetConfig:
     found = compose(["target=hf", f"target.path={folder}", "target.taps=3"]).target
@@ -58,17 +56,6 @@ def test_the_public_rule(layers: int, count: int, expected: tuple[int, ...]) -> 
 def test_a_rule_that_finds_too_few_layers_is_refused(layers: int, count: int) -> None:
     with pytest.raises(InputError, match=rf"target\.taps={count}\b"):
         taps_of(count, layers)
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_targets_follow_the_rule_and_say_how_large_they_are(name: str) -> None:
-    target = compose([f"target={name}"]).target
-    assert target.sizes is not None
-    assert target.taps == spread(target.sizes.layers, 5)
-    published = {"qwen3_0_6b": 0.596, "qwen3_1_7b": 1.72, "qwen3_4b": 4.02, "qwen3_8b": 8.19, "llama3_1_8b": 8.03}
-    assert sizes.target_parameters(target.sizes) / 1e9 == pytest.approx(published[name], rel=0.005)
-    assert target.dtype == "bf16"
-    assert not target.trust_remote_code
 
 
 # --- names and identity ---
@@ -351,6 +338,66 @@ def test_the_real_qwen_tokenizer_on_a_padded_vocabulary(tmp_path: Path) -> None:
     tokens = torch.tensor([found.chat.prompt([Message("user", "2 + 2 = ?")])])
     assert found.head(found.model.model(tokens).last_hidden_state).shape[-1] == 151_665
     assert found.features(tokens).shape[-1] == 32
+
+
+TURNS = "{% for m in messages %}{{ m.role + ': ' + m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% else %}"
+PLAIN = TURNS + "{{ '\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+
+
+def without_template(folder: Path) -> Path:
+    """``folder`` as a base model has it."""
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({k: v for k, v in settings.items() if "template" not in k})
+    )
+    return folder
+
+
+def test_a_target_without_a_chat_template_can_be_given_one(tmp_path: Path, chat: Chat) -> None:
+    config = hub_config(without_template(publish(tmp_path / "model", chat, "llama", tied=True)), mask_token="<|mask|>")
+    with pytest.raises(InputError, match=r"has no chat template; give a file .* target\.chat_template=FILE, or choose"):
+        targets.load(config, device="cpu")
+    file = tmp_path / "plain.jinja"
+    for text, says in ((None, r"cannot be read: "), (" \n", "is empty; it holds a chat template")):
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(InputError, match=rf"target\.chat_template=.*plain\.jinja {says}"):
+            targets.load(replace(config, chat_template=str(file)), device="cpu")
+    file.write_text(PLAIN)
+    found = targets.load(replace(config, chat_template=str(file)), device="cpu")
+    assert found.chat.render([Message("user", "Hi")], generation=True) == "user: Hi\nassistant: "
+    ((prompt, answer),) = found.chat.answers(Conversation("c", (Message("user", "Hi"), Message("assistant", "Yes"))))
+    assert (prompt, answer) == ("user: Hi\nassistant: ", "Yes<|im_end|>")
+    file.write_text("{{ messages[0].content")
+    with pytest.raises(InputError, match=r"the chat template of .* cannot render the turns user: "):
+        targets.load(replace(config, chat_template=str(file)), device="cpu").chat.prompt([Message("user", "Hi")])
+
+
+def test_a_given_template_is_part_of_the_identity_by_its_content(
+    tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = publish(tmp_path / "model", chat, "llama", tied=True)
+    prints = []
+    for place, text in (("a.jinja", CHATML), ("b.jinja", CHATML), ("b.jinja", PLAIN), (None, "")):
+        if place is not None:
+            (tmp_path / place).write_text(text)
+        file = None if place is None else str(tmp_path / place)
+        config = hub_config(folder, mask_token="<|mask|>", chat_template=file)
+        prints.append(targets.load(config, device="cpu").fingerprint)
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+    monkeypatch.chdir(tmp_path)
+    words = ["target=hf", f"target.path={folder}", "target.chat_template=a.jinja"]
+    resolved = compose(words).resolved["target"]
+    assert resolved["chat_template"] == "FILE"
+    assert "chat_template" not in compose(words[:2]).resolved["target"]
+    assert command_line(["train", *words[1:]]) == "specauf train target.path=DIR target.chat_template=FILE"
+    with pytest.raises(
+        InputError, match=r"target\.chat_template=a\.jinja is for a target that is loaded; target=tiny is"
+    ):
+        compose(["target=tiny", "+target.chat_template=a.jinja"])
 
 
 # --- train and measure ---
