@@ -343,6 +343,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
         stored = cached_file(config.path, CONFIG_NAME, revision=config.revision)
         commit = extract_commit_hash(stored, None)
         pinned = commit or config.revision
+        values = _config_json(config, stored)
         chat = Chat.load(replace(config, revision=pinned))
         model, report = AutoModelForCausalLM.from_pretrained(
             config.path,
@@ -354,7 +355,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
             **spread_out,
-            **_unpacked(stored),
+            **_unpacked(values),
         )
     except InputError:
         raise
@@ -377,14 +378,26 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
     return target
 
 
-def _unpacked(stored: str | None) -> dict[str, Any]:
+def _config_json(config: TargetConfig, file: str | None) -> dict[str, Any]:
+    """What the ``config.json`` of a target says. Errors: InputError for a model with an encoder."""
+    values = read_json(Path(file)) if file is not None else {}
+    if not isinstance(values, dict):
+        raise InputError(f"target {config.path!r} cannot be loaded: its {CONFIG_NAME} is damaged")
+    if values.get("is_encoder_decoder"):
+        raise InputError(
+            f"target of type {values.get('model_type')!r} reads prompts with an encoder, and a drafter continues the "
+            "hidden states of one stack of decoder layers; choose a decoder-only target"
+        )
+    return values
+
+
+def _unpacked(values: Mapping[str, Any]) -> dict[str, Any]:
     """The argument that unpacks weights in MXFP4 (gpt-oss) to the target's dtype, from its ``config.json``.
 
     Left to itself, transformers keeps them packed where the packages kernels, triton and accelerate are installed, and
-    unpacks them elsewhere: hidden states would depend on what is installed.
+    unpacks or refuses them elsewhere: hidden states would depend on what is installed.
     """
-    values = read_json(Path(stored)) if stored is not None else None
-    packing = values.get("quantization_config") if isinstance(values, dict) else None
+    packing = values.get("quantization_config")
     mxfp4 = isinstance(packing, dict) and packing.get("quant_method") == "mxfp4"
     return {"quantization_config": Mxfp4Config(dequantize=True)} if mxfp4 else {}
 

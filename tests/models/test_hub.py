@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertLMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BertConfig,
+    BertLMHeadModel,
+)
 
 from helpers.commands import specauf
 from helpers.hub import KINDS, edit, publish, rename
@@ -260,6 +267,49 @@ def test_models_built_otherwise_are_refused_with_what_they_lack(tmp_path: Path, 
     BertLMHeadModel(BertConfig(vocab_size=chat.vocab, is_decoder=True, **sizes)).save_pretrained(folder)
     with pytest.raises(InputError, match="'bert' has no list of its 4 decoder layers"):
         targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
+
+
+HIDDEN: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4}
+ATTENTION: dict[str, Any] = HIDDEN | {
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 2,
+    "num_local_experts": 2,
+}
+STATE = (
+    "has linear_attention layers, whose cache cannot be rolled back after a rejected draft; choose a target with full"
+)
+UNFIT: dict[str, tuple[dict[str, Any], str]] = {
+    "mamba": (HIDDEN | {"state_size": 8}, STATE),
+    "recurrent_gemma": (ATTENTION | {"lru_width": 32}, STATE),
+    "jamba": (ATTENTION | {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}, STATE),
+    "llama4_text": (ATTENTION | {"intermediate_size_mlp": 64, "head_dim": 8}, STATE.replace("linear", "chunked")),
+    "bloom": (HIDDEN | {"n_head": 4}, r"does not say its longest context \(max_position_embeddings\)"),
+    "t5": (
+        {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 4},
+        "reads prompts with an encoder, .*decoder-only",
+    ),
+    "bart": (
+        {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1},
+        "reads prompts with an encoder, .*decoder-only",
+    ),
+}
+"""Models of transformers that cannot serve: recurrent, hybrid, chunked attention, no limit, an encoder."""
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_models_that_cannot_serve_are_refused_in_one_line(tmp_path: Path, chat: Chat, kind: str) -> None:
+    folder = publish(tmp_path / "model", chat, "qwen3", tied=True)
+    for path in [*folder.glob("model*"), folder / "config.json"]:
+        path.unlink()
+    knobs, says = UNFIT[kind]
+    config = AutoConfig.for_model(kind, vocab_size=chat.vocab, **knobs)
+    make = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    make.from_config(config).save_pretrained(folder)
+    with pytest.raises(InputError, match=f"target of type '{kind}' {says}") as refused:
+        targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
+    assert "\n" not in str(refused.value)
 
 
 def test_logits_changed_behind_the_head_are_refused(
