@@ -207,8 +207,8 @@ class TargetConfig:
     """hub id or folder; null: trained here as ``pretrain`` says"""
     revision: str | None
     """branch, tag or commit on the hub; null: the default branch"""
-    taps: Annotated[tuple[Int, ...], Strict(False)] | Int
-    """decoder layers that a drafter reads, from 0; or how many of them the public rule chooses"""
+    taps: Annotated[tuple[Int, ...], Strict(False)] | Int | Literal["last"]
+    """decoder layers that a drafter reads, from 0; or how many the public rule chooses; last: what the head reads"""
     mask_token: str | Int | None
     """token or id of the slots to draft; null: a free row of the embedding"""
     trust_remote_code: Annotated[Bool, NAMES_CODE]
@@ -236,7 +236,7 @@ class BackboneConfig:
     title: Annotated[str, MEASURED]
     """as tables call it"""
     kind: Annotated[Text, NAMES_CODE]
-    """``dflash``, ``domino``, or ``package.module.Class`` of the user's own"""
+    """``dflash``, ``domino``, ``dspark``, ``medusa``, ``recurrent``, or ``package.module.Class`` of the user's own"""
     block_size: Annotated[Int, Field(ge=2, le=1024)]
     """B: tokens of a block, the anchor included"""
     layers: Layers
@@ -432,6 +432,8 @@ class EvaluationConfig:
     """also draft at every position of a trajectory: acceptance with less noise, never tau"""
     heldout_anchors: Size
     """blocks per held-out conversation for block-mask accuracy"""
+    confidence: Annotated[Share, Since(0.0)] = 0.0
+    """a drafter with a confidence head proposes no token that it gives less chance than this, nor any after it"""
 
     @model_validator(mode="after")
     def _fits(self) -> "EvaluationConfig":

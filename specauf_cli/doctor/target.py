@@ -21,7 +21,7 @@ def layers(subject: Subject) -> Finding:
     """
     target = subject.target()
     tokens, count = subject.tokens(), target.depth
-    if max(target.taps) >= count - 1:
+    if max(target.taps) >= count - 1 and target.config.taps != "last":
         return Finding(
             FAIL,
             f"taps {list(target.taps)} include layer {max(target.taps)}, the last of {count}, stored after the final "

@@ -42,7 +42,8 @@ def _stop(_layer: nn.Module, _inputs: Any, _output: Any) -> None:
 class Target:
     """A frozen causal LM with its chat format.
 
-    ``taps`` are decoder layers counted from 0; the feature of a token is the concatenation of their outputs.
+    ``taps`` are decoder layers counted from 0; the feature of a token is the concatenation of their outputs. With
+    ``target.taps=last`` it is the last hidden state, after the final norm, and ``taps`` is the last layer.
     """
 
     def __init__(self, model: Any, chat: Chat, config: TargetConfig, fingerprint: str) -> None:
@@ -128,6 +129,8 @@ class Target:
     def features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
         """Tapped hidden states of right-padded sequences, F = taps * D. Attention is causal, so padding has no
         effect."""
+        if self.config.taps == "last":
+            return self._decoder(input_ids=tokens, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
         with self._tapped(stop_after_last=True) as outputs, suppress(_AllTapped):
             self._decoder(input_ids=tokens, use_cache=False)
         return self._joined(outputs)
@@ -138,7 +141,7 @@ class Target:
         logits."""
         with self._tapped() as outputs:
             last = self._decoder(input_ids=tokens, use_cache=False).last_hidden_state
-        return torch.cat([self._joined(outputs), last.to(self.device)], dim=-1)
+        return torch.cat([self._features(outputs, last), last.to(self.device)], dim=-1)
 
     @torch.no_grad()
     def greedy_labels(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
@@ -177,7 +180,7 @@ class Target:
                 position_ids=position_ids,
             )
         hidden = out.last_hidden_state[:, -1:] if last_only else out.last_hidden_state
-        return self.head(hidden), self._joined(outputs)
+        return self.head(hidden), self._features(outputs, out.last_hidden_state)
 
     def new_cache(self) -> DynamicCache:
         """An empty KV cache that can be cropped after a rejected draft.
@@ -203,6 +206,10 @@ class Target:
             for handle in handles:
                 handle.remove()
 
+    def _features(self, outputs: dict[int, Tensor], last: Tensor) -> Tensor:
+        """The features of a pass that gave ``outputs`` of the tapped layers and the ``last`` hidden state."""
+        return last.to(self.device) if self.config.taps == "last" else self._joined(outputs)
+
     def _joined(self, outputs: dict[int, Tensor]) -> Tensor:
         """The features: outputs of the tapped layers in the order of ``taps``."""
         return torch.cat([outputs[i].to(self.device) for i in self.taps], dim=-1)
@@ -220,8 +227,10 @@ class Target:
         )
 
 
-def taps_of(taps: tuple[int, ...] | int, layers: int) -> tuple[int, ...]:
+def taps_of(taps: tuple[int, ...] | int | str, layers: int) -> tuple[int, ...]:
     """``target.taps`` as layers of a target with ``layers`` layers: a list is kept, a number means the public rule."""
+    if isinstance(taps, str):  # last, whose feature is that layer's output after the final norm
+        return (layers - 1,)
     return check_taps(spread(layers, taps) if isinstance(taps, int) else taps, layers)
 
 
@@ -254,7 +263,10 @@ def check_taps(taps: tuple[int, ...], layers: int) -> tuple[int, ...]:
         raise InputError(f"target.taps is empty; {valid}")
     for tap in taps:
         if tap == layers - 1:
-            raise InputError(f"target.taps={list(taps)} taps the last layer ({tap}); {valid}")
+            raise InputError(
+                f"target.taps={list(taps)} taps the last layer ({tap}); {valid}; its output after the final norm is "
+                "target.taps=last"
+            )
         if not 0 <= tap < layers:
             raise InputError(f"target.taps={list(taps)}: layer {tap} is out of range; {valid}")
     if len(set(taps)) != len(taps):

@@ -181,9 +181,8 @@ def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: i
         gradients = len(objective.losses("base")) if mode == "chunked" and branches == 1 else 1
         work = rows * (1 + gradients + objective.soft) * row
     if branches > 1:
-        knobs = config.backbone.knobs
-        inner, gru = float(knobs["emb_dim"]), float(knobs["gru_hidden_dim"])
-        forward = 2 * inner * (sizes.hidden_size + gru + sizes.vocab_size) + 6 * gru * (sizes.hidden_size + gru)
+        kind = names.backbone(config.backbone)
+        forward = kind.extra_work(sizes.hidden_size, sizes.vocab_size, config.backbone.knobs)
         work += rows * 3 * forward + (rows * (row + forward) if mode == "chunked" else 0)
     every = branches * at_once * sizes.vocab_size
     logits = every if mode == "full" else min(every, AT_ONCE[device] / 4 / (1 + objective.soft))

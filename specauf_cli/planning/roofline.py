@@ -42,7 +42,13 @@ class Roofline:
 
 
 def roofline(
-    gpu: str, target: SizesConfig, taps: tuple[int, ...] | int, backbone: BackboneConfig, *, proposals: int, batch: int
+    gpu: str,
+    target: SizesConfig,
+    taps: tuple[int, ...] | int | str,
+    backbone: BackboneConfig,
+    *,
+    proposals: int,
+    batch: int,
 ) -> Roofline:
     """The floor of a round of ``backbone`` for a target of these sizes. Errors: InputError for an unknown card.
 
