@@ -97,7 +97,7 @@ def head(subject: Subject) -> Finding:
     hidden = hidden.to(rows.device, rows.dtype)
     previous = torch.zeros(1, drafter.slots, dtype=torch.long, device=target.device)
     expected = target.model.get_output_embeddings()(hidden)[..., : target.chat.vocab]
-    expected = expected.to(target.device)
+    expected = structure.after_head(target.model.config)(expected.to(target.device))
     if not torch.equal(target.head(hidden), expected) or not torch.equal(
         drafter.logits(target, hidden, previous)["base"], expected
     ):

@@ -28,7 +28,7 @@ from specauf_cli.config.identity import is_local
 from specauf_cli.config.schema import TargetConfig
 from specauf_cli.data.chat import CHATML, Chat
 from specauf_cli.errors import InputError
-from specauf_cli.models import sizes
+from specauf_cli.models import sizes, structure
 from specauf_cli.models import target as targets
 from specauf_cli.models.target import spread, taps_of
 from specauf_cli.store.provenance import command_line
@@ -310,6 +310,15 @@ def test_models_that_cannot_serve_are_refused_in_one_line(tmp_path: Path, chat: 
     with pytest.raises(InputError, match=f"target of type '{kind}' {says}") as refused:
         targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
     assert "\n" not in str(refused.value)
+
+
+def test_a_head_that_is_not_linear_is_refused(chat: Chat) -> None:
+    config_kind, model_kind = KINDS["llama"]
+    model = model_kind(config_kind(vocab_size=chat.vocab, hidden_size=16, num_hidden_layers=4, num_attention_heads=2))
+    structure.check_parts(model)
+    model.lm_head = torch.nn.Sequential(model.lm_head)
+    with pytest.raises(InputError, match="'llama' has no linear output head"):
+        structure.check_parts(model)
 
 
 def test_logits_changed_behind_the_head_are_refused(
