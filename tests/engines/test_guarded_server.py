@@ -89,9 +89,8 @@ def test_a_server_that_ends_at_once_is_said_with_the_end_of_its_log(tmp_path: Pa
 
 
 def test_a_server_that_is_never_ready_is_stopped(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); input"]
-    command[2] += "; import time; time.sleep(600)"
+    waits = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+    command, url = [sys.executable, "-c", waits, str(tmp_path / "pid")], f"http://127.0.0.1:{free_port()}"
     with pytest.raises(ServerFailed, match="not ready after 2 seconds"):
-        url = f"http://127.0.0.1:{free_port()}"
         Server(command, url=url, log=tmp_path / "log", environment=os.environ, timeout=2)
     assert not alive(int((tmp_path / "pid").read_text()))
