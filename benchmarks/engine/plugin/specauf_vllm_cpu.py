@@ -1,4 +1,4 @@
-"""Workarounds for two faults of vLLM 0.32.0 on a CPU. Both are silent: a server answers, but with wrong counts or tokens.
+"""Workarounds for two faults of vLLM 0.32.0 on a CPU. Both are silent: it answers, with wrong counts or wrong tokens.
 
 ``SPECAUF_VLLM_WITHOUT=temperature,k_norm`` leaves the named ones out, so that each fault can be shown. Each process of
 the server writes to the log what it applies, in a line that starts with ``specauf-vllm-cpu:``.
