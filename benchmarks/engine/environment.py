@@ -62,6 +62,18 @@ def versions(python: Path) -> dict[str, str]:
     return dict(line.split() for line in done.stdout.splitlines())
 
 
+def clean_tree() -> bool:
+    """True when nothing in the checkout differs from its commit but what this benchmark writes. Errors: InputError
+    outside a checkout."""
+    own = [f":(exclude){name}" for name in ("benchmarks/engine.json", "docs/engines.md")]
+    done = subprocess.run(
+        ["git", "status", "--porcelain", "--", ".", *own], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise InputError(f"this is no checkout of the project: {done.stderr.strip()}")
+    return not done.stdout.strip()
+
+
 def _pip(python: Path) -> list[str]:
     return [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 
