@@ -189,7 +189,9 @@ class RefereeRecord:
         if not self.benchmarks:
             raise ValueError("nothing was compared")
         if (self.verdict == "equal") != (self.first is None):
-            raise ValueError(f"the verdict is {self.verdict}, but there is {'no' if self.first is None else 'a'} first difference")
+            raise ValueError(
+                f"the verdict is {self.verdict}, but there is {'no' if self.first is None else 'a'} first difference"
+            )
         return self
 
 
