@@ -136,8 +136,8 @@ class First:
     """The first request that differs. ``position``: index in the answer of the first differing token, or of the first
     token of the first differing round; None where only the counts differ and no known fault says in which round.
 
-    ``ours``, ``theirs``: the two tokens, ids and texts; None where only the counts differ. ``tie``: the finest precision
-    in whose rounding ``gap`` is, None for no tie.
+    ``ours``, ``theirs``: the two tokens, ids and texts; None where only the counts differ. ``tie``: the finest
+    precision in whose rounding ``gap`` is, None for no tie.
     """
 
     benchmark: str
