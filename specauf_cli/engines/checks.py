@@ -93,7 +93,7 @@ def unchecked(
     served: Served,
     run: Path | None,
     options: ServerOptions,
-    compared: Sequence[str] = ("drafter", "dtype", "proposals", "verification"),
+    compared: Sequence[str],
 ) -> list[str]:
     """What of ``compared`` could not be compared; stderr names it too."""
     untold = [k for k in compared if getattr(served, k) is None]

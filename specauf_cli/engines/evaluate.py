@@ -24,6 +24,7 @@ from specauf_cli.engines.server import (
     Server,
     Task,
     ask_all,
+    command_words,
     open_server,
     print_notes,
     server_folder,
@@ -52,7 +53,9 @@ def evaluate_by_server(options: ServerOptions, runs: Sequence[str], benchmarks: 
         print_notes(server, folder.name)
         with lock(folder, f"server record {folder.name}"):
             results = ask_all(server, task, folder, lambda asking: _measured(asking, task))
-            record = _record(server, task, folder.name, results, [*_words(server, task, benchmarks), *overrides])
+            record = _record(
+                server, task, folder.name, results, [*command_words("eval", server, task, benchmarks), *overrides]
+            )
             path = folder / f"{digest([task.settings, options.concurrency], 8)}.json"
             if not _holds(path, record):
                 write_json(path, record)
@@ -67,15 +70,6 @@ def _measured(asking: Asking, task: Task) -> list[Measured]:
         for temperature in task.config.evaluation.temperatures
         for prompts in task.prompts
     ]
-
-
-def _words(server: Server, task: Task, benchmarks: str) -> list[str]:
-    """The command as it is recorded: without the address, and with only the last part of each folder."""
-    options = server.options
-    words = ["eval", "--backend", options.backend, "--base-url", "URL", *(["--run", task.run.name] if task.run else [])]
-    words += ["--served-model", without_folders(options.served_model)] if options.served_model else []
-    words += ["--served-drafter", without_folders(options.served_drafter)] if options.served_drafter else []
-    return [*words, "--concurrency", str(options.concurrency), "--benchmarks", benchmarks]
 
 
 def _record(server: Server, task: Task, name: str, results: Sequence[Measured], words: Sequence[str]) -> dict[str, Any]:

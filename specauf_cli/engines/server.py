@@ -36,6 +36,7 @@ from specauf_cli.evaluation.evaluate import load_benchmarks
 from specauf_cli.interchange.targets import target_path
 from specauf_cli.store import layout
 from specauf_cli.store.files import digest
+from specauf_cli.store.referee import Subject
 from specauf_cli.store.trust import configs
 from specauf_cli.types import Message, PromptSet
 
@@ -46,6 +47,13 @@ LASTING = ("dtype", "quantization", "kv_cache_dtype", "revision", "tp_size", "at
 
 KEY = "SPECAUF_API_KEY"
 """Environment variable with the server's key, where it wants one; it is never recorded."""
+
+TOLD: dict[Subject, tuple[str, ...]] = {
+    "drafter": ("drafter", "dtype", "proposals", "verification"),
+    "lookup": ("dtype", "verification"),
+    "plain": ("dtype",),
+}
+"""What is compared with what a server says of itself, by what it drafts with."""
 
 ASKED = ("drafts", "prompts", "temperatures", "seed", "max_new_tokens", "precision")
 """Evaluation settings that decide what a server is asked."""
@@ -77,7 +85,7 @@ class Server:
     where nothing identifies the drafter.
 
     ``unchecked``: what it did not report; ``tokenizer``: what could be checked of its vocabulary; ``reported``: in
-    which settings it says that it differs; ``plain``: it decodes without a drafter.
+    which settings it says that it differs; ``subject``: what it drafts with.
     """
 
     options: ServerOptions
@@ -88,7 +96,7 @@ class Server:
     unchecked: list[str]
     tokenizer: str
     reported: tuple[str, ...] = ()
-    plain: bool = False
+    subject: Subject = "drafter"
 
 
 def task_of(runs: Sequence[str], benchmarks: str, overrides: Sequence[str]) -> Task:
@@ -126,13 +134,15 @@ def _located(config: Config, run: Path | None) -> TargetConfig:
 
 
 def open_server(
-    options: ServerOptions, client: Client, task: Task, *, plain: bool = False, strict: bool = True
+    options: ServerOptions, client: Client, task: Task, *, subject: Subject = "drafter", strict: bool = True
 ) -> Server:
     """Connects to the server and checks that it is the right one and counts its drafts.
 
-    ``plain``: it must decode without a drafter. ``strict``: settings in which it says that it differs are errors; else
-    they are in ``Server.reported``. Errors: InputError naming what is not as expected.
+    ``subject``: what it should draft with. ``strict``: settings in which it says that it differs are errors; else they
+    are in ``Server.reported``, and one that says it drafts by prompt lookup is opened as such. Errors: InputError
+    naming what is not as expected.
     """
+    plain = subject == "plain"
     stop_ids = sorted(task.chat.stop_ids)
     backend: SGLang | VLLM
     if options.backend == "sglang":
@@ -141,32 +151,31 @@ def open_server(
         backend = VLLM(client, stop_ids, options.served_model, plain=plain)
     served = backend.served()
     check_model(served, str(task.target.path), options)
-    reported, unknown = _compared(served, task, options, plain=plain, strict=strict)
+    if served.algorithm == NGRAM and not strict:
+        subject = "lookup"
+    elif subject == "lookup" and served.algorithm is not None:
+        raise InputError(f"{client.url} drafts by {served.algorithm}, not by {NGRAM} as --lookup says; leave it out")
+    reported = _differences(served, task, options, subject)
     if strict:
         for difference in reported:
             raise InputError(difference)
+    unknown = unchecked(served, task.run, options, TOLD[subject])
     first_turn = Message("user", task.prompts[0].prompts[0].turns[0])
     text = task.chat.render([first_turn], generation=True)
     tokenizer = check_tokenizer(client, served, task.chat, text)
     backend.probe(task.chat.tokens([text])[0])
     identity = _identity(served, client, options, plain)
-    return Server(options, client, backend, served, identity, unknown, tokenizer, tuple(reported), plain)
+    return Server(options, client, backend, served, identity, unknown, tokenizer, tuple(reported), subject)
 
 
-def _compared(
-    served: Served, task: Task, options: ServerOptions, *, plain: bool, strict: bool
-) -> tuple[list[str], list[str]]:
-    """In which settings the server says that it differs, and what it does not say."""
-    if plain:
-        return other_dtype(served, task.config, options), unchecked(served, task.run, options, ("dtype",))
-    if served.algorithm == NGRAM and not strict:  # the referee replays prompt lookup
-        differences = other_dtype(served, task.config, options)
-        return differences, unchecked(served, task.run, options, ("dtype", "verification"))
-    differences = [
+def _differences(served: Served, task: Task, options: ServerOptions, subject: Subject) -> list[str]:
+    """In which settings the server says that it differs."""
+    if subject != "drafter":
+        return other_dtype(served, task.config, options)
+    return [
         *other_drafter(served, task.run, options),
         *other_settings(served, task.config, task.run, options),
     ]
-    return differences, [] if differences else unchecked(served, task.run, options)
 
 
 def _identity(served: Served, client: Client, options: ServerOptions, plain: bool) -> dict[str, Any]:
@@ -204,7 +213,7 @@ def print_notes(server: Server, name: str) -> None:
     """Prints to stderr which server is measured, and what its answers do not contain."""
     options, served = server.options, server.served
     print(f"{name}: {served.name}, {served.drafter_in_words}, asked {options.concurrency} at a time", file=sys.stderr)
-    if served.drafter is None and options.served_drafter is None and not server.plain:
+    if served.drafter is None and options.served_drafter is None and server.subject != "plain":
         drafter = server.identity["drafter"]
         again = "until it is restarted" if drafter else "never, since it does not report its start time either"
         print(
@@ -258,12 +267,22 @@ def ask_all(server: Server, task: Task, folder: Path, ask: Callable[[Asking], T]
 def _check_unchanged(server: Server, answers: Answers) -> None:
     """Discards the answers since it was opened, with an InputError, when the server is no longer the same."""
     served = server.backend.served()
-    if _identity(served, server.client, server.options, server.plain) != server.identity:
+    if _identity(served, server.client, server.options, server.subject == "plain") != server.identity:
         answers.discard()
         raise InputError(
             f"{server.client.url} was restarted or changed during the measurement ({server.served.drafter_in_words}, "
             f"then {served.drafter_in_words}), so its answers may be from two drafters"
         )
+
+
+def command_words(command: str, server: Server, task: Task, benchmarks: str) -> list[str]:
+    """The command as it is recorded: without the address, and with only the last part of each folder."""
+    options = server.options
+    run = ["--run", task.run.name] if task.run else []
+    words = [command, "--backend", options.backend, "--base-url", "URL", *run]
+    words += ["--served-model", without_folders(options.served_model)] if options.served_model else []
+    words += ["--served-drafter", without_folders(options.served_drafter)] if options.served_drafter else []
+    return [*words, "--concurrency", str(options.concurrency), "--benchmarks", benchmarks]
 
 
 def without_folders(value: Any) -> Any:

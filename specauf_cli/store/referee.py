@@ -33,6 +33,7 @@ class JudgedRequest:
     the largest absolute logit there; each None where every token is.
     ``ours``: accepted draft tokens of every round that the drafter has along the server's answer; ``open``: the last
     round may have accepted more, past the end of the answer, where the target's tokens are not known.
+    ``replayed``: the same along the target's own answer of ``replayed_tokens`` tokens; None where it has none.
     ``rounds``, ``accepted``, ``histogram``: the server's counts, None where it gives none for a single request.
     ``same_counts``: None where nothing could be compared.
     """
@@ -46,6 +47,8 @@ class JudgedRequest:
     scale: Number | None
     ours: tuple[Count, ...]
     open: Flag
+    replayed: tuple[Count, ...] | None
+    replayed_tokens: Count | None
     rounds: Count | None
     accepted: Count | None
     histogram: tuple[Count, ...] | None
@@ -157,7 +160,8 @@ class First:
 class RefereeRecord:
     """Everything that was compared with one server. ``reported``: in which settings the server says that it differs.
 
-    ``server``: what it says of itself; ``unchecked``: what it does not say. ``cause``: the known fault that reproduces
+    ``server``: what it says of itself; ``unchecked``: what it does not say. ``first`` is None where no single request
+    shows a difference. ``cause``: the known fault that reproduces
     the server (None: nothing differs, or none of the known faults does). ``tried`` is empty where nothing differs.
     Errors: pydantic's ValidationError, a ValueError, for values of another kind.
     """
@@ -188,7 +192,7 @@ class RefereeRecord:
     def _whole(self) -> "RefereeRecord":
         if not self.benchmarks:
             raise ValueError("nothing was compared")
-        if (self.verdict == "equal") != (self.first is None):
+        if self.verdict == "equal" and self.first is not None:
             raise ValueError(
                 f"the verdict is {self.verdict}, but there is {'no' if self.first is None else 'a'} first difference"
             )
