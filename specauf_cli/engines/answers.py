@@ -68,6 +68,7 @@ class Answers:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
         if raw and not raw.endswith(b"\n"):
             self._append("")
+        self._before = dict(self.kept), list(self.waves), self._file.tell()
 
     def _read(self, line: str) -> None:
         try:
@@ -118,10 +119,9 @@ class Answers:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def discard(self) -> None:
-        """Deletes every answer, on disk too."""
-        self.kept.clear()
-        self.waves.clear()
-        self._file.truncate(0)
+        """Deletes the answers and waves that were added since the file was opened, on disk too."""
+        self.kept, self.waves = dict(self._before[0]), list(self._before[1])
+        self._file.truncate(self._before[2])
 
     def close(self) -> None:
         """Closes the file."""

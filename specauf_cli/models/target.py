@@ -174,15 +174,19 @@ class Target:
         ``stop_after_last`` ends the pass with ``_AllTapped`` after the last tapped layer: later layers are not needed.
         """
         outputs: dict[int, Tensor] = {}
-        layers = self.model.model.layers
-        handles = [layers[i].register_forward_hook(partial(_keep, outputs, i)) for i in self.taps]
+        handles = [self._tapped_module(i).register_forward_hook(partial(_keep, outputs, i)) for i in self.taps]
         if stop_after_last:
-            handles.append(layers[self.taps[-1]].register_forward_hook(_stop))
+            handles.append(self._tapped_module(self.taps[-1]).register_forward_hook(_stop))
         try:
             yield outputs
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _tapped_module(self, index: int) -> nn.Module:
+        """A decoder layer; the embedding for -1, which only a target with the taps of a faulty server has."""
+        module: nn.Module = self._embedding if index < 0 else self.model.model.layers[index]
+        return module
 
     def _joined(self, outputs: dict[int, Tensor]) -> Tensor:
         """The features: outputs of the tapped layers in the order of ``taps``."""

@@ -1,0 +1,169 @@
+"""Which known fault makes a server what it is: each is switched on here and replayed over a few requests."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+
+from specauf_cli.engines.along import first_other_token
+from specauf_cli.engines.answers import Answer
+from specauf_cli.engines.faults import Fault
+from specauf_cli.engines.verdict import Followed, followed, same_counts, within
+from specauf_cli.errors import InputError
+from specauf_cli.evaluation.decode import Drafted, Nothing, decode
+from specauf_cli.evaluation.turns import Request
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target
+from specauf_cli.runtime.progress import track
+from specauf_cli.store.referee import Tried
+from specauf_cli.types import Message, Trajectory
+
+EXAMINED, AGREEING = 6, 2
+"""Requests that a fault is tried on: at most so many that differ, and so many that do not."""
+
+NAMED = 0.5
+"""A fault is named as the cause when it reproduces at least this share of the examined requests, and more than any
+other."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request with the server's answer, as it is diagnosed. ``benchmark``: its title; ``messages``: the chat
+    that was rendered as ``prompt``.
+
+    ``own``: the target's own answer to this prompt, None where it is not known; ``tail``: the target's tokens after
+    the server's answer, as far as they are known. ``differs_at``: index of the answer's first token that is not the
+    target's (T = 0), ``own_token`` the target's there, ``gap`` how much higher its logit is, ``scale`` the largest
+    absolute logit.
+    """
+
+    benchmark: str
+    temperature: float
+    prompt_id: str
+    turn: int
+    prompt: tuple[int, ...]
+    messages: tuple[Message, ...]
+    answer: Answer
+    own: Trajectory | None
+    tail: tuple[int, ...] = ()
+    same_answer: bool | None = None
+    differs_at: int | None = None
+    own_token: int | None = None
+    gap: float | None = None
+    scale: float | None = None
+    same_counts: bool | None = None
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The answer's tokens."""
+        assert self.answer.tokens is not None, "answers without tokens are not diagnosed"
+        return self.answer.tokens
+
+    @property
+    def differs(self) -> bool:
+        """Whether its answer or its counts differ."""
+        return self.same_answer is False or self.same_counts is False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was tried; ``cause``: the fault that reproduces the server, None where none does."""
+
+    tried: tuple[Tried, ...]
+    cause: Fault | None
+
+
+def chosen(cases: Sequence[Case]) -> list[Case]:
+    """The cases that faults are tried on: those that differ, with other counts and at T = 0 first, and a few others."""
+    usable = [c for c in cases if c.answer.tokens is not None]
+    order = sorted((c for c in usable if c.differs), key=lambda c: (c.temperature > 0, c.same_counts is not False))
+    return order[:EXAMINED] + [c for c in usable if not c.differs and c.same_counts][:AGREEING]
+
+
+def diagnose(
+    cases: Sequence[Case],
+    faults: Iterable[Fault],
+    target: Target,
+    drafter: DFlash | None,
+    *,
+    precision: str,
+    cuts: bool,
+    batch_size: int,
+) -> Diagnosis:
+    """Tries the faults on the ``cases``. Of a kind, trying ends with the first variant that reproduces all.
+
+    ``precision``: that of the server; ``cuts``: as in ``same_counts``.
+    """
+    trying = Trying(cases, target, drafter, precision, cuts, batch_size)
+    results: list[tuple[Fault, int]] = []
+    with track("trying known faults", len(cases)) as show:
+        for _, variants in groupby(faults, key=lambda fault: fault.kind):
+            for fault in variants:
+                count = None
+                with suppress(InputError):  # this drafter or target cannot have the fault
+                    count = sum(trying.reproduced(fault))
+                if count is None:
+                    continue
+                results.append((fault, count))
+                show(max(n for _, n in results), fault.title)
+                if count == len(cases):
+                    break
+    usual = sum(trying.reproduced(Fault("none", "no fault")))
+    best = max((n for _, n in results), default=0)
+    named = [f for f, n in results if n == best]
+    cause = named[0] if best > usual and best >= NAMED * len(cases) else None
+    tried = tuple(Tried(f.kind, f.title, n, len(cases)) for f, n in results)
+    return Diagnosis(tried, cause)
+
+
+@dataclass(frozen=True)
+class Trying:
+    """Cases, and what they are replayed with."""
+
+    cases: Sequence[Case]
+    target: Target
+    drafter: DFlash | None
+    precision: str
+    cuts: bool
+    batch_size: int
+
+    def reproduced(self, fault: Fault) -> list[bool]:
+        """Which of the cases have the server's answer and counts under a fault."""
+        if fault.prompt is not None:
+            return [self._rendered(fault, case) for case in self.cases]
+        target = fault.target(self.target)
+        drafter = None if self.drafter is None else fault.drafter(self.drafter)
+        along = Along(target, drafter, None, self.batch_size)
+        rounds = along.follow([(c.prompt, c.tokens, c.tail) for c in self.cases])
+        return [
+            self._answers(fault, target, case) and self._counts(ours, case)
+            for case, ours in zip(self.cases, rounds, strict=True)
+        ]
+
+    def _answers(self, fault: Fault, target: Target, case: Case) -> bool:
+        """Whether the target gives the case's answer under a fault."""
+        if case.same_answer is not False:
+            return True
+        if fault.precision is None or target is self.target:
+            return case.gap is not None and within(case.gap, case.scale, self.precision)
+        other = first_other_token(target, case.prompt, case.tokens)
+        return other is None or within(other[2], other[3], fault.precision)
+
+    def _rendered(self, fault: Fault, case: Case) -> bool:
+        """The same for another prompt, decoded live."""
+        if case.temperature > 0 or fault.prompt is None:
+            return False
+        prompt = fault.prompt(self.target.chat, case.messages)
+        if not prompt or prompt == case.prompt:
+            return case.same_answer is not False and case.same_counts is not False
+        request = Request(case.prompt_id, case.prompt_id, case.turn, prompt)
+        proposer = Nothing() if self.drafter is None else Drafted(self.target, self.drafter)
+        trace, tokens, _ = decode(
+            self.target, proposer, request, temperature=0.0, seed=0, max_new_tokens=len(case.tokens)
+        )
+        ours = followed(trace, [trace.proposed] * len(trace.accepted), len(tokens) + trace.proposed)
+        return tokens == case.tokens and self._counts(ours, case)
+
+    def _counts(self, ours: Followed, case: Case) -> bool:
+        """Whether the server's counts are those of ``ours``, as far as both are known."""
+        return self.drafter is None or same_counts(ours, case.answer, cuts=self.cuts) is not False
