@@ -135,13 +135,14 @@ def line(done: EngineCase) -> str:
     parts = []
     for one in done.temperatures:
         shares = {"answers": one.answers, "histograms": one.counts}
-        if one.answers == one.counts:
-            text = "{} of {} answers and histograms".format(*one.answers)
+        if one.answers == one.counts and one.answers[1]:
+            text = "{} of {} answers and histograms equal".format(*one.answers)
         else:
-            text = " and ".join(f"{a} of {n} {what}" for what, (a, n) in shares.items() if n)
-        parts.append(f"T={one.temperature:g}: {text} equal")
+            text = ", ".join(f"{a} of {n} {what} equal" for what, (a, n) in shares.items() if n)
+        sampling = f"sampling |z| {one.sampling:.1f}" if one.sampling is not None else ""
+        parts.append(f"T={one.temperature:g}: {', '.join(filter(None, [text, sampling]))}")
     cause = f"; {done.cause}" if done.cause else ""
-    return f"{done.name:<20} {done.verdict:<8} {'; '.join(parts)}{cause}"
+    return f"{done.name:<18} {done.verdict:<8} {'; '.join(parts)}{cause}"
 
 
 if __name__ == "__main__":
