@@ -5,7 +5,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import field
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +18,9 @@ from pydantic.dataclasses import dataclass
 from benchmarks.engine.plugin.specauf_vllm_cpu import WORKAROUNDS
 from specauf_cli.config.schema import CLOSED
 from specauf_cli.config.settings import validated
+from specauf_cli.engines.serve_command import serve_command
 from specauf_cli.errors import InputError, nearest
+from specauf_cli.interchange.export import export_drafter
 from specauf_cli.store import layout
 from specauf_cli.store.files import read_json, write_json
 
@@ -83,25 +87,14 @@ def train(cases: Sequence[Case], runs: Path) -> dict[Trained, Path]:
     folders: dict[Trained, Path] = {}
     for backbone, objectives in wanted.items():
         words = ["train", "--together", f"backbone={backbone}", f"objective={','.join(sorted(objectives))}"]
-        for line in specauf([*words, "profile=laptop", f"runs={runs}"]):
+        words = [sys.executable, "-m", "specauf_cli", *words, "profile=laptop", f"runs={runs}"]
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise InputError(f"{shlex.join(words)} ended with {done.returncode}")
+        for line in done.stdout.splitlines():
             config = layout.about_of(Path(line))["config"]
             folders[Trained(config["backbone"]["name"], config["objective"]["name"])] = Path(line)
     return folders
-
-
-def specauf(words: Sequence[str], *, quiet: bool = False) -> list[str]:
-    """Lines of the output of a command of this tool. ``quiet``: what it says on stderr is shown only if it fails.
-
-    Errors: InputError when it fails.
-    """
-    errors = subprocess.PIPE if quiet else None
-    done = subprocess.run(
-        [sys.executable, "-m", "specauf_cli", *words], stdout=subprocess.PIPE, stderr=errors, text=True, check=False
-    )
-    if done.returncode != 0:
-        said = (done.stderr or "").strip().splitlines()
-        raise InputError(f"specauf {shlex.join(words)} ended with {done.returncode}{f': {said[-1]}' if said else ''}")
-    return done.stdout.splitlines()
 
 
 def command(case: Case, run: Path, *, name: str, port: int, drafters: Path) -> tuple[list[str], dict[str, str]]:
@@ -111,11 +104,11 @@ def command(case: Case, run: Path, *, name: str, port: int, drafters: Path) -> t
     target), with what the case changes and a small machine needs. ``drafters``: where changed exports are written.
     """
     export = layout.export_of(run, case.layout or "vllm")
-    words = ["--run", run.name, f"runs={run.parent}"]
     if not (export / "config.json").is_file():
-        specauf(["export", *words, "--format", export.name, "--out", str(export)], quiet=True)
-    lines = specauf(["serve-command", "--backend", "vllm", "--drafter", str(export), *words], quiet=True)
-    printed = shlex.split(lines[-1])
+        export_drafter(run, export, layout=export.name, dtype="fp32")
+    with redirect_stdout(StringIO()) as output, redirect_stderr(StringIO()):
+        serve_command("vllm", run.name, str(export), [f"runs={run.parent}"])
+    printed = shlex.split(output.getvalue().splitlines()[-1])
     start = printed.index("vllm")
     variables = dict(word.split("=", 1) for word in printed[:start])
     command = _replaced(printed[start + 1 :], "--port", str(port))

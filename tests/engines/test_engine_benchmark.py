@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,7 +120,6 @@ def test_workarounds_are_chosen_by_name() -> None:
         chosen("k_nrm")
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="a new environment has no setuptools to build with")
 def test_the_plugin_is_installed_once_and_found_by_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
