@@ -26,7 +26,7 @@ from specauf_cli.config.settings import validated
 from specauf_cli.engines.along import Along
 from specauf_cli.engines.checks import weights_sha256
 from specauf_cli.engines.client import Client
-from specauf_cli.engines.diagnosis import Case, Diagnosis, chosen, diagnose
+from specauf_cli.engines.diagnosis import Case, Diagnosis, Trying, chosen, diagnose
 from specauf_cli.engines.faults import known_faults
 from specauf_cli.engines.judging import Judging, first_difference, judge_benchmark
 from specauf_cli.engines.measure import Asked, Asking, ask_benchmark
@@ -216,7 +216,7 @@ class Referee:
             verdict=verdict,
             first=first.first if first else None,
             tried=diagnosis.tried,
-            cause=diagnosis.cause.title if diagnosis.cause else None,
+            cause=diagnosis.title,
             seconds=round(time.perf_counter() - began, 2),
             written=now(),
         )
@@ -243,15 +243,10 @@ class Referee:
             return Diagnosis((), None)
         longest = max(len(c.prompt) + len(c.tokens) for c in examined)
         others = other_drafters(self.task.run, self.target) if self.task.run and self.drafter is not None else {}
-        return diagnose(
-            examined,
-            known_faults(self.drafter, others, longest=longest),
-            self.target,
-            self.drafter,
-            precision=self.precision,
-            cuts=self.server.options.backend == "sglang",
-            batch_size=self.task.config.evaluation.batch_size,
-        )
+        cuts = self.server.options.backend == "sglang"
+        batch_size = self.task.config.evaluation.batch_size
+        replayed = Trying(self.target, self.drafter, self.precision, cuts, batch_size)
+        return diagnose(cases, known_faults(self.drafter, others, longest=longest), replayed)
 
 
 def other_drafters(run: Path, target: Target) -> dict[str, Callable[[], DFlash]]:

@@ -105,8 +105,8 @@ def _found(judged: Judged) -> list[str]:
 def _cause(record: RefereeRecord) -> str:
     if record.cause is None:
         return NO_CAUSE
-    tried = next(t for t in record.tried if t.title == record.cause)
-    return f"{record.cause} (reproduces {tried.reproduced} of {tried.examined} requests)"
+    best = max(record.tried, key=lambda t: t.reproduced)
+    return f"{record.cause} (reproduces {best.reproduced} of {best.examined} requests)"
 
 
 def _first(first: First) -> str:

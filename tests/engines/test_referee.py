@@ -1,0 +1,200 @@
+"""The referee against a live server of ours with one fault switched on, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.commands import Done, specauf
+from helpers.engines import CHOSEN, running
+from helpers.live import LiveVLLM, Proposer, fitted, varied_norms
+from specauf_cli.config import compose
+from specauf_cli.config.compose import with_benchmarks
+from specauf_cli.engines import client, faults, measure
+from specauf_cli.evaluation import trajectories
+from specauf_cli.evaluation.decode import Drafted
+from specauf_cli.evaluation.evaluate import load_benchmarks
+from specauf_cli.models import checkpoint
+from specauf_cli.models import target as targets
+from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target
+from specauf_cli.store.files import write_json
+from specauf_cli.store.referee import RefereeRecord, load_referee
+from specauf_cli.types import Trajectory
+
+pytestmark = pytest.mark.usefixtures("composed_once")
+
+WORDS = [
+    "profile=smoke",
+    "target.path=model",
+    "target.taps=[0,1,2]",
+    "backbone.block_size=6",
+    "backbone.proposals=5",
+    "backbone.layers=2",
+]
+STARTS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a target and two finished runs of it, and both as they are served."""
+
+    folder: Path
+    target: Target
+    run: str
+    drafter: DFlash
+    other: DFlash
+    answers: tuple[Trajectory, ...]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, target: Target) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("referee")
+    target.chat.save(folder / "model")
+    target.model.save_pretrained(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        config = with_benchmarks(compose.compose([*WORDS, "runs=runs"]), CHOSEN)
+        loaded = targets.load(config.target, device="cpu")
+        answers: list[Trajectory] = []
+        for prompts in load_benchmarks(config):
+            answers += trajectories.generate(
+                loaded, prompts.prompts, temperature=0.0, seed=0, max_new_tokens=24, tail=7, batch_size=32
+            ).trajectories
+        made = []
+        for number, objective in enumerate(("auf", "decay")):
+            drafter = checkpoint.create(loaded, replace(config.backbone, init_std=0.1))
+            drafter.initialise(number)
+            fitted(loaded, varied_norms(drafter, number), answers, steps=40, lr=1e-2)
+            made.append((_save_run(folder, loaded, drafter, objective), drafter))
+        (run, drafter), (_, other) = made
+        yield Place(folder, loaded, run, drafter, other, tuple(answers))
+
+
+def _save_run(folder: Path, target: Target, drafter: DFlash, objective: str) -> str:
+    """A finished run of ``drafter``, as training leaves it."""
+    words = [*WORDS, f"objective={objective}"]
+    name = f"dflash-{objective}-x"
+    run = folder / "runs" / name
+    checkpoint.save(drafter, target, run / "drafter", run=name)
+    about = {
+        "run": name,
+        "overrides": words,
+        "config": compose.compose([*words, "runs=runs"]).resolved,
+        "inputs": {"target": target.fingerprint},
+        "data": {"name": "offline"},
+        "code": {"commit": None, "dirty": None},
+        "command": "specauf train",
+    }
+    write_json(run / "run.json", about)
+    write_json(run / "finished.json", {"last": {"step": 1}, "seconds": 1.0, "peak_memory_mib": 1.0})
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(measure, "SETTLE", 0.3)
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+
+
+def server(place: Place, fault: faults.Fault | None = None, proposer: Proposer | None = None) -> LiveVLLM:
+    """A server of the run's drafter, with a fault, or with another proposer."""
+    target = fault.target(place.target) if fault else place.target
+    drafter = fault.drafter(place.drafter) if fault else place.drafter
+    engine = LiveVLLM(place.target.chat, target, proposer or Drafted(target, drafter))
+    engine.started = float(next(STARTS))  # each is another server
+    return engine
+
+
+def referee(place: Place, engine: LiveVLLM, *words: str, check: int | None = 0, url: str | None = None) -> Done:
+    temperatures = [] if any("temperatures" in w for w in words) else ["evaluation.temperatures=[0.0]"]
+    with running(engine) as address:
+        done = specauf(
+            place.folder, "referee", "--base-url", url or address, "--run", place.run, "--benchmarks", CHOSEN,
+            "--retries", "1", *temperatures, *words, check=False,
+        )  # fmt: skip
+    assert check is None or done.returncode == check, done.stderr + done.stdout
+    return done
+
+
+def record(done: Done) -> RefereeRecord:
+    (path,) = (line.partition("record: ")[2] for line in done.stdout.splitlines() if "record: " in line)
+    return load_referee(Path(path))
+
+
+def test_a_right_server_is_equal(place: Place) -> None:
+    done = referee(place, server(place))
+    found = record(done)
+    assert found.verdict == "equal"
+    assert found.first is None
+    assert found.tried == ()
+    for b in found.benchmarks:
+        assert b.answers == b.counts == (len(b.requests), len(b.requests))
+    assert max(a for b in found.benchmarks for r in b.requests for a in r.ours) == 5, "the drafter accepts something"
+    assert "Equal: every answer and every count" in done.stdout
+
+
+PLANTED: dict[str, Callable[[Place], faults.Fault]] = {
+    "causal": lambda p: faults.Fault("causal", "", drafter=faults.causal),
+    "layers": lambda p: faults.Fault("layers", "", target=lambda t: faults.shifted(t, 1)),
+    "first_norm": lambda p: faults.Fault("first_norm", "", drafter=faults.first_norm_of_context),
+    "proposals": lambda p: faults.Fault("proposals", "", drafter=lambda d: faults.of_block(d, 4)),
+    "dtype": lambda p: faults.Fault(
+        "dtype",
+        "",
+        target=lambda t: faults.in_precision(t, "bf16"),
+        drafter=lambda d: faults.drafter_in_precision(d, "bf16"),
+    ),
+    "window": lambda p: faults.Fault("window", "", drafter=lambda d: faults.windowed(d, 32)),
+    "drafter": lambda p: faults.Fault("drafter", "", drafter=lambda d: p.other),
+}
+NAMES = {
+    "causal": "the block attends causally",
+    "layers": "the layers after the right ones are tapped",
+    "first_norm": "the first layer's k_norm serves every draft layer, for the context",
+    "proposals": "blocks of 4 instead of 6",
+    "dtype": "target and drafter run in bf16",
+    "window": "slots see only what is less than 32 positions away, in context and block",
+    "drafter": "the drafter is dflash-decay-x",
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_fault_is_named(place: Place, kind: str) -> None:
+    done = referee(place, server(place, PLANTED[kind](place)), check=3)
+    found = record(done)
+    answers, counts = ([b.answers for b in found.benchmarks], [b.counts for b in found.benchmarks])
+    assert any(same < of for same, of in counts), "the fault changes counts"
+    if kind != "dtype":
+        assert all(same == of for same, of in answers), "the target is the same"
+    assert found.cause == NAMES[kind], found.tried
+
+
+def test_another_rendering_is_named(place: Place) -> None:
+    engine = server(place)
+    opening = len(place.target.chat.tokens(["<|im_start|>assistant\n"])[0])
+    engine.render = lambda prompt: prompt[:-opening]
+    found = record(referee(place, engine, check=3))
+    assert found.cause == "the prompt lacks the opening of the answer"
+    assert found.first is not None
+    assert found.first.what == "answer"
+    assert found.first.tie is None
+
+
+def test_a_fault_that_is_not_known_is_not_named(place: Place) -> None:
+    def perturbed(drafter: DFlash) -> DFlash:
+        other = copy.deepcopy(drafter)
+        with torch.no_grad():
+            other.fc.weight[:, 0] += 1.0
+        return other
+
+    done = referee(place, server(place, faults.Fault("?", "", drafter=perturbed)), check=3)
+    assert record(done).cause is None
+    assert "cause: None of the known faults reproduces this server." in done.stdout
