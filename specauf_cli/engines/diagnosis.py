@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
+from specauf_cli.data.chat import Chat
 from specauf_cli.engines.along import Along, first_other_token
 from specauf_cli.engines.answers import Answer
-from specauf_cli.engines.faults import KINDS, Fault
-from specauf_cli.engines.verdict import Followed, followed, same_counts, within
+from specauf_cli.engines.faults import KINDS, Fault, Render
+from specauf_cli.engines.verdict import Followed, same_counts, within
 from specauf_cli.errors import InputError
-from specauf_cli.evaluation.decode import Drafted, Nothing, decode
-from specauf_cli.evaluation.turns import Request
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.runtime.progress import track
@@ -143,41 +142,34 @@ class Trying:
     def reproduced(self, fault: Fault, cases: Sequence[Case]) -> list[bool]:
         """Which of the cases have the server's answer and counts under a fault. Errors: InputError for a fault that
         this target or drafter cannot have."""
-        if fault.prompt is not None:
-            return [self._rendered(fault, case) for case in cases]
         target = fault.target(self.target)
         drafter = None if self.drafter is None else fault.drafter(self.drafter)
+        read = [case if fault.prompt is None else _reading(case, fault.prompt, target.chat) for case in cases]
+        known = [case for case in read if case.prompt]
         along = Along(target, drafter, None, self.batch_size)
-        rounds = along.follow([(c.prompt, c.tokens, c.tail) for c in cases])
-        return [
-            self._answers(fault, target, case) and self._counts(ours, case)
-            for case, ours in zip(cases, rounds, strict=True)
-        ]
-
-    def _answers(self, fault: Fault, target: Target, case: Case) -> bool:
-        """Whether the target gives the case's answer under a fault."""
-        if case.same_answer is not False:
-            return True
-        if fault.precision is None or target is self.target:
-            return case.gap is not None and within(case.gap, case.scale, self.precision)
-        other = first_other_token(target, case.prompt, case.tokens)
-        return other is None or within(other[2], other[3], fault.precision)
-
-    def _rendered(self, fault: Fault, case: Case) -> bool:
-        """The same for another prompt, decoded live."""
-        if case.temperature > 0 or fault.prompt is None:
-            return False
-        prompt = fault.prompt(self.target.chat, case.messages)
-        if not prompt or prompt == case.prompt:
-            return case.same_answer is not False and case.same_counts is not False
-        request = Request(case.prompt_id, case.prompt_id, case.turn, prompt)
-        proposer = Nothing() if self.drafter is None else Drafted(self.target, self.drafter)
-        trace, tokens, _ = decode(
-            self.target, proposer, request, temperature=0.0, seed=0, max_new_tokens=len(case.tokens)
-        )
-        ours = followed(trace, [trace.proposed] * len(trace.accepted), len(tokens) + trace.proposed)
-        return tokens == case.tokens and self._counts(ours, case)
+        rounds = dict(zip(map(id, known), along.follow([(c.prompt, c.tokens, c.tail) for c in known]), strict=True))
+        return [bool(c.prompt) and self._counts(rounds[id(c)], c) and self._answers(fault, target, c) for c in read]
 
     def _counts(self, ours: Followed, case: Case) -> bool:
         """Whether the server's counts are those of ``ours``, as far as both are known."""
         return self.drafter is None or same_counts(ours, case.answer, cuts=self.cuts) is not False
+
+    def _answers(self, fault: Fault, target: Target, case: Case) -> bool:
+        """Whether the target gives the case's answer under a fault."""
+        if case.same_answer is not False or case.temperature > 0:
+            return True
+        changed = fault.precision is not None and target is not self.target
+        if not changed and fault.prompt is None:
+            return within(case.gap, case.scale, self.precision)
+        precision = fault.precision if changed and fault.precision is not None else self.precision
+        other = first_other_token(target, case.prompt, case.tokens)
+        return other is None or within(other[2], other[3], precision)
+
+
+def _reading(case: Case, render: Render, chat: Chat) -> Case:
+    """The case as a server answers it that reads another prompt."""
+    prompt = render(chat, case.messages)
+    if prompt == case.prompt:
+        return case
+    compared = False if case.temperature == 0 else None
+    return replace(case, prompt=prompt, tail=(), same_answer=compared, gap=None, scale=None)

@@ -8,14 +8,14 @@ the last round is then ``open``.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from specauf_cli.engines import counts
 from specauf_cli.engines.answers import Answer
 from specauf_cli.evaluation import statistics, tau
-from specauf_cli.store.referee import Difference, JudgedRequest, Pair, Sampling, Verdict
+from specauf_cli.store.referee import LARGEST_Z, Difference, JudgedRequest, Pair, Sampling, Verdict
 from specauf_cli.types import Trace
 
 ROUNDING: dict[Literal["fp32", "bf16"], float] = {"fp32": 1e-4, "bf16": 2**-5}
@@ -24,9 +24,6 @@ ROUNDING: dict[Literal["fp32", "bf16"], float] = {"fp32": 1e-4, "bf16": 2**-5}
 fp32 keeps 24 bits: different kernels and batches agree to about 1e-5 of the largest logit after some tens of layers.
 bf16 keeps 8 bits (a relative spacing of 2**-8), of which sums over layers lose some: 2**-5.
 """
-
-LARGEST_Z = 4.0
-"""Largest deviation, in standard deviations, at which a server's draws pass as the target's own."""
 
 OWN_DEFINITION = {"sglang": "engine", "vllm": "pooled"}
 """The definition of tau of this project that each engine's own one is."""
@@ -202,7 +199,3 @@ def difference(
 def worst(verdicts: Sequence[Verdict], order: Sequence[Verdict]) -> Verdict:
     """The worst of several verdicts."""
     return max(verdicts, key=order.index)
-
-
-Follow = Callable[[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]], list[Followed]]
-"""Prompts and answers to the rounds along each of them."""

@@ -8,7 +8,7 @@ from specauf_cli.evaluation.turns import skips
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.report import CSS
 from specauf_cli.reporting.tables import DASH, table_row
-from specauf_cli.store.referee import First, Judged, RefereeRecord
+from specauf_cli.store.referee import LARGEST_Z, First, Judged, RefereeRecord
 
 WORDS = {
     "equal": "Equal: every answer and every count that was compared.",
@@ -96,10 +96,16 @@ def _found(judged: Judged) -> list[str]:
     if judged.taus and judged.taus[0].server is not None and judged.taus[0].ours is not None:
         text.append(f"tau {judged.taus[0].server:.3f}, replay {judged.taus[0].ours:.3f}")
     if judged.sampling is not None:
-        text.append(f"sampling z {judged.sampling.z:+.1f}")
+        text.append(f"sampling z {judged.sampling.z:+.1f}{_other_draws(judged)}")
     if judged.only_one:
         text.append(f"{judged.only_one} requests answered by one side only")
     return text + ([skips(judged.skipped)] if judged.skipped else [])
+
+
+def _other_draws(judged: Judged) -> str:
+    """Said where the server's draws cannot be the target's."""
+    drawn = judged.sampling
+    return ": its draws are not the target's" if drawn is not None and abs(drawn.z) > LARGEST_Z else ""
 
 
 def _cause(record: RefereeRecord) -> str:
@@ -180,6 +186,8 @@ def _left_out(judged: Judged) -> list[str]:
     )
     unknown = sum(r.same_answer is None for r in judged.requests) if judged.temperature == 0 else 0
     text += [f"{unknown} answers could not be compared"] if unknown else []
+    if _other_draws(judged):
+        text.append("its draws are not the target's at this temperature (sampling z beyond 4 standard deviations)")
     return text + ([skips(judged.skipped)] if judged.skipped else [])
 
 

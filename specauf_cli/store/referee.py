@@ -21,6 +21,9 @@ VERDICTS: tuple[Verdict, ...] = ("equal", "rounding", "differs")
 Subject = Literal["drafter", "lookup", "plain"]
 """What the server drafts with: a trained drafter, n-grams of its own text, nothing."""
 
+LARGEST_Z = 4.0
+"""Largest ``Sampling.z``, either way, at which a server's draws pass as the target's own."""
+
 Flag = Annotated[bool, Strict()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,13 +13,14 @@ import torch
 
 from helpers.commands import Done, specauf
 from helpers.engines import CHOSEN, running
-from helpers.live import LiveVLLM, Proposer, fitted, varied_norms
+from helpers.live import LiveSGLang, LiveVLLM, Proposer, fitted, varied_norms
 from specauf_cli.config import compose
 from specauf_cli.config.compose import with_benchmarks
 from specauf_cli.engines import client, faults, measure
 from specauf_cli.evaluation import trajectories
-from specauf_cli.evaluation.decode import Drafted
+from specauf_cli.evaluation.decode import Drafted, Nothing, PromptLookup
 from specauf_cli.evaluation.evaluate import load_benchmarks
+from specauf_cli.evaluation.lookup import LookupRule
 from specauf_cli.models import checkpoint
 from specauf_cli.models import target as targets
 from specauf_cli.models.dflash import DFlash
@@ -198,3 +200,90 @@ def test_a_fault_that_is_not_known_is_not_named(place: Place) -> None:
     done = referee(place, server(place, faults.Fault("?", "", drafter=perturbed)), check=3)
     assert record(done).cause is None
     assert "cause: None of the known faults reproduces this server." in done.stdout
+
+
+# ---- other subjects, other ways to count
+
+
+def test_sampled_answers_are_judged_by_their_own_rounds_and_their_surprise(place: Place) -> None:
+    found = record(referee(place, server(place), "evaluation.temperatures=[1.0]"))
+    assert found.verdict == "equal"
+    for b in found.benchmarks:
+        assert b.answers == (0, 0), "another random generator"
+        assert b.counts == (len(b.requests), len(b.requests))
+        assert b.sampling is not None
+        assert abs(b.sampling.z) < 4
+        assert b.difference is not None
+        assert b.difference.prompts == 2
+
+
+def test_a_fault_is_named_from_sampled_answers_too(place: Place) -> None:
+    engine = server(place, PLANTED["layers"](place))
+    assert record(referee(place, engine, "evaluation.temperatures=[1.0]", check=3)).cause == NAMES["layers"]
+
+
+def test_another_temperature_than_asked_for_is_found(place: Place) -> None:
+    engine = server(place)
+    engine.heat = 2.5
+    done = referee(place, engine, "evaluation.temperatures=[1.0]", check=3)
+    found = record(done)
+    assert all(b.counts[0] == b.counts[1] for b in found.benchmarks), "rounds are right along whatever was drawn"
+    assert all(b.sampling is not None and b.sampling.z > 4 for b in found.benchmarks)
+    assert "its draws are not the target's" in done.stdout
+
+
+def test_a_server_without_a_drafter(place: Place) -> None:
+    found = record(referee(place, server(place, proposer=Nothing()), "--no-drafter"))
+    assert (found.verdict, found.subject) == ("equal", "plain")
+    assert found.benchmarks[0].counts == (0, 0)
+    low = PLANTED["dtype"](place)
+    other = record(referee(place, server(place, low, Nothing()), "--no-drafter", check=None))
+    assert other.verdict == "equal" or other.cause == "the target runs in bf16"
+    refused = referee(place, server(place), "--no-drafter", check=2)
+    assert "decodes with a drafter (unnamed); --no-drafter is for a server without one" in refused.stderr
+
+
+def test_prompt_lookup_is_replayed_by_its_rule(place: Place) -> None:
+    rule = LookupRule(2, 1, 5)
+    engine = server(place, proposer=PromptLookup(rule))
+    engine.counts_empty = False
+    told = record(referee(place, engine, "--lookup", "2,1,5"))
+    assert (told.verdict, told.subject) == ("equal", "lookup")
+    assert sum(map(sum, (r.ours for b in told.benchmarks for r in b.requests))) > 0
+    engine = server(place, proposer=PromptLookup(rule))
+    engine.counts_empty = False
+    spec = {"method": "ngram", "model": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 2}
+    engine.info = {"vllm_config": {"speculative_config": {**spec, "prompt_lookup_min": 1}}}
+    assert record(referee(place, engine)).subject == "lookup", "the server says so"
+    assert "not --lookup 3,1,5" in referee(place, engine, "--lookup", "3,1,5", check=2).stderr
+    assert record(referee(place, engine_of(place, rule), "--lookup", "3,2,5", check=3)).verdict == "differs"
+
+
+def engine_of(place: Place, rule: LookupRule) -> LiveVLLM:
+    engine = server(place, proposer=PromptLookup(rule))
+    engine.counts_empty = False
+    return engine
+
+
+@pytest.mark.parametrize("concurrency", ["1", "3"])
+def test_counters_alone_are_compared_as_sums(place: Place, concurrency: str) -> None:
+    engine = server(place)
+    engine.per_request = False
+    found = record(referee(place, engine, "--concurrency", concurrency))
+    assert found.verdict == "equal"
+    for b in found.benchmarks:
+        assert len(b.groups) == b.counts[1] > 0
+    engine = server(place, PLANTED["causal"](place))
+    engine.per_request = False
+    assert record(referee(place, engine, "--concurrency", concurrency, check=3)).verdict == "differs"
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+def test_sglang_counts_its_last_round_whole_or_cut(place: Place, cuts: bool) -> None:
+    engine = LiveSGLang(place.target.chat, place.target, Drafted(place.target, place.drafter), cuts=cuts)
+    engine.drafter += f"-{cuts}"  # another server
+    found = record(referee(place, engine, "--backend", "sglang"))
+    assert found.verdict == "equal"
+    assert found.reported[0].startswith("the server drafts with drafter-")
+    assert str(place.folder) not in str(found.reported)
+    assert [p.definition for p in found.benchmarks[0].taus] == ["engine", "pooled"]

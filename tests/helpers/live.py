@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from helpers.engines import FakeVLLM
+from helpers.engines import FakeSGLang, FakeVLLM
 from specauf_cli.data.chat import Chat
 from specauf_cli.evaluation.decode import Drafted, Nothing, PromptLookup, decode
+from specauf_cli.evaluation.lookup import LookupIndex
 from specauf_cli.evaluation.turns import Request
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
@@ -23,8 +24,12 @@ Proposer = Drafted | Nothing | PromptLookup
 class LiveVLLM(FakeVLLM):
     """Answers by decoding live, with whatever it is given: ``target`` and ``proposer`` may have a fault.
 
-    ``render``: what it makes of the prompt that it is sent.
+    ``render``: what it makes of the prompt that it is sent; ``heat``: what it multiplies a temperature by;
+    ``counts_empty``: it counts rounds without a draft, as vLLM does not.
     """
+
+    heat = 1.0
+    counts_empty = True
 
     def __init__(
         self,
@@ -46,30 +51,43 @@ class LiveVLLM(FakeVLLM):
         if self.limit(body) == 8:
             return super().generate(body)
         prompt = self.render(tuple(body["prompt"]))
-        request = Request("x", "x", 0, prompt)
         with self._one:
             trace, tokens, _ = decode(
                 self.target,
                 self.proposer,
-                request,
-                temperature=body["temperature"],
+                Request("x", "x", 0, prompt),
+                temperature=self.heat * body["temperature"],
                 seed=body.get("seed", 0),
                 max_new_tokens=self.limit(body),
             )
+        accepted = self.counted(prompt, tokens, trace.accepted)
         finish = "stop" if trace.ended else "length"
         answer: dict[str, Any] = {
             "choices": [{"text": self.chat.text(tokens), "token_ids": list(tokens), "finish_reason": finish}],
             "usage": {"completion_tokens": len(tokens), "prompt_tokens": len(body["prompt"])},
         }
         if self.spec and self.per_request:
-            answer["metrics"] = {"speculative_decoding": self.own_counts(trace.accepted)}
+            answer["metrics"] = {"speculative_decoding": self.own_counts(accepted)}
         with self.lock:
-            self.totals["drafts"] += len(trace.accepted)
-            self.totals["draft_tokens"] += trace.proposed * len(trace.accepted)
-            self.totals["accepted"] += sum(trace.accepted)
+            self.totals["drafts"] += len(accepted)
+            self.totals["draft_tokens"] += trace.proposed * len(accepted)
+            self.totals["accepted"] += sum(accepted)
             self.totals["success"] += 1
-            self.slots = [n + sum(a > i for a in trace.accepted) for i, n in enumerate(self.slots)]
+            self.slots = [n + sum(a > i for a in accepted) for i, n in enumerate(self.slots)]
         return answer
+
+    def counted(self, prompt: Sequence[int], tokens: Sequence[int], accepted: Sequence[int]) -> list[int]:
+        """The rounds that it counts."""
+        if self.counts_empty or not isinstance(self.proposer, PromptLookup):
+            return list(accepted)
+        index = LookupIndex(self.proposer.rule)
+        index.extend([*prompt, tokens[0]])
+        at, kept = 1, []
+        for a in accepted:
+            kept += [a] if index.propose() else []
+            index.extend(tokens[at : at + a + 1])
+            at += a + 1
+        return kept
 
     def own_counts(self, accepted: Sequence[int]) -> dict[str, Any]:
         """The metrics of one request."""
@@ -80,6 +98,41 @@ class LiveVLLM(FakeVLLM):
             "num_draft_tokens": most * len(accepted),
             "acceptance_histogram": [sum(a == k for a in accepted) for k in range(most + 1)],
         }
+
+
+class LiveSGLang(FakeSGLang):
+    """The same as SGLang; ``cuts``: of the last round it counts only what the answer kept of it."""
+
+    def __init__(self, chat: Chat, target: Target, proposer: Proposer, *, cuts: bool) -> None:
+        super().__init__(chat, {}, "model", "/models/drafter")
+        self.target, self.proposer, self.cuts = target, proposer, cuts
+        self.info = {"speculative_num_draft_tokens": proposer.proposals + 1}
+        self._one = threading.Lock()
+
+    def generate(self, body: dict[str, Any]) -> Any:
+        if self.limit(body) == 8:
+            return super().generate(body)
+        temperature = body["sampling_params"]["temperature"]
+        with self._one:
+            request = Request("x", "x", 0, tuple(body["input_ids"]))
+            trace, tokens, _ = decode(
+                self.target, self.proposer, request, temperature=temperature, seed=0, max_new_tokens=self.limit(body)
+            )
+        accepted = list(trace.accepted)
+        if self.cuts and accepted:
+            before = 1 + sum(a + 1 for a in accepted[:-1])
+            accepted[-1] = len(tokens) - before - 1
+        histogram = [sum(a == k for a in accepted) for k in range(trace.proposed + 1)]
+        meta = {
+            "completion_tokens": len(tokens),
+            "prompt_tokens": len(body["input_ids"]),
+            "finish_reason": {"type": "stop" if trace.ended else "length"},
+            "spec_verify_ct": len(accepted),
+            "spec_accept_length": len(tokens) / len(accepted),
+            "spec_accept_histogram": histogram,
+            "spec_num_correct_drafts": sum(accepted),
+        }
+        return {"text": self.chat.text(tokens), "output_ids": list(tokens), "meta_info": meta}
 
 
 def fitted(target: Target, drafter: DFlash, answers: Sequence[Trajectory], *, steps: int, lr: float = 3e-3) -> DFlash:
