@@ -82,6 +82,8 @@ def same_counts(ours: Followed, answer: Answer, *, cuts: bool) -> bool | None:
             return True
         return count >= rounds[-1] if open_ else count == rounds[-1]
 
+    if answer.steps is not None:
+        return answer.steps[:-1] == rounds[:-1] and possible(answer.steps[-1])
     if answer.histogram is not None:
         rest = Counter({k: n for k, n in enumerate(answer.histogram) if n})
         rest.subtract(Counter(rounds[:-1]))

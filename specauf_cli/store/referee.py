@@ -37,7 +37,8 @@ class JudgedRequest:
     ``ours``: accepted draft tokens of every round that the drafter has along the server's answer; ``open``: the last
     round may have accepted more, past the end of the answer, where the target's tokens are not known.
     ``replayed``: the same along the target's own answer of ``replayed_tokens`` tokens; None where it has none.
-    ``rounds``, ``accepted``, ``histogram``: the server's counts, None where it gives none for a single request.
+    ``rounds``, ``accepted``, ``histogram``, ``steps`` (accepted tokens round by round): the server's counts, None where
+    it gives none for a single request.
     ``same_counts``: None where nothing could be compared.
     """
 
@@ -55,6 +56,7 @@ class JudgedRequest:
     rounds: Count | None
     accepted: Count | None
     histogram: tuple[Count, ...] | None
+    steps: tuple[Count, ...] | None
     same_counts: Flag | None
 
 

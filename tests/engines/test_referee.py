@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from helpers.live import LiveSGLang, LiveVLLM, Proposer, fitted, varied_norms
 from specauf_cli.config import compose
 from specauf_cli.config.compose import with_benchmarks
 from specauf_cli.engines import client, faults, measure
+from specauf_cli.errors import InputError
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import Drafted, Nothing, PromptLookup
 from specauf_cli.evaluation.evaluate import load_benchmarks
@@ -119,9 +123,20 @@ def referee(place: Place, engine: LiveVLLM, *words: str, check: int | None = 0, 
     temperatures = [] if any("temperatures" in w for w in words) else ["evaluation.temperatures=[0.0]"]
     with running(engine) as address:
         done = specauf(
-            place.folder, "referee", "--base-url", url or address, "--run", place.run, "--benchmarks", CHOSEN,
-            "--retries", "1", *temperatures, *words, check=False,
-        )  # fmt: skip
+            place.folder,
+            "referee",
+            "--base-url",
+            url or address,
+            "--run",
+            place.run,
+            "--benchmarks",
+            CHOSEN,
+            "--retries",
+            "1",
+            *temperatures,
+            *words,
+            check=False,
+        )
     assert check is None or done.returncode == check, done.stderr + done.stdout
     return done
 
@@ -287,3 +302,233 @@ def test_sglang_counts_its_last_round_whole_or_cut(place: Place, cuts: bool) -> 
     assert found.reported[0].startswith("the server drafts with drafter-")
     assert str(place.folder) not in str(found.reported)
     assert [p.definition for p in found.benchmarks[0].taus] == ["engine", "pooled"]
+
+
+# ---- pages
+
+
+def test_the_pages_show_the_first_difference(place: Place) -> None:
+    done = referee(place, server(place, PLANTED["causal"](place)), check=3)
+    found = record(done)
+    assert found.first is not None
+    assert found.first.what == "counts"
+    assert found.first.position is not None, "the fault found tells the server's rounds"
+    page = Path(done.stdout.rpartition("page: ")[2].strip())
+    text, markup = page.with_suffix(".md").read_text(), page.read_text()
+    for shown in (NAMES["causal"], "First difference", "reproduces", "counts equal", found.command):
+        assert shown in text
+    assert "<script" not in markup
+    assert "http-equiv" not in markup
+    view = page.with_name(page.name.replace(".html", "-first.html")).read_text()
+    assert f'href="{page.name.replace(".html", "-first.html")}"' in markup
+    assert "the server, with the rounds of the fault found: the block attends causally" in view
+    assert "what the target and the drafter do here" in view
+
+
+def test_rounds_that_a_server_tells_are_shown(place: Place) -> None:
+    def perturbed(drafter: DFlash) -> DFlash:
+        other = copy.deepcopy(drafter)
+        with torch.no_grad():
+            other.fc.weight[:, 0] += 1.0
+        return other
+
+    engine = server(place, faults.Fault("?", "", drafter=perturbed))
+    engine.detailed = True
+    done = referee(place, engine, check=3)
+    found = record(done)
+    assert found.cause is None
+    assert found.first is not None
+    assert found.first.position is not None
+    view = Path(done.stdout.rpartition("page: ")[2].strip()).with_suffix("").as_posix() + "-first.html"
+    assert "the server, with the rounds that it tells" in Path(view).read_text()
+
+
+def test_an_answer_that_differs_is_shown_without_rounds(place: Place) -> None:
+    engine = server(place)
+
+    def cut(_: int, answer: Any) -> Any:
+        answer["choices"][0]["token_ids"][3] = 99
+        return answer
+
+    engine.fault = cut
+    done = referee(place, engine, check=3)
+    found = record(done)
+    assert found.first is not None
+    assert (found.first.what, found.first.position) == ("answer", 3)
+    assert found.first.theirs is not None
+    assert found.first.theirs[0] == 99
+    assert found.first.tie is None
+    assert "token 4: " in done.stdout
+    assert "no rounding explains that" in done.stdout
+    view = Path(done.stdout.rpartition("page: ")[2].strip()).with_suffix("").as_posix() + "-first.html"
+    assert "it does not tell its rounds" in Path(view).read_text()
+    assert "rounds not known" in Path(view).read_text()
+
+
+def test_a_damaged_record_is_one_line(place: Place) -> None:
+    found = referee(place, server(place))
+    path = Path(found.stdout.partition("record: ")[2].splitlines()[0])
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, "verdict": "fine"}))
+    with pytest.raises(InputError, match="is not a complete record of specauf referee: verdict"):
+        load_referee(path)
+    path.write_text("{}")
+    with pytest.raises(InputError, match="is not a record of specauf referee, schema 1"):
+        load_referee(path)
+
+
+# ---- servers that misbehave, words that are wrong
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        ("hangs in a body", lambda answer: ("drip", 0.05, answer)),
+        ("answers garbage", lambda answer: {"choices": [[]], "usage": 5}),
+        ("answers no JSON", lambda answer: "<html>busy</html>"),
+        ("dies in a body", lambda answer: "reset"),
+        ("has an error", lambda answer: 500),
+    ],
+)
+def test_a_server_that_fails_loses_nothing(place: Place, kind: str, way: Callable[[Any], Any]) -> None:
+    engine = server(place)
+    whole = len(place.answers)
+    engine.fault = lambda number, answer: answer if number < 3 else way(answer)
+    words = ("--concurrency", "1", "--timeout", "1.5")
+    failed = referee(place, engine, *words, check=2)
+    assert "3 answers are kept; run the same command to continue" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    asked = engine.asked
+    engine.fault = lambda _, answer: answer
+    assert record(referee(place, engine, *words)).verdict == "equal"
+    assert engine.asked - asked == whole - 3
+    again = engine.asked
+    assert record(referee(place, engine, *words)).verdict == "equal"
+    assert engine.asked == again, "a second call asks nothing"
+
+
+def test_a_drafter_swapped_in_the_middle_costs_only_this_calls_answers(place: Place) -> None:
+    engine, other = server(place), faults.causal(place.drafter)
+    referee(place, engine, "--concurrency", "1", "evaluation.prompts=1")
+    known = engine.asked
+    began = engine.started
+
+    def swap(number: int, answer: Any) -> Any:
+        if number == known + 1:
+            engine.proposer, engine.started = Drafted(place.target, other), -1.0
+        return answer
+
+    engine.fault = swap
+    done = referee(place, engine, "--concurrency", "1", check=2)
+    assert "was restarted or changed during the measurement" in done.stderr
+    assert f"{known} answers are kept; run the same command to continue" in done.stderr
+    engine.fault = lambda _, answer: answer
+    engine.proposer, engine.started = Drafted(place.target, place.drafter), began
+    asked = engine.asked
+    assert record(referee(place, engine, "--concurrency", "1")).verdict == "equal"
+    assert engine.asked - asked == len(place.answers) - known
+
+
+CONNECTED: list[Any] = []
+WATCHING: list[bool] = []
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if WATCHING and event in ("socket.connect", "socket.getaddrinfo"):
+        CONNECTED.append(arguments[1] if event == "socket.connect" else arguments[:2])
+
+
+def test_only_the_address_that_was_given_is_contacted_and_no_key_is_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sys.addaudithook(_watch)
+    monkeypatch.setenv("SPECAUF_API_KEY", "sesame-7")
+    engine = server(place)
+    engine.info = {
+        "vllm_config": {
+            "model_config": {"model": "model", "dtype": "torch.float32"},
+            "speculative_config": {
+                "method": "dflash",
+                "model": f"{place.folder}/elsewhere/export",
+                "num_speculative_tokens": 5,
+                "rejection_sample_method": "standard",
+                "api_key": "sesame-8",
+            },
+        }
+    }
+    WATCHING.append(True)
+    try:
+        done = referee(place, engine, check=None)
+    finally:
+        WATCHING.clear()
+    contacted = {address for address in CONNECTED if address[0] is not None}
+    assert contacted == {("127.0.0.1", engine.port)}
+    written = "".join(p.read_text() for p in place.folder.glob("runs/servers/*/**/*") if p.is_file())
+    folder = place.folder / "runs" / "servers"
+    assert written
+    for secret in ("sesame", f"127.0.0.1:{engine.port}", str(place.folder)):
+        assert secret not in written
+        assert not any(secret in str(p.relative_to(folder)) for p in folder.rglob("*"))
+    assert "sesame" not in done.stdout + done.stderr
+    assert "drafts with export, not with" in record(done).reported[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("--base-url", "http://user:sesame@127.0.0.1:1"),
+            "--base-url 'http://***@127.0.0.1:1': give http://HOST:PORT",
+        ),
+        (("--base-url", "http://127.0.0.1:1"), "Connection refused; tried 2 times"),
+        (("--base-url", "http://127.0.0.1:1", "--run", "dflash-auf-y"), "Did you mean 'dflash-auf-x'?"),
+        (("--base-url", "http://127.0.0.1:1", "--backend", "vlm"), "Did you mean 'vllm'?"),
+        (("--base-url", "http://127.0.0.1:1", "--lookup", "5,2"), "--lookup '5,2': give three whole numbers"),
+        (("--base-url", "http://127.0.0.1:1", "--lookup", "1,2,3"), "needed are 1 <= shortest <= longest"),
+        (("--base-url", "http://127.0.0.1:1", "--lookup", "5,2,9", "--no-drafter"), "give one of them"),
+        (("--base-url", "http://127.0.0.1:1", "--lookup", "5,2,9", "--backend", "sglang"), "vLLM's ngram method"),
+        (("--base-url", "http://127.0.0.1:1", "--benchmarks", "gsm9k"), "gsm9k"),
+        ((), "Missing option '--base-url'"),
+    ],
+)
+def test_bad_words_are_one_line(place: Place, words: tuple[str, ...], says: str) -> None:
+    done = specauf(place.folder, "referee", *words, "--retries", "1", check=False)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "sesame" not in done.stderr
+
+
+def test_a_server_of_another_model_is_refused(place: Place) -> None:
+    engine = server(place)
+    engine.model = "Qwen/Qwen3-4B"
+    assert "serves Qwen/Qwen3-4B, not the target model" in referee(place, engine, check=2).stderr
+    assert engine.asked == 0
+
+
+def test_block_verification_is_refused(place: Place) -> None:
+    engine = server(place)
+    spec = {"method": "dflash", "num_speculative_tokens": 5, "rejection_sample_method": "block"}
+    engine.info = {"vllm_config": {"speculative_config": spec}}
+    assert "verifies blocks as a whole" in referee(place, engine, check=2).stderr
+
+
+def test_what_a_server_says_of_itself_is_no_verdict(place: Place) -> None:
+    """It says bfloat16 and another number of draft tokens, but answers as it should."""
+    engine = server(place)
+    spec = {"method": "dflash", "num_speculative_tokens": 7, "rejection_sample_method": "standard"}
+    engine.info = {"vllm_config": {"model_config": {"dtype": "torch.bfloat16"}, "speculative_config": spec}}
+    found = record(referee(place, engine))
+    assert found.verdict == "equal"
+    assert [r.partition(",")[0] for r in found.reported] == [
+        "the server runs the target in bfloat16",
+        "the server drafts 7 tokens a round",
+    ]
+    assert found.unchecked == ("drafter",)
+
+
+def test_help_is_one_plain_screen(place: Place) -> None:
+    text = specauf(place.folder, "referee", "--help").stdout
+    assert len(text.splitlines()) <= 40
+    assert max(map(len, text.splitlines())) <= 80
+    assert "exit code 0: equal, 3: differs, 4: rounding" in " ".join(text.split())

@@ -25,11 +25,12 @@ class LiveVLLM(FakeVLLM):
     """Answers by decoding live, with whatever it is given: ``target`` and ``proposer`` may have a fault.
 
     ``render``: what it makes of the prompt that it is sent; ``heat``: what it multiplies a temperature by;
-    ``counts_empty``: it counts rounds without a draft, as vLLM does not.
+    ``counts_empty``: it counts rounds without a draft, as vLLM does not; ``detailed``: it counts round by round.
     """
 
     heat = 1.0
     counts_empty = True
+    detailed = False
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class LiveVLLM(FakeVLLM):
             "num_accepted_draft_tokens": sum(accepted),
             "num_draft_tokens": most * len(accepted),
             "acceptance_histogram": [sum(a == k for a in accepted) for k in range(most + 1)],
+            "per_step_accepted": list(accepted) if self.detailed else None,
         }
 
 
