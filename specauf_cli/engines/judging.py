@@ -77,7 +77,7 @@ def judge_benchmark(
     by_key = {r.key: ours for (r, _), ours in zip(theirs.values(), along_theirs, strict=True)}
     groups = tuple(_group([by_key[k] for k in sorted(keys)], counts) for keys, counts in asked.waves)
     definition = OWN_DEFINITION[judging.backend]
-    paired = None if judging.subject == "plain" else difference(requests, prompts.name, definition, seed=judging.seed)
+    paired = None if judging.subject == "plain" else difference({prompts.name: requests}, definition, seed=judging.seed)
     pooled_only = judging.subject == "lookup"
     drawn = [(c.prompt, c.tokens) for c in cases if c.answer.tokens is not None and _known(c, along.target)]
     drawn_as = sampling(along.target, drawn, temperature) if temperature > 0 else None

@@ -44,7 +44,7 @@ from specauf_cli.engines.server import (
     template_sha256,
     without_folders,
 )
-from specauf_cli.engines.verdict import worst
+from specauf_cli.engines.verdict import OWN_DEFINITION, averages, worst
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation.evaluate import own_answers
 from specauf_cli.evaluation.lookup import LookupRule
@@ -213,6 +213,7 @@ class Referee:
             unchecked=tuple(self.server.unchecked),
             reported=tuple(_public(text, self.server) for text in self.server.reported),
             benchmarks=tuple(one for one, _ in judged),
+            averages=averages([one for one, _ in judged], OWN_DEFINITION[judging.backend], seed=settings.seed),
             verdict=verdict,
             first=first.first if first else None,
             tried=diagnosis.tried,

@@ -129,6 +129,15 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Average:
+    """The unweighted mean over benchmarks at one temperature: tau, and its paired difference."""
+
+    temperature: Number
+    taus: tuple[Pair, ...]
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
 class Tried:
     """A known fault that was switched on here: how many of the ``examined`` requests have the server's answer and
     counts then."""
@@ -185,6 +194,7 @@ class RefereeRecord:
     unchecked: tuple[str, ...]
     reported: tuple[str, ...]
     benchmarks: tuple[Judged, ...]
+    averages: tuple[Average, ...]
     verdict: Verdict
     first: First | None
     tried: tuple[Tried, ...]
