@@ -24,7 +24,8 @@ class Answer:
     """One answered request. ``completion`` tokens, prefill token included; ``rounds`` verifications, None where
     unreported.
 
-    ``accepted`` draft tokens and the ``histogram`` of rounds by accepted count are None where the server gives none.
+    ``accepted`` draft tokens, the ``histogram`` of rounds by accepted count, and accepted tokens round by round
+    (``steps``) are None where the server gives none.
     """
 
     tokens: Annotated[tuple[Whole, ...], Strict(False)] | None
@@ -34,6 +35,7 @@ class Answer:
     rounds: Whole | None
     accepted: Whole | None
     histogram: Annotated[tuple[Whole, ...], Strict(False)] | None
+    steps: Annotated[tuple[Whole, ...], Strict(False)] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-from specauf_cli.engines.along import first_other_token
+from specauf_cli.data.chat import Chat
+from specauf_cli.engines.along import Along, first_other_token
 from specauf_cli.engines.answers import Answer
-from specauf_cli.engines.faults import Fault
-from specauf_cli.engines.verdict import Followed, followed, same_counts, within
+from specauf_cli.engines.faults import KINDS, Fault, Render
+from specauf_cli.engines.verdict import Followed, same_counts, within
 from specauf_cli.errors import InputError
-from specauf_cli.evaluation.decode import Drafted, Nothing, decode
-from specauf_cli.evaluation.turns import Request
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.runtime.progress import track
@@ -21,9 +20,12 @@ from specauf_cli.types import Message, Trajectory
 EXAMINED, AGREEING = 6, 2
 """Requests that a fault is tried on: at most so many that differ, and so many that do not."""
 
+DECIDING = 48
+"""Requests, at most, that decide between faults which reproduce equally many."""
+
 NAMED = 0.5
-"""A fault is named as the cause when it reproduces at least this share of the examined requests, and more than any
-other."""
+"""A fault is named as the cause when it reproduces at least this share of the examined requests, and more of them than
+serving without a fault would."""
 
 
 @dataclass(frozen=True)
@@ -67,103 +69,107 @@ class Case:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was tried; ``cause``: the fault that reproduces the server, None where none does."""
+    """What was tried; ``cause``: the fault that reproduces the server, None where none does; ``rivals``: faults that
+    reproduce exactly as many requests."""
 
     tried: tuple[Tried, ...]
     cause: Fault | None
+    rivals: tuple[Fault, ...] = ()
+
+    @property
+    def title(self) -> str | None:
+        """The cause in words."""
+        return None if self.cause is None else ", or ".join(f.title for f in (self.cause, *self.rivals))
 
 
 def chosen(cases: Sequence[Case]) -> list[Case]:
     """The cases that faults are tried on: those that differ, with other counts and at T = 0 first, and a few others."""
+    differing, others = _usable(cases)
+    return differing[:EXAMINED] + others[:AGREEING]
+
+
+def _usable(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+    """Cases that differ, those that say most first, and cases whose counts agree."""
     usable = [c for c in cases if c.answer.tokens is not None]
     order = sorted((c for c in usable if c.differs), key=lambda c: (c.temperature > 0, c.same_counts is not False))
-    return order[:EXAMINED] + [c for c in usable if not c.differs and c.same_counts][:AGREEING]
+    return order, [c for c in usable if not c.differs and c.same_counts is not False]
 
 
-def diagnose(
-    cases: Sequence[Case],
-    faults: Iterable[Fault],
-    target: Target,
-    drafter: DFlash | None,
-    *,
-    precision: str,
-    cuts: bool,
-    batch_size: int,
-) -> Diagnosis:
-    """Tries the faults on the ``cases``. Of a kind, trying ends with the first variant that reproduces all.
+def diagnose(cases: Sequence[Case], faults: Iterable[Fault], replayed: "Trying") -> Diagnosis:
+    """Tries the faults on a few of the ``cases``. Of a kind, trying ends with the first variant that reproduces all.
 
-    ``precision``: that of the server; ``cuts``: as in ``same_counts``.
+    Faults that reproduce equally many are told apart by more cases.
     """
-    trying = Trying(cases, target, drafter, precision, cuts, batch_size)
+    examined = chosen(cases)
     results: list[tuple[Fault, int]] = []
-    with track("trying known faults", len(cases)) as show:
-        for _, variants in groupby(faults, key=lambda fault: fault.kind):
+    kinds = 0
+    with track("trying known faults", len(KINDS)) as show:
+        for kind, variants in groupby(faults, key=lambda fault: fault.kind):
             for fault in variants:
                 count = None
                 with suppress(InputError):  # this drafter or target cannot have the fault
-                    count = sum(trying.reproduced(fault))
-                if count is None:
-                    continue
-                results.append((fault, count))
-                show(max(n for _, n in results), fault.title)
-                if count == len(cases):
+                    count = sum(replayed.reproduced(fault, examined))
+                if count is not None:
+                    results.append((fault, count))
+                if count == len(examined):
                     break
-    usual = sum(trying.reproduced(Fault("none", "no fault")))
+            kinds += 1
+            show(kinds, KINDS[kind])
+    tried = tuple(Tried(f.kind, f.title, n, len(examined)) for f, n in results)
+    usual = sum(replayed.reproduced(Fault("none", "no fault"), examined))
     best = max((n for _, n in results), default=0)
+    if best <= usual or best < NAMED * len(examined):
+        return Diagnosis(tried, None)
     named = [f for f, n in results if n == best]
-    cause = named[0] if best > usual and best >= NAMED * len(cases) else None
-    tried = tuple(Tried(f.kind, f.title, n, len(cases)) for f, n in results)
-    return Diagnosis(tried, cause)
+    if len(named) > 1:
+        differing, others = _usable(cases)
+        more = [*differing, *others][:DECIDING]
+        counts = [sum(replayed.reproduced(f, more)) for f in named]
+        named = [f for f, n in zip(named, counts, strict=True) if n == max(counts)]
+    return Diagnosis(tried, named[0], tuple(named[1:]))
 
 
 @dataclass(frozen=True)
 class Trying:
-    """Cases, and what they are replayed with."""
+    """What cases are replayed with. ``precision``: that of the server; ``cuts``: as in ``same_counts``."""
 
-    cases: Sequence[Case]
     target: Target
     drafter: DFlash | None
     precision: str
     cuts: bool
     batch_size: int
 
-    def reproduced(self, fault: Fault) -> list[bool]:
-        """Which of the cases have the server's answer and counts under a fault."""
-        if fault.prompt is not None:
-            return [self._rendered(fault, case) for case in self.cases]
+    def reproduced(self, fault: Fault, cases: Sequence[Case]) -> list[bool]:
+        """Which of the cases have the server's answer and counts under a fault. Errors: InputError for a fault that
+        this target or drafter cannot have."""
         target = fault.target(self.target)
         drafter = None if self.drafter is None else fault.drafter(self.drafter)
+        read = [case if fault.prompt is None else _reading(case, fault.prompt, target.chat) for case in cases]
+        known = [case for case in read if case.prompt]
         along = Along(target, drafter, None, self.batch_size)
-        rounds = along.follow([(c.prompt, c.tokens, c.tail) for c in self.cases])
-        return [
-            self._answers(fault, target, case) and self._counts(ours, case)
-            for case, ours in zip(self.cases, rounds, strict=True)
-        ]
-
-    def _answers(self, fault: Fault, target: Target, case: Case) -> bool:
-        """Whether the target gives the case's answer under a fault."""
-        if case.same_answer is not False:
-            return True
-        if fault.precision is None or target is self.target:
-            return case.gap is not None and within(case.gap, case.scale, self.precision)
-        other = first_other_token(target, case.prompt, case.tokens)
-        return other is None or within(other[2], other[3], fault.precision)
-
-    def _rendered(self, fault: Fault, case: Case) -> bool:
-        """The same for another prompt, decoded live."""
-        if case.temperature > 0 or fault.prompt is None:
-            return False
-        prompt = fault.prompt(self.target.chat, case.messages)
-        if not prompt or prompt == case.prompt:
-            return case.same_answer is not False and case.same_counts is not False
-        request = Request(case.prompt_id, case.prompt_id, case.turn, prompt)
-        proposer = Nothing() if self.drafter is None else Drafted(self.target, self.drafter)
-        trace, tokens, _ = decode(
-            self.target, proposer, request, temperature=0.0, seed=0, max_new_tokens=len(case.tokens)
-        )
-        ours = followed(trace, [trace.proposed] * len(trace.accepted), len(tokens) + trace.proposed)
-        return tokens == case.tokens and self._counts(ours, case)
+        rounds = dict(zip(map(id, known), along.follow([(c.prompt, c.tokens, c.tail) for c in known]), strict=True))
+        return [bool(c.prompt) and self._counts(rounds[id(c)], c) and self._answers(fault, target, c) for c in read]
 
     def _counts(self, ours: Followed, case: Case) -> bool:
         """Whether the server's counts are those of ``ours``, as far as both are known."""
         return self.drafter is None or same_counts(ours, case.answer, cuts=self.cuts) is not False
+
+    def _answers(self, fault: Fault, target: Target, case: Case) -> bool:
+        """Whether the target gives the case's answer under a fault."""
+        if case.same_answer is not False or case.temperature > 0:
+            return True
+        changed = fault.precision is not None and target is not self.target
+        if not changed and fault.prompt is None:
+            return within(case.gap, case.scale, self.precision)
+        precision = fault.precision if changed and fault.precision is not None else self.precision
+        other = first_other_token(target, case.prompt, case.tokens)
+        return other is None or within(other[2], other[3], precision)
+
+
+def _reading(case: Case, render: Render, chat: Chat) -> Case:
+    """The case as a server answers it that reads another prompt."""
+    prompt = render(chat, case.messages)
+    if prompt == case.prompt:
+        return case
+    compared = False if case.temperature == 0 else None
+    return replace(case, prompt=prompt, tail=(), same_answer=compared, gap=None, scale=None)

@@ -24,7 +24,7 @@ from specauf_cli.evaluation.rounds import pieces, viewed_answer
 from specauf_cli.evaluation.trajectories import Generated
 from specauf_cli.evaluation.turns import Request
 from specauf_cli.models.target import Target
-from specauf_cli.reporting.view import Viewed, ViewedAnswer
+from specauf_cli.reporting.view import Round, Viewed, ViewedAnswer
 from specauf_cli.store.referee import First, Judged, JudgedRequest, Subject
 from specauf_cli.types import Message, PromptSet, Trace, Trajectory
 
@@ -77,7 +77,7 @@ def judge_benchmark(
     by_key = {r.key: ours for (r, _), ours in zip(theirs.values(), along_theirs, strict=True)}
     groups = tuple(_group([by_key[k] for k in sorted(keys)], counts) for keys, counts in asked.waves)
     definition = OWN_DEFINITION[judging.backend]
-    paired = None if judging.subject == "plain" else difference(requests, prompts.name, definition, seed=judging.seed)
+    paired = None if judging.subject == "plain" else difference({prompts.name: requests}, definition, seed=judging.seed)
     pooled_only = judging.subject == "lookup"
     drawn = [(c.prompt, c.tokens) for c in cases if c.answer.tokens is not None and _known(c, along.target)]
     drawn_as = sampling(along.target, drawn, temperature) if temperature > 0 else None
@@ -126,6 +126,7 @@ def _compared(
 ) -> Case:
     """A request with its answer compared; counts are not."""
     trajectory = own.trajectory if own is not None and own.trajectory.prompt == request.prompt else None
+    answer = _with_end(answer, trajectory, judging.along.target.chat)
     where = (title, temperature, request.prompt_id, request.turn)
     case = Case(*where, request.prompt, chat, answer, trajectory)
     whole = None if trajectory is None else trajectory.tokens[: trajectory.length]
@@ -138,6 +139,16 @@ def _compared(
         text = None if whole is None else judging.along.target.chat.text(whole)
         return replace(case, same_answer=None if text is None else answer.text == text)
     return _first_other(judging, case, answer.tokens, whole)
+
+
+def _with_end(answer: Answer, own: Trajectory | None, chat: Chat) -> Answer:
+    """The answer with the token that ended it, which some servers count and do not return."""
+    tokens = answer.tokens
+    if tokens is None or not answer.ended or len(tokens) + 1 != answer.completion or tokens[-1] in chat.stop_ids:
+        return answer
+    same = own is not None and own.ended and own.length == answer.completion
+    end = own.tokens[own.length - 1] if own is not None and same else chat.eos_id
+    return replace(answer, tokens=(*tokens, end))
 
 
 def _first_other(judging: Judging, case: Case, tokens: tuple[int, ...], whole: tuple[int, ...] | None) -> Case:
@@ -203,6 +214,7 @@ def _row(case: Case, ours: Followed | None, own: Own | None, subject: Subject) -
         rounds=answer.rounds,
         accepted=answer.accepted,
         histogram=answer.histogram,
+        steps=answer.steps,
         same_counts=case.same_counts,
     )
 
@@ -258,12 +270,12 @@ def first_difference(cases: Sequence[Case], along: Along, cause: Fault | None) -
 
 @dataclass(frozen=True)
 class Walked:
-    """Rounds along one answer, with what each of them proposed."""
+    """Rounds along one answer, with what each of them proposed; None where only the accepted tokens are known."""
 
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
     rounds: Followed
-    proposed: tuple[tuple[int, ...], ...]
+    proposed: tuple[tuple[int, ...], ...] | None
 
 
 def _walk(along: Along, prompt: tuple[int, ...], tokens: tuple[int, ...], tail: tuple[int, ...]) -> Walked | None:
@@ -289,6 +301,8 @@ def _server_rounds(case: Case, along: Along, cause: Fault | None) -> tuple[Walke
         return None, unknown
     if case.same_counts:
         return _walk(along, case.prompt, case.tokens, case.tail), "the server; its counts are those of these rounds"
+    if case.answer.steps is not None and (told := _told(case, along.proposals)) is not None:
+        return told, "the server, with the rounds that it tells; what it proposed beyond is not known"
     if cause is None:
         return None, unknown
     drafter = along.drafter and cause.drafter(along.drafter)
@@ -298,6 +312,17 @@ def _server_rounds(case: Case, along: Along, cause: Fault | None) -> tuple[Walke
     if walked is None or same_counts(walked.rounds, case.answer, cuts=True) is False:
         return None, unknown
     return walked, f"the server, with the rounds of the fault found: {cause.title}"
+
+
+def _told(case: Case, proposals: int) -> Walked | None:
+    """The rounds that a server tells; None where they do not emit the answer (it made passes without a draft too)."""
+    steps = case.answer.steps or ()
+    emitted = 1 + sum(a + 1 for a in steps)
+    before = emitted - (steps[-1] + 1 if steps else 0)
+    if not before < len(case.tokens) <= emitted:
+        return None
+    rounds = Followed(steps, tuple(max(a, proposals) for a in steps), False, len(case.tokens) - before)
+    return Walked(case.prompt, case.tokens, rounds, None)
 
 
 def _first_other_round(ours: Walked | None, theirs: Walked | None) -> int | None:
@@ -320,7 +345,9 @@ def _named(chat: Chat, case: Case, token: int) -> tuple[int, str]:
 
 def _viewed(case: Case, target: Target, walked: Walked | None, *, own: bool) -> ViewedAnswer:
     """An answer as it is viewed, its rounds if they are known."""
-    if walked is not None:
+    if walked is not None and walked.proposed is None:
+        return _viewed_as_told(case, target, walked)
+    if walked is not None and walked.proposed is not None:
         rounds = walked.rounds
         trajectory = Trajectory(case.prompt_id, case.turn, walked.prompt, walked.tokens, len(walked.tokens), False)
         proposed = max(rounds.drafted, default=0)
@@ -335,3 +362,16 @@ def _viewed(case: Case, target: Target, walked: Walked | None, *, own: bool) -> 
     texts = pieces(target.chat, case.prompt, tokens)
     asked = target.chat.tokenizer.decode(list(case.prompt), skip_special_tokens=False)
     return ViewedAnswer(case.prompt_id, case.benchmark, case.turn, asked, texts, None)
+
+
+def _viewed_as_told(case: Case, target: Target, walked: Walked) -> ViewedAnswer:
+    """An answer whose rounds are known by their accepted tokens alone; ``?`` stands for a rejected draft token."""
+    texts = pieces(target.chat, walked.prompt, walked.tokens)
+    rounds, at = [], 1
+    for accepted, drafted in zip(walked.rounds.accepted, walked.rounds.drafted, strict=True):
+        emitted = texts[at : at + accepted + 1]
+        proposed = (*emitted[:accepted], *("?" for _ in range(drafted - len(emitted[:accepted]))))
+        rounds.append(Round(proposed, accepted, emitted, "the rejected draft tokens are not known"))
+        at += accepted + 1
+    asked = target.chat.tokenizer.decode(list(walked.prompt), skip_special_tokens=False)
+    return ViewedAnswer(case.prompt_id, case.benchmark, case.turn, asked, texts, tuple(rounds))

@@ -26,7 +26,7 @@ from specauf_cli.config.settings import validated
 from specauf_cli.engines.along import Along
 from specauf_cli.engines.checks import weights_sha256
 from specauf_cli.engines.client import Client
-from specauf_cli.engines.diagnosis import Case, Diagnosis, chosen, diagnose
+from specauf_cli.engines.diagnosis import Case, Diagnosis, Trying, chosen, diagnose
 from specauf_cli.engines.faults import known_faults
 from specauf_cli.engines.judging import Judging, first_difference, judge_benchmark
 from specauf_cli.engines.measure import Asked, Asking, ask_benchmark
@@ -44,7 +44,7 @@ from specauf_cli.engines.server import (
     template_sha256,
     without_folders,
 )
-from specauf_cli.engines.verdict import worst
+from specauf_cli.engines.verdict import OWN_DEFINITION, averages, worst
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation.evaluate import own_answers
 from specauf_cli.evaluation.lookup import LookupRule
@@ -213,10 +213,11 @@ class Referee:
             unchecked=tuple(self.server.unchecked),
             reported=tuple(_public(text, self.server) for text in self.server.reported),
             benchmarks=tuple(one for one, _ in judged),
+            averages=averages([one for one, _ in judged], OWN_DEFINITION[judging.backend], seed=settings.seed),
             verdict=verdict,
             first=first.first if first else None,
             tried=diagnosis.tried,
-            cause=diagnosis.cause.title if diagnosis.cause else None,
+            cause=diagnosis.title,
             seconds=round(time.perf_counter() - began, 2),
             written=now(),
         )
@@ -243,15 +244,10 @@ class Referee:
             return Diagnosis((), None)
         longest = max(len(c.prompt) + len(c.tokens) for c in examined)
         others = other_drafters(self.task.run, self.target) if self.task.run and self.drafter is not None else {}
-        return diagnose(
-            examined,
-            known_faults(self.drafter, others, longest=longest),
-            self.target,
-            self.drafter,
-            precision=self.precision,
-            cuts=self.server.options.backend == "sglang",
-            batch_size=self.task.config.evaluation.batch_size,
-        )
+        cuts = self.server.options.backend == "sglang"
+        batch_size = self.task.config.evaluation.batch_size
+        replayed = Trying(self.target, self.drafter, self.precision, cuts, batch_size)
+        return diagnose(cases, known_faults(self.drafter, others, longest=longest), replayed)
 
 
 def other_drafters(run: Path, target: Target) -> dict[str, Callable[[], DFlash]]:

@@ -8,14 +8,23 @@ the last round is then ``open``.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from specauf_cli.engines import counts
 from specauf_cli.engines.answers import Answer
 from specauf_cli.evaluation import statistics, tau
-from specauf_cli.store.referee import Difference, JudgedRequest, Pair, Sampling, Verdict
+from specauf_cli.store.referee import (
+    LARGEST_Z,
+    Average,
+    Difference,
+    Judged,
+    JudgedRequest,
+    Pair,
+    Sampling,
+    Verdict,
+)
 from specauf_cli.types import Trace
 
 ROUNDING: dict[Literal["fp32", "bf16"], float] = {"fp32": 1e-4, "bf16": 2**-5}
@@ -24,9 +33,6 @@ ROUNDING: dict[Literal["fp32", "bf16"], float] = {"fp32": 1e-4, "bf16": 2**-5}
 fp32 keeps 24 bits: different kernels and batches agree to about 1e-5 of the largest logit after some tens of layers.
 bf16 keeps 8 bits (a relative spacing of 2**-8), of which sums over layers lose some: 2**-5.
 """
-
-LARGEST_Z = 4.0
-"""Largest deviation, in standard deviations, at which a server's draws pass as the target's own."""
 
 OWN_DEFINITION = {"sglang": "engine", "vllm": "pooled"}
 """The definition of tau of this project that each engine's own one is."""
@@ -85,6 +91,8 @@ def same_counts(ours: Followed, answer: Answer, *, cuts: bool) -> bool | None:
             return True
         return count >= rounds[-1] if open_ else count == rounds[-1]
 
+    if answer.steps is not None:
+        return answer.steps[:-1] == rounds[:-1] and possible(answer.steps[-1])
     if answer.histogram is not None:
         rest = Counter({k: n for k, n in enumerate(answer.histogram) if n})
         rest.subtract(Counter(rounds[:-1]))
@@ -185,24 +193,46 @@ def _ratio(terms: Mapping[str, tuple[float, float]]) -> float | None:
 
 
 def difference(
-    requests: Sequence[JudgedRequest], benchmark: str, definition: str, *, seed: int = 0
+    benchmarks: Mapping[str, Sequence[JudgedRequest]], definition: str, *, seed: int = 0
 ) -> Difference | None:
-    """tau of the server minus the replay's, paired by prompt; None where single prompts were not counted."""
-    theirs, ours = server_terms(requests, definition), replayed_terms(requests, definition)
-    if not set(theirs) & set(ours):
-        return None
-    samples = statistics.from_terms({0: theirs}), statistics.from_terms({0: ours})
-    found = statistics.difference(*samples, benchmark, seed=seed)
+    """Mean over ``benchmarks`` (requests by name) of the server's tau minus the replay's, paired by prompt; None where
+    single prompts were not counted."""
+    theirs, ours = {}, {}
+    for name, requests in benchmarks.items():
+        pairs = server_terms(requests, definition), replayed_terms(requests, definition)
+        if not set(pairs[0]) & set(pairs[1]):
+            return None
+        theirs[name], ours[name] = (statistics.from_terms({0: terms}) for terms in pairs)
+    found = statistics.average_difference(theirs, ours, seed=seed)
     finite = math.isfinite(found.low)
     return Difference(
         definition, found.value, found.low if finite else None, found.high if finite else None, found.prompts
     )
 
 
+def averages(judged: Sequence[Judged], definition: str, *, seed: int) -> tuple[Average, ...]:
+    """The mean over benchmarks at every temperature; none where there is one benchmark, or no tau."""
+    found = []
+    for temperature in dict.fromkeys(b.temperature for b in judged):
+        chosen = [b for b in judged if b.temperature == temperature]
+        if len(chosen) < 2 or not all(b.taus for b in chosen):
+            continue
+        names = [pair.definition for pair in chosen[0].taus]
+        pairs = [[next(p for p in b.taus if p.definition == name) for b in chosen] for name in names]
+        taus_ = tuple(
+            Pair(name, _mean([p.server for p in row]), _mean([p.ours for p in row]))
+            for name, row in zip(names, pairs, strict=True)
+        )
+        together = difference({b.benchmark: b.requests for b in chosen}, definition, seed=seed)
+        found.append(Average(temperature, taus_, together))
+    return tuple(found)
+
+
+def _mean(values: Sequence[float | int | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
 def worst(verdicts: Sequence[Verdict], order: Sequence[Verdict]) -> Verdict:
     """The worst of several verdicts."""
     return max(verdicts, key=order.index)
-
-
-Follow = Callable[[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]], list[Followed]]
-"""Prompts and answers to the rounds along each of them."""

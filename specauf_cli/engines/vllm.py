@@ -49,6 +49,17 @@ class Counters:
     running: int
 
 
+@dataclass(frozen=True)
+class OwnCounts:
+    """Rounds and accepted draft tokens of one answer, by accepted count, and round by round
+    (``--per-request-spec-decode-metrics detailed``)."""
+
+    rounds: int | None
+    accepted: int | None
+    histogram: tuple[int, ...] | None = None
+    steps: tuple[int, ...] | None = None
+
+
 class VLLM:
     """One vLLM server. ``counts`` is ``request``, or ``counters`` if only the server's running totals are available.
 
@@ -184,24 +195,24 @@ class VLLM:
         words, tokens = choices[0].get("text"), whole_numbers(choices[0].get("token_ids"))
         if tokens is None and not isinstance(words, str):
             raise self._impossible("has neither token_ids nor text")
-        rounds, accepted, histogram = self._own_counts(reply.get("metrics"), completion)
+        own = self._own_counts(reply.get("metrics"), completion)
         return Answer(
             tokens=tokens,
             text=words or "",
             completion=completion,
             ended=choices[0].get("finish_reason") == "stop",
-            rounds=rounds,
-            accepted=accepted,
-            histogram=histogram,
+            rounds=own.rounds,
+            accepted=own.accepted,
+            histogram=own.histogram,
+            steps=own.steps,
         )
 
-    def _own_counts(self, own: object, completion: int) -> tuple[int | None, int | None, tuple[int, ...] | None]:
-        """Rounds, accepted draft tokens and their histogram from an answer's own ``metrics``; None where it has
-        none."""
+    def _own_counts(self, own: object, completion: int) -> OwnCounts:
+        """The counts of an answer's own ``metrics``; None where it has none."""
         speculative = own.get("speculative_decoding") if isinstance(own, dict) else None
         if not isinstance(speculative, dict):
             no_round = self.plain or (self.counts == "request" and completion == 1)
-            return (0, 0, None) if no_round else (None, None, None)
+            return OwnCounts(0, 0) if no_round else OwnCounts(None, None)
         rounds = count(speculative, "num_spec_steps", self._impossible)
         accepted = drafted = count(speculative, "num_accepted_draft_tokens", self._impossible)
         if "num_draft_tokens" in speculative:
@@ -213,7 +224,12 @@ class VLLM:
         length = speculative.get("mean_acceptance_length")
         if rounds and length is not None and not agrees(length, 1 + accepted / rounds):
             raise self._impossible(f"has mean_acceptance_length={length}, but 1 + {accepted} / {rounds}")
-        return rounds, accepted, whole_numbers(speculative.get("acceptance_histogram"))
+        steps = whole_numbers(speculative.get("per_step_accepted"))
+        if steps is not None and (len(steps) != rounds or sum(steps) != accepted):
+            raise self._impossible(
+                f"counts {rounds} steps with {accepted} draft tokens accepted, but per step {list(steps)}"
+            )
+        return OwnCounts(rounds, accepted, whole_numbers(speculative.get("acceptance_histogram")), steps)
 
     def counters(self) -> Counters:
         """The totals of /metrics, all engines together. Errors: InputError when speculative decoding counts nothing

@@ -8,7 +8,7 @@ from specauf_cli.evaluation.turns import skips
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.report import CSS
 from specauf_cli.reporting.tables import DASH, table_row
-from specauf_cli.store.referee import First, Judged, RefereeRecord
+from specauf_cli.store.referee import LARGEST_Z, Average, Difference, First, Judged, Pair, RefereeRecord
 
 WORDS = {
     "equal": "Equal: every answer and every count that was compared.",
@@ -25,6 +25,8 @@ def summary(record: RefereeRecord) -> list[str]:
     text = [f"\n{_title(record)}"]
     for b in record.benchmarks:
         text.append(f"  {b.title:<28} T={b.temperature:g}  {b.verdict:<8}  {'; '.join(_found(b))}")
+    for a in record.averages:
+        text.append(f"  {'average':<28} T={a.temperature:g}            {_average(a)}")
     text += [f"  it says of itself: {reason}" for reason in record.reported]
     text.append(f"  {WORDS[record.verdict]}")
     if record.first is not None:
@@ -96,17 +98,33 @@ def _found(judged: Judged) -> list[str]:
     if judged.taus and judged.taus[0].server is not None and judged.taus[0].ours is not None:
         text.append(f"tau {judged.taus[0].server:.3f}, replay {judged.taus[0].ours:.3f}")
     if judged.sampling is not None:
-        text.append(f"sampling z {judged.sampling.z:+.1f}")
+        text.append(f"sampling z {judged.sampling.z:+.1f}{_other_draws(judged)}")
     if judged.only_one:
         text.append(f"{judged.only_one} requests answered by one side only")
     return text + ([skips(judged.skipped)] if judged.skipped else [])
 
 
+def _other_draws(judged: Judged) -> str:
+    """Said where the server's draws cannot be the target's."""
+    drawn = judged.sampling
+    return ": its draws are not the target's" if drawn is not None and abs(drawn.z) > LARGEST_Z else ""
+
+
+def _average(average: Average) -> str:
+    """tau of both, and the paired difference."""
+    pair, found = average.taus[0], average.difference
+    text = f"tau {pair.server:.3f}, replay {pair.ours:.3f}" if pair.server is not None and pair.ours is not None else ""
+    if found is None or found.low is None or found.high is None:
+        return text
+    reading = "" if found.separable else ", not separable"
+    return f"{text}, difference {found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{reading}"
+
+
 def _cause(record: RefereeRecord) -> str:
     if record.cause is None:
         return NO_CAUSE
-    tried = next(t for t in record.tried if t.title == record.cause)
-    return f"{record.cause} (reproduces {tried.reproduced} of {tried.examined} requests)"
+    best = max(record.tried, key=lambda t: t.reproduced)
+    return f"{record.cause} (reproduces {best.reproduced} of {best.examined} requests)"
 
 
 def _first(first: First) -> str:
@@ -150,26 +168,41 @@ def _about(record: RefereeRecord) -> str:
 
 
 def _benchmarks(record: RefereeRecord) -> list[str]:
-    cell = escape.cell
+    """A row for every benchmark and temperature, and one for their average."""
     definitions = list(dict.fromkeys(p.definition for b in record.benchmarks for p in b.taus))
     head = ["benchmark", "T", "verdict", "answers equal", "counts equal"]
-    head += [f"tau ({d}): server" for d in definitions] + [f"replay ({d})" for d in definitions]
-    head += ["difference, paired"] if any(b.difference for b in record.benchmarks) else []
-    head += ["sampling z"] if any(b.sampling for b in record.benchmarks) else []
+    for definition in definitions:
+        head += [f"tau ({definition}), server", "replay"]
+    paired = any(b.difference for b in record.benchmarks)
+    sampled = any(b.sampling for b in record.benchmarks)
+    head += ["difference, paired"] * paired + ["sampling z"] * sampled
     rows = [table_row(head), table_row(["---", "--:", "---", *["--:"] * (len(head) - 3)])]
-    for b in record.benchmarks:
-        pairs = {p.definition: p for p in b.taus}
-        row = [cell(b.title), f"{b.temperature:g}", f"**{b.verdict}**" if b.verdict != "equal" else "equal"]
-        row += [f"{same} of {of}" if of else DASH for same, of in (b.answers, b.counts)]
-        row += [_number(pairs[d].server if d in pairs else None) for d in definitions]
-        row += [_number(pairs[d].ours if d in pairs else None) for d in definitions]
-        if "difference, paired" in head:
-            row.append(_difference(b))
-        if "sampling z" in head:
-            row.append(DASH if b.sampling is None else f"{b.sampling.z:+.2f}")
-        rows.append(table_row(row))
-    notes = [f"- {cell(b.title)}, T = {b.temperature:g}: {cell(n)}" for b in record.benchmarks for n in _left_out(b)]
+    for temperature in dict.fromkeys(b.temperature for b in record.benchmarks):
+        for b in (b for b in record.benchmarks if b.temperature == temperature):
+            row = [
+                escape.cell(b.title),
+                f"{b.temperature:g}",
+                b.verdict if b.verdict == "equal" else f"**{b.verdict}**",
+            ]
+            row += [f"{same} of {of}" if of else DASH for same, of in (b.answers, b.counts)]
+            row += [*_taus(b.taus, definitions), *[_difference(b.difference)] * paired]
+            rows.append(table_row([*row, *[DASH if b.sampling is None else f"{b.sampling.z:+.2f}"] * sampled]))
+        for a in (a for a in record.averages if a.temperature == temperature):
+            row = ["**average**", f"{a.temperature:g}", "", "", "", *_taus(a.taus, definitions)]
+            rows.append(table_row([*row, *[_difference(a.difference)] * paired, *[""] * sampled]))
+    notes = [
+        f"- {escape.cell(b.title)}, T = {b.temperature:g}: {escape.cell(n)}"
+        for b in record.benchmarks
+        for n in _left_out(b)
+    ]
     return [*rows, "", *notes] if notes else rows
+
+
+def _taus(pairs: Sequence[Pair], definitions: Sequence[str]) -> list[str]:
+    """Cells of the server's tau and the replay's, for every definition."""
+    known = {p.definition: p for p in pairs}
+    both = [(known[d].server, known[d].ours) if d in known else (None, None) for d in definitions]
+    return [DASH if value is None else f"{value:.3f}" for pair in both for value in pair]
 
 
 def _left_out(judged: Judged) -> list[str]:
@@ -180,15 +213,12 @@ def _left_out(judged: Judged) -> list[str]:
     )
     unknown = sum(r.same_answer is None for r in judged.requests) if judged.temperature == 0 else 0
     text += [f"{unknown} answers could not be compared"] if unknown else []
+    if _other_draws(judged):
+        text.append("its draws are not the target's at this temperature (sampling z beyond 4 standard deviations)")
     return text + ([skips(judged.skipped)] if judged.skipped else [])
 
 
-def _number(value: float | int | None) -> str:
-    return DASH if value is None else f"{value:.3f}"
-
-
-def _difference(judged: Judged) -> str:
-    found = judged.difference
+def _difference(found: Difference | None) -> str:
     if found is None:
         return DASH
     if found.low is None or found.high is None:

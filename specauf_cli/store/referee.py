@@ -21,6 +21,9 @@ VERDICTS: tuple[Verdict, ...] = ("equal", "rounding", "differs")
 Subject = Literal["drafter", "lookup", "plain"]
 """What the server drafts with: a trained drafter, n-grams of its own text, nothing."""
 
+LARGEST_Z = 4.0
+"""Largest ``Sampling.z``, either way, at which a server's draws pass as the target's own."""
+
 Flag = Annotated[bool, Strict()]
 
 
@@ -34,7 +37,8 @@ class JudgedRequest:
     ``ours``: accepted draft tokens of every round that the drafter has along the server's answer; ``open``: the last
     round may have accepted more, past the end of the answer, where the target's tokens are not known.
     ``replayed``: the same along the target's own answer of ``replayed_tokens`` tokens; None where it has none.
-    ``rounds``, ``accepted``, ``histogram``: the server's counts, None where it gives none for a single request.
+    ``rounds``, ``accepted``, ``histogram``, ``steps`` (accepted tokens round by round): the server's counts, None where
+    it gives none for a single request.
     ``same_counts``: None where nothing could be compared.
     """
 
@@ -52,6 +56,7 @@ class JudgedRequest:
     rounds: Count | None
     accepted: Count | None
     histogram: tuple[Count, ...] | None
+    steps: tuple[Count, ...] | None
     same_counts: Flag | None
 
 
@@ -124,6 +129,15 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Average:
+    """The unweighted mean over benchmarks at one temperature: tau, and its paired difference."""
+
+    temperature: Number
+    taus: tuple[Pair, ...]
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
 class Tried:
     """A known fault that was switched on here: how many of the ``examined`` requests have the server's answer and
     counts then."""
@@ -180,6 +194,7 @@ class RefereeRecord:
     unchecked: tuple[str, ...]
     reported: tuple[str, ...]
     benchmarks: tuple[Judged, ...]
+    averages: tuple[Average, ...]
     verdict: Verdict
     first: First | None
     tried: tuple[Tried, ...]
