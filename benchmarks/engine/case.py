@@ -33,6 +33,8 @@ ON_A_CPU = [
 ]
 """What `specauf serve-command` does not print: no compilation, and a cache and batches that fit a small machine."""
 
+COUNTS = "--per-request-spec-decode-metrics"
+
 
 @dataclass(frozen=True, config=CLOSED)
 class Trained:
@@ -112,8 +114,9 @@ def command(case: Case, run: Path, *, name: str, port: int, drafters: Path) -> t
     start = printed.index("vllm")
     variables = dict(word.split("=", 1) for word in printed[:start])
     command = _replaced(printed[start + 1 :], "--port", str(port))
+    command = _replaced(command, COUNTS, "detailed")  # every round instead of a histogram
     if case.drafter is None and case.speculative is None:
-        command = _without(_without(command, "--speculative-config"), "--per-request-spec-decode-metrics")
+        command = _without(_without(command, "--speculative-config"), COUNTS)
     elif case.speculative is not None:
         command = _replaced(command, "--speculative-config", json.dumps(case.speculative))
     elif case.config:

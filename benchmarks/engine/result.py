@@ -1,14 +1,12 @@
 """The result of one case, from the referee's record of its server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.engine.case import Case
-from specauf_cli.engines.verdict import replayed_terms, server_terms
-from specauf_cli.evaluation.statistics import Sample, average_difference, from_terms
 from specauf_cli.store.engine import AtTemperature, EngineCase, JudgedBenchmark, Reproduced, Share
 from specauf_cli.store.provenance import now
-from specauf_cli.store.referee import VERDICTS, First, Judged, RefereeRecord
+from specauf_cli.store.referee import VERDICTS, First, Pair, RefereeRecord
 
 DEFINITION = "pooled"
 """Of tau: vLLM's own."""
@@ -29,7 +27,7 @@ def result(case: Case, record: RefereeRecord, *, seconds: float, **known: Any) -
         tried=tuple(Reproduced(t.title, t.reproduced, t.examined) for t in record.tried),
         first=in_words(record.first) if record.first else None,
         reported=record.reported,
-        temperatures=tuple(at([b for b in record.benchmarks if b.temperature == t]) for t in temperatures),
+        temperatures=tuple(at(record, t) for t in temperatures),
         environment=record.environment,
         code=record.code,
         seconds=round(seconds, 1),
@@ -38,49 +36,36 @@ def result(case: Case, record: RefereeRecord, *, seconds: float, **known: Any) -
     )
 
 
-def at(benchmarks: Sequence[Judged]) -> AtTemperature:
-    """All benchmarks of one temperature."""
-    theirs, ours = ({b.benchmark: terms(b.requests, DEFINITION) for b in benchmarks} for terms in TERMS)
-    samples = [{n: from_terms({0: t}) for n, t in side.items() if t} for side in (theirs, ours)]
-    engine, replay = (averaged(side, len(benchmarks)) for side in samples)
-    difference = None
-    if engine is not None and replay is not None:
-        found = average_difference(*samples)
-        difference = (round(found.value, 5), round(found.low, 5), round(found.high, 5))
+def at(record: RefereeRecord, temperature: float) -> AtTemperature:
+    """All benchmarks at one temperature."""
+    benchmarks = [b for b in record.benchmarks if b.temperature == temperature]
+    average = next((a for a in record.averages if a.temperature == temperature), None)
+    engine, replay = taus(average.taus if average else ())
+    found = average.difference if average else None
+    interval = None
+    if found is not None and found.low is not None and found.high is not None:
+        interval = (round(found.value, 5), round(found.low, 5), round(found.high, 5))
     zs = [abs(b.sampling.z) for b in benchmarks if b.sampling is not None]
     return AtTemperature(
-        temperature=benchmarks[0].temperature,
+        temperature=temperature,
         verdict=max((b.verdict for b in benchmarks), key=VERDICTS.index),
         answers=total([b.answers for b in benchmarks]),
         counts=total([b.counts for b in benchmarks]),
         engine=engine,
         replay=replay,
-        difference=difference,
+        difference=interval,
         sampling=round(max(zs), 2) if zs else None,
-        benchmarks=tuple(of_benchmark(b, samples) for b in benchmarks),
+        benchmarks=tuple(JudgedBenchmark(b.benchmark, b.answers, b.counts, *taus(b.taus)) for b in benchmarks),
     )
 
 
-TERMS = (server_terms, replayed_terms)
-
-
-def of_benchmark(judged: Judged, samples: Sequence[Mapping[str, Sample]]) -> JudgedBenchmark:
-    """One benchmark; ``samples``: of the server and of the replay."""
-    engine, replay = (side[judged.benchmark].tau if judged.benchmark in side else None for side in samples)
-    return JudgedBenchmark(
-        judged.benchmark,
-        judged.answers,
-        judged.counts,
-        None if engine is None else round(engine, 5),
-        None if replay is None else round(replay, 5),
-    )
-
-
-def averaged(samples: Mapping[str, Sample], benchmarks: int) -> float | None:
-    """Unweighted mean of tau; None unless every benchmark has one."""
-    if len(samples) < benchmarks:
-        return None
-    return round(sum(s.tau for s in samples.values()) / benchmarks, 5)
+def taus(pairs: Sequence[Pair]) -> tuple[float | None, float | None]:
+    """tau of the server and of the replay by vLLM's own definition; None where there is none."""
+    found = next((p for p in pairs if p.definition == DEFINITION), None)
+    if found is None:
+        return None, None
+    server, ours = (None if tau is None else round(tau, 5) for tau in (found.server, found.ours))
+    return server, ours
 
 
 def total(shares: Sequence[Share]) -> Share:

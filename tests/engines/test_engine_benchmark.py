@@ -92,7 +92,7 @@ def test_a_case_without_a_drafter_changes_the_same_command(run: Path, tmp_path: 
     assert not [w for w in plain if "spec" in w]
     lookup = served(DEFINED["ngram"], run, tmp_path)
     assert json.loads(value(lookup, "--speculative-config"))["method"] == "ngram"
-    assert value(lookup, "--per-request-spec-decode-metrics") == "summary"
+    assert value(lookup, "--per-request-spec-decode-metrics") == "detailed"
 
 
 def test_a_changed_export_is_a_copy(run: Path, tmp_path: Path) -> None:
