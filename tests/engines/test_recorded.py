@@ -39,6 +39,7 @@ EXPECTED = Answer(
     rounds=16,
     accepted=31,
     histogram=(1, 4, 6, 5, *[0] * 12),
+    steps=(1, 1, 2, 0, 2, 2, 3, 1, 3, 2, 3, 2, 3, 1, 3, 2),
 )
 """The first prompt's answer at T = 0, as the recording has it."""
 
@@ -74,7 +75,7 @@ class Recording:
 def asking(name: str) -> Iterator[tuple[Recording, VLLM]]:
     recording = Recording(name)
     with running(recording) as url, Client(url, timeout=10, retries=0) as client:  # type: ignore[arg-type]
-        yield recording, VLLM(client, STOP)
+        yield recording, VLLM(client, STOP, plain=name == "plain")
 
 
 def answers(recording: Recording, backend: VLLM, temperature: float) -> list[Answer]:
@@ -116,16 +117,18 @@ def test_every_request_has_its_tokens_and_counts() -> None:
         assert answer.histogram is not None
         assert len(answer.tokens) == answer.completion
         assert sum(answer.histogram) == answer.rounds
+        assert answer.steps is not None
+        assert [answer.steps.count(k) for k in range(16)] == list(answer.histogram)
         assert sum(k * n for k, n in enumerate(answer.histogram)) == answer.accepted
     assert sampled.tokens != first.tokens
 
 
-def test_counts_without_a_drafter_are_the_steps_of_plain_decoding() -> None:
+def test_a_drafter_changes_no_answer() -> None:
     with asking("plain") as (recording, backend):
-        with pytest.raises(InputError, match="decodes without a drafter"):
-            backend.served()
+        served = backend.served()
+        assert (served.drafter, served.algorithm, served.proposals, served.dtype) == (None, None, None, "float32")
         plain = answers(recording, backend, 0.0)
-    assert [a.rounds for a in plain] == [None] * len(plain)
+    assert [(a.rounds, a.histogram) for a in plain] == [(0, None)] * len(plain)
     with asking("requests") as (recording, backend):
         backend.served()
         drafted = answers(recording, backend, 0.0)
@@ -156,6 +159,16 @@ def test_running_totals_grow_by_what_single_requests_count() -> None:
             assert (after.finished - before.finished, after.running) == (1, 0)
             before = after
         assert float(started(backend.client) or 0) > 1.79e9
+
+
+def test_a_server_without_a_drafter_has_no_tau() -> None:
+    recording = Recording("plain")
+    with (
+        running(recording) as url,  # type: ignore[arg-type]
+        Client(url, timeout=10, retries=0) as client,
+        pytest.raises(InputError, match="decodes without a drafter"),
+    ):
+        VLLM(client, STOP).served()
 
 
 @pytest.mark.parametrize("path", sorted(RECORDED.glob("*.json")), ids=lambda p: p.stem)
