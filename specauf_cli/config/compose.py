@@ -33,6 +33,8 @@ from specauf_cli.config.schema import BackboneConfig, Config, ObjectiveConfig
 from specauf_cli.errors import InputError, Interrupted, first_line, nearest
 from specauf_cli.runtime import ranks
 
+SIZED = {"domino": ("gru_hidden_dim", "emb_dim"), "dspark": ("markov_rank",)}
+"""Backbones with parts that a profile sizes by the width of its target, and the keys of those sizes."""
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 """Options of Hydra that take the next word as their value."""
 
@@ -259,10 +261,12 @@ def build(raw: DictConfig) -> Config:
             "with train/ and benchmarks/; `specauf data fetch --out DIR` makes one"
         )
     values.pop("recipe", None)  # what a profile gives by backbone, resolved in its trainer settings
-    domino = values.pop("domino", {})  # a profile's sizes for conf/backbone/domino.yaml, where they are resolved
-    for key in domino if isinstance(domino, dict) else [domino]:
-        if key not in ("gru_hidden_dim", "emb_dim"):
-            raise InputError(f"unknown setting domino.{key}; valid: domino.gru_hidden_dim, domino.emb_dim")
+    for backbone, keys in SIZED.items():  # a profile's sizes for these backbones, resolved in their yaml files
+        given = values.pop(backbone, {})
+        for key in given if isinstance(given, dict) else [given]:
+            if key not in keys:
+                valid = ", ".join(f"{backbone}.{k}" for k in keys)
+                raise InputError(f"unknown setting {backbone}.{key}; valid: {valid}")
     values["target"] = identity.named(values["target"])
     config = settings.validated(Config, {**values, "resolved": settings.recorded(values)})
     check_fit(config.objective, config.backbone)
@@ -280,13 +284,16 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
     for branch, terms in objective.branches.items():
         for number, term in enumerate(terms):
             names.try_term(term, f"objective.{branch}" if len(terms) == 1 else f"objective.{branch}.{number}")
-    kind = backbone.like or backbone.name
-    if kind not in objective.backbones:
-        fitting = [n for n in groups()["objective"] if kind in _fits(n)]
+    kinds = {backbone.name, backbone.like}
+    if not kinds & set(objective.backbones):
+        fitting = [n for n in groups()["objective"] if kinds & set(_fits(n))]
         raise InputError(
             f"objective {objective.name!r} is for {', '.join(objective.backbones)}, not for {backbone.name}; "
             f"on {backbone.name}: {', '.join(fitting)}"
         )
+    every = [term for terms in objective.branches.values() for term in terms]
+    if not drafter.confident and any(names.needs_confidence(names.loss(term)) for term in every):
+        raise InputError(f"objective {objective.name!r} reads the drafter's confidence, and {backbone.name} has none")
     if "final" in drafter.branches and objective.final is None:
         raise InputError(f"objective {objective.name!r} has no terms for the branch final of {backbone.name}")
 

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,13 @@ CREDITS = "specauf_cli.objectives.credits"
 """Its public functions are the credits that a bare name can mean."""
 LOSSES = "specauf_cli.objectives.losses"
 """Its public functions are the losses that a bare name can mean."""
-BACKBONES = {"dflash": "specauf_cli.models.dflash.DFlash", "domino": "specauf_cli.models.domino.Domino"}
+BACKBONES = {
+    "dflash": "specauf_cli.models.dflash.DFlash",
+    "domino": "specauf_cli.models.domino.Domino",
+    "dspark": "specauf_cli.models.dspark.DSpark",
+    "medusa": "specauf_cli.models.heads.Medusa",
+    "recurrent": "specauf_cli.models.heads.Recurrent",
+}
 """What a bare ``backbone.kind`` means."""
 PROVIDED = {
     "gold_rank": "Int[N, K], number of tokens with a higher logit than the label",
@@ -29,17 +36,17 @@ OF_TARGET = ("target_gold_logprob", "overlap")
 
 
 def loss(config: TermConfig, where: str = "term") -> Loss:
-    """The loss that a term names, its knobs bound. It is called with logits and labels, and with the target's logits
-    where it ``needs_target``.
+    """The loss that a term names, its knobs bound. It is called with logits and labels, with the target's logits
+    where it ``needs_target``, and with the drafter's confidence where it ``needs_confidence``.
 
     Errors: InputError for an unknown name, or an argument that is neither of them.
     """
     function = _shipped_or_own(config.loss, f"{where}.loss", LOSSES)
     asked = _positional(function)
-    if not 2 <= len(asked) <= 3 or asked[2:] not in ([], ["target_logits"]):
+    if len(asked) < 2 or asked[2:] not in ([], ["target_logits"], ["target_logits", "confidence"]):
         raise InputError(
-            f"{where}.loss={config.loss!r} must take (logits, labels) or (logits, labels, target_logits), and its "
-            f"knobs after a *; it takes ({', '.join(asked)})"
+            f"{where}.loss={config.loss!r} must take (logits, labels), and after them nothing, target_logits, or "
+            f"target_logits and confidence; its knobs after a *; it takes ({', '.join(asked)})"
         )
     return _bound(function, config.knobs)
 
@@ -47,6 +54,11 @@ def loss(config: TermConfig, where: str = "term") -> Loss:
 def needs_target(loss: Loss) -> bool:
     """Whether a loss reads the target's logits."""
     return "target_logits" in _positional(loss)
+
+
+def needs_confidence(loss: Loss) -> bool:
+    """Whether a loss reads the drafter's own confidence."""
+    return "confidence" in _positional(loss)
 
 
 def credit(config: TermConfig, where: str = "term") -> Credit:
@@ -85,6 +97,8 @@ def backbone(config: BackboneConfig) -> Any:
             f"{config.block_size}"
         )
     for knob, value in config.knobs.items():
+        if isinstance(value, str):  # one of the words that its annotation lists
+            continue
         low, high = (0, slots) if knob == "pure_draft_prefix_len" else (1, 2**20)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise InputError(f"backbone.knobs.{knob}={value!r} is out of range; valid: {low}..{high}")
@@ -115,7 +129,8 @@ def _try_loss(function: Loss, name: str, where: str) -> None:
 
     logits = torch.tensor([[[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]]], requires_grad=True)
     labels, target_logits = torch.tensor([[1, 2]]), torch.tensor([[[0.0, 2.0, 0.0], [0.0, 1.0, 2.0]]])
-    arguments = (logits, labels, target_logits) if needs_target(function) else (logits, labels)
+    confidence = torch.tensor([[0.5, -1.0]], requires_grad=True)
+    arguments = (logits, labels, target_logits, confidence)[: len(_positional(function))]
     try:
         with torch.enable_grad():
             losses = function(*arguments)
@@ -230,6 +245,11 @@ def _check_knobs(functions: Sequence[Callable[..., Any]], given: Mapping[str, An
             f"{where}.{knob} is not one of its knobs: {', '.join(knobs) or 'it has none'}.{nearest(knob, knobs)}"
         )
     for knob, kind in kinds.items():
+        words = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+        if words and given[knob] not in words:
+            raise InputError(
+                f"{where}.{knob}={given[knob]!r} is none of {', '.join(words)}.{nearest(str(given[knob]), words)}"
+            )
         numbers = isinstance(given[knob], int | float) and not isinstance(given[knob], bool)
         if kind in (int, float, int | float) and not numbers:
             raise InputError(f"{where}.{knob}={given[knob]!r} is not valid; expected a number")

@@ -97,14 +97,19 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 """A word that can be part of a file's name."""
 Precision = Literal["fp32", "bf16"]
 Knob = Int | Float | str
+Words = Annotated[tuple[str, ...], Strict(False)]
 
 CLOSED = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 """Unknown keys are errors; the text below a field is its meaning; no number is infinite."""
 
 
+Architecture = Literal["qwen3", "llama", "mistral", "gemma2", "gemma3_text", "olmo2", "gpt_neox", "qwen3_moe"]
+"""Types of models that are trained here; any type that transformers can load may be a target."""
+
+
 @dataclass(frozen=True, config=CLOSED)
 class PretrainConfig:
-    """How a small target is trained from scratch: sizes of a Qwen3 causal LM and its recipe."""
+    """How a small target is trained from scratch: architecture, sizes and recipe of a causal LM."""
 
     vocab_size: Annotated[Int, Field(ge=300, le=2**20)]
     """entries of the tokenizer (256 bytes, the special tokens, merges); a small corpus may yield fewer"""
@@ -142,6 +147,10 @@ class PretrainConfig:
     """of the products in training"""
     seed: Seed
     """of initial weights and order"""
+    architecture: Annotated[Architecture, Since("qwen3")] = "qwen3"
+    """type of the model, as transformers calls it"""
+    more: Annotated[dict[str, Bool | Knob | Words | None], Since({})] = field(default_factory=dict)
+    """further keys of the model's configuration, as transformers calls them, e.g. ``tie_word_embeddings``"""
 
     @model_validator(mode="after")
     def _fits(self) -> "PretrainConfig":
@@ -176,6 +185,14 @@ class SizesConfig:
     """rows of the embedding, padding included"""
     tied: Bool
     """the output head is the embedding"""
+    gated: Bool = True
+    """the MLP has a gate: three matrices, not two"""
+    experts: Annotated[Int, Field(ge=0, le=2**16)] = 0
+    """experts of a layer; 0: none, one MLP"""
+    experts_per_token: Annotated[Int, Field(ge=0, le=2**16)] = 0
+    """experts that a token passes"""
+    expert_size: Annotated[Int, Field(ge=0, le=2**20)] = 0
+    """inner width of an expert"""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -190,8 +207,8 @@ class TargetConfig:
     """hub id or folder; null: trained here as ``pretrain`` says"""
     revision: str | None
     """branch, tag or commit on the hub; null: the default branch"""
-    taps: Annotated[tuple[Int, ...], Strict(False)] | Int
-    """decoder layers that a drafter reads, from 0; or how many of them the public rule chooses"""
+    taps: Annotated[tuple[Int, ...], Strict(False)] | Int | Literal["last"]
+    """decoder layers that a drafter reads, from 0; or how many the public rule chooses; last: what the head reads"""
     mask_token: str | Int | None
     """token or id of the slots to draft; null: a free row of the embedding"""
     trust_remote_code: Annotated[Bool, NAMES_CODE]
@@ -217,7 +234,7 @@ class BackboneConfig:
     title: Annotated[str, MEASURED]
     """as tables call it"""
     kind: Annotated[Text, NAMES_CODE]
-    """``dflash``, ``domino``, or ``package.module.Class`` of the user's own"""
+    """``dflash``, ``domino``, ``dspark``, ``medusa``, ``recurrent``, or ``package.module.Class`` of the user's own"""
     block_size: Annotated[Int, Field(ge=2, le=1024)]
     """B: tokens of a block, the anchor included"""
     layers: Layers
@@ -413,6 +430,8 @@ class EvaluationConfig:
     """also draft at every position of a trajectory: acceptance with less noise, never tau"""
     heldout_anchors: Size
     """blocks per held-out conversation for block-mask accuracy"""
+    confidence: Annotated[Share, Since(0.0)] = 0.0
+    """a drafter with a confidence head proposes no token that it gives less chance than this, nor any after it"""
 
     @model_validator(mode="after")
     def _fits(self) -> "EvaluationConfig":

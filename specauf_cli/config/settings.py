@@ -93,6 +93,11 @@ def identity(resolved: Mapping[str, Any]) -> dict[str, Any]:
     return _kept(Config, resolved, lambda marks: MACHINE not in marks and MEASURED not in marks, former_words=True)
 
 
+def said(section: Any) -> dict[str, Any]:
+    """A section as plain values, without the settings whose value is what held before they existed (``Since``)."""
+    return _kept(type(section), dataclasses.asdict(section), lambda _: True)
+
+
 def shared(config: Config) -> dict[str, Any]:
     """The settings that must be equal in runs that are trained or measured together."""
     common: dict[str, Any] = {}

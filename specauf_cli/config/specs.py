@@ -341,9 +341,9 @@ def _check_baselines(found: BaselinesSpec, path: str) -> None:
 def _check_row(objective: str, backbone: str, path: str) -> None:
     """InputError for a row whose records would carry another name, or that the backbone has no use for."""
     content = objective_yaml(objective)
-    kind = read_yaml(file_of("backbone", backbone)).get("like") or backbone
-    if kind not in content["backbones"]:
-        alias = content.get("aliases", {}).get(kind)
+    like = read_yaml(file_of("backbone", backbone)).get("like") or backbone
+    if not {like, backbone} & set(content["backbones"]):
+        alias = content.get("aliases", {}).get(like)
         means = f"is called {alias} on {backbone}; write objective: {alias}" if alias else f"does not fit {backbone}"
         raise InputError(f"{path}: objective {objective!r} {means}")
 

@@ -74,7 +74,7 @@ def target(subject: Subject) -> Finding:
     kind = (
         "random weights, since it is not trained yet" if subject.untrained else f"fingerprint {known.fingerprint[:16]}"
     )
-    sizes = f"{known.model.config.num_hidden_layers} layers of width {known.hidden_size}, {known.chat.vocab:,} tokens"
+    sizes = f"{known.depth} layers of width {known.hidden_size}, {known.chat.vocab:,} tokens"
     if subject.config.trainer.max_length > known.context_length:
         return Finding(
             FAIL,

@@ -6,6 +6,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from specauf_cli.doctor.subject import FAIL, OK, WARN, Finding, Subject, close
+from specauf_cli.models import structure
 from specauf_cli.models.target import Target
 from specauf_cli.store import layout
 from specauf_cli.store.files import read_json
@@ -19,15 +20,15 @@ def layers(subject: Subject) -> Finding:
     With a run, its ``target_layer_ids`` must be the taps: serving engines count one higher internally (vllm#40727).
     """
     target = subject.target()
-    tokens, count = subject.tokens(), target.model.config.num_hidden_layers
-    if max(target.taps) >= count - 1:
+    tokens, count = subject.tokens(), target.depth
+    if max(target.taps) >= count - 1 and target.config.taps != "last":
         return Finding(
             FAIL,
             f"taps {list(target.taps)} include layer {max(target.taps)}, the last of {count}, stored after the final "
             "norm",
             f"target.taps below {count - 1}",
         )
-    states = target.model.model(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states
+    states = structure.decoder(target.model)(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states
     views = {"training": target.features(tokens), "decoding": target.forward(tokens, target.new_cache())[1]}
     for view, features in views.items():
         for tap, part in zip(target.taps, torch.split(features, target.hidden_size, dim=-1), strict=True):

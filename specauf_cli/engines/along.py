@@ -55,10 +55,11 @@ class Along:
             proposed[index].append(tokens)
 
         if self.drafter is not None:
-            traces = replay(
-                self.target, self.drafter, walked, batch_size=self.batch_size, record=keep if proposals else None
-            )
+            sure = self.drafter.least_confidence > 0  # then rounds propose fewer tokens, or none
+            record = keep if proposals or sure else None
+            traces = replay(self.target, self.drafter, walked, batch_size=self.batch_size, record=record)
             widths = [[self.proposals] * len(trace.accepted) for trace in traces]
+            widths = [[len(tokens) for tokens in rounds] for rounds in proposed] if sure else widths
         elif self.rule is not None:
             traces = replay_lookup(self.rule, walked, keep)
             widths = [[len(tokens) for tokens in rounds] for rounds in proposed]

@@ -7,7 +7,7 @@ from pathlib import Path
 from specauf_cli.config.schema import Config
 from specauf_cli.data.chat import Chat
 from specauf_cli.engines.client import Client
-from specauf_cli.engines.conventions import DTYPES, drafted_per_round, export_folder
+from specauf_cli.engines.conventions import DTYPES, drafted_per_round, export_folder, method_of
 from specauf_cli.engines.options import ServerOptions
 from specauf_cli.engines.served import Served, tokenized
 from specauf_cli.errors import InputError, nearest
@@ -71,10 +71,11 @@ def other_dtype(served: Served, config: Config, options: ServerOptions) -> list[
 def _other_drafting(served: Served, config: Config, run: Path, options: ServerOptions) -> list[str]:
     expected = drafted_per_round(config.backbone.proposals, config.backbone.block_size)
     found = []
-    if served.algorithm is not None and served.algorithm.lower() != "dflash":
+    method = method_of(config.backbone.kind)
+    if served.algorithm is not None and served.algorithm.lower() != method:
         found.append(
-            f"{options.base_url} drafts by {served.algorithm}, the drafter of run {run.name} by DFLASH; start it as "
-            f"`specauf serve-command --backend {options.backend} --run {run.name}` prints"
+            f"{options.base_url} drafts by {served.algorithm}, the drafter of run {run.name} by {method.upper()}; "
+            f"start it as `specauf serve-command --backend {options.backend} --run {run.name}` prints"
         )
     if served.proposals not in (None, expected):
         flag = (

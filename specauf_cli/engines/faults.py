@@ -192,13 +192,20 @@ class FaultyAttention(BlockAttention):
 
 def with_attention(drafter: DFlash, sight: Sight, *, first_context_norm: bool = False) -> DFlash:
     """A copy of ``drafter`` whose layers attend by ``sight``; ``first_context_norm``: with the first layer's k_norm for
-    the context's keys of every layer."""
-    faulty = copy.deepcopy(drafter)
+    the context's keys of every layer. Errors: InputError for a drafter without layers."""
+    faulty = _with_layers(drafter)
     faulty.backbone = replace(drafter.backbone, attention="split")
     norm = faulty.layers[0].self_attn.k_norm if first_context_norm else None
     for layer in faulty.layers:
         layer.self_attn = FaultyAttention(layer.self_attn, sight, norm)
     return faulty.eval()
+
+
+def _with_layers(drafter: DFlash) -> DFlash:
+    """A copy of a drafter that has layers. Errors: InputError for one that has none."""
+    if not hasattr(drafter, "layers"):
+        raise InputError(f"a {drafter.backbone.kind} drafter has no layers")
+    return copy.deepcopy(drafter)
 
 
 def causal(drafter: DFlash) -> DFlash:
@@ -222,8 +229,9 @@ def first_norm_of_context(drafter: DFlash) -> DFlash:
 
 
 def first_norm(drafter: DFlash) -> DFlash:
-    """The first layer's k_norm in every layer, for context and block."""
-    faulty = copy.deepcopy(drafter)
+    """The first layer's k_norm in every layer, for context and block. Errors: InputError for a drafter without
+    layers."""
+    faulty = _with_layers(drafter)
     for layer in faulty.layers:
         layer.self_attn.k_norm = faulty.layers[0].self_attn.k_norm
     return faulty
@@ -233,7 +241,12 @@ def first_norm(drafter: DFlash) -> DFlash:
 
 
 def of_block(drafter: DFlash, size: int) -> DFlash:
-    """The same weights with blocks of ``size``: an engine's block is as long as its number of draft tokens says."""
+    """The same weights with blocks of ``size``: an engine's block is as long as its number of draft tokens says.
+
+    Errors: InputError for one that has a head for every slot and too few of them.
+    """
+    if size > drafter.backbone.block_size and not hasattr(drafter, "layers"):
+        raise InputError(f"a {drafter.backbone.kind} drafter has no slot beyond its block")
     changed = copy.copy(drafter)
     changed.backbone = replace(drafter.backbone, block_size=size, proposals=size - 1)
     return changed
@@ -265,7 +278,7 @@ def shifted(target: Target, by: int) -> Target:
     Errors: InputError when a tap would be after the last layer.
     """
     taps = tuple(t + by for t in target.taps)
-    if max(taps) >= target.model.config.num_hidden_layers:
+    if target.config.taps == "last" or max(taps) >= target.depth:
         raise InputError(f"no layer {max(taps)} to tap")
     changed = copy.copy(target)
     changed.taps = taps

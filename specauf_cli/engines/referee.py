@@ -119,7 +119,7 @@ def judge(
             words += [f"--lookup={lookup.longest},{lookup.shortest},{lookup.proposals}"] if lookup is not None else []
             referee = Referee(task, server, target, drafter, rule, asked)
             judged = referee.judged(command_line([*words, *overrides]), began)
-            return _write(judged, layout.referee_of(folder), task, options)
+            return _write(judged, layout.referee_of(folder))
 
 
 def _check_subject(options: ServerOptions, no_drafter: bool, lookup: LookupRule | None) -> None:
@@ -152,6 +152,7 @@ def _models(task: Task, subject: Subject) -> tuple[Target, DFlash | None]:
         return target, None
     weights = layout.drafter_of(task.run)
     drafter = checkpoint.load(weights, target, task.config.backbone, run=task.run.name).to(dtype)
+    drafter.least_confidence = task.config.evaluation.confidence if drafter.confident else 0.0
     return target, drafter
 
 
@@ -227,7 +228,9 @@ class Referee:
         """What is replayed, for the record."""
         if self.rule is not None:
             return {"lookup": asdict(self.rule)}
-        return {"backbone": self.task.config.resolved["backbone"]} if self.drafter is not None else {}
+        if self.drafter is None:
+            return {}
+        return {"backbone": self.task.config.resolved["backbone"], "confidence": self.drafter.least_confidence}
 
     def _inputs(self) -> dict[str, str | None]:
         drafter = None if self.drafter is None or self.task.run is None else layout.drafter_of(self.task.run)
@@ -289,10 +292,10 @@ class Judgement:
     viewed: tuple[view.Viewed, ...]
 
 
-def _write(judgement: Judgement, folder: Path, task: Task, options: ServerOptions) -> Outcome:
+def _write(judgement: Judgement, folder: Path) -> Outcome:
     """Writes record and pages."""
     record = judgement.record
-    name = digest([task.settings, options.concurrency, record.subject, record.config.get("lookup")], 8)
+    name = digest([record.config, record.concurrency, record.subject], 8)
     record_path, view_path = folder / f"{name}.json", None
     save_referee(record, record_path)
     if judgement.viewed:

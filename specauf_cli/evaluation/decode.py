@@ -14,7 +14,7 @@ from specauf_cli.evaluation.lookup import LookupIndex, LookupRule
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.turns import Request
 from specauf_cli.evaluation.verify import accepted_prefix
-from specauf_cli.models.dflash import Context, DFlash
+from specauf_cli.models.dflash import NOTHING, Context, DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.runtime.progress import track
 from specauf_cli.types import Trace, Trajectory
@@ -80,7 +80,8 @@ class Drafted:
     def propose(self, anchor: Int[Tensor, "1 1"], position: int) -> Int[Tensor, "1 P"]:
         """One draft."""
         positions = torch.tensor([[position]], device=anchor.device)
-        return self.drafter.draft(self.target, self._context, anchor, positions)[:, 0]
+        drafted = self.drafter.draft(self.target, self._context, anchor, positions)[:, 0]
+        return drafted[:, : int((drafted != NOTHING).sum())]  # what follows the first NOTHING is nothing too
 
     def commit(self, tokens: Sequence[int], features: Tensor | None, position: int) -> None:
         """Extends the context."""
@@ -186,8 +187,7 @@ def target_pass(
     """A pass over new tokens; features are collected only where they are read, plain decoding has no use for them."""
     if reads_features:
         return target.forward(tokens, cache, last_only=last_only)
-    hidden = target.model.model(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
-    return target.head(hidden[:, -1:] if last_only else hidden), None
+    return target.logits(tokens, cache, last_only=last_only), None
 
 
 def now_on(device: torch.device) -> float:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from specauf_cli.evaluation.verify import accepted_prefix, accepted_slotwise
-from specauf_cli.models.dflash import DFlash, SlotBySlot
+from specauf_cli.models.dflash import NOTHING, DFlash, SlotBySlot
 from specauf_cli.models.target import Target
 from specauf_cli.types import Trace, Trajectory
 
@@ -89,7 +89,7 @@ def replay(
     Every request starts at its first token; a round drafts there, counts the accepted prefix and continues at the
     target's own next token. Finished requests are removed from the batch when half of it has finished.
 
-    ``record`` is called for every round, in order, with the index of its trajectory and the P tokens proposed. It does
+    ``record`` is called for every round, in order, with the index of its trajectory and the tokens proposed. It does
     not change the counts: they come from the same calls as without it, and so do the proposals up to the first
     rejection; those after it are of ``DFlash.draft``.
     """
@@ -117,7 +117,7 @@ def replay(
                 count = accepted_slotwise(_kept(propose, drafted), first[:, 0], truth)
                 for i, more, row in zip(rows, running.tolist(), drafted.tolist(), strict=True):
                     if more:
-                        record(i, tuple(row))
+                        record(i, tuple(token for token in row if token != NOTHING))
             for i, more, a in zip(rows, running.tolist(), count.tolist(), strict=True):
                 if more:
                     rounds[i].append(a)

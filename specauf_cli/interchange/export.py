@@ -36,7 +36,7 @@ def export_drafter(folder: Path, out: Path, *, layout: str, dtype: str, verifier
         if architecture not in formats.ARCHITECTURES:
             raise InputError(
                 f"{folder.name} is a {architecture}, which no public loader knows: it would silently ignore "
-                "tensors; only DFlash and Domino drafters are exported"
+                "tensors; only DFlash, Domino and DSpark drafters are exported"
             )
         records = all_measured(folder) if measured(folder) else []
         text = card(about, config, records, layout=layout, dtype=dtype)

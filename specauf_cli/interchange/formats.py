@@ -1,4 +1,4 @@
-"""Drafters in public layouts: the Hugging Face folders of DFlash and Domino, and the speculators layout of vLLM.
+"""Drafters in public layouts: the Hugging Face folders of DFlash, Domino and DSpark, and the speculators layout.
 
 Two conventions name the tapped layers. ``target_layer_ids`` (Hugging Face) count decoder layers from 0, the feature is
 the output of that layer; that is how this tool counts. ``aux_hidden_state_layer_ids`` (speculators) count hidden
@@ -20,15 +20,22 @@ from torch import Tensor
 
 from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.errors import InputError, first_line, nearest
-from specauf_cli.models import checkpoint
+from specauf_cli.models import checkpoint, structure
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target, check_taps
 from specauf_cli.store.files import atomic, file_sha256, read_json, write_json
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-LAYOUTS, ARCHITECTURES = ("hf", "vllm"), ("DFlashDraftModel", "DominoDraftModel")
+LAYOUTS = ("hf", "vllm")
+ARCHITECTURES = ("DFlashDraftModel", "DominoDraftModel", "Qwen3DSparkModel")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OTHER = "{} was not made for target {}: its {} is {!r}, the target's {!r}; give its profile"
+NOT_SPECULATORS = {
+    "DominoDraftModel": "Domino drafter, and neither the speculators layout nor vLLM knows Domino (vLLM pull request "
+    "46707 is not merged); --format hf is what SGLang and SpecForge read",
+    "Qwen3DSparkModel": "DSpark drafter, which vLLM and SGLang read in the layout of DeepSpec: --format hf",
+}
+"""Why a drafter cannot be written in the speculators layout, by its architecture."""
 SIZES = (
     "hidden_size",
     "intermediate_size",
@@ -56,7 +63,7 @@ class Located:
 class Checkpoint:
     """The configuration of a drafter from elsewhere. ``taps`` count decoder layers from 0 in either layout.
 
-    ``knobs``: sizes of Domino's correction; ``sizes``: of a draft layer, with its rotary embedding as ``rope``;
+    ``knobs``: those of its backbone here; ``sizes``: of a draft layer, with its rotary embedding as ``rope``;
     ``target_layers`` and ``verifier`` where the file names them; ``ignored``: keys of ``dflash_config`` that have no
     meaning here.
     """
@@ -68,7 +75,8 @@ class Checkpoint:
     layers: int
     taps: tuple[int, ...]
     mask_id: int
-    knobs: dict[str, int]
+    proposals: int
+    knobs: dict[str, int | str]
     sizes: dict[str, Any]
     target_layers: int | None
     verifier: str | None
@@ -76,12 +84,12 @@ class Checkpoint:
 
     @property
     def overrides(self) -> list[str]:
-        """The settings that describe this drafter. A block of B proposes B - 1 tokens, as serving engines do."""
+        """The settings that describe this drafter."""
         return [
             f"backbone={self.backbone}",
             f"backbone.block_size={self.block_size}",
             f"backbone.layers={self.layers}",
-            f"backbone.proposals={self.block_size - 1}",
+            f"backbone.proposals={self.proposals}",
             *(f"backbone.knobs.{k}={v}" for k, v in self.knobs.items()),
             f"target.taps=[{','.join(map(str, self.taps))}]",
         ]
@@ -119,19 +127,20 @@ def locate(source: str, revision: str | None = None) -> Located:
 def read(folder: Path) -> Checkpoint:
     """The drafter in ``folder`` as its ``config.json`` describes it, in either layout.
 
-    Errors: InputError for a file that is not a DFlash or Domino drafter's, or that cannot be represented here.
+    Errors: InputError for a file that is not a DFlash, Domino or DSpark drafter's, or that cannot be represented here.
     """
     path = folder / "config.json"
     config = read_json(path)
     try:
         if "speculators_model_type" in config:
             return _read_speculators(folder, config)
-        if "dflash_config" not in config:
+        if "dflash_config" not in config and "markov_rank" not in config:
             raise InputError(
-                f"{path} is not a drafter's: it has neither dflash_config (public DFlash and Domino) nor "
-                "speculators_model_type"
+                f"{path} is not a drafter's: it has neither dflash_config (public DFlash and Domino) nor markov_rank "
+                "(DSpark) nor speculators_model_type"
             )
-        return _read_public(folder, config)
+        is_dspark = "markov_rank" in config
+        return _read_dspark(folder, config) if is_dspark else _read_public(folder, config)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -155,22 +164,58 @@ def _read_public(folder: Path, config: dict[str, Any]) -> Checkpoint:
             f"{path}: dflash_config.shift_label must be {'true for Domino' if domino else 'false for DFlash'}"
         )
     known = {"mask_token_id", "target_layer_ids", "block_size", "projector_type", "shift_label", *KNOBS}
-    knobs = {"pure_draft_prefix_len": 0} | config | special  # an absent prefix is none, as in SpecForge
-    knobs = {k: _whole(knobs[k], k, path) for k in KNOBS} if domino else {}
+    given = {"pure_draft_prefix_len": 0} | config | special  # an absent prefix is none, as in SpecForge
     layers = config.get("num_target_layers")
+    block_size = _whole(config.get("block_size", special.get("block_size")), "block_size", path)
     return Checkpoint(
         folder=folder,
         layout="hf",
         backbone="domino" if domino else "dflash",
-        block_size=_whole(config.get("block_size", special.get("block_size")), "block_size", path),
+        block_size=block_size,
+        proposals=block_size - 1,  # as serving engines do, for Domino too
         layers=_whole(config["num_hidden_layers"], "num_hidden_layers", path),
         taps=_ids(special["target_layer_ids"], "dflash_config.target_layer_ids", path),
         mask_id=_whole(special["mask_token_id"], "mask_token_id", path),
-        knobs=knobs,
+        knobs={k: _whole(given[k], k, path) for k in KNOBS} if domino else {},
         sizes=_sizes(config, path),
         target_layers=None if layers is None else _whole(layers, "num_target_layers", path),
         verifier=None,
         ignored=tuple(sorted(f"dflash_config.{k}" for k in set(special) - known)),
+    )
+
+
+def _read_dspark(folder: Path, config: dict[str, Any]) -> Checkpoint:
+    """DeepSpec's keys, which lie beside ``dflash_config`` where there is one."""
+    path, given = folder / "config.json", {**config, **(config.get("dflash_config") or {})}
+    architectures, kind = config.get("architectures") or [], config.get("markov_head_type", "vanilla")
+    for what, wrong in (
+        (f"architectures {architectures}", not {"Qwen3DSparkModel", "DSparkDraftModel"} & set(architectures)),
+        (f"markov_head_type={kind!r}", kind not in ("vanilla", "gated")),
+        ("a draft vocabulary of its own", config.get("draft_vocab_size") not in (None, config["vocab_size"])),
+        ("no confidence head", not config.get("enable_confidence_head")),
+        ("a confidence head that does not read the Markov head", not config.get("confidence_head_with_markov")),
+        ("a block whose anchor is no slot", config.get("sample_from_anchor") is False),
+    ):
+        if wrong:
+            raise InputError(
+                f"{path}: {what} cannot be read here; a DSpark drafter is a Qwen3DSparkModel with a vanilla or gated "
+                "Markov head over the whole vocabulary and a confidence head that reads it"
+            )
+    layers, block_size = config.get("num_target_layers"), _whole(config["block_size"], "block_size", path)
+    return Checkpoint(
+        folder=folder,
+        layout="hf",
+        backbone="dspark",
+        block_size=block_size,
+        proposals=block_size,  # engines draft whole blocks: slots see each other
+        layers=_whole(config["num_hidden_layers"], "num_hidden_layers", path),
+        taps=_ids(given["target_layer_ids"], "target_layer_ids", path),
+        mask_id=_whole(given["mask_token_id"], "mask_token_id", path),
+        knobs={"markov_rank": _whole(config["markov_rank"], "markov_rank", path), "markov_head_type": kind},
+        sizes=_sizes(config, path),
+        target_layers=None if layers is None else _whole(layers, "num_target_layers", path),
+        verifier=None,
+        ignored=(),
     )
 
 
@@ -197,7 +242,8 @@ def _read_speculators(folder: Path, config: dict[str, Any]) -> Checkpoint:
         folder=folder,
         layout="vllm",
         backbone="dflash",
-        block_size=_whole(config["block_size"], "block_size", path),
+        block_size=(block_size := _whole(config["block_size"], "block_size", path)),
+        proposals=block_size - 1,
         layers=_whole(inner["num_hidden_layers"], "num_hidden_layers", path),
         taps=tuple(i - 1 for i in ids),
         mask_id=_whole(config["mask_token_id"], "mask_token_id", path),
@@ -272,13 +318,14 @@ def _drop_copies(tensors: dict[str, Tensor], foreign: Checkpoint, target: Target
 
     Errors: InputError for one that differs from the target's own.
     """
-    head = target.model.get_output_embeddings().weight
-    owned = {
+    head, norm = target.model.get_output_embeddings().weight, structure.final_norm(target.model)
+    owned: dict[str, Tensor] = {
         "embed_tokens.weight": target.model.get_input_embeddings().weight,
         "lm_head.weight": head,
         "verifier_lm_head.weight": head,
-        "verifier_norm.weight": target.model.model.norm.weight,
     }
+    if norm is not None:
+        owned["verifier_norm.weight"] = norm.weight
     copies = [n for n in tensors if n in owned]
     for name in copies:
         copy = tensors.pop(name)
@@ -323,7 +370,7 @@ def _check_target(foreign: Checkpoint, target: Target, backbone: BackboneConfig)
     for key, value in foreign.sizes.items():
         if value != ours[key]:
             raise InputError(OTHER.format(foreign.folder, target.config.name, key, value, ours[key]))
-    check_layers(foreign, target.config.name, target.model.config.num_hidden_layers)
+    check_layers(foreign, target.config.name, target.depth)
     if foreign.mask_id != target.chat.mask_id:
         raise InputError(
             f"{foreign.folder} was trained with mask token id {foreign.mask_id}, target {target.config.name} has "
@@ -388,7 +435,7 @@ def write(
     only.
 
     ``verifier`` (hub id or folder) and its ``architectures`` are named in the ``vllm`` layout. Errors: InputError for
-    an unknown layout or dtype, for Domino in the ``vllm`` layout, or for a drafter that was altered.
+    an unknown layout or dtype, for another drafter than DFlash in the ``vllm`` layout, or for one that was altered.
     """
     if layout not in LAYOUTS or dtype not in DTYPES:
         raise InputError(
@@ -396,11 +443,8 @@ def write(
         )
     config, weights = read_json(saved / "config.json"), saved / "model.safetensors"
     own = config.pop("specauf")
-    if layout == "vllm" and config["architectures"] != ["DFlashDraftModel"]:
-        raise InputError(
-            f"--format vllm: {saved.parent.name} is a Domino drafter, and neither the speculators layout nor vLLM "
-            "knows Domino (vLLM pull request 46707 is not merged); --format hf is what SGLang and SpecForge read"
-        )
+    if layout == "vllm" and (why := NOT_SPECULATORS.get(config["architectures"][0])) is not None:
+        raise InputError(f"--format vllm: {saved.parent.name} is a {why}")
     if not weights.is_file() or own["weights"] != file_sha256(weights):
         raise InputError(f"{weights} cannot be read: it is not what was saved, but altered or damaged")
     tensors = {k: v.to(DTYPES[dtype]).contiguous() for k, v in load_file(weights).items()}

@@ -170,7 +170,7 @@ def _result(session: Session) -> dict[str, Any]:
 
 def _print_taps(adoption: Adoption, name: str) -> None:
     """Prints how the checkpoint's layers were counted: with features off by one layer almost no draft is accepted."""
-    foreign, depth = adoption.foreign, adoption.session.target.model.config.num_hidden_layers
+    foreign, depth = adoption.foreign, adoption.session.target.depth
     print(
         f"{name}: {foreign.backbone}, block size {foreign.block_size}, {foreign.layers} layers; taps layers "
         f"{', '.join(map(str, foreign.taps))} of 0..{depth - 1} (decoder layers counted from 0, the feature is the "

@@ -38,15 +38,15 @@ def save(drafter: DFlash, target: Target, folder: Path, *, run: str) -> None:
 
 
 def public_config(drafter: DFlash, target: Target) -> dict[str, Any]:
-    """The keys that public DFlash and Domino loaders read (names and meaning as in the published checkpoints)."""
-    sizes, special = drafter.config, drafter.public()
+    """The keys that public loaders read (names and meaning as in the published checkpoints)."""
+    sizes, own = drafter.config, drafter.public(target.taps)
     return {
         "architectures": [drafter.architecture],
         "model_type": "qwen3",
         "block_size": drafter.backbone.block_size,
-        "dflash_config": {"mask_token_id": drafter.mask_id, "target_layer_ids": list(target.taps), **special},
-        **({"emb_dim": special["emb_dim"]} if special else {}),
-        "num_target_layers": target.model.config.num_hidden_layers,
+        "dflash_config": {"mask_token_id": drafter.mask_id, "target_layer_ids": list(target.taps), **own.inside},
+        **own.beside,
+        "num_target_layers": target.depth,
         "num_hidden_layers": sizes.num_hidden_layers,
         "hidden_size": sizes.hidden_size,
         "intermediate_size": sizes.intermediate_size,

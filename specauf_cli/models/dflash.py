@@ -5,7 +5,7 @@ same k_proj and v_proj as the block and lets every block attend over [features s
 Tensor names are those of the public checkpoints.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -31,6 +31,19 @@ from specauf_cli.models.target import Target
 SlotBySlot = Callable[[int, Tensor, Tensor], Tensor]
 """``(slot, blocks [M], token before it [M])`` to the greedy proposals ``[M]`` of that slot. Slots are requested in
 order; a block that is left out of one slot is left out of all later ones."""
+
+
+NOTHING = -1
+"""In the place of a token: a drafter that is not sure enough proposes no token there, nor after it. No token of a
+target equals it, so it is never accepted."""
+
+
+class PublicKeys(NamedTuple):
+    """Keys of a public ``config.json`` that only this kind of drafter has: ``inside`` its ``dflash_config`` and
+    ``beside`` it."""
+
+    inside: dict[str, Any]
+    beside: dict[str, Any]
 
 
 class Context(NamedTuple):
@@ -172,6 +185,16 @@ def block_mask(anchors: Int[Tensor, "B A"], length: int, width: int) -> BlockMas
     )
 
 
+def drafted_in_turn(propose: SlotBySlot, anchor_tokens: Int[Tensor, "B A"], proposals: int) -> Int[Tensor, "B A P"]:
+    """The first ``proposals`` slots of every block, each after the one before it: a causal ``DFlash.draft``."""
+    everyone = torch.arange(anchor_tokens.numel(), device=anchor_tokens.device)
+    token, drafted = anchor_tokens.flatten(), list[Tensor]()
+    for slot in range(proposals):
+        token = propose(slot, everyone, token)
+        drafted.append(token)
+    return torch.stack(drafted, dim=1).view(*anchor_tokens.shape, -1)
+
+
 class DraftLayer(nn.Module):
     """A pre-norm Qwen3 decoder layer around ``BlockAttention``."""
 
@@ -199,6 +222,10 @@ class DFlash(nn.Module):
     first = 1
     """Block position of slot 0; position 0 holds the anchor, which DFlash does not predict from."""
     architecture = "DFlashDraftModel"
+    confident = False
+    """Whether it estimates its chances: ``confidence`` exists, and ``least_confidence`` may be above 0."""
+    least_confidence = 0.0
+    """A slot with less confidence proposes nothing (``evaluation.confidence``)."""
 
     def __init__(self, config: Qwen3Config, backbone: BackboneConfig, features: int, mask_id: int) -> None:
         """``config``: sizes of one draft layer; ``features``: tapped layers; ``mask_id``: the target's mask token."""
@@ -215,9 +242,14 @@ class DFlash(nn.Module):
         """K, the number of supervised slots of a training block."""
         return self.backbone.block_size - self.first
 
-    def public(self) -> dict[str, Any]:
-        """Keys of the public ``dflash_config`` of this drafter beyond the mask token and the tapped layers."""
-        return {}
+    def public(self, taps: Sequence[int]) -> PublicKeys:
+        """Keys of its public configuration beyond those that every drafter has; ``taps``: the tapped layers."""
+        return PublicKeys({}, {})
+
+    @classmethod
+    def extra_work(cls, width: int, vocabulary: int, knobs: dict[str, Any]) -> float:
+        """Operations for one slot's logits beyond the target's head, one way: ``specauf plan`` counts with it."""
+        return 0.0
 
     def initialise(self, seed: int) -> None:
         """Seeded weights: matrices normal with ``backbone.init_std``, norms one. The same for every objective."""
@@ -286,6 +318,10 @@ class DFlash(nn.Module):
         ignores it, since its slots do not see each other's tokens.
         """
         return {"base": target.head(hidden)}
+
+    def confidence(self, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+        """Logits of the chance that the target accepts each slot's token, where a drafter is ``confident``."""
+        raise NotImplementedError(f"{type(self).__name__} has no confidence head")
 
     @classmethod
     def row_wise(cls) -> bool:

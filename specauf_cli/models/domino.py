@@ -6,6 +6,7 @@ when decoding) and a low-rank projection of [hidden ; GRU state] is added to the
 public checkpoints.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Qwen3Config
 
 from specauf_cli.config.schema import BackboneConfig
-from specauf_cli.models.dflash import Context, DFlash, SlotBySlot
+from specauf_cli.models.dflash import Context, DFlash, PublicKeys, SlotBySlot, drafted_in_turn
 from specauf_cli.models.target import Target
 
 
@@ -48,15 +49,23 @@ class Domino(DFlash):
             nn.Linear(emb_dim, config.vocab_size, bias=False),
         )
 
-    def public(self) -> dict[str, Any]:
+    def public(self, taps: Sequence[int]) -> PublicKeys:
         """The keys by which public loaders recognise and size the correction."""
-        return {
+        rank = self.embed_proj[0].out_features
+        inside = {
             "projector_type": "domino",
             "shift_label": True,
             "pure_draft_prefix_len": self.prefix,
-            "emb_dim": self.embed_proj[0].out_features,
+            "emb_dim": rank,
             "gru_hidden_dim": self.prefix_gru.hidden_size,
         }
+        return PublicKeys(inside, {"emb_dim": rank})
+
+    @classmethod
+    def extra_work(cls, width: int, vocabulary: int, knobs: dict[str, Any]) -> float:
+        """The correction and the recurrence."""
+        inner, gru = float(knobs["emb_dim"]), float(knobs["gru_hidden_dim"])
+        return 2 * inner * (width + gru + vocabulary) + 6 * gru * (width + gru)
 
     def logits(
         self, target: Target, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]
@@ -79,12 +88,7 @@ class Domino(DFlash):
         """The greedy proposals of every block: one parallel pass, then slot after slot with the tokens drafted so
         far."""
         propose = self.slot_by_slot(target, context, anchor_tokens, anchors)
-        everyone = torch.arange(anchors.numel(), device=anchors.device)
-        token, drafted = anchor_tokens.flatten(), list[Tensor]()
-        for slot in range(self.backbone.proposals):
-            token = propose(slot, everyone, token)
-            drafted.append(token)
-        return torch.stack(drafted, dim=1).view(*anchors.shape, -1)
+        return drafted_in_turn(propose, anchor_tokens, self.backbone.proposals)
 
     def slot_by_slot(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]

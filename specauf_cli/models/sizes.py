@@ -1,5 +1,6 @@
 """Sizes of a target and its drafter, computed without their weights."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,26 +10,45 @@ from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
 from specauf_cli.config import names
 from specauf_cli.config.schema import BackboneConfig, PretrainConfig, SizesConfig, TargetConfig
-from specauf_cli.errors import InputError, first_line
+from specauf_cli.errors import InputError, first_line, nearest
+from specauf_cli.models.structure import text_config
+
+UNGATED = ("gpt_neox", "gpt2", "gptj", "gpt_bigcode", "opt", "phi", "starcoder2", "falcon", "bloom", "mpt")
+"""Model types whose MLP has two matrices; that of all others has a gate, three."""
 
 
 def of_model(config: Any) -> SizesConfig:
     """The sizes in a Hugging Face configuration."""
+    text = text_config(config)
+    experts = _first(text, "num_experts", "num_local_experts", "n_routed_experts") or 0
+    inner = _first(text, "intermediate_size", "n_inner", "ffn_hidden_size") or 4 * text.hidden_size
     return SizesConfig(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        vocab_size=config.vocab_size,
-        tied=bool(config.tie_word_embeddings),
+        hidden_size=text.hidden_size,
+        intermediate_size=inner,
+        layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        vocab_size=text.vocab_size,
+        tied=bool(text.tie_word_embeddings),
+        gated=text.model_type not in UNGATED,
+        experts=experts,
+        experts_per_token=(_first(text, "num_experts_per_tok", "experts_per_token") or 1) if experts else 0,
+        expert_size=(_first(text, "moe_intermediate_size") or inner) if experts else 0,
     )
 
 
+def _first(config: Any, *names: str) -> int | None:
+    """The first of these that a configuration has."""
+    return next((v for n in names if (v := getattr(config, n, None)) is not None), None)
+
+
 def of_recipe(recipe: PretrainConfig) -> SizesConfig:
-    """The sizes of a target that is trained here, with the vocabulary size of its recipe."""
-    return SizesConfig(
+    """The sizes of a target that is trained here, with the vocabulary size of its recipe.
+
+    Errors: InputError for a key of ``recipe.more`` that the architecture's configuration does not have.
+    """
+    plain = SizesConfig(
         recipe.hidden_size,
         recipe.intermediate_size,
         recipe.layers,
@@ -38,6 +58,7 @@ def of_recipe(recipe: PretrainConfig) -> SizesConfig:
         recipe.vocab_size,
         tied=True,
     )
+    return of_model(architecture(recipe.architecture, plain, recipe.more))
 
 
 def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:
@@ -74,35 +95,74 @@ def check(target: TargetConfig, real: SizesConfig) -> None:
         )
 
 
-def layer_parameters(sizes: SizesConfig) -> int:
-    """Weights of one decoder layer's matrices: attention and gated MLP (without norms and biases, a few thousand)."""
+def layer_parameters(sizes: SizesConfig, *, active: bool = False) -> int:
+    """Weights of one decoder layer's matrices: attention, MLP and router (without norms and biases, a few thousand).
+
+    ``active``: only those that a token is multiplied with, of a mixture of experts.
+    """
     attention = 2 * sizes.hidden_size * sizes.head_dim * (sizes.heads + sizes.kv_heads)
-    return attention + 3 * sizes.hidden_size * sizes.intermediate_size
+    matrices = 2 + sizes.gated
+    if not sizes.experts:
+        return attention + matrices * sizes.hidden_size * sizes.intermediate_size
+    used = sizes.experts_per_token if active else sizes.experts
+    return attention + sizes.hidden_size * (sizes.experts + matrices * used * sizes.expert_size)
 
 
-def target_parameters(sizes: SizesConfig) -> int:
-    """Weights of a target: layers, embedding and, if it is not tied, head."""
-    return sizes.layers * layer_parameters(sizes) + (2 - sizes.tied) * sizes.vocab_size * sizes.hidden_size
+def target_parameters(sizes: SizesConfig, *, active: bool = False) -> int:
+    """Weights of a target: layers, embedding and, if it is not tied, head. ``active``: as in ``layer_parameters``."""
+    rows = (2 - sizes.tied) * sizes.vocab_size * sizes.hidden_size
+    return sizes.layers * layer_parameters(sizes, active=active) + rows
+
+
+def architecture(kind: str, sizes: SizesConfig, knobs: Mapping[str, Any], **more: Any) -> Any:
+    """The configuration of a model of the type ``kind`` in these sizes.
+
+    ``knobs`` are keys that this type of model alone has; ``more`` are set wherever the type has them.
+    Errors: InputError for a knob that it does not have.
+    """
+    known = AutoConfig.for_model(kind).to_dict()
+    for name in knobs:
+        if name not in known:
+            raise InputError(
+                f"target.pretrain.more.{name}: the configuration of a {kind} has no such key.{nearest(name, known)}"
+            )
+    values = {
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.hidden_size,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "tie_word_embeddings": sizes.tied,
+        **more,
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in knobs.items()},
+    }
+    optional = {
+        "intermediate_size": sizes.intermediate_size,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head_dim,
+    }
+    values |= {k: v for k, v in optional.items() if k in known}
+    rope = known.get("rope_parameters") or {}
+    if isinstance(rope.get("full_attention"), Mapping) and "rope_parameters" in values:  # one for each kind of layer
+        values["rope_parameters"] = dict.fromkeys(rope, values["rope_parameters"])
+    return AutoConfig.for_model(kind, **values)
 
 
 def qwen3(sizes: SizesConfig, **more: Any) -> Qwen3Config:
     """The Qwen3 architecture in these sizes; ``more`` are further keys of its configuration."""
-    return Qwen3Config(
-        vocab_size=sizes.vocab_size,
-        hidden_size=sizes.hidden_size,
-        intermediate_size=sizes.intermediate_size,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        num_key_value_heads=sizes.kv_heads,
-        head_dim=sizes.head_dim,
-        tie_word_embeddings=sizes.tied,
-        **more,
-    )
+    config = architecture("qwen3", sizes, {}, **more)
+    assert isinstance(config, Qwen3Config)
+    return config
+
+
+def draft_sizes(sizes: SizesConfig, backbone: BackboneConfig) -> SizesConfig:
+    """Sizes of a draft layer: the target's own, as the public DFlash recipe does, with ``backbone.layers`` layers; one
+    gated MLP, whatever the target has."""
+    return replace(sizes, layers=backbone.layers, tied=False, gated=True, experts=0)
 
 
 def draft_layer(sizes: SizesConfig, backbone: BackboneConfig, **more: Any) -> Qwen3Config:
-    """Sizes of a draft layer: the target's own, as the public DFlash recipe does, with ``backbone.layers`` layers."""
-    return qwen3(replace(sizes, layers=backbone.layers, tied=False), **more)
+    """``draft_sizes`` as a configuration."""
+    return qwen3(draft_sizes(sizes, backbone), **more)
 
 
 def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) -> dict[str, int]:
@@ -118,7 +178,10 @@ def drafter_parameters(sizes: SizesConfig, backbone: BackboneConfig, taps: int) 
 
 
 def random_target(sizes: SizesConfig, context: int, *, dtype: torch.dtype, device: str) -> nn.Module:
-    """A Qwen3 causal LM of these sizes with random weights, for timing only."""
+    """A Qwen3 causal LM of these sizes with random weights, for timing only; without experts, but as large as those
+    that one token passes."""
+    if sizes.experts:
+        sizes = replace(sizes, intermediate_size=sizes.experts_per_token * sizes.expert_size, experts=0)
     with torch.device(device):
         model: nn.Module = Qwen3ForCausalLM(qwen3(sizes, max_position_embeddings=context)).to(dtype)
     return model

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config
 from transformers.utils import CONFIG_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
@@ -21,7 +21,7 @@ from specauf_cli.config.identity import is_local
 from specauf_cli.config.schema import BackboneConfig, PretrainConfig, TargetConfig
 from specauf_cli.data.chat import Chat, free_tokens
 from specauf_cli.errors import InputError, first_line
-from specauf_cli.models import sizes
+from specauf_cli.models import sizes, structure
 from specauf_cli.store.files import digest, read_json
 
 
@@ -42,20 +42,27 @@ def _stop(_layer: nn.Module, _inputs: Any, _output: Any) -> None:
 class Target:
     """A frozen causal LM with its chat format.
 
-    ``taps`` are decoder layers counted from 0; the feature of a token is the concatenation of their outputs.
+    ``taps`` are decoder layers counted from 0; the feature of a token is the concatenation of their outputs. With
+    ``target.taps=last`` it is the last hidden state, after the final norm, and ``taps`` is the last layer.
     """
 
     def __init__(self, model: Any, chat: Chat, config: TargetConfig, fingerprint: str) -> None:
         """``fingerprint`` names the weights: a commit hash or a content hash; it ties drafters to their target."""
-        check_cache(model.config)
-        check_structure(model)
+        structure.check_cache(model.config)
+        structure.check_parts(model)
         if config.sizes is not None:
             sizes.check(config, sizes.of_model(model.config))
+        text = structure.text_config(model.config)
         self.model: Any = model.eval().requires_grad_(False)
-        self.taps = taps_of(config.taps, model.config.num_hidden_layers)
-        self.hidden_size: int = model.config.hidden_size
-        self.context_length: int = model.config.max_position_embeddings
+        self.depth: int = text.num_hidden_layers
+        self.taps = taps_of(config.taps, self.depth)
+        self.hidden_size: int = text.hidden_size
+        self.context_length: int = text.max_position_embeddings
+        self._decoder = structure.decoder(model)
+        self._layers = structure.layers(model)
+        self._after_head = structure.after_head(model.config)
         self._embedding: nn.Embedding = model.get_input_embeddings()
+        self._embedding_factor = structure.embedding_factor(model.config)
         # A drafter uses the head in every step: if the target is on several devices, a copy is kept next to the
         # embedding.
         head = model.get_output_embeddings()
@@ -97,18 +104,19 @@ class Target:
         return self._embedding.weight.device
 
     def embed(self, tokens: Int[Tensor, "*X"]) -> Float[Tensor, "*X D"]:
-        """The frozen input embedding."""
-        return self._embedding(tokens)  # type: ignore[no-any-return]
+        """The frozen input embedding, scaled where the target scales it: what its first layer reads."""
+        embedded: Tensor = self._embedding(tokens)
+        return embedded if self._embedding_factor == 1.0 else embedded * self._embedding_factor
 
     def head(self, hidden: Float[Tensor, "*X D"]) -> Float[Tensor, "*X V"]:
-        """The frozen output head, cut to the tokenizer's length: padded vocabulary rows are never drafted nor
-        emitted."""
+        """The frozen output head and what the target does after it (scaling, soft-capping), cut to the tokenizer's
+        length: padded vocabulary rows are never drafted nor emitted."""
         weight, kind = self._weight, self.device.type
         if torch.is_autocast_enabled(kind):  # which would round the frozen weight again in every call
             weight = self._rounded(torch.get_autocast_dtype(kind))
         elif weight.dtype != torch.float32:  # a drafter in fp32 on a target in bf16
             hidden = hidden.to(weight.dtype)
-        return F.linear(hidden.to(self.device), weight, self._bias)[..., : self.chat.vocab]
+        return self._after_head(F.linear(hidden.to(self.device), weight, self._bias)[..., : self.chat.vocab])
 
     def _rounded(self, dtype: torch.dtype) -> Tensor:
         """The head's weight in the precision of its products, cached."""
@@ -120,8 +128,10 @@ class Target:
     def features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
         """Tapped hidden states of right-padded sequences, F = taps * D. Attention is causal, so padding has no
         effect."""
+        if self.config.taps == "last":
+            return self._decoder(input_ids=tokens, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
         with self._tapped(stop_after_last=True) as outputs, suppress(_AllTapped):
-            self.model.model(input_ids=tokens, use_cache=False)
+            self._decoder(input_ids=tokens, use_cache=False)
         return self._joined(outputs)
 
     @torch.no_grad()
@@ -129,14 +139,22 @@ class Target:
         """``features``, and after them the last hidden state, whose product with the head is the next token's
         logits."""
         with self._tapped() as outputs:
-            last = self.model.model(input_ids=tokens, use_cache=False).last_hidden_state
-        return torch.cat([self._joined(outputs), last.to(self.device)], dim=-1)
+            last = self._decoder(input_ids=tokens, use_cache=False).last_hidden_state
+        return torch.cat([self._features(outputs, last), last.to(self.device)], dim=-1)
 
     @torch.no_grad()
     def greedy_labels(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
         """Per position, the target's own token given the data before it (its argmax)."""
-        hidden = self.model.model(input_ids=tokens, use_cache=False).last_hidden_state
+        hidden = self._decoder(input_ids=tokens, use_cache=False).last_hidden_state
         return torch.cat([tokens[:, :1], self.head(hidden[:, :-1]).argmax(dim=-1)], dim=1)
+
+    @torch.no_grad()
+    def logits(
+        self, tokens: Int[Tensor, "B T"], cache: DynamicCache, *, last_only: bool = False
+    ) -> Float[Tensor, "B L V"]:
+        """``forward`` without the features: all that plain decoding needs."""
+        hidden = self._decoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
+        return self.head(hidden[:, -1:] if last_only else hidden)
 
     @torch.no_grad()
     def forward(
@@ -153,7 +171,7 @@ class Target:
         ``last_only``: logits of the last token alone (L = 1, else T).
         """
         with self._tapped() as outputs:
-            out = self.model.model(
+            out = self._decoder(
                 input_ids=tokens,
                 past_key_values=cache,
                 use_cache=True,
@@ -161,11 +179,15 @@ class Target:
                 position_ids=position_ids,
             )
         hidden = out.last_hidden_state[:, -1:] if last_only else out.last_hidden_state
-        return self.head(hidden), self._joined(outputs)
+        return self.head(hidden), self._features(outputs, out.last_hidden_state)
 
     def new_cache(self) -> DynamicCache:
-        """An empty KV cache that can be cropped after a rejected draft."""
-        return DynamicCache(config=self.model.config)
+        """An empty KV cache that can be cropped after a rejected draft.
+
+        Layers with a sliding window keep all of their keys too (the mask hides the old ones): a cropped window would
+        lack keys that a shorter sequence still sees.
+        """
+        return DynamicCache()
 
     @contextmanager
     def _tapped(self, *, stop_after_last: bool = False) -> Iterator[dict[int, Tensor]]:
@@ -185,8 +207,12 @@ class Target:
 
     def _tapped_module(self, index: int) -> nn.Module:
         """A decoder layer; the embedding for -1, which only a target with the taps of a faulty server has."""
-        module: nn.Module = self._embedding if index < 0 else self.model.model.layers[index]
+        module: nn.Module = self._embedding if index < 0 else self._layers[index]
         return module
+
+    def _features(self, outputs: dict[int, Tensor], last: Tensor) -> Tensor:
+        """The features of a pass that gave ``outputs`` of the tapped layers and the ``last`` hidden state."""
+        return last.to(self.device) if self.config.taps == "last" else self._joined(outputs)
 
     def _joined(self, outputs: dict[int, Tensor]) -> Tensor:
         """The features: outputs of the tapped layers in the order of ``taps``."""
@@ -199,14 +225,16 @@ class Target:
         return sizes.draft_layer(
             sizes.of_model(source),
             backbone,
-            rms_norm_eps=source.rms_norm_eps,
-            max_position_embeddings=source.max_position_embeddings,
-            rope_parameters={k: v for k, v in source.rope_parameters.items() if k != "partial_rotary_factor"},
+            rms_norm_eps=structure.norm_eps(source),
+            max_position_embeddings=self.context_length,
+            rope_parameters=structure.rope(source),
         )
 
 
-def taps_of(taps: tuple[int, ...] | int, layers: int) -> tuple[int, ...]:
+def taps_of(taps: tuple[int, ...] | int | str, layers: int) -> tuple[int, ...]:
     """``target.taps`` as layers of a target with ``layers`` layers: a list is kept, a number means the public rule."""
+    if isinstance(taps, str):  # last, whose feature is that layer's output after the final norm
+        return (layers - 1,)
     return check_taps(spread(layers, taps) if isinstance(taps, int) else taps, layers)
 
 
@@ -239,7 +267,10 @@ def check_taps(taps: tuple[int, ...], layers: int) -> tuple[int, ...]:
         raise InputError(f"target.taps is empty; {valid}")
     for tap in taps:
         if tap == layers - 1:
-            raise InputError(f"target.taps={list(taps)} taps the last layer ({tap}); {valid}")
+            raise InputError(
+                f"target.taps={list(taps)} taps the last layer ({tap}); {valid}; its output after the final norm is "
+                "target.taps=last"
+            )
         if not 0 <= tap < layers:
             raise InputError(f"target.taps={list(taps)}: layer {tap} is out of range; {valid}")
     if len(set(taps)) != len(taps):
@@ -247,45 +278,10 @@ def check_taps(taps: tuple[int, ...], layers: int) -> tuple[int, ...]:
     return tuple(sorted(taps))
 
 
-def check_cache(config: Any) -> None:
-    """InputError for a target whose cache cannot be rolled back after a rejected draft.
-
-    Recurrent (linear attention, state space) layers fold tokens into one state, and a sliding window has already
-    dropped keys that a shorter sequence would still see; neither live decoding nor replay would be lossless.
-    """
-    text = config.get_text_config(decoder=True)
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-    # Some models use another key (Mistral's sliding_window); the cache that transformers would build shows it.
-    kinds |= {type(x).__name__ for x in DynamicCache(config=config).layers} - {"DynamicLayer"} if not kinds else set()
-    if kinds or config.model_type in ("mamba", "mamba2", "rwkv", "falcon_mamba", "recurrent_gemma"):
-        raise InputError(
-            f"target of type {config.model_type!r} has {', '.join(sorted(kinds)) or 'recurrent'} layers, whose cache "
-            "cannot be rolled back after a rejected draft; choose a target with full attention in every layer"
-        )
-
-
-def check_structure(model: Any) -> None:
-    """InputError for a model without the parts that a drafter needs: decoder layers to tap, RoPE and RMS norms.
-
-    A draft layer is a Qwen3 layer with the target's own sizes and rotary frequencies.
-    """
-    kind, config = model.config.model_type, model.config
-    needs = ("intermediate_size", "num_attention_heads", "rms_norm_eps", "rope_parameters", "max_position_embeddings")
-    missing = [n for n in needs if getattr(config, n, None) is None]
-    missing += (
-        [] if isinstance(getattr(getattr(model, "model", None), "layers", None), nn.ModuleList) else ["model.layers"]
-    )
-    if missing:
-        raise InputError(
-            f"target of type {kind!r} has no {', '.join(missing)}; a drafter takes the sizes of its layers from there, "
-            "so choose a target built like Qwen, Llama or Mistral"
-        )
-
-
 @torch.no_grad()
 def check_head(target: Target) -> None:
-    """InputError for a model that changes its logits after the head (scaling, soft-capping): a drafter shares only the
-    head."""
+    """InputError for a model whose logits are not ``Target.head`` of its last hidden state: it changes them in a way
+    that is not known here."""
     tokens = torch.tensor([[target.chat.eos_id, target.chat.pad_id]], device=target.device)
     theirs = target.model(input_ids=tokens, use_cache=False).logits[..., : target.chat.vocab].to(target.device)
     ours, _ = target.forward(tokens, target.new_cache())
@@ -296,8 +292,9 @@ def check_head(target: Target) -> None:
         )
     if not torch.allclose(ours.float(), theirs.float(), rtol=0.02, atol=0.02 * float(theirs.float().abs().max())):
         raise InputError(
-            f"target of type {target.model.config.model_type!r} changes its logits after the head (scaling or "
-            "soft-capping), which a drafter that shares the head does not; choose another target"
+            f"target of type {target.model.config.model_type!r} changes its logits after the head in a way that is not "
+            "known here (known: logit_scale, logits_scaling, final_logit_softcapping), and a drafter, which shares the "
+            "head, would not; choose another target"
         )
 
 
@@ -317,18 +314,23 @@ def free_row(chat: Chat, weight: Float[Tensor, "rows D"]) -> int:
     )
 
 
-def create(config: PretrainConfig, chat: Chat) -> Qwen3ForCausalLM:
-    """A Qwen3 causal LM with random weights (seeded), embeddings tied, sized for ``chat``'s vocabulary."""
+def create(config: PretrainConfig, chat: Chat) -> Any:
+    """A causal LM of ``config.architecture`` with random weights (seeded), sized for ``chat``'s vocabulary.
+
+    Errors: InputError for a key of ``config.more`` that the architecture's configuration does not have.
+    """
     torch.manual_seed(config.seed)
-    architecture = sizes.qwen3(
+    architecture = sizes.architecture(
+        config.architecture,
         replace(sizes.of_recipe(config), vocab_size=chat.vocab),
+        config.more,
         max_position_embeddings=config.max_positions,
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         bos_token_id=None,
         eos_token_id=chat.eos_id,
         pad_token_id=chat.pad_id,
     )
-    return Qwen3ForCausalLM(architecture)
+    return AutoModelForCausalLM.from_config(architecture)
 
 
 logging.disable_progress_bar()

@@ -96,11 +96,13 @@ def facts(
     *,
     row_wise: bool = True,
     target_head: Callable[[Tensor], Tensor] | None = None,
+    confidence_of: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Facts]:
     """Statistics and losses of every branch with one of the three heads (``auto`` is already resolved).
 
     ``row_wise``: there is one branch, and a slot's logits are the frozen head applied to its own hidden state.
     ``target_head``: from ``Blocks.target_hidden`` to the target's logits, where the objective needs them.
+    ``confidence_of``: ``DFlash.confidence`` where the objective reads it; such a drafter is not row-wise.
     With a pruned head ``correct`` is known on the support only and false after it: enough for every truncating credit,
     not for common-mask accuracy (``hits``).
     """
@@ -109,8 +111,11 @@ def facts(
     def of_branches(part: Blocks) -> dict[str, Facts]:
         branches = logits_of(part.hidden, part.previous)
         target_logits = _of_target(target_head, part.target_hidden)
+        sure = None if confidence_of is None else confidence_of(part.hidden, part.previous)
         return {
-            name: block_facts(scores, part.labels, part.mask, target_logits, objective.losses(name), objective.data)
+            name: block_facts(
+                scores, part.labels, part.mask, target_logits, objective.losses(name), objective.data, sure
+            )
             for name, scores in branches.items()
         }
 

@@ -39,6 +39,7 @@ def positions(
     target_logits: Float[Tensor, "*X W"] | None,
     losses: Mapping[str, Loss],
     data: Set[str],
+    confidence: Float[Tensor, "*X"] | None = None,
 ) -> Positions:
     """What is asked of the logits of some positions: ``losses`` by key, and ``data``.
 
@@ -50,7 +51,9 @@ def positions(
             "an objective that needs the target's distribution needs the same vocabulary"
         )
     cross, correct = cross_entropy(logits, labels)
-    values = {key: cross if key == CE else loss(logits, labels, target_logits) for key, loss in losses.items()}
+    values = {
+        key: cross if key == CE else loss(logits, labels, target_logits, confidence) for key, loss in losses.items()
+    }
     return Positions(correct, -cross.detach(), _data(logits, labels, target_logits, data), values)
 
 
@@ -61,13 +64,14 @@ def block_facts(
     target_logits: Float[Tensor, "N K W"] | None,
     losses: Mapping[str, Loss],
     data: Set[str],
+    confidence: Float[Tensor, "N K"] | None = None,
 ) -> Facts:
     """Statistics and losses of a batch of blocks.
 
     Slots outside ``mask`` may hold any label; they are evaluated at token 0 and ignored by everything downstream.
     Losses are always computed in fp32; ties of the argmax go to the lowest token id.
     """
-    at = positions(logits, labels.masked_fill(~mask, 0), target_logits, losses, data)
+    at = positions(logits, labels.masked_fill(~mask, 0), target_logits, losses, data, confidence)
     return Facts(BlockStats(at.correct & mask, at.gold_logprob, mask, **at.data), at.losses)
 
 

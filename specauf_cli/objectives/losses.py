@@ -217,3 +217,22 @@ class _Attached(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (gradient * grad[..., None]).to(ctx.dtype), None, None
+
+
+def confidence(
+    logits: Float[Tensor, "*N V"],
+    labels: Int[Tensor, "*N"],
+    target_logits: Float[Tensor, "*N V"],
+    confidence: Float[Tensor, "*N"],
+) -> Float[Tensor, "*N"]:
+    """Binary cross-entropy of the drafter's confidence against alpha = sum_v min(p, q), which is not differentiated.
+    Needs the target's distribution and a drafter with a confidence head.
+
+    Range: 0 or more, in nats.
+    Gradient: sigmoid(confidence) - alpha, to the confidence head and what it reads; none to the logits.
+    Source: DSpark, DeepSpec (modeling/dspark/loss.py).
+    """
+    with torch.no_grad():
+        q, p = _log_softmax(logits).exp_(), _log_softmax(target_logits).exp_()
+        alpha = torch.minimum(p, q).sum(dim=-1).clamp(max=1.0)
+    return torch.nn.functional.binary_cross_entropy_with_logits(confidence.float(), alpha, reduction="none")

@@ -16,14 +16,15 @@ class Term:
     """One term: weight x sum m c l / normaliser.
 
     ``loss_key`` names the loss with its knobs: a loss that several terms share is computed once. ``loss`` is called
-    with logits, labels and the target's logits (None unless some term is ``soft``), ``credit`` with the statistics and,
-    by name, the data in ``needs``. ``soft``: the term needs the target's distribution. Terms with the same
-    ``denominator`` are divided by the same number, so their sums can be added first.
+    with logits, labels, the target's logits (None unless some term is ``soft``) and the drafter's confidence (None
+    unless some term is ``confident``), ``credit`` with the statistics and, by name, the data in ``needs``. Terms with
+    the same ``denominator`` are divided by the same number, so their sums can be added first.
     """
 
     loss_key: str
     loss: Loss
     soft: bool
+    confident: bool
     credit: Credit
     needs: frozenset[str]
     weight: float
@@ -53,6 +54,11 @@ class Objective:
         """Whether a loss or a credit needs the target's distribution."""
         return any(term.soft for terms in self.terms.values() for term in terms)
 
+    @property
+    def confident(self) -> bool:
+        """Whether a loss reads the drafter's own confidence."""
+        return any(term.confident for terms in self.terms.values() for term in terms)
+
 
 def bind(config: ObjectiveConfig, normalize: str) -> Objective:
     """The objective of a yaml; ``normalize`` holds for terms that name no normaliser. Errors: InputError."""
@@ -68,13 +74,14 @@ def is_soft(config: ObjectiveConfig) -> bool:
 
 def _bound(config: TermConfig, normalize: str) -> Term:
     loss, credit = names.loss(config), names.credit(config)
-    needs, soft_loss = names.needs(credit), names.needs_target(loss)
+    needs, soft_loss, confident = names.needs(credit), names.needs_target(loss), names.needs_confidence(loss)
     normalize = config.normalize or normalize
     of_credit = _key(config.credit, credit) if normalize in ("credit", "block_credit") else ""
     return Term(
         loss_key=_key(config.loss, loss),
-        loss=loss if soft_loss else _hard(loss),
+        loss=_called_with_all(loss, 2 + soft_loss + confident),
         soft=soft_loss or bool(needs & set(names.OF_TARGET)),
+        confident=confident,
         credit=credit,
         needs=needs,
         weight=config.weight,
@@ -89,6 +96,7 @@ def _key(name: str, function: Loss | Credit) -> str:
     return f"{name}({', '.join(f'{k}={v}' for k, v in knobs.items())})" if knobs else name
 
 
-def _hard(loss: Loss) -> Loss:
-    """A loss that does not read the target's logits, called like one that does."""
-    return lambda logits, labels, _target_logits: loss(logits, labels)
+def _called_with_all(loss: Loss, taken: int) -> Loss:
+    """A loss that takes the first ``taken`` of logits, labels, the target's logits and the confidence, called with all
+    of them."""
+    return lambda *everything: loss(*everything[:taken])

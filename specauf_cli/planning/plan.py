@@ -14,7 +14,7 @@ from specauf_cli.config import names
 from specauf_cli.config.schema import Config, SizesConfig
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.models.blocks import BUCKET
-from specauf_cli.models.sizes import drafter_parameters, layer_parameters, target_parameters
+from specauf_cli.models.sizes import draft_sizes, drafter_parameters, layer_parameters, target_parameters
 from specauf_cli.models.target import taps_of
 from specauf_cli.objectives.head import AT_ONCE, choose
 from specauf_cli.objectives.terms import bind, is_soft
@@ -145,7 +145,8 @@ def _work(
 ) -> dict[str, float]:
     """Operations of one step before the head."""
     trainer, backbone, width = config.trainer, config.backbone, _width(lengths)
-    tokens, layer = trainer.batch_size * width, layer_parameters(sizes)
+    tokens, layer = trainer.batch_size * width, layer_parameters(sizes, active=True)
+    draft = layer_parameters(draft_sizes(sizes, backbone))
     rows = trainer.batch_size * trainer.anchors * backbone.block_size
     across, hidden = sizes.heads * sizes.head_dim, sizes.hidden_size
     every_layer = trainer.labels == "target" or is_soft(config.objective)
@@ -156,7 +157,7 @@ def _work(
     seen = width + (trainer.anchors if attention == "dense" else 1) * backbone.block_size
     context = 4 * tokens * len(taps) * hidden**2  # no gradient leaves fc
     context += 3 * backbone.layers * tokens * 4 * hidden * sizes.kv_heads * sizes.head_dim
-    blocks = 3 * backbone.layers * rows * (2 * layer + 4 * across * seen)
+    blocks = 3 * backbone.layers * rows * (2 * draft + 4 * across * seen)
     return {"target features": features, "drafter": context + blocks}
 
 
@@ -180,9 +181,8 @@ def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: i
         gradients = len(objective.losses("base")) if mode == "chunked" and branches == 1 else 1
         work = rows * (1 + gradients + objective.soft) * row
     if branches > 1:
-        knobs = config.backbone.knobs
-        inner, gru = float(knobs["emb_dim"]), float(knobs["gru_hidden_dim"])
-        forward = 2 * inner * (sizes.hidden_size + gru + sizes.vocab_size) + 6 * gru * (sizes.hidden_size + gru)
+        kind = names.backbone(config.backbone)
+        forward = kind.extra_work(sizes.hidden_size, sizes.vocab_size, config.backbone.knobs)
         work += rows * 3 * forward + (rows * (row + forward) if mode == "chunked" else 0)
     every = branches * at_once * sizes.vocab_size
     logits = every if mode == "full" else min(every, AT_ONCE[device] / 4 / (1 + objective.soft))

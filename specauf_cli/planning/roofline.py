@@ -6,7 +6,7 @@ larger.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specauf_cli.config.schema import BackboneConfig, SizesConfig
 from specauf_cli.models.sizes import drafter_parameters, layer_parameters
@@ -42,7 +42,13 @@ class Roofline:
 
 
 def roofline(
-    gpu: str, target: SizesConfig, taps: tuple[int, ...] | int, backbone: BackboneConfig, *, proposals: int, batch: int
+    gpu: str,
+    target: SizesConfig,
+    taps: tuple[int, ...] | int | str,
+    backbone: BackboneConfig,
+    *,
+    proposals: int,
+    batch: int,
 ) -> Roofline:
     """The floor of a round of ``backbone`` for a target of these sizes. Errors: InputError for an unknown card.
 
@@ -51,14 +57,17 @@ def roofline(
     peak, _ = gpu_of(gpu)
     bandwidth = BANDWIDTH[gpu.lower()]
     head = target.vocab_size * target.hidden_size
-    weights = target.layers * layer_parameters(target) + head
     drafter = sum(drafter_parameters(target, backbone, len(taps_of(taps, target.layers))).values()) + head
 
-    def seconds(parameters: int, tokens: int) -> float:
-        return max(BYTES * parameters / bandwidth, 2.0 * parameters * tokens / peak)
+    def seconds(parameters: int, tokens: int, read: int | None = None) -> float:
+        return max(BYTES * (read or parameters) / bandwidth, 2.0 * parameters * tokens / peak)
+
+    def a_pass(tokens: int) -> float:
+        """Of a mixture of experts the tokens of a pass read different ones, every expert once at most."""
+        every = replace(target, experts_per_token=min(target.experts, tokens * target.experts_per_token))
+        used, read = (head + target.layers * layer_parameters(x, active=True) for x in (target, every))
+        return seconds(used, tokens, read)
 
     return Roofline(
-        plain=seconds(weights, batch),
-        verify=seconds(weights, batch * (proposals + 1)),
-        draft=seconds(drafter, batch * backbone.block_size),
+        plain=a_pass(batch), verify=a_pass(batch * (proposals + 1)), draft=seconds(drafter, batch * backbone.block_size)
     )

@@ -122,7 +122,7 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
         seeds = sorted({r.seed for r in everything})
         text += [
             "",
-            profile_note(everything[0]),
+            profile_note(everything),
             "",
             "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts"
             + (

@@ -64,7 +64,7 @@ def markdown(
         "Repeated 4-grams: share of the 4-grams of the target's answers that occurred in the same answer before. A "
         "target that repeats itself is easy for every drafter, prompt lookup above all.",
         "",
-        *([profile_note(chosen[0]), ""] if chosen else []),
+        *([profile_note(chosen[:1]), ""] if chosen else []),
         f"Prompt lookup: {audit_text(lookup.benchmarks, lookup.config)}",
     ]
     if chosen:

@@ -200,7 +200,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     first = chosen[0]
     seeds = len({r.seed for r in chosen})
     text = [
-        profile_note(first),
+        profile_note([first]),
         _changes_note(chosen),
         f"tau: definition {escape.code(experiment.definition)} (docs/tau.md; the paper's is the mean of A + 1 over "
         "rounds); average over benchmarks unweighted. Bold: best of ours in the column.",
@@ -345,10 +345,12 @@ def prompts_note(record: RunRecord) -> str:
     )
 
 
-def profile_note(record: RunRecord) -> str:
-    """What was measured where, in a sentence or two."""
-    text = escape.cell(record.config["profile"]["text"])
-    return f"Profile {escape.code(record.profile)}. {text} Target: {_target(record)}."
+def profile_note(records: Sequence[RunRecord]) -> str:
+    """What was measured where, in a sentence or two: the first record's profile, and every target."""
+    text = escape.cell(records[0].config["profile"]["text"])
+    targets = list(dict.fromkeys(_target(r) for r in records))
+    named = f"Target: {targets[0]}" if len(targets) == 1 else f"Targets, here not the profile's: {'; '.join(targets)}"
+    return f"Profile {escape.code(records[0].profile)}. {text} {named}."
 
 
 def _target(record: RunRecord) -> str:

@@ -177,6 +177,7 @@ class Step:
                 self.objective,
                 row_wise=self.drafter.row_wise(),
                 target_head=None if last is None else self.target.head,
+                confidence_of=self.drafter.confidence if self.objective.confident else None,
             )
             losses = branch_losses(facts, self.objective, sequences=len(batch.index), progress=step / self.steps)
             if self.head == "pruned":

@@ -1,9 +1,9 @@
-"""A small target trained from scratch: tokenizer and Qwen3 causal LM on the training conversations."""
+"""A small target trained from scratch: tokenizer and causal LM on the training conversations."""
 
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from specauf_cli.config.schema import PretrainConfig, TargetConfig
+from specauf_cli.config.settings import said
 from specauf_cli.data.chat import Chat, encode
 from specauf_cli.errors import InputError
 from specauf_cli.models import target
@@ -56,7 +57,7 @@ def place(config: TargetConfig, runs: Path, *, data: str) -> Path:
     """Where the target that ``config.pretrain`` describes lies once it is trained on ``data``; whole when it holds
     ``MARKER``."""
     assert config.pretrain is not None
-    return layout.targets(runs) / f"{config.name}-{digest([asdict(config.pretrain), config.mask_token, data], 8)}"
+    return layout.targets(runs) / f"{config.name}-{digest([said(config.pretrain), config.mask_token, data], 8)}"
 
 
 def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, device: str) -> None:
@@ -106,7 +107,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
                 module=model,
                 step=step,
                 summary=summary,
-                identity=digest([asdict(recipe), data]),
+                identity=digest([said(recipe), data]),
                 steps=recipe.steps,
                 lr=recipe.lr,
                 betas=(0.9, 0.95),

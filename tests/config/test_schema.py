@@ -22,6 +22,7 @@ def values() -> dict[str, Any]:
     plain["objective"]["aliases"] = {"dflash": "auf"}
     large = compose.plain_values(["target=qwen3_8b", "data=sharegpt"])
     plain["target"] |= {"sizes": large["target"]["sizes"], "path": None}
+    plain["target"]["pretrain"]["more"] = {"sliding_window": 8}
     plain["data"]["known"] = large["data"]["known"]
     return {k: v for k, v in plain.items() if k not in ("domino", "experiment", "recipe")}
 

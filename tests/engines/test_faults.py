@@ -10,13 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.drafters import every_backbone
 from helpers.live import varied_norms
+from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.engines import faults
 from specauf_cli.engines.along import Along, first_other_token, sampling
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import Drafted, decode
 from specauf_cli.evaluation.turns import Request
+from specauf_cli.models import checkpoint
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.types import Message, Prompt, Trajectory
@@ -190,3 +193,28 @@ def test_an_original_is_never_changed(target: Target, drafter: DFlash) -> None:
         fault.drafter(drafter)
     assert drafter.backbone == backbone
     assert all(torch.equal(a, b) for a, b in zip(before.values(), drafter.state_dict().values(), strict=True))
+
+
+@every_backbone
+def test_a_drafter_of_any_kind_has_its_faults_or_says_that_it_cannot(
+    target: Target, of: Callable[..., BackboneConfig], answers: list[Trajectory], name: str
+) -> None:
+    drafter = checkpoint.create(target, of(name))
+    drafter.initialise(4)
+    given = [(t.prompt, t.tokens[: t.length], t.tokens[t.length :]) for t in answers]
+    worked: set[str] = set()
+    for fault in faults.known_faults(drafter.eval(), {}, longest=20):
+        try:
+            served, drafts = fault.target(target), fault.drafter(drafter)
+        except InputError:
+            continue
+        if fault.prompt is None:
+            assert len(Along(served, drafts, None, 2).follow(given)) == len(given)
+            worked.add(fault.kind)
+    layers = {"causal", "first_norm", "window"}
+    assert worked == {"layers", "proposals", "dtype"} | (layers if hasattr(drafter, "layers") else set())
+
+
+def test_a_target_whose_last_state_is_read_has_no_other_taps(make_target: Callable[..., Target]) -> None:
+    with pytest.raises(InputError, match="no layer"):
+        faults.shifted(make_target(taps="last"), 1)

@@ -18,6 +18,18 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 
 DOMINO = {"gru_hidden_dim": 6, "emb_dim": 5, "pure_draft_prefix_len": 1}
+KNOBS: dict[str, dict[str, int | str]] = {
+    "dflash": {},
+    "domino": {**DOMINO},
+    "dspark": {"markov_rank": 5, "markov_head_type": "vanilla"},
+    "medusa": {},
+    "recurrent": {"gru_hidden_dim": 6},
+}
+"""Every shipped kind of drafter, with its knobs for a target of 32 dimensions."""
+EXPORTED = ("dflash", "domino", "dspark")
+"""Those that have a public layout."""
+every_backbone = pytest.mark.parametrize("name", list(KNOBS))
+every_exported = pytest.mark.parametrize("name", EXPORTED)
 
 
 @pytest.fixture
@@ -28,7 +40,7 @@ def tokens(target: Target) -> Tensor:
 @pytest.fixture
 def of(backbone: BackboneConfig) -> Callable[..., BackboneConfig]:
     def make(name: str, **changes: Any) -> BackboneConfig:
-        own = {"kind": "domino", "knobs": DOMINO, "title": "Domino"} if name == "domino" else {}
+        own: dict[str, Any] = {"kind": name, "knobs": KNOBS[name], "title": name}
         return replace(backbone, name=name, **(own | changes))
 
     return make

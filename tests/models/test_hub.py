@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, BertConfig, BertLMHeadModel
 
 from helpers.commands import specauf
 from helpers.hub import KINDS, edit, publish, rename
@@ -269,8 +269,9 @@ def test_models_built_otherwise_are_refused_with_what_they_lack(tmp_path: Path, 
     folder = publish(tmp_path / "model", chat, "qwen3", tied=True)
     for path in [*folder.glob("model*"), folder / "config.json"]:
         path.unlink()
-    GPT2LMHeadModel(GPT2Config(vocab_size=chat.vocab, n_embd=16, n_layer=2, n_head=2)).save_pretrained(folder)
-    with pytest.raises(InputError, match=r"'gpt2' has no intermediate_size.*model\.layers"):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+    BertLMHeadModel(BertConfig(vocab_size=chat.vocab, is_decoder=True, **sizes)).save_pretrained(folder)
+    with pytest.raises(InputError, match="'bert' has no list of its 4 decoder layers"):
         targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
 
 
