@@ -90,23 +90,30 @@ def _run(cases: Sequence[Case], options: argparse.Namespace) -> int:
         print(f"note: the tree has uncommitted changes, so the results go to {path}", file=sys.stderr)
     versions = environment.versions(python)
     bench = Bench(python, versions, train(load_cases(), options.runs), options.work, clean, options.timeout)
-    results = {r.name: r for r in store.load_cases(path)} if path.is_file() else {}
+    return measured(cases, bench, path, again=options.again)
+
+
+def measured(cases: Sequence[Case], bench: Bench, path: Path, *, again: bool) -> int:
+    """Has every case judged that is not in ``path`` yet, or all of them ``again``, and writes each at once.
+
+    Returns 1 when a verdict is not the one that its case expects.
+    """
     order = [case.name for case in load_cases()]
-    results = {name: results[name] for name in order if name in results}  # a case that is gone has no result
+    kept = {r.name: r for r in store.load_cases(path)} if path.is_file() else {}
+    results = {name: kept[name] for name in order if name in kept}  # a case that is gone has no result
     for case in cases:
-        if not options.again and case.name in results and results[case.name].inputs == bench.inputs_of(case):
+        if not again and case.name in results and results[case.name].inputs == bench.inputs_of(case):
             print(f"{line(results[case.name])} (there already)")
             continue
-        results[case.name] = judged(case, bench, options.runs)
-        ordered = tuple(results[name] for name in order if name in results)
-        store.save_cases(ordered, path, command="make engine")
+        results[case.name] = judged(case, bench)
+        store.save_cases(tuple(results[name] for name in order if name in results), path, command="make engine")
         print(line(results[case.name]), flush=True)
     wrong = [case.name for case in cases if results[case.name].verdict != case.verdict]
     print(f"results: {path}" + (f"; not as expected: {', '.join(wrong)}" if wrong else ""))
     return int(bool(wrong))
 
 
-def judged(case: Case, bench: Bench, runs: Path) -> EngineCase:
+def judged(case: Case, bench: Bench) -> EngineCase:
     """Serves one case and has it judged."""
     began, run = time.perf_counter(), bench.run_of(case)
     print(
@@ -116,7 +123,7 @@ def judged(case: Case, bench: Bench, runs: Path) -> EngineCase:
         outcome = judge(
             ServerOptions("vllm", server.url, concurrency=8, timeout=600.0, retries=2),
             runs=[run.name],
-            overrides=[f"runs={runs}", "evaluation.temperatures=[0.0,1.0]"],
+            overrides=[f"runs={run.parent}", "evaluation.temperatures=[0.0,1.0]"],
             no_drafter=case.drafter is None and case.speculative is None,
         )
     return result(

