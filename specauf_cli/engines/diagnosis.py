@@ -115,18 +115,19 @@ def diagnose(cases: Sequence[Case], faults: Iterable[Fault], replayed: "Trying")
                     break
             kinds += 1
             show(kinds, KINDS[kind])
-    tried = tuple(Tried(f.kind, f.title, n, len(examined)) for f, n in results)
+    tried = {f: Tried(f.kind, f.title, n, len(examined)) for f, n in results}
     usual = sum(replayed.reproduced(Fault("none", "no fault"), examined))
     best = max((n for _, n in results), default=0)
     if best <= usual or best < NAMED * len(examined):
-        return Diagnosis(tried, None)
+        return Diagnosis(tuple(tried.values()), None)
     named = [f for f, n in results if n == best]
     if len(named) > 1:
         differing, others = _usable(cases)
         more = [*differing, *others][:DECIDING]
         counts = [sum(replayed.reproduced(f, more)) for f in named]
+        tried |= {f: Tried(f.kind, f.title, n, len(more)) for f, n in zip(named, counts, strict=True)}
         named = [f for f, n in zip(named, counts, strict=True) if n == max(counts)]
-    return Diagnosis(tried, named[0], tuple(named[1:]))
+    return Diagnosis(tuple(tried.values()), named[0], tuple(named[1:]))
 
 
 @dataclass(frozen=True)

@@ -263,8 +263,8 @@ def first_difference(cases: Sequence[Case], along: Along, cause: Fault | None) -
         scale=case.scale,
         tie=tie(case.gap, case.scale),
     )
-    shown = Viewed("replay", "what the target and the drafter do here", (_viewed(case, along.target, ours, own=True),))
-    other = Viewed("server", title, (_viewed(case, along.target, theirs, own=False),))
+    shown = Viewed("exact", "the replay", (_viewed(case, along.target, ours, own=True),))
+    other = Viewed("as it answered", title, (_viewed(case, along.target, theirs, own=False),))
     return FirstShown(first, (shown, other))
 
 
@@ -296,13 +296,13 @@ def _our_rounds(case: Case, along: Along) -> Walked | None:
 
 def _server_rounds(case: Case, along: Along, cause: Fault | None) -> tuple[Walked | None, str]:
     """The rounds of the server, where the replay or the fault that reproduces it tells them, and their title."""
-    unknown = "the server; it does not tell its rounds"
+    unknown = "the server (its rounds are not known)"
     if case.answer.tokens is None or not _known(case, along.target):
         return None, unknown
     if case.same_counts:
-        return _walk(along, case.prompt, case.tokens, case.tail), "the server; its counts are those of these rounds"
+        return _walk(along, case.prompt, case.tokens, case.tail), "the server (its counts are those of these rounds)"
     if case.answer.steps is not None and (told := _told(case, along.proposals)) is not None:
-        return told, "the server, with the rounds that it tells; what it proposed beyond is not known"
+        return told, "the server (the rounds that it tells)"
     if cause is None:
         return None, unknown
     drafter = along.drafter and cause.drafter(along.drafter)
@@ -311,7 +311,7 @@ def _server_rounds(case: Case, along: Along, cause: Fault | None) -> tuple[Walke
     walked = _walk(faulty, prompt, case.tokens, case.tail)
     if walked is None or same_counts(walked.rounds, case.answer, cuts=True) is False:
         return None, unknown
-    return walked, f"the server, with the rounds of the fault found: {cause.title}"
+    return walked, f"the server (rounds of the fault found: {cause.title})"
 
 
 def _told(case: Case, proposals: int) -> Walked | None:

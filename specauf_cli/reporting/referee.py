@@ -123,7 +123,7 @@ def _average(average: Average) -> str:
 def _cause(record: RefereeRecord) -> str:
     if record.cause is None:
         return NO_CAUSE
-    best = max(record.tried, key=lambda t: t.reproduced)
+    best = next(t for t in record.tried if record.cause.startswith(t.title))
     return f"{record.cause} (reproduces {best.reproduced} of {best.examined} requests)"
 
 
@@ -255,7 +255,7 @@ def _histogram(counts: Sequence[int]) -> str:
 
 def _tried(record: RefereeRecord) -> list[str]:
     """Every fault that reproduces a request, and how many there are that do not."""
-    ranked = sorted(record.tried, key=lambda t: -t.reproduced)
+    ranked = sorted(record.tried, key=lambda t: (-t.examined, -t.reproduced))
     shown = [t for t in ranked if t.reproduced][:12]
     rows = [table_row(["fault", "reproduces"]), table_row(["---", "--:"])]
     rows += [table_row([escape.cell(t.title), f"{t.reproduced} of {t.examined}"]) for t in shown]
@@ -266,7 +266,8 @@ def _tried(record: RefereeRecord) -> list[str]:
         *text,
         f"{escape.cell(verdict)} {rest} more were tried." if rest else escape.cell(verdict),
         "A fault reproduces a request if the server's answer and its counts are those of the replay with the fault "
-        "switched on; among the requests are some that do not differ.",
+        "switched on; among the requests are some that do not differ. Faults that reproduce equally many are told "
+        "apart by more requests.",
     ]
 
 

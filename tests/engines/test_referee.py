@@ -321,8 +321,8 @@ def test_the_pages_show_the_first_difference(place: Place) -> None:
     assert "http-equiv" not in markup
     view = page.with_name(page.name.replace(".html", "-first.html")).read_text()
     assert f'href="{page.name.replace(".html", "-first.html")}"' in markup
-    assert "the server, with the rounds of the fault found: the block attends causally" in view
-    assert "what the target and the drafter do here" in view
+    assert "the server (rounds of the fault found: the block attends causally)" in view
+    assert "A, upper row: the replay (exact), tau" in view
 
 
 def test_rounds_that_a_server_tells_are_shown(place: Place) -> None:
@@ -340,7 +340,7 @@ def test_rounds_that_a_server_tells_are_shown(place: Place) -> None:
     assert found.first is not None
     assert found.first.position is not None
     view = Path(done.stdout.rpartition("page: ")[2].strip()).with_suffix("").as_posix() + "-first.html"
-    assert "the server, with the rounds that it tells" in Path(view).read_text()
+    assert "the server (the rounds that it tells)" in Path(view).read_text()
 
 
 def test_an_answer_that_differs_is_shown_without_rounds(place: Place) -> None:
@@ -361,7 +361,7 @@ def test_an_answer_that_differs_is_shown_without_rounds(place: Place) -> None:
     assert "token 4: " in done.stdout
     assert "no rounding explains that" in done.stdout
     view = Path(done.stdout.rpartition("page: ")[2].strip()).with_suffix("").as_posix() + "-first.html"
-    assert "it does not tell its rounds" in Path(view).read_text()
+    assert "the server (its rounds are not known)" in Path(view).read_text()
     assert "rounds not known" in Path(view).read_text()
 
 
