@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.engine.case import Case
+from specauf_cli.reporting.referee import SAMPLING
 from specauf_cli.store.engine import AtTemperature, EngineCase, JudgedBenchmark, Reproduced, Share
 from specauf_cli.store.provenance import now
 from specauf_cli.store.referee import VERDICTS, First, Pair, RefereeRecord
@@ -11,9 +12,13 @@ from specauf_cli.store.referee import VERDICTS, First, Pair, RefereeRecord
 DEFINITION = "pooled"
 """Of tau: vLLM's own."""
 
+BEST = 5
+"""Faults that were tried, of which a result keeps those that reproduce most."""
+
 
 def result(case: Case, record: RefereeRecord, *, seconds: float, **known: Any) -> EngineCase:
     """``known``: the fields of ``EngineCase`` that the record does not have."""
+    best = sorted(record.tried, key=lambda t: -t.reproduced)[:BEST]
     temperatures = sorted({b.temperature for b in record.benchmarks})
     return EngineCase(
         name=case.name,
@@ -23,8 +28,8 @@ def result(case: Case, record: RefereeRecord, *, seconds: float, **known: Any) -
         changed=case.config,
         expected=case.verdict,
         verdict=record.verdict,
-        cause=record.cause,
-        tried=tuple(Reproduced(t.title, t.reproduced, t.examined) for t in record.tried),
+        cause=record.cause or (SAMPLING if record.only_sampling else None),
+        tried=tuple(Reproduced(t.title, t.reproduced, t.examined) for t in best),
         first=in_words(record.first) if record.first else None,
         reported=record.reported,
         temperatures=tuple(at(record, t) for t in temperatures),

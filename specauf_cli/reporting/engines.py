@@ -10,9 +10,11 @@ from pathlib import Path
 
 from specauf_cli.errors import InputError
 from specauf_cli.reporting import escape
+from specauf_cli.reporting.referee import SAMPLING
 from specauf_cli.reporting.tables import DASH, table_row
 from specauf_cli.store.engine import AtTemperature, EngineCase, load_cases
 from specauf_cli.store.files import write_text
+from specauf_cli.store.referee import LARGEST_Z
 
 PAGE, RECORD = Path("docs/engines.md"), Path("benchmarks/engine.json")
 LAYOUTS = {"vllm": "speculators", "hf": "Hugging Face", None: DASH}
@@ -72,9 +74,12 @@ def measured(at: AtTemperature) -> list[str]:
 def diagnosis(case: EngineCase) -> str:
     """A line of the list below the table: the fault that the referee names, and the first difference."""
     cause = f"the referee names: {case.cause}" if case.cause else "the referee names none of the faults it knows"
-    best = max(case.tried, key=lambda t: t.reproduced, default=None)
-    if best is not None:
-        cause += f" ({best.reproduced} of {best.examined} requests come out alike)"
+    named = next((t for t in case.tried if case.cause is not None and case.cause.startswith(t.fault)), None)
+    if named is not None:
+        cause += f" ({named.reproduced} of {named.examined} requests come out alike)"
+    wrong = [t for t in case.temperatures if t.sampling is not None and t.sampling > LARGEST_Z]
+    if wrong and case.cause != SAMPLING:
+        cause += f"; at T = {wrong[0].temperature:g} the draws are not the target's either"
     first = f". First difference: {case.first}" if case.first else ""
     return f"- {fault(case)}: {escape.cell(cause + first)}."
 

@@ -17,6 +17,7 @@ WORDS = {
 }
 SUBJECTS = {"drafter": "a drafter", "lookup": "prompt lookup", "plain": "no drafter"}
 NO_CAUSE = "None of the known faults reproduces this server."
+SAMPLING = "the server's sampling: at T = 0 all is equal, at T > 0 the draws are not the target's"
 PRECISION_WORDS = {"fp32": "a tie in fp32", "bf16": "a tie in bf16, not in fp32"}
 
 
@@ -122,9 +123,14 @@ def _average(average: Average) -> str:
 
 def _cause(record: RefereeRecord) -> str:
     if record.cause is None:
-        return NO_CAUSE
+        return _no_cause(record)
     best = next(t for t in record.tried if record.cause.startswith(t.title))
     return f"{record.cause} (reproduces {best.reproduced} of {best.examined} requests)"
+
+
+def _no_cause(record: RefereeRecord) -> str:
+    """What is known where no fault of drafter or prompt reproduces the server."""
+    return f"It is {SAMPLING}." if record.only_sampling else NO_CAUSE
 
 
 def _first(first: First) -> str:
@@ -260,7 +266,7 @@ def _tried(record: RefereeRecord) -> list[str]:
     rows = [table_row(["fault", "reproduces"]), table_row(["---", "--:"])]
     rows += [table_row([escape.cell(t.title), f"{t.reproduced} of {t.examined}"]) for t in shown]
     rest = len(ranked) - len(shown)
-    verdict = NO_CAUSE if record.cause is None else f"Named: {record.cause}."
+    verdict = _no_cause(record) if record.cause is None else f"Named: {record.cause}."
     text = [*rows, ""] if shown else []
     return [
         *text,

@@ -61,8 +61,8 @@ class Reproduced:
 class EngineCase:
     """One server. ``without``: workarounds that were left out; ``changed``: keys of the export's config that were.
 
-    ``drafter`` is the name of the run, None without one; ``cause`` the fault that the referee names; ``first``: the
-    first difference, in words.
+    ``drafter`` is the name of the run, None without one; ``cause`` the fault that the referee names; ``tried``: the
+    faults that reproduce most; ``first``: the first difference, in words.
     """
 
     name: str

@@ -203,6 +203,13 @@ class RefereeRecord:
     written: str
     schema: int = Field(default=SCHEMA)
 
+    @property
+    def only_sampling(self) -> bool:
+        """Whether everything is equal at T = 0, and the answers at T > 0 are not the target's draws."""
+        greedy = [b.verdict == "equal" for b in self.benchmarks if b.temperature == 0]
+        draws = [abs(b.sampling.z) for b in self.benchmarks if b.sampling is not None]
+        return bool(greedy) and all(greedy) and max(draws, default=0.0) > LARGEST_Z
+
     @model_validator(mode="after")
     def _whole(self) -> "RefereeRecord":
         if not self.benchmarks:

