@@ -81,7 +81,7 @@ def total(shares: Sequence[Share]) -> Share:
 def in_words(first: First) -> str:
     """The first difference: where, and which tokens or counts."""
     where = f"{first.benchmark}, T = {first.temperature:g}, {first.prompt_id}, turn {first.turn + 1}"
-    where += f", token {first.position}" if first.position is not None else ""
+    where += f", token {first.position + 1}" if first.position is not None else ""
     if first.ours is None or first.theirs is None:
         return f"{where}: other counts"
     gap = f", logit gap {first.gap:.3g}" if first.gap is not None else ""

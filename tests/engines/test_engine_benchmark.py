@@ -228,7 +228,7 @@ def test_a_result_adds_up_what_the_referee_found() -> None:
     assert (zero.engine, zero.replay, zero.difference, zero.sampling) == (2.0, 1.75, (0.25, 0.1, 0.4), None)
     assert (one.answers, one.counts, one.engine, one.difference, one.sampling) == ((0, 0), (1, 2), None, None, 5.25)
     assert (one_case.cause, one_case.tried) == ("a causal block", (Reproduced("a causal block", 4, 5),))
-    assert one_case.first == "b, T = 0, p2, turn 2, token 7: 'b|' instead of 'a', logit gap 0.5"
+    assert one_case.first == "b, T = 0, p2, turn 2, token 8: 'b|' instead of 'a', logit gap 0.5"
     assert (one_case.seconds, one_case.code.commit, one_case.changed) == (
         61.3,
         "c" * 40,

@@ -48,8 +48,8 @@ def k_norm() -> None:
     and relies on the kernel to choose the row of each layer. The CUDA kernel does; the CPU's reads the first ``head
     size`` weights for every row.
 
-    Seen: a drafter of more than one layer whose ``k_norm`` weights differ accepts less. Answers stay right, since the
-    target verifies them; only a comparison of the counts shows it.
+    Seen: a drafter of more than one layer whose ``k_norm`` weights differ proposes other tokens. Answers stay right,
+    since the target verifies them, and tau may change little; a comparison of the counts, request by request, shows it.
     """
     import torch
     from vllm.model_executor.models import qwen3_dflash
