@@ -58,14 +58,14 @@ def _of_experiment(words: Sequence[str]) -> list[str]:
     named = [w for w in words if key_of(w) == "experiment"]
     if not named:
         return list(words)
-    from specauf_cli.config.specs import BaselinesSpec, ComparisonSpec, load_spec
+    from specauf_cli.config.specs import BaselinesSpec, ComparisonSpec, DraftersSpec, load_spec
 
     spec = load_spec(value_of(named[-1]))
     if not {"-m", "--multirun", "--together", "--cfg", "-c"} & set(words):
         raise InputError(
             f"{named[-1]!r} names several drafters; add -m to train each of them: specauf train -m {named[-1]}"
         )
-    if isinstance(spec, BaselinesSpec):
+    if isinstance(spec, BaselinesSpec | DraftersSpec):
         raise InputError(f"{named[-1]!r} has several backbones; specauf table {spec.name} trains its drafters")
     if isinstance(spec, ComparisonSpec):
         raise InputError(f"{named[-1]!r}: its rows have settings of their own; specauf table {spec.name} trains them")

@@ -233,12 +233,76 @@ class BaselinesSpec:
         )
 
 
+@dataclass(frozen=True, config=CLOSED)
+class DrafterRow:
+    """One drafter of a ``DraftersSpec``: a backbone with its ``baseline`` objective and the ``rivals`` of that.
+
+    ``prefix``: whether a slot is given the tokens before it; ``settings`` are overrides.
+    """
+
+    backbone: str
+    title: str
+    prefix: bool
+    baseline: str
+    rivals: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=CLOSED)
+class DraftersSpec:
+    """``experiments/*.yaml`` of kind ``drafters``: the same objectives on different drafters, under a few conditions.
+
+    ``margin`` (tokens) bounds a difference that counts as none. ``claim``: the condition that the front page quotes.
+    """
+
+    name: str
+    title: str
+    definition: Definition
+    margin: Positive
+    columns: dict[str, str]
+    settings: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+    drafters: tuple[DrafterRow, ...]
+    claim: str
+
+    @property
+    def rows(self) -> tuple[BaselineRow, ...]:
+        """An objective of each drafter, the baseline first."""
+        return tuple(
+            BaselineRow(objective, str(objective_yaml(objective)["title"]), drafter.backbone)
+            for drafter in self.drafters
+            for objective in (drafter.baseline, *drafter.rivals)
+        )
+
+    def rows_under(self, condition: Condition) -> tuple[BaselineRow, ...]:
+        """The rows that are trained under a condition: all of them."""
+        return self.rows
+
+    def settings_of(self, backbone: str) -> tuple[str, ...]:
+        """What is changed of a drafter."""
+        return next(drafter.settings for drafter in self.drafters if drafter.backbone == backbone)
+
+    def experiment(self, drafter: DrafterRow) -> TableSpec:
+        """The table of one drafter; the paper has none."""
+        return TableSpec(
+            name=self.name,
+            title=self.title,
+            backbone=drafter.backbone,
+            baseline=drafter.baseline,
+            definition=self.definition,
+            margin=self.margin,
+            columns=self.columns,
+            rows=tuple(Row(row.objective, row.title) for row in self.rows if row.backbone == drafter.backbone),
+            paper=NO_PAPER,
+        )
+
+
 def _table_without_paper(page: TauSpec, rows: Sequence[Row]) -> TableSpec:
     shared = {f.name: getattr(page, f.name) for f in fields(TauSpec)}
     return TableSpec(**{**shared, "rows": tuple(rows)}, paper=NO_PAPER)
 
 
-ConditionsSpec = AblationSpec | ComparisonSpec
+ConditionsSpec = AblationSpec | ComparisonSpec | DraftersSpec
 """Pages whose drafters are trained under several conditions; their records are stored apart from other tables'."""
 Spec = TableSpec | CreditsSpec | ConditionsSpec | BaselinesSpec
 
@@ -256,6 +320,7 @@ def load_spec(name: str) -> Spec:
         "conditions": AblationSpec,
         "comparison": ComparisonSpec,
         "baselines": BaselinesSpec,
+        "drafters": DraftersSpec,
     }
     kind = values.pop("kind", "tau")
     if not isinstance(kind, str) or kind not in kinds:
@@ -268,10 +333,14 @@ def load_spec(name: str) -> Spec:
         raise InputError(
             f"{path}: name: {found.name} must be the name of the file, {path.stem}; tables are written under it"
         )
-    names = [row.recorded_as for row in found.rows]
     if isinstance(found, BaselinesSpec):
         _check_baselines(found, str(path))
         return found
+    if isinstance(found, DraftersSpec):
+        _check_conditions(found, str(path))
+        _check_drafters(found, str(path))
+        return found
+    names = [row.recorded_as for row in found.rows]
     repeated = next((n for n in names if names.count(n) > 1), None)
     if repeated or not names:
         apart = "; give each a name of its own" if isinstance(found, ComparisonSpec) else ""
@@ -336,6 +405,26 @@ def _check_baselines(found: BaselinesSpec, path: str) -> None:
         raise InputError(f"{path}: it has no {'rows' if found.columns else 'columns'}")
     if found.lookup.shortest > found.lookup.longest:
         raise InputError(f"{path}: lookup.shortest={found.lookup.shortest} is more than {found.lookup.longest}")
+
+
+def _check_drafters(found: DraftersSpec, path: str) -> None:
+    """InputError for an unknown backbone or objective, a backbone that is there twice, and a claim about no
+    condition."""
+    choices, backbones = groups(), [drafter.backbone for drafter in found.drafters]
+    columns = [b for b in choices["benchmark"] if b != "all" and not b.startswith("offline")]  # as the paper's
+    named = [("column", c, columns) for c in found.columns]
+    named += [("backbone", b, choices["backbone"]) for b in backbones]
+    named += [("objective", o, choices["objective"]) for d in found.drafters for o in (d.baseline, *d.rivals)]
+    named += [("claim", found.claim, [c.name for c in found.conditions])]
+    for what, word, valid in named:
+        if word not in valid:
+            raise InputError(f"{path}: {what} {word!r} is none of {', '.join(valid)}.{nearest(word, valid)}")
+    for drafter in found.drafters:
+        if backbones.count(drafter.backbone) > 1 or not drafter.rivals:
+            wrong = "has no rivals" if not drafter.rivals else "is there twice"
+            raise InputError(f"{path}: drafter {drafter.backbone!r} {wrong}")
+        for objective in (drafter.baseline, *drafter.rivals):
+            _check_row(objective, drafter.backbone, path)
 
 
 def _check_row(objective: str, backbone: str, path: str) -> None:

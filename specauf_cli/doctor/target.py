@@ -98,9 +98,8 @@ def head(subject: Subject) -> Finding:
     previous = torch.zeros(1, drafter.slots, dtype=torch.long, device=target.device)
     expected = target.model.get_output_embeddings()(hidden)[..., : target.chat.vocab]
     expected = expected.to(target.device)
-    if not torch.equal(target.head(hidden), expected) or not torch.equal(
-        drafter.logits(target, hidden, previous)["base"], expected
-    ):
+    drafted = drafter.logits(target, hidden, previous)["base"] if drafter.base_is_head else expected
+    if not torch.equal(target.head(hidden), expected) or not torch.equal(drafted, expected):
         return Finding(FAIL, "the base branch drafts through another head than the target's", "use Target.head")
     tied = bool(getattr(target.model.config.get_text_config(decoder=True), "tie_word_embeddings", False))
     shared = rows.data_ptr() == table.data_ptr() or torch.equal(rows.to(table.device), table)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from specauf_cli.engines.verdict import Followed, followed
 from specauf_cli.evaluation.lookup import LookupRule, replay_lookup
@@ -16,6 +18,26 @@ from specauf_cli.types import Trajectory
 
 Given = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Prompt, answer, and the target's own tokens after the answer as far as they are known."""
+
+
+FILL = 32
+"""Tokens after every answer, at least: the same for drafters of different blocks, so that features are the same."""
+
+
+class RememberingTarget(Target):
+    """A target that computes the features of a batch once: most faults are of the drafter, and leave them as they
+    are."""
+
+    def __init__(self, of: Target) -> None:
+        self.__dict__.update(of.__dict__)
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def features(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T F"]:
+        """As the target's."""
+        key = (*tokens.shape, *tokens.flatten().tolist())
+        if key not in self._known:
+            self._known[key] = super().features(tokens)
+        return self._known[key]
 
 
 @dataclass(frozen=True)
@@ -44,7 +66,7 @@ class Along:
         return rounds, proposed
 
     def _follow(self, answers: Sequence[Given], *, proposals: bool) -> list[tuple[Followed, list[tuple[int, ...]]]]:
-        fill = [self.target.chat.pad_id] * max(1, self.proposals)
+        fill = [self.target.chat.pad_id] * max(FILL, self.proposals)
         walked = [
             Trajectory(str(i), 0, prompt, (*tokens, *tail, *fill), len(tokens), False)
             for i, (prompt, tokens, tail) in enumerate(answers)

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 
 from specauf_cli.data.chat import Chat
-from specauf_cli.engines.along import Along, first_other_token
+from specauf_cli.engines.along import Along, RememberingTarget, first_other_token
 from specauf_cli.engines.answers import Answer
 from specauf_cli.engines.faults import KINDS, Fault, Render
 from specauf_cli.engines.verdict import Followed, same_counts, within
@@ -96,25 +97,15 @@ def _usable(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
 
 
 def diagnose(cases: Sequence[Case], faults: Iterable[Fault], replayed: "Trying") -> Diagnosis:
-    """Tries the faults on a few of the ``cases``. Of a kind, trying ends with the first variant that reproduces all.
-
-    Faults that reproduce equally many are told apart by more cases.
-    """
+    """Tries the faults on a few of the ``cases``; those that reproduce equally many are told apart by more cases."""
     examined = chosen(cases)
     results: list[tuple[Fault, int]] = []
-    kinds = 0
     with track("trying known faults", len(KINDS)) as show:
-        for kind, variants in groupby(faults, key=lambda fault: fault.kind):
+        for number, (kind, variants) in enumerate(groupby(faults, key=lambda fault: fault.kind), 1):
             for fault in variants:
-                count = None
                 with suppress(InputError):  # this drafter or target cannot have the fault
-                    count = sum(replayed.reproduced(fault, examined))
-                if count is not None:
-                    results.append((fault, count))
-                if count == len(examined):
-                    break
-            kinds += 1
-            show(kinds, KINDS[kind])
+                    results.append((fault, sum(replayed.reproduced(fault, examined))))
+            show(number, KINDS[kind])
     tried = {f: Tried(f.kind, f.title, n, len(examined)) for f, n in results}
     usual = sum(replayed.reproduced(Fault("none", "no fault"), examined))
     best = max((n for _, n in results), default=0)
@@ -140,16 +131,27 @@ class Trying:
     cuts: bool
     batch_size: int
 
+    @cached_property
+    def known(self) -> Target:
+        """The target, with the features that it gave."""
+        return RememberingTarget(self.target)
+
     def reproduced(self, fault: Fault, cases: Sequence[Case]) -> list[bool]:
         """Which of the cases have the server's answer and counts under a fault. Errors: InputError for a fault that
         this target or drafter cannot have."""
         target = fault.target(self.target)
+        target = self.known if target is self.target else target
         drafter = None if self.drafter is None else fault.drafter(self.drafter)
         read = [case if fault.prompt is None else _reading(case, fault.prompt, target.chat) for case in cases]
-        known = [case for case in read if case.prompt]
+        # Other drafts change no answer, so an answer that differs rules such a fault out before anything is replayed.
+        possible = [bool(c.prompt) and (not fault.of_drafts_only or self._answers(fault, target, c)) for c in read]
+        replayed = [c for c, is_possible in zip(read, possible, strict=True) if is_possible]
         along = Along(target, drafter, None, self.batch_size)
-        rounds = dict(zip(map(id, known), along.follow([(c.prompt, c.tokens, c.tail) for c in known]), strict=True))
-        return [bool(c.prompt) and self._counts(rounds[id(c)], c) and self._answers(fault, target, c) for c in read]
+        rounds = iter(along.follow([(c.prompt, c.tokens, c.tail) for c in replayed]) if replayed else [])
+        return [
+            is_possible and self._counts(next(rounds), c) and self._answers(fault, target, c)
+            for c, is_possible in zip(read, possible, strict=True)
+        ]
 
     def _counts(self, ours: Followed, case: Case) -> bool:
         """Whether the server's counts are those of ``ours``, as far as both are known."""
@@ -159,7 +161,7 @@ class Trying:
         """Whether the target gives the case's answer under a fault."""
         if case.same_answer is not False or case.temperature > 0:
             return True
-        changed = fault.precision is not None and target is not self.target
+        changed = fault.precision is not None and target is not self.known
         if not changed and fault.prompt is None:
             return within(case.gap, case.scale, self.precision)
         precision = fault.precision if changed and fault.precision is not None else self.precision

@@ -59,7 +59,7 @@ from specauf_cli.store import layout
 from specauf_cli.store.files import digest, lock, write_text
 from specauf_cli.store.provenance import code_state, command_line, environment, now
 from specauf_cli.store.records import CodeState
-from specauf_cli.store.referee import VERDICTS, RefereeRecord, Subject, save_referee
+from specauf_cli.store.referee import VERDICTS, First, Judged, RefereeRecord, Subject, Verdict, save_referee
 
 OTHERS = 8
 """Drafters of other runs that are tried, those with the nearest names first."""
@@ -183,46 +183,64 @@ class Referee:
 
     def judged(self, command: str, began: float) -> "Judgement":
         """Compares everything, and looks for the cause of a difference."""
+        along = Along(self.target, self.drafter, self.rule, self.task.config.evaluation.batch_size)
+        judged, cases = self._compared(along)
+        verdict = worst([b.verdict for b in judged], VERDICTS)
+        diagnosis = self._diagnosed(cases) if verdict == "differs" else Diagnosis((), None)
+        first = first_difference(cases, along, diagnosis.cause) if verdict != "equal" else None
+        record = self._record(command, judged, verdict, diagnosis, first.first if first else None, began)
+        return Judgement(record, first.viewed if first else ())
+
+    def _compared(self, along: Along) -> tuple[list[Judged], list[Case]]:
+        """Every benchmark at every temperature, and every request."""
         task, settings = self.task, self.task.config.evaluation
-        along = Along(self.target, self.drafter, self.rule, settings.batch_size)
         widest = max(task.config.backbone.block_size, self.rule.proposals if self.rule else 0)
         config = replace(task.config, backbone=replace(task.config.backbone, block_size=widest))
         cache = layout.trajectories(Path(task.config.runs), self.target.fingerprint)
         judging = Judging(along, self.server.backend.name, self.precision, settings.seed, self.server.subject)
-        judged = []
+        judged, cases = list[Judged](), list[Case]()
         for (temperature, name), asked in self.asked.items():
             prompts = next(p for p in task.prompts if p.name == name)
             own = own_answers(config, self.target, prompts, temperature, cache)
-            judged.append(judge_benchmark(judging, prompts, temperature, asked, own))
-        cases = [case for one, found in judged for case in found]
-        verdict = worst([one.verdict for one, _ in judged], VERDICTS)
-        diagnosis = self._diagnosed(cases) if verdict == "differs" else Diagnosis((), None)
-        first = first_difference(cases, along, diagnosis.cause) if verdict != "equal" else None
-        device = str(self.target.device)
-        record = RefereeRecord(
+            one, its_cases = judge_benchmark(judging, prompts, temperature, asked, own)
+            judged.append(one)
+            cases += its_cases
+        return judged, cases
+
+    def _record(
+        self,
+        command: str,
+        judged: Sequence[Judged],
+        verdict: Verdict,
+        diagnosis: Diagnosis,
+        first: First | None,
+        began: float,
+    ) -> RefereeRecord:
+        task, server = self.task, self.server
+        definition = OWN_DEFINITION[server.backend.name]
+        return RefereeRecord(
             run=task.run.name if task.run else None,
-            subject=self.server.subject,
-            backend=self.server.options.backend,
+            subject=server.subject,
+            backend=server.options.backend,
             profile=task.config.profile.name,
-            concurrency=self.server.options.concurrency,
+            concurrency=server.options.concurrency,
             command=command,
             config={"target": task.config.resolved["target"], **task.settings, **self._drafting()},
             code=CodeState(**code_state()),
-            environment=environment(device, torch.get_num_threads()),
+            environment=environment(str(self.target.device), torch.get_num_threads()),
             inputs=self._inputs(),
-            server=without_folders({**asdict(self.server.served), "tokenizer": self.server.tokenizer}),
-            unchecked=tuple(self.server.unchecked),
-            reported=tuple(_public(text, self.server) for text in self.server.reported),
-            benchmarks=tuple(one for one, _ in judged),
-            averages=averages([one for one, _ in judged], OWN_DEFINITION[judging.backend], seed=settings.seed),
+            server=without_folders({**asdict(server.served), "tokenizer": server.tokenizer}),
+            unchecked=tuple(server.unchecked),
+            reported=tuple(_public(text, server) for text in server.reported),
+            benchmarks=tuple(judged),
+            averages=averages(judged, definition, seed=task.config.evaluation.seed),
             verdict=verdict,
-            first=first.first if first else None,
+            first=first,
             tried=diagnosis.tried,
             cause=diagnosis.title,
             seconds=round(time.perf_counter() - began, 2),
             written=now(),
         )
-        return Judgement(record, first.viewed if first else ())
 
     def _drafting(self) -> dict[str, object]:
         """What is replayed, for the record."""

@@ -14,12 +14,13 @@ from specauf_cli.data import benchmarks
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import accuracy, tau, trajectories
 from specauf_cli.evaluation.decode import Drafted, decode_all
+from specauf_cli.evaluation.draft_cost import describe
 from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.runtime import ranks
 from specauf_cli.store.provenance import peak_memory_mib
-from specauf_cli.store.records import Audit, BenchmarkResult, Cost, FirstDifference, Heldout
+from specauf_cli.store.records import Audit, BenchmarkResult, Cost, DrafterDescription, FirstDifference, Heldout
 from specauf_cli.types import Corpus, PromptSet, Trace, Trajectory
 
 
@@ -62,11 +63,13 @@ def own_answers(
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was measured: results per benchmark and temperature, block-mask sums on held-out conversations, cost."""
+    """What was measured: results per benchmark and temperature, block-mask sums on held-out conversations, what the
+    evaluation cost, and what the drafter does."""
 
     benchmarks: tuple[BenchmarkResult, ...]
     heldout: Heldout
     cost: Cost
+    drafter: DrafterDescription
 
 
 def evaluate(
@@ -128,7 +131,7 @@ def evaluate(
             identical = f"{audit.identical} of {audit.requests} live outputs equal the target's own"
             _say(f"{prompt_set.title:>28}  T={temperature:g}  tau {tau.mean(traces):.3f}  audit: {identical}")
     cost = Cost(**{k: round(v, 2) for k, v in seconds.items()}, peak_memory_mib=peak_memory_mib())
-    return Evaluated(tuple(results), heldout_sums, cost)
+    return Evaluated(tuple(results), heldout_sums, cost, describe(target, drafter))
 
 
 def _replayed(target: Target, drafter: DFlash, all_: Sequence[Trajectory], settings: EvaluationConfig) -> list[Trace]:

@@ -222,6 +222,8 @@ class DFlash(nn.Module):
     first = 1
     """Block position of slot 0; position 0 holds the anchor, which DFlash does not predict from."""
     architecture = "DFlashDraftModel"
+    base_is_head = True
+    """Whether the base branch's logits are the target's head applied to ``hidden``."""
     confident = False
     """Whether it estimates its chances: ``confidence`` exists, and ``least_confidence`` may be above 0."""
     least_confidence = 0.0

@@ -97,6 +97,7 @@ class Recurrent(Heads):
     """One head for all slots, fed its own prefix: h + W2 SiLU(W1 [h ; g_k]), g_k a GRU's state over the tokens."""
 
     architecture = "RecurrentDraftModel"
+    base_is_head = False
 
     def __init__(
         self, config: Qwen3Config, backbone: BackboneConfig, features: int, mask_id: int, *, gru_hidden_dim: int

@@ -138,7 +138,10 @@ def _first(first: First) -> str:
     where = "" if first.position is None else f", token {first.position + 1}"
     text = f"{first.benchmark}, T={first.temperature:g}, {first.prompt_id}{turn}{where}"
     if first.what == "counts":
-        return f"{text}: the answer is the target's own, the counts are not the replay's"
+        answer = (
+            "the counts along its answer" if first.temperature > 0 else "the answer is the target's own, the counts"
+        )
+        return f"{text}: {answer} are not the replay's"
     return f"{text}: {_token(first.theirs)} instead of {_token(first.ours)}{_gap(first)}"
 
 

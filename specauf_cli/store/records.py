@@ -149,6 +149,13 @@ class Cost(Section):
     peak_memory_mib: Number = 0.0
 
 
+class DrafterDescription(Section):
+    """Trainable parameters, and the operations of one draft (``evaluation/draft_cost.py``)."""
+
+    parameters: Sum
+    operations: Sum
+
+
 def _possible(traces: tuple[Trace, ...]) -> tuple[Trace, ...]:
     """Errors: ValueError for rounds that no decoding can produce. A plain loop: a record holds tens of thousands."""
     for t in traces:
@@ -215,6 +222,7 @@ class RunRecord:
     cost: Cost
     written: str
     step: Count | None = None
+    drafter: DrafterDescription | None = None
     schema: int = SCHEMA
 
     @property
@@ -289,5 +297,5 @@ def _check(record: RunRecord) -> None:
 
 def settings_of(record: RunRecord) -> dict[str, Any]:
     """The evaluation settings that change numbers: not how many requests were audited, nor the batch size."""
-    kept = ("precision", "max_new_tokens", "seed", "heldout_anchors")
+    kept = ("precision", "max_new_tokens", "seed", "heldout_anchors", "confidence")
     return {k: record.config["evaluation"].get(k) for k in kept}

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
 from specauf_cli.config.specs import (
+    BaselineRow,
     BaselinesSpec,
     ConditionsSpec,
     CreditsSpec,
+    DraftersSpec,
     Row,
     Spec,
     TableSpec,
@@ -91,19 +93,26 @@ def _rows(spec: Spec, overrides: Sequence[str], steps: int | None) -> list[tuple
         return [
             (
                 condition.name,
-                spec.backbone,
+                backbone,
                 row,
                 [
                     *spec.settings,
                     *overrides,
                     *condition_overrides(condition, row.objective, steps),
-                    *row.overrides,
+                    *(spec.settings_of(backbone) if isinstance(spec, DraftersSpec) else row.overrides),
                 ],
             )
             for condition in spec.conditions
             for row in spec.rows_under(condition)
+            for backbone in [str(row.backbone) if isinstance(row, BaselineRow) else _backbone(spec)]
         ]
     return []  # a table of credits is read from the yaml files of its objectives
+
+
+def _backbone(spec: ConditionsSpec) -> str:
+    """The one backbone of a page whose rows name none."""
+    assert not isinstance(spec, DraftersSpec)
+    return spec.backbone
 
 
 def _check_rows(only: Sequence[str], specs: Sequence[Spec]) -> None:

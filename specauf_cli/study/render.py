@@ -10,13 +10,14 @@ from specauf_cli.config.specs import (
     BaselinesSpec,
     ConditionsSpec,
     CreditsSpec,
+    DraftersSpec,
     TableSpec,
     load_spec,
     objective_yaml,
     shipped_specs,
 )
 from specauf_cli.errors import InputError
-from specauf_cli.reporting import ablation, baselines, comparison, escape, figures, tables
+from specauf_cli.reporting import ablation, baselines, comparison, drafters, escape, figures, tables
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.frontpage import averages
 from specauf_cli.reporting.measured import Measured, select
@@ -122,6 +123,11 @@ def _render_conditions(spec: ConditionsSpec, folder: Path) -> RenderedPage:
         write_text(path.with_suffix(".csv"), ablation.to_csv(spec, records))
         _write(path, ablation.markdown(spec, records, links=links))
         return RenderedPage(profile, spec.name, None, [])
+    if isinstance(spec, DraftersSpec):
+        side_by_side = drafters.compare(spec, records)
+        write_text(path.with_suffix(".csv"), drafters.to_csv(side_by_side))
+        _write(path, drafters.markdown(side_by_side, links=links))
+        return RenderedPage(profile, spec.name, None, side_by_side.quoted)
     compared = comparison.compare(spec, records)
     figure = comparison.gamma_figure(compared)
     if figure is not None:

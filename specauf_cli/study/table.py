@@ -13,13 +13,14 @@ from specauf_cli.config.specs import (
     ComparisonSpec,
     ConditionsSpec,
     CreditsSpec,
+    DraftersSpec,
     Spec,
     TableSpec,
     load_spec,
     shipped_specs,
 )
 from specauf_cli.errors import InputError
-from specauf_cli.reporting import ablation, baselines, comparison, tables
+from specauf_cli.reporting import ablation, baselines, comparison, drafters, tables
 from specauf_cli.runtime import ranks
 from specauf_cli.store import layout
 from specauf_cli.store.files import write_text
@@ -118,6 +119,10 @@ def _write(spec: Spec, source: str, config: Config, records: Mapping[Job, RunRec
         compared = comparison.compare(spec, _by_condition(spec, records))
         write_text(path.with_suffix(".csv"), comparison.to_csv(compared))
         _show(path, comparison.markdown(compared))
+    elif isinstance(spec, DraftersSpec):
+        side_by_side = drafters.compare(spec, _by_condition(spec, records))
+        write_text(path.with_suffix(".csv"), drafters.to_csv(side_by_side))
+        _show(path, drafters.markdown(side_by_side))
     elif isinstance(spec, TableSpec):
         measured = list(records.values())
         write_text(path.with_suffix(".csv"), tables.to_csv(spec, measured))

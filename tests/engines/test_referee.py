@@ -42,6 +42,7 @@ WORDS = [
     "backbone.block_size=6",
     "backbone.proposals=5",
     "backbone.layers=2",
+    "evaluation.max_new_tokens=24",
 ]
 STARTS = itertools.count(1)
 

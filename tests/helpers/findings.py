@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers.drafters import KNOBS
 from specauf_cli.config import compose
 from specauf_cli.config.schema import Config
 from specauf_cli.data.chat import MASK, Chat
@@ -17,7 +18,7 @@ from specauf_cli.doctor import examination
 from specauf_cli.doctor.subject import FAIL, WARN, Finding, Subject
 from specauf_cli.models.target import Target
 
-BACKBONES = ("dflash", "domino")
+BACKBONES = tuple(KNOBS)
 BLOCK = ("backbone.block_size=8", "backbone.proposals=7", "trainer.max_length=512")
 Patch = pytest.MonkeyPatch
 Break = Callable[..., Subject]

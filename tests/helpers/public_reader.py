@@ -45,7 +45,7 @@ def rotate(x: Tensor, positions: Tensor, per_position: Tensor) -> Tensor:
 @torch.no_grad()
 def block_logits(folder: Path, model: Any, tokens: Tensor, anchor: int) -> Tensor:
     """Logits ``[slots, V]`` of the block anchored at ``anchor`` of ``tokens`` ``[T]``, what drafts from it: DFlash
-    without the anchor's position, Domino with the gold tokens before each slot."""
+    without the anchor's position, Domino and DSpark with the gold tokens before each slot."""
     config, w = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
     special, size, eps = config["dflash_config"], config["block_size"], config["rms_norm_eps"]
     heads, shared, dim = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
@@ -76,6 +76,9 @@ def block_logits(folder: Path, model: Any, tokens: Tensor, anchor: int) -> Tenso
         gate, up = (x @ part[f"mlp.{n}_proj.weight"].T for n in ("gate", "up"))
         hidden = hidden + (torch.nn.functional.silu(gate) * up) @ part["mlp.down_proj.weight"].T
     hidden = norm(hidden, w["norm.weight"], eps)
+    if "markov_rank" in config:
+        before = w["markov_head.markov_w1.weight"][tokens[anchor : anchor + size]]
+        return hidden @ head.T + before @ w["markov_head.markov_w2.weight"].T
     if special.get("projector_type") != "domino":
         return hidden[1:] @ head.T
     logits, state = hidden @ head.T, torch.zeros(special["gru_hidden_dim"])

@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.drafters import every_exported
 from helpers.hub import edit, rename
 from specauf_cli.errors import InputError
 from specauf_cli.interchange import formats
 from specauf_cli.models import checkpoint
 from specauf_cli.models.target import Target
 
-BACKBONES = pytest.mark.parametrize("name", ["dflash", "domino"])
+BACKBONES = every_exported
 
 
 @BACKBONES

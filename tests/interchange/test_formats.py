@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen3Config
 
+from helpers.drafters import EXPORTED, every_exported
 from helpers.hub import edit, publish, rename
 from helpers.public_reader import block_logits
 from specauf_cli.config.compose import compose
@@ -28,7 +29,18 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 
 MakeTarget = Callable[..., Target]
-BACKBONES = pytest.mark.parametrize("name", ["dflash", "domino"])
+BACKBONES = every_exported
+
+
+DSPARK_KEYS = {
+    "mask_token_id",
+    "target_layer_ids",
+    "markov_rank",
+    "markov_head_type",
+    "enable_confidence_head",
+    "confidence_head_with_markov",
+}
+"""What DeepSpec's configuration of a drafter has beside DFlash's keys."""
 
 
 def sequence() -> Tensor:
@@ -44,7 +56,7 @@ def final_logits(drafter: DFlash, target: Target, tokens: Tensor, anchor: int) -
     return drafter.logits(target, hidden.flatten(0, 1), previous.flatten(0, 1))[drafter.branches[-1]][0]
 
 
-@pytest.mark.parametrize(("name", "layout"), [("dflash", "hf"), ("domino", "hf"), ("dflash", "vllm")])
+@pytest.mark.parametrize(("name", "layout"), [*((name, "hf") for name in EXPORTED), ("dflash", "vllm")])
 def test_a_round_trip_is_bit_exact(exported: Any, of: Any, target: Target, name: str, layout: str) -> None:
     folder, original = exported(name, layout)
     found = formats.read(folder)
@@ -79,11 +91,20 @@ def test_what_is_written_is_what_public_loaders_read_and_nothing_else(exported: 
     folder, _ = exported(name, layers=5)
     assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
     tensors = load_file(folder / "model.safetensors")
-    correction = {"prefix_gru.weight_ih_l0", "prefix_gru.weight_hh_l0", "embed_proj.0.weight", "embed_proj.2.weight"}
-    assert len(set(tensors) - correction) == 58
-    assert set(tensors) & correction == (correction if name == "domino" else set())
+    parts = {
+        "dflash": set[str](),
+        "domino": {"prefix_gru.weight_ih_l0", "prefix_gru.weight_hh_l0", "embed_proj.0.weight", "embed_proj.2.weight"},
+        "dspark": {
+            "markov_head.markov_w1.weight",
+            "markov_head.markov_w2.weight",
+            "confidence_head.proj.weight",
+            "confidence_head.proj.bias",
+        },
+    }
+    assert parts[name] <= set(tensors)
+    assert len(set(tensors) - parts[name]) == 58
     config = json.loads((folder / "config.json").read_text())
-    own = {"emb_dim"} if name == "domino" else set()
+    own = {"dflash": set[str](), "domino": {"emb_dim"}, "dspark": DSPARK_KEYS}[name]
     assert set(config) == own | {
         "architectures",
         "model_type",
@@ -147,7 +168,7 @@ def test_the_scaled_rotary_embedding_of_a_llama_target_is_what_readers_find(
     drafter = checkpoint.create(target, of(name)).eval()
     drafter.initialise(5)
     checkpoint.save(drafter, target, tmp_path / "run" / "drafter", run="a")
-    for layout in ("hf",) if name == "domino" else formats.LAYOUTS:
+    for layout in formats.LAYOUTS if name == "dflash" else ("hf",):
         out = tmp_path / layout
         formats.write(tmp_path / "run" / "drafter", out, layout=layout, dtype="fp32", verifier="ORG/NAME")
         stored = json.loads((out / "config.json").read_text())
@@ -227,7 +248,7 @@ def test_vllm_runs_the_block_without_a_causal_mask(exported: Any, layout: str) -
     assert causal == (layout == "vllm"), "the key alone decides in the speculators layout"
 
 
-@BACKBONES
+@pytest.mark.parametrize("name", ["dflash", "domino"])
 def test_the_specforge_package_sees_the_same_logits(exported: Any, target: Target, name: str) -> None:
     """Its wheel pins torch, so it is no extra: pip install --no-deps specforge, and what it then asks for."""
     specforge = pytest.importorskip("specforge.modeling.draft", exc_type=ImportError)
@@ -260,9 +281,10 @@ def test_the_speculators_layout_names_hidden_states_and_its_target(exported: Any
     assert formats.read(folder).verifier == "ORG/NAME"
 
 
-def test_domino_has_no_speculators_layout(exported: Any) -> None:
-    with pytest.raises(InputError, match=r"--format vllm: .* Domino"):
-        exported("domino", "vllm")
+@pytest.mark.parametrize(("name", "says"), [("domino", "Domino"), ("dspark", "DSpark .* --format hf")])
+def test_only_dflash_has_a_speculators_layout(exported: Any, name: str, says: str) -> None:
+    with pytest.raises(InputError, match=rf"--format vllm: .* {says}"):
+        exported(name, "vllm")
 
 
 @pytest.mark.parametrize(("layout", "dtype"), [("hf2", "fp32"), ("hf", "fp8")])

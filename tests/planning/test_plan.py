@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers.commands import specauf
+from helpers.drafters import KNOBS
 from helpers.findings import changed
 from helpers.hub import publish
 from specauf_cli.config.compose import compose as compose_anew
@@ -32,7 +33,7 @@ def planned(*overrides: str, lengths: Lengths = SHAREGPT, settings: dict[str, An
     return make_plan(config, sizes.of(config.target), lengths, on_gpu=True)
 
 
-@pytest.mark.parametrize("backbone", ["dflash", "domino"])
+@pytest.mark.parametrize("backbone", list(KNOBS))
 def test_parameters_are_those_of_the_module(chat: Chat, backbone: str) -> None:
     config = compose(("profile=smoke", f"backbone={backbone}", "target.taps=[0,1]"))
     assert config.target.pretrain is not None
@@ -131,7 +132,7 @@ def test_durations(value: float, expected: str) -> None:
     assert text.duration(value) == expected
 
 
-@pytest.mark.parametrize("backbone", ["dflash", "domino"])
+@pytest.mark.parametrize("backbone", list(KNOBS))
 def test_the_paper_is_planned_without_network(tmp_path: Path, backbone: str) -> None:
     words = ["plan", "profile=paper", f"backbone={backbone}", "--gpu", "h200", "--devices", "8"]
     out = specauf(tmp_path, *words, "--utilisation", "0.3").stdout
