@@ -1,6 +1,8 @@
 """docs/engines.md is rendered from benchmarks/engine.json, and that record holds every case of the benchmark."""
 
+import ast
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,15 @@ def test_the_engine_gives_the_replays_answers_and_counts(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.without or case.changed])
 def test_without_a_workaround_the_referee_sees_a_difference(name: str) -> None:
     assert CASES[name].verdict == "differs"
+
+
+def test_each_fault_is_shown_in_ten_lines() -> None:
+    text = (ROOT / engines.PAGE).read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        lines = [n for n in ast.walk(ast.parse(block)) if isinstance(n, ast.stmt)]
+        assert len(lines) <= 10, block
 
 
 def test_a_row_says_what_was_measured() -> None:
