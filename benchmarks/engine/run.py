@@ -1,6 +1,6 @@
 """A real engine in the loop: vLLM on a CPU serves each case of cases.yaml, and the referee holds it to the replay.
 
-    make engine                    all cases; the first time 900 MB to fetch, then about 25 minutes on 2 threads
+    make engine                    all cases; the first time 900 MB to fetch, then 15 minutes on 2 threads
     make engine ARGS='--only auf-vllm --only auf-hf'
     make engine ARGS=--again       also those that are there already
 
