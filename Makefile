@@ -13,7 +13,7 @@ ARGS    ?=
 LAUNCHER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup table figures report test check lint render publish wheel clean
+.PHONY: help setup table figures report test check lint render engine publish wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,9 +41,13 @@ report: $(STAMP) ## write the report of the last table to runs/reports/ (one HTM
 publish: $(STAMP) ## the same, then copy the records into results/ and render there (clean tree only)
 	@$(BIN)/specauf table experiments/table*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) --publish profile=$(PROFILE) $(ARGS)
 
-render: $(STAMP) ## re-render everything under results/ from the committed records, and docs/objectives.md
+render: $(STAMP) ## re-render everything under results/ from the committed records, docs/objectives.md and docs/engines.md
 	@$(BIN)/specauf render
 	@$(BIN)/python -m specauf_cli.reporting.gallery
+	@$(BIN)/python -m specauf_cli.reporting.engines
+
+engine: $(STAMP) ## hold a real vLLM on this CPU to the replay (first time: 900 MB of wheels into .engine/)
+	@$(BIN)/python -m benchmarks.engine.run $(ARGS)
 
 test: $(STAMP) ## run the tests (offline, CPU)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal

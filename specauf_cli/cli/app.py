@@ -5,11 +5,24 @@ from typing import Annotated
 import typer
 
 from specauf_cli import __version__
-from specauf_cli.cli import data, drafters, engine, evaluate, objectives, planning, runs, speed, table, train, view
+from specauf_cli.cli import (
+    data,
+    drafters,
+    engine,
+    evaluate,
+    objectives,
+    planning,
+    referee,
+    runs,
+    speed,
+    table,
+    train,
+    view,
+)
 from specauf_cli.cli.arguments import help_alone
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for commands in (train, evaluate, view, table, objectives, runs, drafters, engine, planning, speed):
+for commands in (train, evaluate, view, table, objectives, runs, drafters, engine, referee, planning, speed):
     app.add_typer(commands.app)
 app.add_typer(data.app, name="data")
 

@@ -24,7 +24,8 @@ class Answer:
     """One answered request. ``completion`` tokens, prefill token included; ``rounds`` verifications, None where
     unreported.
 
-    ``accepted`` draft tokens and the ``histogram`` of rounds by accepted count are None where the server gives none.
+    ``accepted`` draft tokens, the ``histogram`` of rounds by accepted count, and accepted tokens round by round
+    (``steps``) are None where the server gives none.
     """
 
     tokens: Annotated[tuple[Whole, ...], Strict(False)] | None
@@ -34,6 +35,7 @@ class Answer:
     rounds: Whole | None
     accepted: Whole | None
     histogram: Annotated[tuple[Whole, ...], Strict(False)] | None
+    steps: Annotated[tuple[Whole, ...], Strict(False)] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Answers:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
         if raw and not raw.endswith(b"\n"):
             self._append("")
+        self._before = dict(self.kept), list(self.waves), self._file.tell()
 
     def _read(self, line: str) -> None:
         try:
@@ -118,10 +121,9 @@ class Answers:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def discard(self) -> None:
-        """Deletes every answer, on disk too."""
-        self.kept.clear()
-        self.waves.clear()
-        self._file.truncate(0)
+        """Deletes the answers and waves that were added since the file was opened, on disk too."""
+        self.kept, self.waves = dict(self._before[0]), list(self._before[1])
+        self._file.truncate(self._before[2])
 
     def close(self) -> None:
         """Closes the file."""

@@ -1,12 +1,13 @@
 """Checks that a running server is the intended one; each error names what it serves and what was expected."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from specauf_cli.config.schema import Config
 from specauf_cli.data.chat import Chat
 from specauf_cli.engines.client import Client
-from specauf_cli.engines.conventions import DTYPES, drafted_per_round, export_folder
+from specauf_cli.engines.conventions import DTYPES, drafted_per_round, export_folder, method_of
 from specauf_cli.engines.options import ServerOptions
 from specauf_cli.engines.served import Served, tokenized
 from specauf_cli.errors import InputError, nearest
@@ -29,61 +30,52 @@ def check_model(served: Served, expected: str, options: ServerOptions) -> None:
         )
 
 
-def check_drafter(served: Served, run: Path | None, options: ServerOptions) -> None:
-    """InputError when the server drafts with another drafter than the run's."""
+def other_drafter(served: Served, run: Path | None, options: ServerOptions) -> list[str]:
+    """The difference, if the server says that it drafts with another drafter than the run's. Errors: InputError when
+    it contradicts --served-drafter."""
     if options.served_drafter is not None and served.drafter not in (None, options.served_drafter):
         raise InputError(
             f"{options.base_url} drafts with {served.drafter}, not {options.served_drafter!r} as --served-drafter says"
         )
     if served.drafter is None or run is None or options.served_drafter is not None:
-        return
+        return []
     places = [export_folder(run, options.backend), layout.drafter_of(run)]
     if any(_is_same_model(served.drafter, str(place)) for place in places):
-        return
+        return []
     weights = weights_sha256(served.drafter)
-    if weights is None or weights not in [weights_sha256(str(place)) for place in places]:
-        raise InputError(
-            f"{options.base_url} drafts with {served.drafter}, not with {places[0]}; if that is the drafter of "
-            f"run {run.name}: --served-drafter {served.drafter}; to measure it by itself: target=..."
-        )
+    if weights is not None and weights in [weights_sha256(str(place)) for place in places]:
+        return []
+    return [
+        f"{options.base_url} drafts with {served.drafter}, not with {places[0]}; if that is the drafter of "
+        f"run {run.name}: --served-drafter {served.drafter}; to measure it by itself: target=..."
+    ]
 
 
-def check_settings(served: Served, config: Config, run: Path | None, options: ServerOptions) -> list[str]:
-    """InputError for a dtype, algorithm or number of draft tokens other than the settings'.
-
-    Returns what could not be compared; stderr names it too.
-    """
-    url, precision = options.base_url, config.evaluation.precision
-    if served.dtype not in (None, DTYPES[precision]):
-        same = [
-            f", or measure in that precision: evaluation.precision={p}" for p, d in DTYPES.items() if d == served.dtype
-        ]
-        raise InputError(
-            f"{url} runs the target in {served.dtype}, the settings say evaluation.precision={precision}: restart it "
-            f"with --dtype {DTYPES[precision]}{''.join(same)}"
-        )
-    if run is not None:
-        _check_drafting(served, config, run, options)
-    told = {k: getattr(served, k) for k in ("drafter", "dtype", "proposals", "verification")}
-    untold = [k for k, value in told.items() if value is None]
-    without_run = [k for k in ("drafter", "proposals") if run is None and k not in untold]
-    if untold:
-        print(
-            f"note: not checked, because {url} does not report its {', '.join(untold)}"
-            + ("; a vLLM in developer mode does, VLLM_SERVER_DEV_MODE=1" if options.backend == "vllm" else ""),
-            file=sys.stderr,
-        )
-    if without_run:
-        print(f"note: not checked, because no run is given to compare with: {', '.join(without_run)}", file=sys.stderr)
-    return sorted(untold + without_run)
+def other_settings(served: Served, config: Config, run: Path | None, options: ServerOptions) -> list[str]:
+    """In which settings the server says that it differs from ``config``: dtype, algorithm, number of draft tokens."""
+    return [*other_dtype(served, config, options), *(_other_drafting(served, config, run, options) if run else [])]
 
 
-def _check_drafting(served: Served, config: Config, run: Path, options: ServerOptions) -> None:
+def other_dtype(served: Served, config: Config, options: ServerOptions) -> list[str]:
+    """The difference, if the server says that it runs the target in another dtype."""
+    precision = config.evaluation.precision
+    if served.dtype in (None, DTYPES[precision]):
+        return []
+    same = [f", or measure in that precision: evaluation.precision={p}" for p, d in DTYPES.items() if d == served.dtype]
+    return [
+        f"{options.base_url} runs the target in {served.dtype}, the settings say evaluation.precision={precision}: "
+        f"restart it with --dtype {DTYPES[precision]}{''.join(same)}"
+    ]
+
+
+def _other_drafting(served: Served, config: Config, run: Path, options: ServerOptions) -> list[str]:
     expected = drafted_per_round(config.backbone.proposals, config.backbone.block_size)
-    if served.algorithm is not None and served.algorithm.lower() != "dflash":
-        raise InputError(
-            f"{options.base_url} drafts by {served.algorithm}, the drafter of run {run.name} by DFLASH; start it as "
-            f"`specauf serve-command --backend {options.backend} --run {run.name}` prints"
+    found = []
+    method = method_of(config.backbone.kind)
+    if served.algorithm is not None and served.algorithm.lower() != method:
+        found.append(
+            f"{options.base_url} drafts by {served.algorithm}, the drafter of run {run.name} by {method.upper()}; "
+            f"start it as `specauf serve-command --backend {options.backend} --run {run.name}` prints"
         )
     if served.proposals not in (None, expected):
         flag = (
@@ -91,10 +83,31 @@ def _check_drafting(served: Served, config: Config, run: Path, options: ServerOp
             if options.backend == "sglang"
             else f"num_speculative_tokens {expected}"
         )
-        raise InputError(
+        found.append(
             f"{options.base_url} drafts {served.proposals} tokens a round, run {run.name} {expected}: restart it with "
             f"{flag}"
         )
+    return found
+
+
+def unchecked(
+    served: Served,
+    run: Path | None,
+    options: ServerOptions,
+    compared: Sequence[str],
+) -> list[str]:
+    """What of ``compared`` could not be compared; stderr names it too."""
+    untold = [k for k in compared if getattr(served, k) is None]
+    without_run = [k for k in ("drafter", "proposals") if k in compared and run is None and k not in untold]
+    if untold:
+        print(
+            f"note: not checked, because {options.base_url} does not report its {', '.join(untold)}"
+            + ("; a vLLM in developer mode does, VLLM_SERVER_DEV_MODE=1" if options.backend == "vllm" else ""),
+            file=sys.stderr,
+        )
+    if without_run:
+        print(f"note: not checked, because no run is given to compare with: {', '.join(without_run)}", file=sys.stderr)
+    return sorted(untold + without_run)
 
 
 def check_tokenizer(client: Client, served: Served, chat: Chat, text: str) -> str:

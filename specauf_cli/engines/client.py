@@ -71,7 +71,7 @@ class Client:
         ``key`` is sent as a bearer token. Errors: InputError for an address, a key or a number that is not
         valid.
         """
-        self.url = checked(url)
+        self.url, self._key = checked(url), key
         local = _is_local(self.url)
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InputError(
@@ -169,7 +169,11 @@ class Client:
         try:
             return read(raw)
         except (ValueError, RecursionError) as error:
-            raise _Failed(f"not JSON: {raw[:60]!r}") from error
+            raise _Failed(f"not JSON: {self._shown(repr(raw[:60]))}") from error
+
+    def _shown(self, text: str) -> str:
+        """``text`` of a server without the key that it was sent."""
+        return text.replace(self._key, "***") if self._key else text
 
     async def _request(self, path: str, body: bytes | None) -> tuple[httpx.Response, bytes]:
         """Status, headers and body of one answer. Errors: TimeoutError, httpx.HTTPError, InputError beyond
@@ -194,12 +198,12 @@ class Client:
         if response.is_success:
             return
         if 300 <= status < 400:
-            place = response.headers.get("Location", "nowhere")[:200]
+            place = self._shown(without_secrets(response.headers.get("Location", "nowhere")))[:200]
             raise InputError(
                 f"{self.url}{path} redirects to {place!r} ({status}), and only the address that was given is asked: "
                 "give --base-url of the server itself"
             )
-        message = _message(response, raw)
+        message = self._shown(_message(response, raw))
         if status in (401, 403):
             message += " (SPECAUF_API_KEY is to hold the server's key)"
         if status < 500 and status not in BUSY:
@@ -220,8 +224,15 @@ def checked(url: str) -> str:
     except (ValueError, httpx.InvalidURL):
         valid = False
     if not valid or parts.username is not None or parts.query or parts.fragment:
-        raise InputError(f"--base-url {url!r}: give http://HOST:PORT, for example http://127.0.0.1:30000")
+        raise InputError(f"--base-url {without_secrets(url)!r}: give http://HOST:PORT, as in http://127.0.0.1:30000")
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/").removesuffix("/v1"), "", ""))
+
+
+def without_secrets(address: str) -> str:
+    """``address`` without user, password, query and fragment: they may give access."""
+    shown, *secret = re.split(r"[?#]", address, maxsplit=1)
+    shown = re.sub(r"^(\s*[^/]*//)?.*@", lambda m: f"{m[1] or ''}***@", shown)
+    return f"{shown}?***" if secret else shown
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -23,6 +23,11 @@ def export_folder(run: Path, backend: str) -> Path:
     return layout.export_of(run, FORMATS[backend])
 
 
+def method_of(kind: str) -> str:
+    """The engines' name of how a kind of drafter drafts, in small letters: SGLang serves Domino as DFLASH."""
+    return "dflash" if kind == "domino" else kind
+
+
 def drafted_per_round(proposals: int, block_size: int) -> int:
     """Tokens that an engine drafts per round: at most a block without its anchor, however many slots the drafter
     has."""

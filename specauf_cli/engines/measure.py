@@ -79,16 +79,49 @@ class Asking:
     context: int | None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One benchmark at one temperature, asked completely. ``answered``: requests with their answers in prompt and turn
+    order; ``waves`` and ``skipped`` as in ``Measured``."""
+
+    answered: tuple[tuple[Keyed, Answer], ...]
+    waves: tuple[tuple[frozenset[str], list[Any]], ...]
+    skipped: dict[str, int]
+
+
 def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: float) -> Measured:
+    """Asks what is missing of one benchmark, turn after turn, and returns all of it as a record keeps it.
+
+    Errors: as ``ask_benchmark``.
+    """
+    began = time.perf_counter()
+    asked = ask_benchmark(asking, prompts, temperature)
+    prompt_ids = {request.key: request.prompt_id for request, _ in asked.answered}
+    requests: list[list[Any]] = []
+    for r, a in asked.answered:
+        counts = [a.rounds, a.accepted, list(a.histogram) if a.histogram else None]
+        requests.append([r.prompt_id, r.turn, len(r.prompt), a.completion, a.ended, *counts])
+    return Measured(
+        prompts.name,
+        prompts.title,
+        column,
+        temperature,
+        prompts.sha256,
+        len(prompts.prompts),
+        prompts.origin,
+        asked.skipped,
+        requests,
+        [[sorted(prompt_ids[k] for k in keys), *counts] for keys, counts in asked.waves],
+        round(time.perf_counter() - began, 2),
+    )
+
+
+def ask_benchmark(asking: Asking, prompts: PromptSet, temperature: float) -> Asked:
     """Asks what is missing of one benchmark, turn after turn, and returns all of it.
 
     Errors: InputError when the server stops answering, contradicts itself, or no prompt fits its context; what was
     answered is kept.
     """
-    began = time.perf_counter()
-    result = Measured(
-        prompts.name, prompts.title, column, temperature, prompts.sha256, len(prompts.prompts), prompts.origin
-    )
     answered: dict[tuple[str, int], tuple[Keyed, Answer]] = {}
     longest = None if asking.context is None else asking.context - asking.max_new_tokens
     turns = Turns(prompts.prompts, asking.chat, longest, "server")
@@ -100,19 +133,13 @@ def measure(asking: Asking, prompts: PromptSet, *, column: str, temperature: flo
             answer, _ = asking.answers.kept[request.key]
             answered[request.prompt_id, turn] = request, answer
             turns.answer(request, asking.chat.text(answer.tokens) if answer.tokens is not None else answer.text)
-    result.skipped = turns.skipped
     if not answered:
         raise InputError(
             f"{prompts.title}: no prompt can be asked ({skips(turns.skipped)}); the server's context holds "
             f"{asking.context} tokens, evaluation.max_new_tokens={asking.max_new_tokens} among them"
         )
     ordered = [answered[p.id, t] for p in prompts.prompts for t in range(len(p.turns)) if (p.id, t) in answered]
-    for r, a in ordered:
-        counts = [a.rounds, a.accepted, list(a.histogram) if a.histogram else None]
-        result.requests.append([r.prompt_id, r.turn, len(r.prompt), a.completion, a.ended, *counts])
-    result.waves = _waves(asking.answers, ordered)
-    result.seconds = round(time.perf_counter() - began, 2)
-    return result
+    return Asked(tuple(ordered), tuple(_waves(asking.answers, ordered)), turns.skipped)
 
 
 def _keyed(asking: Asking, benchmark: str, request: Request, turn: int, temperature: float) -> Keyed:
@@ -123,18 +150,18 @@ def _keyed(asking: Asking, benchmark: str, request: Request, turn: int, temperat
     return Keyed(request.id, request.prompt_id, turn, request.prompt, key)
 
 
-def _waves(answers: Answers, ordered: Sequence[tuple[Keyed, Answer]]) -> list[list[Any]]:
-    """The rows of ``Measured.waves``: every wave that counted one of the answers, once."""
-    prompt_ids = {request.key: request.prompt_id for request, _ in ordered}
+def _waves(answers: Answers, ordered: Sequence[tuple[Keyed, Answer]]) -> list[tuple[frozenset[str], list[Any]]]:
+    """Keys and counts of every wave that counted one of the answers, once."""
+    keys = {request.key for request, _ in ordered}
     waves: list[Wave] = []
     for request, answer in ordered:
         if answer.rounds is not None:
             continue
-        wave = answers.wave(request.key, prompt_ids)
+        wave = answers.wave(request.key, keys)
         assert wave is not None, "every answer was counted"
         if not any(wave is w for w in waves):
             waves.append(wave)
-    return [[sorted(prompt_ids[k] for k in w.keys), *w.counts] for w in waves]
+    return [(w.keys, w.counts) for w in waves]
 
 
 def _ask_missing(asking: Asking, requests: Sequence[Keyed], temperature: float, label: str) -> None:

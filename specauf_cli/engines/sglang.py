@@ -21,8 +21,9 @@ class SGLang:
     name = "sglang"
     counts = "request"
 
-    def __init__(self, client: Client, stop_ids: Sequence[int]) -> None:
-        self.client, self.stop_ids = client, sorted(stop_ids)
+    def __init__(self, client: Client, stop_ids: Sequence[int], *, plain: bool = False) -> None:
+        """``plain``: it must decode without a drafter."""
+        self.client, self.stop_ids, self.plain = client, sorted(stop_ids), plain
         self._proposals: int | None = None
 
     def served(self) -> Served:
@@ -33,7 +34,12 @@ class SGLang:
         if not names:
             raise InputError(f"{self.client.url} names no model_path; is it an SGLang server?")
         algorithm, draft_tokens = flags.get("speculative_algorithm"), integer(flags.get("speculative_num_draft_tokens"))
-        if not algorithm:
+        if self.plain and algorithm:
+            raise InputError(
+                f"{self.client.url} decodes with a drafter ({algorithm}); --no-drafter is for a server without one: "
+                "leave it out, or restart the server without --speculative-algorithm"
+            )
+        if not (algorithm or self.plain):
             raise InputError(
                 f"{self.client.url} decodes without a drafter (its speculative_algorithm is not set), so there is no "
                 f"tau; {START}"
@@ -57,7 +63,7 @@ class SGLang:
             name=str(names[0]),
             names=tuple(dict.fromkeys(map(str, names))),
             drafter=text(flags.get("speculative_draft_model_path")),
-            algorithm=str(algorithm),
+            algorithm=text(algorithm),
             proposals=self._proposals,
             context=integer(flags.get("context_length") or flags.get("max_req_input_len")),
             dtype=dtype_name(flags.get("dtype")),
@@ -96,12 +102,13 @@ class SGLang:
         most = max_new_tokens + (self._proposals or 0)  # some versions do not cut the last round
         if not 1 <= completion <= most:
             raise self._impossible(f"has completion_tokens={completion}, valid: 1..{max_new_tokens}")
-        if "spec_verify_ct" not in meta and completion > 1:
+        if "spec_verify_ct" not in meta and completion > 1 and not self.plain:
             raise self._impossible(
                 f"has no meta_info.spec_verify_ct: the server decoded it without a drafter, so there is no tau; {START}"
             )
         rounds = count(meta, "spec_verify_ct", self._impossible) if "spec_verify_ct" in meta else 0
-        self._check_rounds(rounds, completion, meta.get("spec_accept_length"))
+        if not self.plain:
+            self._check_rounds(rounds, completion, meta.get("spec_accept_length"))
         tokens, words = whole_numbers(reply.get("output_ids")), reply.get("text")
         if tokens is None and not isinstance(words, str):
             raise self._impossible("has neither output_ids nor text")

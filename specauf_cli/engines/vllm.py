@@ -18,6 +18,9 @@ from specauf_cli.errors import InputError
 EXACT = ("standard", "strict")
 """vLLM's names for the verification that accepts a draft token with its target probability, newest first."""
 
+NGRAM = "ngram"
+"""vLLM's name for prompt lookup."""
+
 COUNTS_OTHERWISE = {
     "synthetic": "accepts tokens the target would not emit",
     "typical": "accepts tokens the target would not emit",
@@ -46,6 +49,17 @@ class Counters:
     running: int
 
 
+@dataclass(frozen=True)
+class OwnCounts:
+    """Rounds and accepted draft tokens of one answer, by accepted count, and round by round
+    (``--per-request-spec-decode-metrics detailed``)."""
+
+    rounds: int | None
+    accepted: int | None
+    histogram: tuple[int, ...] | None = None
+    steps: tuple[int, ...] | None = None
+
+
 class VLLM:
     """One vLLM server. ``counts`` is ``request``, or ``counters`` if only the server's running totals are available.
 
@@ -54,9 +68,12 @@ class VLLM:
 
     name = "vllm"
 
-    def __init__(self, client: Client, stop_ids: Sequence[int], served_name: str | None = None) -> None:
-        """``served_name``: which of the models it lists is meant (default: the first)."""
-        self.client, self.stop_ids, self.counts = client, sorted(stop_ids), "request"
+    def __init__(
+        self, client: Client, stop_ids: Sequence[int], served_name: str | None = None, *, plain: bool = False
+    ) -> None:
+        """``served_name``: which of the models it lists is meant (default: the first). ``plain``: it must decode
+        without a drafter."""
+        self.client, self.stop_ids, self.counts, self.plain = client, sorted(stop_ids), "request", plain
         self.model = served_name or ""
 
     def served(self) -> Served:
@@ -73,6 +90,8 @@ class VLLM:
         proposals = speculative.get("num_speculative_tokens")
         if not flags:  # its counters have one number per draft token, in developer mode or not
             proposals = len(self._totals()[1]) or None
+        if self.plain and (speculative or proposals):
+            raise self._drafts(text(speculative.get("model")))
         return Served(
             backend=self.name,
             version=text(version),
@@ -109,6 +128,8 @@ class VLLM:
         recorded = {s: {k: v for k, v in values.items() if k in RECORDED[s]} for s, values in sections.items()}
         speculative = config.get("speculative_config")
         if not isinstance(speculative, dict):
+            if self.plain:
+                return {**recorded, "speculative_config": {}}
             raise InputError(
                 f"{self.client.url} decodes without a drafter (no speculative_config), so there is no tau; {START}"
             )
@@ -138,7 +159,10 @@ class VLLM:
     def probe(self, prompt: Sequence[int]) -> None:
         """Whether answers carry their own counts; else the counters must be there."""
         self.counts = "request"
-        if self.ask(prompt, temperature=0.0, seed=0, max_new_tokens=8).rounds is None:
+        answer = self.ask(prompt, temperature=0.0, seed=0, max_new_tokens=8)
+        if self.plain and answer.rounds:
+            raise self._drafts(None)
+        if answer.rounds is None:
             self.counts = "counters"
             self.counters()
 
@@ -171,23 +195,24 @@ class VLLM:
         words, tokens = choices[0].get("text"), whole_numbers(choices[0].get("token_ids"))
         if tokens is None and not isinstance(words, str):
             raise self._impossible("has neither token_ids nor text")
-        rounds, accepted, histogram = self._own_counts(reply.get("metrics"), completion)
+        own = self._own_counts(reply.get("metrics"), completion)
         return Answer(
             tokens=tokens,
             text=words or "",
             completion=completion,
             ended=choices[0].get("finish_reason") == "stop",
-            rounds=rounds,
-            accepted=accepted,
-            histogram=histogram,
+            rounds=own.rounds,
+            accepted=own.accepted,
+            histogram=own.histogram,
+            steps=own.steps,
         )
 
-    def _own_counts(self, own: object, completion: int) -> tuple[int | None, int | None, tuple[int, ...] | None]:
-        """Rounds, accepted draft tokens and their histogram from an answer's own ``metrics``; None where it has
-        none."""
+    def _own_counts(self, own: object, completion: int) -> OwnCounts:
+        """The counts of an answer's own ``metrics``; None where it has none."""
         speculative = own.get("speculative_decoding") if isinstance(own, dict) else None
         if not isinstance(speculative, dict):
-            return (0, 0, None) if self.counts == "request" and completion == 1 else (None, None, None)
+            no_round = self.plain or (self.counts == "request" and completion == 1)
+            return OwnCounts(0, 0) if no_round else OwnCounts(None, None)
         rounds = count(speculative, "num_spec_steps", self._impossible)
         accepted = drafted = count(speculative, "num_accepted_draft_tokens", self._impossible)
         if "num_draft_tokens" in speculative:
@@ -199,7 +224,12 @@ class VLLM:
         length = speculative.get("mean_acceptance_length")
         if rounds and length is not None and not agrees(length, 1 + accepted / rounds):
             raise self._impossible(f"has mean_acceptance_length={length}, but 1 + {accepted} / {rounds}")
-        return rounds, accepted, whole_numbers(speculative.get("acceptance_histogram"))
+        steps = whole_numbers(speculative.get("per_step_accepted"))
+        if steps is not None and (len(steps) != rounds or sum(steps) != accepted):
+            raise self._impossible(
+                f"counts {rounds} steps with {accepted} draft tokens accepted, but per step {list(steps)}"
+            )
+        return OwnCounts(rounds, accepted, whole_numbers(speculative.get("acceptance_histogram")), steps)
 
     def counters(self) -> Counters:
         """The totals of /metrics, all engines together. Errors: InputError when speculative decoding counts nothing
@@ -238,6 +268,12 @@ class VLLM:
                 slots[slot] = slots.get(slot, 0.0) + value
             totals[name] = totals.get(name, 0.0) + value
         return totals, slots
+
+    def _drafts(self, drafter: str | None) -> InputError:
+        return InputError(
+            f"{self.client.url} decodes with a drafter ({drafter or 'unnamed'}); --no-drafter is for a server without "
+            "one: leave it out, or restart the server without --speculative-config"
+        )
 
     def _impossible(self, reason: str) -> InputError:
         return InputError(f"{self.client.url}: an answer of /v1/completions {reason}")

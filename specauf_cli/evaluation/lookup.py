@@ -7,7 +7,7 @@ the tokens that followed it are proposed, as many as there are, at most ``num_sp
 occurrence nothing is proposed, and the round is a plain step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from specauf_cli.errors import InputError
@@ -63,20 +63,27 @@ class LookupIndex:
         return []
 
 
-def replay_lookup(rule: LookupRule, trajectories: Sequence[Trajectory]) -> list[Trace]:
+def replay_lookup(
+    rule: LookupRule,
+    trajectories: Sequence[Trajectory],
+    record: Callable[[int, tuple[int, ...]], None] = lambda index, proposal: None,
+) -> list[Trace]:
     """The traces that decoding with prompt lookup gives, round by round, without the target.
 
     A round that proposes nothing is a round with A = 0: it is a pass of the target like any other. vLLM's counters
-    leave such rounds out (``num_drafts``), so its tau of ``ngram`` is higher.
+    leave such rounds out (``num_drafts``), so its tau of ``ngram`` is higher. ``record`` is called for every round, in
+    order, with the index of its trajectory and the tokens proposed.
     """
     traces = []
-    for trajectory in trajectories:
+    for i, trajectory in enumerate(trajectories):
         assert len(trajectory.tokens) >= trajectory.length - 1 + rule.proposals, "a tail of proposals - 1 is needed"
         index = LookupIndex(rule)
         index.extend([*trajectory.prompt, trajectory.tokens[0]])
         emitted, accepted = 1, list[int]()
         while emitted < trajectory.length:
-            count = agreeing(index.propose(), trajectory.tokens[emitted:])
+            proposal = index.propose()
+            record(i, tuple(proposal))
+            count = agreeing(proposal, trajectory.tokens[emitted:])
             accepted.append(count)
             index.extend(trajectory.tokens[emitted : emitted + count + 1])
             emitted += count + 1

@@ -89,9 +89,13 @@ class BlockAttention(Qwen3Attention):  # type: ignore[misc]
     def context(self, features: Float[Tensor, "B T D"], rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys (normalised, rotated) and values of the context, ``[B, Hkv, T, Dh]``."""
         shape = (*features.shape[:2], -1, self.head_dim)
-        keys = self.k_norm(self.k_proj(features).view(shape)).transpose(1, 2)
+        keys = self.context_norm(self.k_proj(features).view(shape)).transpose(1, 2)
         values = self.v_proj(features).view(shape).transpose(1, 2)
         return apply_rotary_pos_emb(keys, keys, *rotary)[0], values
+
+    def context_norm(self, keys: Float[Tensor, "B T Hkv Dh"]) -> Float[Tensor, "B T Hkv Dh"]:
+        """The norm of the context's keys, the same as of the block's."""
+        return self.k_norm(keys)  # type: ignore[no-any-return]
 
     def forward(
         self, hidden: Float[Tensor, "B AW D"], context: tuple[Tensor, Tensor], view: View

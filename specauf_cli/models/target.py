@@ -197,14 +197,19 @@ class Target:
         ``stop_after_last`` ends the pass with ``_AllTapped`` after the last tapped layer: later layers are not needed.
         """
         outputs: dict[int, Tensor] = {}
-        handles = [self._layers[i].register_forward_hook(partial(_keep, outputs, i)) for i in self.taps]
+        handles = [self._tapped_module(i).register_forward_hook(partial(_keep, outputs, i)) for i in self.taps]
         if stop_after_last:
-            handles.append(self._layers[self.taps[-1]].register_forward_hook(_stop))
+            handles.append(self._tapped_module(self.taps[-1]).register_forward_hook(_stop))
         try:
             yield outputs
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _tapped_module(self, index: int) -> nn.Module:
+        """A decoder layer; the embedding for -1, which only a target with the taps of a faulty server has."""
+        module: nn.Module = self._embedding if index < 0 else self._layers[index]
+        return module
 
     def _features(self, outputs: dict[int, Tensor], last: Tensor) -> Tensor:
         """The features of a pass that gave ``outputs`` of the tapped layers and the ``last`` hidden state."""

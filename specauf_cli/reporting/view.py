@@ -41,18 +41,25 @@ class Round:
 
 @dataclass(frozen=True)
 class ViewedAnswer:
-    """One answer and its rounds. ``tokens[0]`` comes from the prompt's own pass, all others from ``rounds`` in
-    order. ``benchmark`` is a title; ``turn`` counts from 0."""
+    """One answer and its rounds. ``tokens[0]`` comes from the prompt's own pass, all others from the rounds
+    ``told``, in order (None: rounds that are not known, as of a server). ``benchmark`` is a title; ``turn`` counts from
+    0."""
 
     prompt_id: str
     benchmark: str
     turn: int
     prompt_text: str
     tokens: tuple[str, ...]
-    rounds: tuple[Round, ...]
+    told: tuple[Round, ...] | None
 
     def __post_init__(self) -> None:
-        assert self.tokens[1:] == tuple(t for r in self.rounds for t in r.emitted), "rounds emit the answer's tokens"
+        if self.told is not None:
+            assert self.tokens[1:] == tuple(t for r in self.told for t in r.emitted), "rounds emit the answer's tokens"
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """The rounds; none where they are not known."""
+        return self.told or ()
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -167,6 +174,8 @@ def paired(viewed: Sequence[Viewed]) -> list[Viewed]:
 def counts(answer: ViewedAnswer) -> str:
     """An answer in numbers: ``61 tokens in 25 rounds (2.44 a round), 35 of 375 draft tokens accepted``."""
     rounds, tokens = len(answer.rounds), len(answer.tokens)
+    if answer.told is None:
+        return f"{tokens} token{'s' if tokens > 1 else ''}, rounds not known"
     if not rounds:
         return f"{tokens} token{'s' if tokens > 1 else ''} and no round"
     accepted, proposed = sum(r.accepted for r in answer.rounds), sum(len(r.proposed) for r in answer.rounds)
@@ -179,6 +188,8 @@ def counts(answer: ViewedAnswer) -> str:
 def summary(viewed: Viewed) -> str:
     """Tau of the answers shown (engine definition) and their number."""
     number = len(viewed.answers)
+    if all(a.told is None for a in viewed.answers):
+        return f"{number} answer{'s' if number != 1 else ''}, rounds not known"
     return f"tau {tau.mean([a.trace for a in viewed.answers]):.2f} over {number} answer{'s' if number != 1 else ''}"
 
 
@@ -471,11 +482,15 @@ def _chips(answer: ViewedAnswer, index: int, row: int, pair: bool) -> list[str]:
                 )
             else:
                 chips.append(f'<span class="chip {kind}" data-round="{name}">{text}</span>')
+    if answer.told is None:
+        chips += [f'<span class="chip">{_text(token)}</span>' for token in answer.tokens[1:]]
     return chips
 
 
 def _round_list(answer: ViewedAnswer, index: int, row: int, pair: bool) -> str:
     letter = f"{LETTERS[row]}, " if pair else ""
+    if answer.told is None:
+        return f'<p class="small">{letter}rounds not known</p>'
     entries = [
         f'<li id="{_round_id(index, row, number)}"><b>{letter}round {number + 1}</b>, {_range(start, r)}: '
         f"{_accepted(r)}{_round_lines(r)}</li>"

@@ -14,7 +14,7 @@ runs/aside/                   runs that ``specauf train --force`` moved out of t
 runs/targets/<id>/            a target trained here (an ordinary Hugging Face folder); <id>.training/ until it is whole
 runs/trajectories/<target>/   what the target alone emits, shared by every drafter
 runs/features/<hash>/         target features of the training data (trainer.features=disk)
-runs/servers/<id>/            what a running server answered and counted
+runs/servers/<id>/            what a running server answered and counted; referee/: how it compares, records and pages
 runs/lookup/                  what prompt lookup reaches on the answers of a target
 runs/tables/                  what ``specauf table`` printed, and which records each last table was made of
 runs/figures/<profile>/       what ``specauf figures`` drew
@@ -147,6 +147,11 @@ def server(runs: Path, name: str) -> Path:
 def answers_of(server: Path) -> Path:
     """The answers of a running server, one line each."""
     return server / "answers.jsonl"
+
+
+def referee_of(server: Path) -> Path:
+    """Where the records and pages of the referee about a running server are kept."""
+    return server / "referee"
 
 
 def lookup(runs: Path) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.drafters import of
 from helpers.engines import (
     CHOSEN,
     DRAFTER,
@@ -22,6 +23,8 @@ from specauf_cli.engines import client, measure
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.evaluate import load_benchmarks
 from specauf_cli.models.target import Target
+
+__all__ = ["of"]
 
 
 @pytest.fixture(scope="module")

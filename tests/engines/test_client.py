@@ -197,3 +197,37 @@ def test_the_address_is_judged() -> None:
     for wrong in ("localhost:8000", "ftp://x", "http://", "http://x:y", "http://user:secret@x", "http://x?a=b"):
         with pytest.raises(InputError, match="give http://HOST:PORT"):
             client.checked(wrong)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://user:sesame@x:1/y", "http://***@x:1/y"),
+        ("http://u:ses/ame@x", "http://***@x"),
+        ("user:sesame@x:8000", "***@x:8000"),
+        ("http://x/y?key=sesame#sesame", "http://x/y?***"),
+        ("http://x:8000/y", "http://x:8000/y"),
+    ],
+)
+def test_an_address_is_shown_without_what_gives_access(address: str, shown: str) -> None:
+    assert client.without_secrets(address) == shown
+
+
+def test_no_password_of_an_address_is_shown() -> None:
+    for wrong in ("http://user:sesame@x", "http://x?key=sesame", "http://u:ses ame@x", "ftp://u:sesame@x#sesame"):
+        with pytest.raises(InputError, match="give http://HOST:PORT") as caught:
+            client.checked(wrong)
+        assert "ses" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 500])
+def test_a_key_that_the_server_repeats_is_not_shown(status: int) -> None:
+    headers = {"Location": "http://u:sesame@elsewhere/?key=sesame"}
+    with (
+        serving(lambda number: (status, headers, {"error": {"message": "the key sesame is wrong"}})) as (url, _),
+        Client(url, timeout=5.0, retries=0, key="sesame") as asked,
+        pytest.raises(InputError) as caught,
+    ):
+        asked.first("/x")
+    assert "sesame" not in str(caught.value)
+    assert "***" in str(caught.value)

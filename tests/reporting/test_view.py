@@ -144,7 +144,7 @@ def test_after_the_first_different_token_nothing_is_compared() -> None:
     first, other = answer("p0", [0, 1, 0]), answer("p0", [0, 0, 1])
     tokens = (*other.tokens[:2], *(f"u{i}" for i in range(2, 5)))
     forked = replace(
-        other, tokens=tokens, rounds=(other.rounds[0], Round(("x",) * P, 0, ("u2",)), Round(("u3",), 1, ("u3", "u4")))
+        other, tokens=tokens, told=(other.rounds[0], Round(("x",) * P, 0, ("u2",)), Round(("u3",), 1, ("u3", "u4")))
     )
     assert view.same_tokens(first, forked) == 2
     assert [d.position for d in view.differences(viewed("a", first), viewed("b", forked))] == [2]
@@ -209,7 +209,7 @@ def test_a_terminal_shows_the_rounds_of_both_by_position() -> None:
 
 def test_a_note_is_shown_with_its_round() -> None:
     one = answer("p0", [1, 2])
-    noted = replace(one, rounds=(one.rounds[0], replace(one.rounds[1], note="the server accepted 0 here")))
+    noted = replace(one, told=(one.rounds[0], replace(one.rounds[1], note="the server accepted 0 here")))
     assert "the server accepted 0 here" in view.html([viewed("a", noted)])
     assert view.html([viewed("a", noted)]).count("start noted") == 1
     assert "note: the server accepted 0 here" in "\n".join(view.terminal([viewed("a", noted)], color=False))
@@ -302,3 +302,16 @@ def test_in_a_browser(tmp_path: Path, width: int) -> None:
     }
     assert says["marked"] > 0
     assert says["benchmark"].startswith("Long")
+
+
+def test_an_answer_whose_rounds_are_not_known_is_shown_without_them() -> None:
+    known = ViewedAnswer("p0", "Chat", 0, "Hi", ("a", "b", "c"), (Round(("b", "x"), 1, ("b", "c")),))
+    unknown = replace(known, told=None)
+    assert unknown.rounds == ()
+    assert view.counts(unknown) == "3 tokens, rounds not known"
+    pair = [viewed("a", known), viewed("b", unknown)]
+    page = view.html(pair)
+    assert "1 answer, rounds not known" in page
+    assert page.count('<span class="chip">') == 2, "its tokens are shown, none as drafted"
+    assert view.differences(*pair) == []
+    assert any("rounds not known" in line for line in view.terminal(pair, color=False))

