@@ -69,7 +69,7 @@ def other_dtype(served: Served, config: Config, options: ServerOptions) -> list[
 
 
 def _other_drafting(served: Served, config: Config, run: Path, options: ServerOptions) -> list[str]:
-    expected = drafted_per_round(config.backbone.proposals, config.backbone.block_size)
+    expected = drafted_per_round(config.backbone.kind, config.backbone.proposals, config.backbone.block_size)
     found = []
     method = method_of(config.backbone.kind)
     if served.algorithm is not None and served.algorithm.lower() != method:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from specauf_cli.config.identity import upgraded
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.store import layout
 
 FORMATS = {"sglang": "hf", "vllm": "vllm"}
-"""What ``specauf export`` writes for each engine."""
+"""What ``specauf export`` writes for each engine; vLLM reads DSpark in DeepSpec's layout, ``hf``."""
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 """The engines' names for the values of ``evaluation.precision``, the precision of replay."""
@@ -18,9 +19,15 @@ def check_backend(name: str) -> None:
         raise InputError(f"unknown backend {name!r}; valid: {', '.join(FORMATS)}.{nearest(name, FORMATS)}")
 
 
+def export_format(backend: str, kind: str) -> str:
+    """What ``specauf export`` writes of a kind of drafter for an engine."""
+    return "hf" if kind == "dspark" else FORMATS[backend]
+
+
 def export_folder(run: Path, backend: str) -> Path:
     """Where ``serve-command`` expects a run's drafter in the engine's format."""
-    return layout.export_of(run, FORMATS[backend])
+    kind = upgraded(layout.about_of(run)["config"])["backbone"].get("kind", "")
+    return layout.export_of(run, export_format(backend, kind))
 
 
 def method_of(kind: str) -> str:
@@ -28,10 +35,10 @@ def method_of(kind: str) -> str:
     return "dflash" if kind == "domino" else kind
 
 
-def drafted_per_round(proposals: int, block_size: int) -> int:
+def drafted_per_round(kind: str, proposals: int, block_size: int) -> int:
     """Tokens that an engine drafts per round: at most a block without its anchor, however many slots the drafter
-    has."""
-    return min(proposals, block_size - 1)
+    has; with DSpark the whole block."""
+    return proposals if kind == "dspark" else min(proposals, block_size - 1)
 
 
 def target_fingerprint(run: Path) -> str:

@@ -13,10 +13,11 @@ from specauf_cli.config.identity import upgraded
 from specauf_cli.config.overrides import runs_folder_only, runs_words, setting, value_of
 from specauf_cli.engines.conventions import (
     DTYPES,
-    FORMATS,
     check_backend,
     drafted_per_round,
     export_folder,
+    export_format,
+    method_of,
     target_fingerprint,
 )
 from specauf_cli.errors import InputError, nearest
@@ -24,7 +25,7 @@ from specauf_cli.interchange.targets import target_path
 from specauf_cli.store import layout
 from specauf_cli.store.files import read_json
 
-SERVED_KINDS = ("dflash", "domino")
+SERVED_KINDS = ("dflash", "domino", "dspark")
 """Kinds of drafter that at least one of the engines serves."""
 
 URLS = {"sglang": "http://127.0.0.1:30000", "vllm": "http://127.0.0.1:8000"}
@@ -59,14 +60,16 @@ def serve_command(backend: str, run: str | None, drafter: str | None, overrides:
     config = upgraded(layout.about_of(folder)["config"])  # as it was trained: the yaml files may have changed
     with layout.intact(folder, layout.ABOUT):
         kind, wanted = config["backbone"]["kind"], config["backbone"]["proposals"]
-        proposals = drafted_per_round(wanted, config["backbone"]["block_size"])
+        proposals = drafted_per_round(kind, wanted, config["backbone"]["block_size"])
         precision = value_of(precision_words[-1]) if precision_words else config["evaluation"]["precision"]
     _check_servable(folder.name, kind, backend, precision)
+    if kind == "dspark":
+        _check_dspark(folder.name, backend, config["backbone"])
     target = target_path(folder, target_words)
     export = _export(folder, backend, drafter)
     if proposals < wanted:
         print(f"note: {backend} drafts {proposals} tokens a round, evaluation here {wanted}", file=sys.stderr)
-    lines = [] if (export / "config.json").is_file() else [_export_command(folder, backend, export)]
+    lines = [] if (export / "config.json").is_file() else [_export_command(folder, backend, kind, export)]
     shared = ["--dtype", DTYPES[precision], *_revision(folder, target, config["target"]["revision"])]
     shared += _trust(config["target"], target_words)
     command = _sglang_command if backend == "sglang" else _vllm_command
@@ -81,9 +84,23 @@ def _check_servable(run: str, kind: str, backend: str, precision: str) -> None:
     if precision not in DTYPES:
         raise InputError(f"evaluation.precision={precision}: valid: {', '.join(DTYPES)}.{nearest(precision, DTYPES)}")
     if kind not in SERVED_KINDS:
-        raise InputError(f"run {run}: neither engine serves a {kind} drafter, only DFlash and Domino")
+        raise InputError(f"run {run}: neither engine serves a {kind} drafter, only {', '.join(SERVED_KINDS)}")
     if backend == "vllm" and kind == "domino":
         raise InputError(f"run {run}: vLLM serves no Domino drafter yet (vLLM#46707 is open); use --backend sglang")
+
+
+def _check_dspark(run: str, backend: str, backbone: Mapping[str, Any]) -> None:
+    """InputError for a DSpark drafter that would draft otherwise there than here. vLLM computes as many slots as it
+    proposes, and slots see each other; it knows no gate."""
+    if backend == "sglang":
+        raise InputError(f"run {run}: how SGLang serves DSpark was not looked at; use --backend vllm")
+    if backbone["proposals"] != backbone["block_size"]:
+        raise InputError(
+            f"run {run}: vLLM drafts whole blocks of DSpark, this run {backbone['proposals']} of "
+            f"{backbone['block_size']} slots: train one with backbone.proposals={backbone['block_size']}"
+        )
+    if backbone["knobs"].get("markov_head_type") != "vanilla":
+        raise InputError(f"run {run}: vLLM serves DSpark with markov_head_type=vanilla only")
 
 
 def _export(folder: Path, backend: str, drafter: str | None) -> Path:
@@ -101,8 +118,8 @@ def _export(folder: Path, backend: str, drafter: str | None) -> Path:
     return export
 
 
-def _export_command(folder: Path, backend: str, export: Path) -> list[str]:
-    words = ["specauf", "export", "--run", folder.name, "--format", FORMATS[backend], "--out", str(export)]
+def _export_command(folder: Path, backend: str, kind: str, export: Path) -> list[str]:
+    words = ["specauf", "export", "--run", folder.name, "--format", export_format(backend, kind), "--out", str(export)]
     return words + ([f"runs={folder.parent}"] if str(folder.parent) != "runs" else [])
 
 
@@ -135,7 +152,11 @@ def _sglang_command(serving: Serving) -> list[str]:
 
 
 def _vllm_command(serving: Serving) -> list[str]:
-    speculative = {"method": "dflash", "model": str(serving.drafter), "num_speculative_tokens": serving.proposals}
+    speculative = {
+        "method": method_of(serving.kind),
+        "model": str(serving.drafter),
+        "num_speculative_tokens": serving.proposals,
+    }
     # In developer mode it names its drafter and dtype.
     words = ["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", serving.target, *serving.shared]
     words += ["--speculative-config", json.dumps(speculative, separators=(",", ":"))]
