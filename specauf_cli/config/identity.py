@@ -34,8 +34,8 @@ def named(target: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_local(path: Any) -> bool:
-    """True for a folder of this machine, False for an id of the hub (or no text at all)."""
-    return isinstance(path, str) and (path.startswith(("/", ".", "~")) or (bool(path) and Path(path).is_dir()))
+    """True for a folder or file of this machine, False for an id of the hub (or no text at all)."""
+    return isinstance(path, str) and (path.startswith(("/", ".", "~")) or (bool(path) and Path(path).exists()))
 
 
 def upgraded(resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -223,6 +223,8 @@ class TargetConfig:
     """spreads the target over several GPUs (needs the package accelerate); null: one device"""
     sizes: Annotated[SizesConfig | None, MACHINE] = None
     """known before it is loaded"""
+    chat_template: Annotated[Text | None, Place("FILE"), Since(None)] = None
+    """a file with the Jinja chat template; null: the tokenizer's own"""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -577,6 +579,11 @@ class Config:
         if self.target.path is None and recipe is not None and longest > recipe.max_positions:
             raise ValueError(
                 f"target.pretrain.max_positions={recipe.max_positions} must be at least trainer.max_length={longest}"
+            )
+        if self.target.path is None and recipe is not None and self.target.chat_template is not None:
+            raise ValueError(
+                f"target.chat_template={self.target.chat_template} is for a target that is loaded; "
+                f"target={self.target.name} is trained here, with a template of its own"
             )
         for key, benchmark in self.benchmark.items():
             if benchmark.name != key:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,12 @@ CHATML = (
 SPELLS_CONTROL = "a control token spelled out in the text"
 """Why a conversation is dropped or a request skipped."""
 
-DATE = "26 Jul 2024"
-"""Llama 3's templates write a date into every prompt. This is their default; today's date would change the prompts."""
+DATE = date(2024, 7, 26)
+"""Some templates (Llama 3, gpt-oss) write the day into every prompt. This is the default of Llama 3's; today's date
+would change the prompts."""
+_SAME_DAY = "".join(f" | replace('%{letter}', '{DATE.strftime(f'%{letter}')}')" for letter in "aAbBdjmyYHIMSp")
+FIXED_DAY = "{%- macro strftime_now(format) -%}{{ format" + _SAME_DAY + " }}{%- endmacro +%}"
+"""In front of a template: the function by which it asks for today gives ``DATE`` instead."""
 
 
 class Chat:
@@ -45,7 +50,8 @@ class Chat:
         """
         if tokenizer.chat_template is None:
             raise InputError(
-                f"tokenizer {tokenizer.name_or_path!r} has no chat template; choose an instruction-tuned target"
+                f"tokenizer {tokenizer.name_or_path!r} has no chat template; give a file with one in Jinja, "
+                "target.chat_template=FILE, or choose an instruction-tuned target"
             )
         self.tokenizer = tokenizer
         self.vocab = len(tokenizer)
@@ -87,6 +93,8 @@ class Chat:
             raise InputError(
                 f"the tokenizer of target {config.path!r} cannot be loaded: {first_line(error)}"
             ) from error
+        if config.chat_template is not None:
+            tokenizer.chat_template = template_of(config.chat_template)
         stops: set[int] = set()
         try:
             declared = GenerationConfig.from_pretrained(config.path, revision=config.revision).eos_token_id
@@ -132,6 +140,16 @@ class Chat:
         other.vocab = self.vocab if vocab is None else vocab
         return other
 
+    def within(self, rows: int) -> "Chat":
+        """This format for a model with so many rows of the embedding.
+
+        Special tokens after them (a placeholder of pictures in the text-only Gemma 3 1B) are left out: no text has
+        one. Other tokens are not: a text with one could not be read.
+        """
+        added = self.tokenizer.added_tokens_decoder
+        spare = self.vocab > rows and all(i in added and added[i].special for i in range(rows, self.vocab))
+        return self.changed(vocab=rows) if spare else self
+
     def save(self, folder: Path) -> None:
         """Writes the tokenizer in the Hugging Face layout."""
         self.tokenizer.save_pretrained(folder)
@@ -165,8 +183,14 @@ class Chat:
         """The template's text for ``messages``; ``generation`` adds the opening of the assistant's turn."""
         rows = [{"role": m.role, "content": m.content} for m in messages]
         try:
+            template: str = self.tokenizer.get_chat_template()
             text: str = self.tokenizer.apply_chat_template(
-                rows, tokenize=False, add_generation_prompt=generation, enable_thinking=False, date_string=DATE
+                rows,
+                chat_template=FIXED_DAY + template if "strftime_now" in template else template,
+                tokenize=False,
+                add_generation_prompt=generation,
+                enable_thinking=False,
+                date_string=DATE.strftime("%d %b %Y"),
             )
         except Exception as error:  # any error in a foreign template
             raise InputError(
@@ -212,6 +236,17 @@ class Chat:
                 )
             turns.append((prompt, whole[len(prompt) :]))
         return turns
+
+
+def template_of(file: str) -> str:
+    """The chat template in ``file``. Errors: InputError when it cannot be read, or holds nothing."""
+    try:
+        template = Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"target.chat_template={file} cannot be read: {first_line(error)}") from error
+    if not template.strip():
+        raise InputError(f"target.chat_template={file} is empty; it holds a chat template in Jinja")
+    return template
 
 
 def free_tokens(tokenizer: Any) -> list[int]:

@@ -97,7 +97,7 @@ def head(subject: Subject) -> Finding:
     hidden = hidden.to(rows.device, rows.dtype)
     previous = torch.zeros(1, drafter.slots, dtype=torch.long, device=target.device)
     expected = target.model.get_output_embeddings()(hidden)[..., : target.chat.vocab]
-    expected = expected.to(target.device)
+    expected = structure.after_head(target.model.config)(expected.to(target.device))
     drafted = drafter.logits(target, hidden, previous)["base"] if drafter.base_is_head else expected
     if not torch.equal(target.head(hidden), expected) or not torch.equal(drafted, expected):
         return Finding(FAIL, "the base branch drafts through another head than the target's", "use Target.head")
@@ -154,11 +154,12 @@ def vocabulary(subject: Subject) -> Finding:
     target = subject.target()
     model, chat = target.model, target.chat
     rows = min(model.get_output_embeddings().weight.shape[0], model.get_input_embeddings().weight.shape[0])
-    length, last = len(chat.tokenizer), max(chat.tokenizer.get_vocab().values())
-    if length > rows or last >= rows:
+    every, last = len(chat.tokenizer), max(chat.tokenizer.get_vocab().values())
+    length = chat.vocab if chat.vocab == rows < every else every  # without special tokens that have no row
+    if length > rows or last >= max(rows, every):
         return Finding(
             FAIL,
-            f"the tokenizer has {max(length, last + 1):,} tokens, the target {rows:,} rows: ids from {rows} on have "
+            f"the tokenizer has {max(every, last + 1):,} tokens, the target {rows:,} rows: ids from {rows} on have "
             "none",
             "use the tokenizer that belongs to the target, or resize the target's embedding",
         )
@@ -170,11 +171,12 @@ def vocabulary(subject: Subject) -> Finding:
             f"{cut:,} logits for {length:,} tokens: padding rows could be drafted, or some tokens never",
             "cut the head to the tokenizer's length",
         )
-    if last >= length:
+    if last >= every:
         return Finding(
             WARN,
             f"the tokenizer has {length:,} tokens but ids up to {last}: those from {length} on are never drafted",
             "use a tokenizer without gaps in its ids, if those tokens occur in your data",
         )
     padded = f", {rows - length:,} of them padding that is cut off" if rows > length else ""
-    return Finding(OK, f"{length:,} tokens, {rows:,} rows{padded}")
+    left = f"; {every - length} special tokens of the tokenizer have none and are left out" if every > length else ""
+    return Finding(OK, f"{length:,} tokens, {rows:,} rows{padded}{left}")

@@ -113,7 +113,7 @@ def unchecked(
 def check_tokenizer(client: Client, served: Served, chat: Chat, text: str) -> str:
     """What could be checked of the server's vocabulary; InputError when it differs from the target's."""
     rows = served.flags.get("vocab_size")
-    if isinstance(rows, int) and rows < chat.vocab:
+    if isinstance(rows, int) and rows < chat.within(rows).vocab:
         raise InputError(f"{client.url} serves a model of {rows} tokens, the target's tokenizer has {chat.vocab}")
     theirs, ours = tokenized(client, served.name, text), tuple(chat.tokens([text])[0])
     if theirs is None:

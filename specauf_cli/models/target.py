@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config
+from transformers import AutoModelForCausalLM, DynamicCache, Mxfp4Config, Qwen3Config
 from transformers.utils import CONFIG_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
@@ -69,6 +69,7 @@ class Target:
         self._weight: Tensor = head.weight.to(self.device)
         self._low: Tensor | None = None
         self._bias: Tensor | None = None if head.bias is None else head.bias.to(self.device)
+        chat = chat.within(head.weight.shape[0])
         if chat.mask_id < 0:
             chat = chat.changed(mask_id=free_row(chat, self._embedding.weight))
         self.chat, self.config, self.fingerprint = chat, config, fingerprint
@@ -356,8 +357,10 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
         raise InputError("target.attention='flash_attention_2' needs the package flash-attn; use target.attention=sdpa")
     try:
         # A branch is resolved to a commit once: tokenizer, template and weights all come from it.
-        commit = extract_commit_hash(cached_file(config.path, CONFIG_NAME, revision=config.revision), None)
+        stored = cached_file(config.path, CONFIG_NAME, revision=config.revision)
+        commit = extract_commit_hash(stored, None)
         pinned = commit or config.revision
+        values = _config_json(config, stored)
         chat = Chat.load(replace(config, revision=pinned))
         model, report = AutoModelForCausalLM.from_pretrained(
             config.path,
@@ -369,6 +372,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
             **spread_out,
+            **_unpacked(values),
         )
     except InputError:
         raise
@@ -383,11 +387,36 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
         )
     if commit is None and Path(config.path).is_dir():
         commit = content_fingerprint(Path(config.path))
-    target = Target(
-        model if spread_out else model.to(device), chat, config, commit or f"{config.path}@{config.revision}"
-    )
+    fingerprint = commit or f"{config.path}@{config.revision}"
+    if config.chat_template is not None:  # the file may change, or move
+        fingerprint = f"{fingerprint}+{digest(chat.tokenizer.chat_template, 8)}"
+    target = Target(model if spread_out else model.to(device), chat, config, fingerprint)
     check_head(target)
     return target
+
+
+def _config_json(config: TargetConfig, file: str | None) -> dict[str, Any]:
+    """What the ``config.json`` of a target says. Errors: InputError for a model with an encoder."""
+    values = read_json(Path(file)) if file is not None else {}
+    if not isinstance(values, dict):
+        raise InputError(f"target {config.path!r} cannot be loaded: its {CONFIG_NAME} is damaged")
+    if values.get("is_encoder_decoder"):
+        raise InputError(
+            f"target of type {values.get('model_type')!r} reads prompts with an encoder, and a drafter continues the "
+            "hidden states of one stack of decoder layers; choose a decoder-only target"
+        )
+    return values
+
+
+def _unpacked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The argument that unpacks weights in MXFP4 (gpt-oss) to the target's dtype, from its ``config.json``.
+
+    Left to itself, transformers keeps them packed where the packages kernels, triton and accelerate are installed, and
+    unpacks or refuses them elsewhere: hidden states would depend on what is installed.
+    """
+    packing = values.get("quantization_config")
+    mxfp4 = isinstance(packing, dict) and packing.get("quant_method") == "mxfp4"
+    return {"quantization_config": Mxfp4Config(dequantize=True)} if mxfp4 else {}
 
 
 def _check_whole(config: TargetConfig, report: Mapping[str, Any]) -> None:

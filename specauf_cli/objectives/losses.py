@@ -225,8 +225,8 @@ def confidence(
     target_logits: Float[Tensor, "*N V"],
     confidence: Float[Tensor, "*N"],
 ) -> Float[Tensor, "*N"]:
-    """Binary cross-entropy of the drafter's confidence against alpha = sum_v min(p, q), which is not differentiated.
-    Needs the target's distribution and a drafter with a confidence head.
+    """Binary cross-entropy of the drafter's confidence z: -alpha log sigmoid(z) - (1 - alpha) log sigmoid(-z) with
+    alpha = sum_v min(p, q), not differentiated. Needs the target's distribution and a drafter with a confidence head.
 
     Range: 0 or more, in nats.
     Gradient: sigmoid(confidence) - alpha, to the confidence head and what it reads; none to the logits.

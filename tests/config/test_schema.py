@@ -24,7 +24,7 @@ def values() -> dict[str, Any]:
     plain["target"] |= {"sizes": large["target"]["sizes"], "path": None}
     plain["target"]["pretrain"]["more"] = {"sliding_window": 8}
     plain["data"]["known"] = large["data"]["known"]
-    return {k: v for k, v in plain.items() if k not in ("domino", "experiment", "recipe")}
+    return {k: v for k, v in plain.items() if k not in (*compose.SIZED, "experiment", "recipe")}
 
 
 def test_the_values_are_valid(values: dict[str, Any]) -> None:

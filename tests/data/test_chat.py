@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import normalizers
+from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from specauf_cli.config.schema import TargetConfig
@@ -218,6 +218,28 @@ def test_a_tokenizer_without_template_or_mask_token_is_refused(chat: Chat) -> No
     with pytest.raises(InputError, match=r"mask token '<\|nope\|>' is not in the tokenizer"):
         Chat(chat.tokenizer, "<|nope|>")
     assert Chat(chat.tokenizer, 7).mask_id == 7
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_only_special_tokens_are_left_out_where_they_have_no_row(chat: Chat, special: bool) -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(chat.tokenizer.backend_tokenizer.to_str()), eos_token=END, pad_token=END
+    )
+    tokenizer.chat_template = CHATML
+    tokenizer.add_tokens([AddedToken("<picture>", special=special)], special_tokens=special)
+    longer = Chat(tokenizer, MASK)
+    assert longer.vocab == chat.vocab + 1
+    assert longer.within(chat.vocab).vocab == chat.vocab + (not special)
+    assert longer.within(chat.vocab + 9) is longer
+    assert longer.control_token("a <picture> of") == ("<picture>" if special else None)
+
+
+def test_a_template_that_asks_for_the_day_gets_always_the_same(chat: Chat) -> None:
+    """Also within a macro, as gpt-oss asks."""
+    inside = (
+        "{%- macro head() -%}{{ strftime_now('%Y-%m-%d') }}{%- endmacro -%}{{ head() }} {{ strftime_now('%d %b %Y') }}"
+    )
+    assert with_template(chat, inside).render([Message("user", "Hi")], generation=True) == "2024-07-26 26 Jul 2024"
 
 
 def test_the_built_tokenizer_keeps_digits_apart_and_knows_its_special_tokens(chat: Chat) -> None:

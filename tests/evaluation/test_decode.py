@@ -20,7 +20,8 @@ from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.trajectories import Generated
 from specauf_cli.models.blocks import previous_tokens
-from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.dflash import NOTHING, DFlash
+from specauf_cli.models.heads import Heads
 from specauf_cli.models.target import Target
 from specauf_cli.types import Message, Prompt, PromptSet, Trace, Trajectory
 
@@ -193,7 +194,7 @@ def drafts_of(drafter: DFlash) -> Iterator[list[tuple[int, ...]]]:
 
     def draft(*block: Any) -> Tensor:
         proposal = original(*block)
-        drafted.append(tuple(proposal[0, 0].tolist()))
+        drafted.append(tuple(token for token in proposal[0, 0].tolist() if token != NOTHING))
         return proposal
 
     drafter.draft = draft  # type: ignore[method-assign]
@@ -263,20 +264,55 @@ def test_a_walk_over_every_start_is_the_replay(
 
 
 @both_temperatures
-@pytest.mark.parametrize("proposals", [7, 8])
-def test_live_rounds_are_replay_rounds_for_domino(
-    target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], temperature: float, proposals: int
+@pytest.mark.parametrize(
+    ("kind", "proposals", "knobs"),
+    [
+        ("domino", 7, {"gru_hidden_dim": 12, "emb_dim": 8, "pure_draft_prefix_len": 1}),
+        ("domino", 8, {"gru_hidden_dim": 12, "emb_dim": 8, "pure_draft_prefix_len": 1}),
+        ("dspark", 8, {"markov_rank": 8, "markov_head_type": "vanilla"}),
+        ("dspark", 7, {"markov_rank": 8, "markov_head_type": "gated"}),
+        ("medusa", 7, {}),
+        ("recurrent", 7, {"gru_hidden_dim": 48}),
+    ],
+)
+def test_live_rounds_are_replay_rounds_for_other_drafters(
+    target: Target,
+    make_drafter: MakeDrafter,
+    made: dict[float, Generated],
+    temperature: float,
+    kind: str,
+    proposals: int,
+    knobs: dict[str, int | str],
 ) -> None:
     """With 8 proposals a block of 8 drafts one token per position, the anchor's own included."""
-    knobs = {"gru_hidden_dim": 12, "emb_dim": 8, "pure_draft_prefix_len": 1}
-    drafter = make_drafter(name="domino", kind="domino", knobs=knobs, proposals=proposals)
+    drafter = make_drafter(name=kind, kind=kind, knobs=knobs, proposals=proposals)
     found = replace(made[temperature], trajectories=made[temperature].trajectories[:5])
-    fit(drafter, target, found.trajectories[:4], steps=60)
+    fit(drafter, target, found.trajectories[:4], steps=250 if isinstance(drafter, Heads) else 60)
     traces = check_agreement(target, drafter, found)
     counts = [a for t in traces for a in t.accepted]
     assert counts.count(0) > 3
-    assert sum(0 < a < proposals for a in counts) > 10
+    assert sum(0 < a < proposals for a in counts) > (3 if isinstance(drafter, Heads) else 10)
     assert all(t.proposed == proposals for t in traces)
+
+
+@both_temperatures
+def test_a_drafter_that_is_not_sure_proposes_less_and_replay_follows(
+    target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], temperature: float
+) -> None:
+    """The threshold is a value that its own confidence takes, so blocks end everywhere."""
+    knobs = {"markov_rank": 8, "markov_head_type": "vanilla"}
+    drafter = make_drafter(name="dspark", kind="dspark", knobs=knobs, proposals=8)
+    found = replace(made[temperature], trajectories=made[temperature].trajectories[:5])
+    fit(drafter, target, found.trajectories[:4], steps=60)
+    plain = check_agreement(target, drafter, found)
+    drafter.least_confidence = 0.6
+    with torch.no_grad():
+        drafter.confidence_head.proj.weight.mul_(3)
+    cut = check_agreement(target, drafter, found)
+    assert sum(sum(t.accepted) for t in cut) < sum(sum(t.accepted) for t in plain)
+    lengths: set[int] = set()
+    replay(target, drafter, found.trajectories, batch_size=3, record=lambda _, proposed: lengths.add(len(proposed)))
+    assert len(lengths) > 2, lengths
 
 
 @both_temperatures

@@ -10,15 +10,18 @@ import torch
 
 from helpers.families import FAMILIES, of_family
 from helpers.sequences import close, sequences
+from specauf_cli.config.compose import compose
 from specauf_cli.config.schema import TargetConfig
 from specauf_cli.data.chat import Chat
+from specauf_cli.doctor.examination import CHECKS
+from specauf_cli.doctor.subject import OK, Subject
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import Drafted, decode_all
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.models import sizes, structure
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target, check_head
-from specauf_cli.types import Prompt
+from specauf_cli.types import Corpus, Prompt
 
 MakeDrafter = Callable[..., DFlash]
 PROMPTS = (Prompt("p0", ("Hi",)), Prompt("p1", ("What is 2 + 3?",)), Prompt("p2", ("Name a color.", "And another?")))
@@ -89,6 +92,12 @@ def test_answers_are_those_of_the_model_without_a_cache(of: Target) -> None:
     whole = torch.tensor([[*made.prompt, *made.tokens]])
     best = of.model(whole).logits[0, len(made.prompt) - 1 : -1].argmax(dim=-1)
     assert tuple(best[: made.length].tolist()) == made.tokens[: made.length]
+
+
+def test_the_doctor_finds_its_head_and_layers(of: Target, small_corpus: Corpus) -> None:
+    subject = Subject(compose(["profile=smoke"]), parts={"data": (small_corpus, small_corpus), "target": of})
+    found = {name: CHECKS[name](subject) for name in ("layers", "head", "mask row", "vocabulary", "leak")}
+    assert {name: f.found for name, f in found.items() if f.verdict != OK} == {}
 
 
 def test_sizes_count_the_weights(of: Target) -> None:

@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertLMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BertConfig,
+    BertLMHeadModel,
+)
 
 from helpers.commands import specauf
 from helpers.hub import KINDS, edit, publish, rename
@@ -21,14 +28,12 @@ from specauf_cli.config.identity import is_local
 from specauf_cli.config.schema import TargetConfig
 from specauf_cli.data.chat import CHATML, Chat
 from specauf_cli.errors import InputError
-from specauf_cli.models import sizes
+from specauf_cli.models import sizes, structure
 from specauf_cli.models import target as targets
 from specauf_cli.models.target import spread, taps_of
 from specauf_cli.store.provenance import command_line
 from specauf_cli.store.records import run_id
 from specauf_cli.types import Conversation, Message
-
-SHIPPED = ("qwen3_0_6b", "qwen3_1_7b", "qwen3_4b", "qwen3_8b", "llama3_1_8b")
 
 
 def hub_config(folder: Path, **changes: Any) -> TargetConfig:
@@ -58,17 +63,6 @@ def test_the_public_rule(layers: int, count: int, expected: tuple[int, ...]) -> 
 def test_a_rule_that_finds_too_few_layers_is_refused(layers: int, count: int) -> None:
     with pytest.raises(InputError, match=rf"target\.taps={count}\b"):
         taps_of(count, layers)
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_targets_follow_the_rule_and_say_how_large_they_are(name: str) -> None:
-    target = compose([f"target={name}"]).target
-    assert target.sizes is not None
-    assert target.taps == spread(target.sizes.layers, 5)
-    published = {"qwen3_0_6b": 0.596, "qwen3_1_7b": 1.72, "qwen3_4b": 4.02, "qwen3_8b": 8.19, "llama3_1_8b": 8.03}
-    assert sizes.target_parameters(target.sizes) / 1e9 == pytest.approx(published[name], rel=0.005)
-    assert target.dtype == "bf16"
-    assert not target.trust_remote_code
 
 
 # --- names and identity ---
@@ -275,6 +269,58 @@ def test_models_built_otherwise_are_refused_with_what_they_lack(tmp_path: Path, 
         targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
 
 
+HIDDEN: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4}
+ATTENTION: dict[str, Any] = HIDDEN | {
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 2,
+    "num_local_experts": 2,
+}
+STATE = (
+    "has linear_attention layers, whose cache cannot be rolled back after a rejected draft; choose a target with full"
+)
+UNFIT: dict[str, tuple[dict[str, Any], str]] = {
+    "mamba": (HIDDEN | {"state_size": 8}, STATE),
+    "recurrent_gemma": (ATTENTION | {"lru_width": 32}, STATE),
+    "jamba": (ATTENTION | {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}, STATE),
+    "llama4_text": (ATTENTION | {"intermediate_size_mlp": 64, "head_dim": 8}, STATE.replace("linear", "chunked")),
+    "bloom": (HIDDEN | {"n_head": 4}, r"does not say its longest context \(max_position_embeddings\)"),
+    "t5": (
+        {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 4},
+        "reads prompts with an encoder, .*decoder-only",
+    ),
+    "bart": (
+        {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1},
+        "reads prompts with an encoder, .*decoder-only",
+    ),
+}
+"""Models of transformers that cannot serve: recurrent, hybrid, chunked attention, no limit, an encoder."""
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_models_that_cannot_serve_are_refused_in_one_line(tmp_path: Path, chat: Chat, kind: str) -> None:
+    folder = publish(tmp_path / "model", chat, "qwen3", tied=True)
+    for path in [*folder.glob("model*"), folder / "config.json"]:
+        path.unlink()
+    knobs, says = UNFIT[kind]
+    config = AutoConfig.for_model(kind, vocab_size=chat.vocab, **knobs)
+    make = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    make.from_config(config).save_pretrained(folder)
+    with pytest.raises(InputError, match=f"target of type '{kind}' {says}") as refused:
+        targets.load(hub_config(folder, mask_token="<|mask|>"), device="cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_head_that_is_not_linear_is_refused(chat: Chat) -> None:
+    config_kind, model_kind = KINDS["llama"]
+    model = model_kind(config_kind(vocab_size=chat.vocab, hidden_size=16, num_hidden_layers=4, num_attention_heads=2))
+    structure.check_parts(model)
+    model.lm_head = torch.nn.Sequential(model.lm_head)
+    with pytest.raises(InputError, match="'llama' has no linear output head"):
+        structure.check_parts(model)
+
+
 def test_logits_changed_behind_the_head_are_refused(
     tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +397,66 @@ def test_the_real_qwen_tokenizer_on_a_padded_vocabulary(tmp_path: Path) -> None:
     tokens = torch.tensor([found.chat.prompt([Message("user", "2 + 2 = ?")])])
     assert found.head(found.model.model(tokens).last_hidden_state).shape[-1] == 151_665
     assert found.features(tokens).shape[-1] == 32
+
+
+TURNS = "{% for m in messages %}{{ m.role + ': ' + m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% else %}"
+PLAIN = TURNS + "{{ '\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+
+
+def without_template(folder: Path) -> Path:
+    """``folder`` as a base model has it."""
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({k: v for k, v in settings.items() if "template" not in k})
+    )
+    return folder
+
+
+def test_a_target_without_a_chat_template_can_be_given_one(tmp_path: Path, chat: Chat) -> None:
+    config = hub_config(without_template(publish(tmp_path / "model", chat, "llama", tied=True)), mask_token="<|mask|>")
+    with pytest.raises(InputError, match=r"has no chat template; give a file .* target\.chat_template=FILE, or choose"):
+        targets.load(config, device="cpu")
+    file = tmp_path / "plain.jinja"
+    for text, says in ((None, r"cannot be read: "), (" \n", "is empty; it holds a chat template")):
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(InputError, match=rf"target\.chat_template=.*plain\.jinja {says}"):
+            targets.load(replace(config, chat_template=str(file)), device="cpu")
+    file.write_text(PLAIN)
+    found = targets.load(replace(config, chat_template=str(file)), device="cpu")
+    assert found.chat.render([Message("user", "Hi")], generation=True) == "user: Hi\nassistant: "
+    ((prompt, answer),) = found.chat.answers(Conversation("c", (Message("user", "Hi"), Message("assistant", "Yes"))))
+    assert (prompt, answer) == ("user: Hi\nassistant: ", "Yes<|im_end|>")
+    file.write_text("{{ messages[0].content")
+    with pytest.raises(InputError, match=r"the chat template of .* cannot render the turns user: "):
+        targets.load(replace(config, chat_template=str(file)), device="cpu").chat.prompt([Message("user", "Hi")])
+
+
+def test_a_given_template_is_part_of_the_identity_by_its_content(
+    tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = publish(tmp_path / "model", chat, "llama", tied=True)
+    prints = []
+    for place, text in (("a.jinja", CHATML), ("b.jinja", CHATML), ("b.jinja", PLAIN), (None, "")):
+        if place is not None:
+            (tmp_path / place).write_text(text)
+        file = None if place is None else str(tmp_path / place)
+        config = hub_config(folder, mask_token="<|mask|>", chat_template=file)
+        prints.append(targets.load(config, device="cpu").fingerprint)
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+    monkeypatch.chdir(tmp_path)
+    words = ["target=hf", f"target.path={folder}", "target.chat_template=a.jinja"]
+    resolved = compose(words).resolved["target"]
+    assert resolved["chat_template"] == "FILE"
+    assert "chat_template" not in compose(words[:2]).resolved["target"]
+    assert command_line(["train", *words[1:]]) == "specauf train target.path=DIR target.chat_template=FILE"
+    with pytest.raises(
+        InputError, match=r"target\.chat_template=a\.jinja is for a target that is loaded; target=tiny is"
+    ):
+        compose(["target=tiny", "+target.chat_template=a.jinja"])
 
 
 # --- train and measure ---

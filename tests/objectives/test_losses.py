@@ -286,15 +286,30 @@ def test_knobs_of_lk_outside_their_range_are_one_line(knobs: dict[str, float], p
         losses.lk(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), torch.zeros(1, 2), **knobs)
 
 
+@given(batches())
+def test_confidence_learns_the_overlap_and_leaves_the_logits_alone(batch: Batch) -> None:
+    logits, labels, target_logits = batch
+    sure = torch.linspace(-3, 3, labels.numel()).view(labels.shape).requires_grad_()
+    moving = logits.clone().requires_grad_()
+    loss = losses.confidence(moving, labels, target_logits, sure)
+    alpha = naive_alpha(softmax64(target_logits), softmax64(logits)).float()
+    expected = -(alpha * torch.sigmoid(sure).log() + (1 - alpha) * torch.sigmoid(-sure).log())
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    (gradient,) = torch.autograd.grad(loss.sum(), sure)
+    torch.testing.assert_close(gradient, torch.sigmoid(sure) - alpha, rtol=1e-4, atol=1e-5)
+    assert not losses.confidence(moving, labels, target_logits, sure.detach()).requires_grad
+
+
 def test_a_signature_says_what_a_loss_needs() -> None:
     """Data are positional and always the same, knobs are keyword-only and have no default."""
     public = {name: f for name, f in inspect.getmembers(losses, inspect.isfunction) if f.__module__ == losses.__name__}
     listed = {name for name in public if not name.startswith("_")}
-    assert listed == {"ce", "kl", "reverse_kl", "js", "tv", "nla", "lk", "renyi"}
+    assert listed == {"ce", "kl", "reverse_kl", "js", "tv", "nla", "lk", "renyi", "confidence"}
     for name in listed:
         parameters = inspect.signature(public[name]).parameters.values()
         data = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        assert data == ["logits", "labels", "target_logits"][: 2 if name == "ce" else 3]
+        taken = {"ce": 2, "confidence": 4}.get(name, 3)
+        assert data == ["logits", "labels", "target_logits", "confidence"][:taken]
         assert all(p.default is p.empty for p in parameters)
 
 

@@ -32,7 +32,8 @@ GOLDEN = Path(__file__).with_name("golden.json")
 OBJECTIVES = ("full_ce", "decay", "auf", "auf_decay")
 DOMINO = ("full_ce", "decay", "b_auf", "b_auf_decay", "s_auf", "s_auf_decay", "f_auf", "f_auf_decay")
 TERMS = (("dflash", "l2r"), ("dflash", "dspark"), ("dflash", "expected_length"), ("domino", "lk"), ("domino", "pard2"))
-CELLS = [*(("dflash", o) for o in OBJECTIVES), *(("domino", o) for o in DOMINO), *TERMS]
+OTHERS = (("dspark", "f_auf"), ("dspark", "dspark_confidence"), ("medusa", "auf"), ("recurrent", "auf"))
+CELLS = [*(("dflash", o) for o in OBJECTIVES), *(("domino", o) for o in DOMINO), *TERMS, *OTHERS]
 every_cell = pytest.mark.parametrize(("backbone_name", "objective"), CELLS, ids=["-".join(c) for c in CELLS])
 
 
