@@ -113,7 +113,10 @@ ACROSS = [
     ("evaluation.temperatures=[0,0]", "is there twice"),
     ("benchmark.offline_chat.name=foo", "must be 'offline_chat'"),
     ("backbone.proposals=16", "is out of range; valid: 1..15 at block_size 16"),
-    ("backbone.kind=dflsh", "is none of dflash, domino; your own code is named package.module.name. Did you mean"),
+    (
+        "backbone.kind=dflsh",
+        "is none of dflash, domino, dspark, medusa, recurrent; your own code is named package.module.name. Did you mean",
+    ),
     ("objective.base.credit=auff", "is none of full_ce, decay, auf, auf_decay, dpace, "),
     ("objective.base.credit=os.getcwd", "os.getcwd is no credit, it fails on a block"),
     ("objective.base.credit=math.nothing", "module math has no 'nothing'"),
@@ -123,10 +126,10 @@ ACROSS = [
     ("experiment=null", "is for specauf train -m"),
     (
         "+objective.base.loss=kll",
-        "objective.base.loss='kll' is none of ce, kl, reverse_kl, js, tv, nla, lk, renyi; your",
+        "objective.base.loss='kll' is none of ce, kl, reverse_kl, js, tv, nla, lk, renyi, confidence; your",
     ),
     ("+objective.base.loss=lk", "objective.base.scale is missing; its knobs are: scale, slope"),
-    ("+objective.base.loss=math.sqrt", "must take (logits, labels) or (logits, labels, target_logits), and its knobs"),
+    ("+objective.base.loss=math.sqrt", "must take (logits, labels), and after them nothing, target_logits, or"),
     (
         "+objective.base.normalize=sequnce",
         "is none of credit, block_credit, valid, blocks, sequence. Did you mean 'seq",
