@@ -271,7 +271,6 @@ class Session:
             cost=evaluated.cost,
             written=now(),
             step=step,
-            drafter=evaluated.drafter,
         )
         if ranks.FIRST:
             save_record(record, layout.records_of(place))

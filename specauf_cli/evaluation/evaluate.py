@@ -20,7 +20,7 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.runtime import ranks
 from specauf_cli.store.provenance import peak_memory_mib
-from specauf_cli.store.records import Audit, BenchmarkResult, Cost, DrafterDescription, FirstDifference, Heldout
+from specauf_cli.store.records import Audit, BenchmarkResult, Cost, FirstDifference, Heldout
 from specauf_cli.types import Corpus, PromptSet, Trace, Trajectory
 
 
@@ -63,13 +63,11 @@ def own_answers(
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was measured: results per benchmark and temperature, block-mask sums on held-out conversations, what the
-    evaluation cost, and what the drafter does."""
+    """What was measured: results per benchmark and temperature, block-mask sums on held-out conversations, cost."""
 
     benchmarks: tuple[BenchmarkResult, ...]
     heldout: Heldout
     cost: Cost
-    drafter: DrafterDescription
 
 
 def evaluate(
@@ -130,8 +128,12 @@ def evaluate(
             )
             identical = f"{audit.identical} of {audit.requests} live outputs equal the target's own"
             _say(f"{prompt_set.title:>28}  T={temperature:g}  tau {tau.mean(traces):.3f}  audit: {identical}")
-    cost = Cost(**{k: round(v, 2) for k, v in seconds.items()}, peak_memory_mib=peak_memory_mib())
-    return Evaluated(tuple(results), heldout_sums, cost, describe(target, drafter))
+    cost = Cost(
+        **{k: round(v, 2) for k, v in seconds.items()},
+        peak_memory_mib=peak_memory_mib(),
+        drafter=describe(target, drafter),
+    )
+    return Evaluated(tuple(results), heldout_sums, cost)
 
 
 def _replayed(target: Target, drafter: DFlash, all_: Sequence[Trajectory], settings: EvaluationConfig) -> list[Trace]:

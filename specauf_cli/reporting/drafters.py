@@ -179,7 +179,7 @@ def _table(part: Part) -> list[str]:
     head = ["drafter", "prefix channel", "parameters", "draft, MFLOP", "objective", "Avg tau", "- baseline", "seeds"]
     text = [table_row(head), table_row(["---", "---", "--:", "--:", "---", "--:", "--:", "--:"])]
     for line in part.lines:
-        about = next((r.drafter for r in line.measured.records if r.drafter is not None), None)
+        about = next((r.cost.drafter for r in line.measured.records if r.cost.drafter is not None), None)
         sizes = [DASH, DASH] if about is None else [f"{about.parameters:,}", f"{about.operations / 1e6:.2f}"]
         seeds = ", ".join(map(str, sorted({r.seed for r in line.measured.records})))
         first = [cell(line.drafter.title), "yes" if line.drafter.prefix else "no", *sizes]

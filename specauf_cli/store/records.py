@@ -139,21 +139,22 @@ class Audit(Section):
     first_difference: FirstDifference | None = None
 
 
+class DrafterDescription(Section):
+    """Trainable parameters, and the operations of one draft (``evaluation/draft_cost.py``)."""
+
+    parameters: Sum
+    operations: Sum
+
+
 class Cost(Section):
-    """Seconds by part of the evaluation, and the peak memory of the process in MiB."""
+    """Seconds by part of the evaluation, the peak memory of the process in MiB, and what the drafter itself costs."""
 
     heldout: Number = 0.0
     trajectories: Number = 0.0
     traces: Number = 0.0
     audit: Number = 0.0
     peak_memory_mib: Number = 0.0
-
-
-class DrafterDescription(Section):
-    """Trainable parameters, and the operations of one draft (``evaluation/draft_cost.py``)."""
-
-    parameters: Sum
-    operations: Sum
+    drafter: DrafterDescription | None = None
 
 
 def _possible(traces: tuple[Trace, ...]) -> tuple[Trace, ...]:
@@ -222,7 +223,6 @@ class RunRecord:
     cost: Cost
     written: str
     step: Count | None = None
-    drafter: DrafterDescription | None = None
     schema: int = SCHEMA
 
     @property

@@ -126,6 +126,9 @@ class Step:
             losses = self._micro(step, micro, anchors[part].to(device), real[part].to(device))
             if len(micros) == 1:  # the denominators are known before the one backward pass
                 torch.autograd.backward(_mean([losses], shares))
+                for parameter in self.parameters:  # one that no loss reads, as micro-batches would have it
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
             else:
                 self._accumulate(losses, gradients)
             parts.append({k: _detached(loss) for k, loss in losses.items()})

@@ -17,7 +17,7 @@ def test_every_yaml_composes(choice: tuple[str, str]) -> None:
     group, name = choice
     extra = ["data.path=FILE"] if choice == ("data", "jsonl") else []
     extra += ["target.name=hf"] if name == "hf" else []
-    extra += ["backbone=domino"] if group == "objective" and name[1:2] == "_" else []
+    extra += [f"backbone={specs.objective_yaml(name)['backbones'][0]}"] if group == "objective" else []
     config = compose.compose([f"{group}={name}", *REAL, *extra])
     if group in ("target", "backbone", "objective", "data", "profile"):
         assert getattr(config, group).name == name

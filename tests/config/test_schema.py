@@ -115,7 +115,7 @@ ACROSS = [
     ("backbone.proposals=16", "is out of range; valid: 1..15 at block_size 16"),
     (
         "backbone.kind=dflsh",
-        "is none of dflash, domino, dspark, medusa, recurrent; your own code is named package.module.name. Did you mean",
+        "is none of dflash, domino, dspark, medusa, recurrent; your own code is named package.module.name. Did",
     ),
     ("objective.base.credit=auff", "is none of full_ce, decay, auf, auf_decay, dpace, "),
     ("objective.base.credit=os.getcwd", "os.getcwd is no credit, it fails on a block"),

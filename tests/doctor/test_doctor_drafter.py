@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.drafters import every_exported
 from helpers.findings import BACKBONES, Break, Patch, found, only, wrong
 from specauf_cli.doctor.subject import Subject
 from specauf_cli.evaluation import replay
@@ -19,6 +20,7 @@ from specauf_cli.interchange import formats
 from specauf_cli.models import blocks, checkpoint
 from specauf_cli.models.dflash import BlockAttention, DFlash
 from specauf_cli.models.domino import Domino
+from specauf_cli.models.heads import Heads
 from specauf_cli.models.target import Target
 from specauf_cli.store.files import read_json, write_json
 
@@ -35,7 +37,7 @@ def shifted_view(by: int) -> Callable[..., Tensor]:
     return forward
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@every_exported
 @pytest.mark.parametrize("attention", ["dense", "split"])
 def test_a_leak_of_one_position(healthy: Break, monkeypatch: Patch, name: str, attention: str) -> None:
     monkeypatch.setattr(BlockAttention, "forward", shifted_view(1))
@@ -45,6 +47,14 @@ def test_a_leak_of_one_position(healthy: Break, monkeypatch: Patch, name: str, a
         "anchor + 0 reaches the block, 1 do",
         "fix",
     )
+
+
+@pytest.mark.parametrize("name", ["medusa", "recurrent"])
+@pytest.mark.parametrize(("by", "says"), [(1, "reaches the block"), (-1, "right before the anchor does not reach")])
+def test_heads_that_read_another_position(healthy: Break, monkeypatch: Patch, name: str, by: int, says: str) -> None:
+    real = Heads.before
+    monkeypatch.setattr(Heads, "before", lambda self, context, anchors: real(self, context, anchors + by))
+    only(healthy(name), "leak", says)
 
 
 def test_a_block_that_misses_the_state_before_its_anchor(healthy: Break, monkeypatch: Patch) -> None:
@@ -184,7 +194,7 @@ def test_a_save_that_loses_a_bit(healthy: Break, monkeypatch: Patch, name: str) 
     only(healthy(name), "round trip", "checkpoint: fc.weight comes back changed")
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@every_exported
 def test_an_export_that_rounds(healthy: Break, monkeypatch: Patch, name: str) -> None:
     real = formats.write
     monkeypatch.setattr(formats, "write", lambda *places, **how: real(*places, **how | {"dtype": "bf16"}))

@@ -15,7 +15,7 @@ from specauf_cli.config.specs import DraftersSpec
 from specauf_cli.errors import InputError
 from specauf_cli.reporting.claims import FAILS, HOLDS, OPEN
 from specauf_cli.reporting.drafters import compare, markdown, to_csv
-from specauf_cli.store.records import RunRecord
+from specauf_cli.store.records import Cost, DrafterDescription, RunRecord
 
 PAGE = specs.load_spec("prefix")
 assert isinstance(PAGE, DraftersSpec)
@@ -30,7 +30,7 @@ def measured(**accepted: tuple[int, ...]) -> list[RunRecord]:
             (drafter.baseline, *drafter.rivals), accepted.get(drafter.backbone, ()), strict=False
         ):
             made = constant(objective, COLUMNS, count, backbone=drafter.backbone, run=f"{drafter.backbone}-{objective}")
-            found.append(replace(made, drafter={"parameters": 1234, "operations": 5_600_000}))  # type: ignore[arg-type]
+            found.append(replace(made, cost=Cost(drafter=DrafterDescription(parameters=1234, operations=5_600_000))))
     return found
 
 
