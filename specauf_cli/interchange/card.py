@@ -11,7 +11,12 @@ from specauf_cli.reporting.escape import cell, code
 from specauf_cli.reporting.tables import measured_prompts
 from specauf_cli.store.records import RunRecord
 
-LOADERS = {"hf": "public DFlash and Domino loaders (SGLang, SpecForge)", "vllm": "vLLM and speculators"}
+LOADERS = {
+    "DFlashDraftModel": "public DFlash loaders (SGLang, SpecForge, vLLM)",
+    "DominoDraftModel": "public Domino loaders (SGLang, SpecForge)",
+    "Qwen3DSparkModel": "public DSpark loaders (DeepSpec, vLLM)",
+}
+"""Who reads the ``hf`` layout, by the drafter's architecture."""
 
 
 def card(
@@ -20,12 +25,13 @@ def card(
     """The model card of a run, from its ``run.json``, the ``config.json`` of its drafter and what was measured."""
     chosen = about["config"]
     sizes = f"draft layers {config['num_hidden_layers']}, block size {config['block_size']}, {dtype}"
+    readers = "vLLM and speculators" if layout == "vllm" else LOADERS[config["architectures"][0]]
     lines = [
         *_front_matter(chosen),
         "",
         f"# {cell(chosen['backbone']['title'])} drafter for {cell(chosen['target']['title'])}",
         "",
-        f"A block drafter for speculative decoding, {_origin(about)}; {sizes}. For {LOADERS[layout]}. It has neither "
+        f"A block drafter for speculative decoding, {_origin(about)}; {sizes}. For {readers}. It has neither "
         "embedding nor head of its own: both are the target's.",
         "",
         "## Measured",

@@ -35,8 +35,8 @@ def export_drafter(folder: Path, out: Path, *, layout: str, dtype: str, verifier
         architecture = config["architectures"][0]
         if architecture not in formats.ARCHITECTURES:
             raise InputError(
-                f"{folder.name} is a {architecture}, which no public loader knows: it would silently ignore "
-                "tensors; only DFlash, Domino and DSpark drafters are exported"
+                f"{folder.name} is a {architecture}, which is not exported: loaders would silently ignore tensors; "
+                "only DFlash, Domino and DSpark drafters are, in layouts that are read completely"
             )
         records = all_measured(folder) if measured(folder) else []
         text = card(about, config, records, layout=layout, dtype=dtype)
