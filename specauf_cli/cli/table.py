@@ -30,6 +30,9 @@ def table(
     only: Annotated[
         str | None, typer.Option(help="Comma-separated rows, by name: train only these; the others show a dash.")
     ] = None,
+    conditions: Annotated[
+        str | None, typer.Option(help="Comma-separated conditions of a page that has some: only these are trained.")
+    ] = None,
 ) -> None:
     """Train and evaluate what an experiment lacks, then print its table and write it to runs/tables/.
 
@@ -45,8 +48,8 @@ def table(
                 f"{word!r}: a table chooses its own {key}; its rows are in the yaml, seeds are given by --seeds"
             )
     overrides = overrides_of([w for w in words or [] if "=" in w])
-    objectives = None if only is None else only.split(",")
-    run(names, overrides, _seeds(seeds), publish=publish, launcher=launcher, only=objectives)
+    rows, chosen = (None if words is None else words.split(",") for words in (only, conditions))
+    run(names, overrides, _seeds(seeds), publish=publish, launcher=launcher, only=rows, conditions=chosen)
 
 
 @app.command(context_settings=OVERRIDES)

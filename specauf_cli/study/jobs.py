@@ -66,20 +66,24 @@ def jobs_of(
     *,
     steps: int | None,
     only: Sequence[str] | None = None,
+    conditions: Sequence[str] | None = None,
 ) -> list[Job]:
-    """The jobs of some tables, seed by seed; ``only``: of these rows, by the name of their objective in records.
+    """The jobs of some tables, seed by seed; ``only``: of these rows, by the name of their objective in records;
+    ``conditions``: under these.
 
-    ``steps`` are the profile's own, of which a condition may take a multiple. Errors: InputError for a row that no
-    table has, and for whatever is wrong with the settings of any job.
+    ``steps`` are the profile's own, of which a condition may take a multiple. Errors: InputError for a row or a
+    condition that no table has, and for whatever is wrong with the settings of any job.
     """
     if only is not None:
         _check_rows(only, specs)
+    if conditions is not None:
+        _check_conditions(conditions, specs)
     return [
         Job.composed(spec.name, condition, backbone, row.objective, seed, settings)
         for seed in seeds
         for spec in specs
         for condition, backbone, row, settings in _rows(spec, overrides, steps)
-        if only is None or row.recorded_as in only
+        if (only is None or row.recorded_as in only) and (conditions is None or condition in conditions)
     ]
 
 
@@ -126,3 +130,12 @@ def _check_rows(only: Sequence[str], specs: Sequence[Spec]) -> None:
     unknown = next((name for name in only if name not in rows), None)
     if unknown is not None:
         raise InputError(f"--only: {unknown!r} is no row here; valid: {', '.join(rows)}.{nearest(unknown, rows)}")
+
+
+def _check_conditions(conditions: Sequence[str], specs: Sequence[Spec]) -> None:
+    """InputError for a name of ``--conditions`` that is a condition of no table."""
+    known = [condition.name for spec in specs if isinstance(spec, ConditionsSpec) for condition in spec.conditions]
+    unknown = next((name for name in conditions if name not in known), None)
+    if unknown is not None:
+        valid = f"valid: {', '.join(known)}.{nearest(unknown, known)}" if known else "these tables have none"
+        raise InputError(f"--conditions: {unknown!r} is no condition here; {valid}")

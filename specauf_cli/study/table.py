@@ -41,8 +41,11 @@ def run(
     publish: bool,
     launcher: str | None = None,
     only: Sequence[str] | None = None,
+    conditions: Sequence[str] | None = None,
 ) -> None:
-    """Trains and measures every missing job of some tables (``only``: of these rows), prints and writes them.
+    """Trains and measures every missing job of some tables, prints and writes them.
+
+    ``only``: of these rows; ``conditions``: under these conditions.
 
     ``names`` are files or shipped names; none: the paper's tables. A job that fails leaves the others running; the next
     call tries it again. Errors: InputError naming the failed jobs and their reasons, at the end; before anything is
@@ -58,7 +61,7 @@ def run(
     for spec in specs.values():
         if isinstance(spec, CreditsSpec):
             _show(layout.tables(Path(config.runs)) / f"{spec.name}.md", credits_table(spec))
-    jobs = jobs_of(list(specs.values()), overrides, seeds, steps=config.trainer.steps, only=only)
+    jobs = jobs_of(list(specs.values()), overrides, seeds, steps=config.trainer.steps, only=only, conditions=conditions)
     lookups = {
         name: measure_lookup(config, spec, ["table", name, "--only", "lookup", *overrides])
         for name, spec in specs.items()

@@ -47,3 +47,10 @@ def test_only_takes_the_names_of_rows() -> None:
     ]
     with pytest.raises(InputError, match=r"--only: 'decay_2' is no row here; valid: decay_1, decay, tail\. Did you"):
         jobs_of([PAGE], ["profile=smoke"], [0], steps=24, only=["decay_2"])
+
+
+def test_conditions_may_be_chosen() -> None:
+    jobs = jobs_of([PAGE], ["profile=smoke"], [0], steps=24, only=["decay_1"], conditions=["longer"])
+    assert [j.condition for j in jobs] == ["longer"]
+    with pytest.raises(InputError, match=r"--conditions: 'longr' is no condition here; valid: .*Did you mean 'longer'"):
+        jobs_of([PAGE], ["profile=smoke"], [0], steps=24, conditions=["longr"])
