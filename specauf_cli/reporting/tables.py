@@ -348,7 +348,7 @@ def prompts_note(record: RunRecord) -> str:
 def profile_note(records: Sequence[RunRecord]) -> str:
     """What was measured where, in a sentence or two: the first record's profile, and every target."""
     text = escape.cell(records[0].config["profile"]["text"])
-    targets = list(dict.fromkeys(_target(r) for r in records))
+    targets = list({r.target.title: _target(r) for r in reversed(records)}.values())[::-1]
     named = f"Target: {targets[0]}" if len(targets) == 1 else f"Targets, here not the profile's: {'; '.join(targets)}"
     return f"Profile {escape.code(records[0].profile)}. {text} {named}."
 
