@@ -30,6 +30,8 @@ ELSEWHERE = (
     "table robustness",
     "table controls",
     "table objectives",
+    "table prefix",
+    "table targets",
 )  # placeholders, an objective that does not exist, a GPU, and pages of many drafters (test_study makes up theirs)
 
 

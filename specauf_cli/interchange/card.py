@@ -25,7 +25,7 @@ def card(
     """The model card of a run, from its ``run.json``, the ``config.json`` of its drafter and what was measured."""
     chosen = about["config"]
     sizes = f"draft layers {config['num_hidden_layers']}, block size {config['block_size']}, {dtype}"
-    readers = "vLLM and speculators" if layout == "vllm" else LOADERS[config["architectures"][0]]
+    readers = "vLLM and speculators" if layout == "vllm" else LOADERS.get(config["architectures"][0], "public loaders")
     lines = [
         *_front_matter(chosen),
         "",

@@ -160,6 +160,7 @@ def test_a_model_card(records: list[RunRecord], layout: str) -> None:
         "imported": {"source": "s"},
     }
     config = {
+        "architectures": ["DFlashDraftModel"],
         "num_hidden_layers": 1,
         "block_size": 16,
         "dflash_config": {"target_layer_ids": [1], "mask_token_id": 3},

@@ -54,3 +54,20 @@ def test_conditions_may_be_chosen() -> None:
     assert [j.condition for j in jobs] == ["longer"]
     with pytest.raises(InputError, match=r"--conditions: 'longr' is no condition here; valid: .*Did you mean 'longer'"):
         jobs_of([PAGE], ["profile=smoke"], [0], steps=24, conditions=["longr"])
+
+
+def test_a_page_of_drafters_has_a_job_for_each_objective_of_each_drafter() -> None:
+    page = specs.load_spec("prefix")
+    jobs = jobs_of([page], ["profile=smoke"], [0], steps=24, conditions=["original"])
+    assert [(j.backbone, j.objective) for j in jobs] == [
+        ("dflash", "decay"),
+        ("dflash", "auf"),
+        ("medusa", "decay"),
+        ("medusa", "auf"),
+        ("recurrent", "decay"),
+        ("recurrent", "auf"),
+        *(("dspark", o) for o in ("decay", "f_auf", "b_auf")),
+        *(("domino", o) for o in ("decay", "f_auf", "b_auf")),
+    ]
+    assert {j.config.backbone.proposals for j in jobs} == {15}, "all drafters propose as many tokens"
+    assert {j.table for j in jobs} == {"prefix/original"}
