@@ -19,14 +19,14 @@ from specauf_cli.data.chat import encode
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.audit import audit as audit_outputs
-from specauf_cli.evaluation.evaluate import Evaluated, evaluate, load_benchmarks, own_answers
+from specauf_cli.evaluation.evaluate import Evaluated, evaluate, least_confidence, load_benchmarks, own_answers
 from specauf_cli.evaluation.regenerate import check_count, regenerate
 from specauf_cli.evaluation.replay import replay
 from specauf_cli.models import checkpoint
 from specauf_cli.models import target as targets
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
-from specauf_cli.objectives.terms import bind, is_soft
+from specauf_cli.objectives.terms import is_soft
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.machine import use_machine
 from specauf_cli.store import layout
@@ -291,7 +291,7 @@ class Session:
         target = self.at(config.evaluation.precision)
         weights = layout.drafter_of(folder) if step is None else layout.snapshot(folder, step)
         drafter = checkpoint.load(weights, target, config.backbone, run=folder.name).to(target.model.dtype)
-        drafter.least_confidence = _least_confidence(config, drafter)
+        drafter.least_confidence = least_confidence(config, drafter)
         return evaluate(config, target, drafter, self.heldout, prompts, self._cache())
 
     def target_section(self, config: Config) -> TargetDescription:
@@ -416,15 +416,3 @@ def _move_aside(folder: Path) -> Path:
     aside.mkdir(exist_ok=True)
     goal = next(g for i in range(1, 10**6) if not (g := aside / f"{folder.name}.{i}").exists())
     return folder.rename(goal)
-
-
-def _least_confidence(config: Config, drafter: DFlash) -> float:
-    """``evaluation.confidence``. Errors: InputError for a drafter that has no trained confidence head."""
-    least = config.evaluation.confidence
-    if least > 0 and not (drafter.confident and bind(config.objective, config.trainer.normalize).confident):
-        why = "was trained without the loss `confidence`" if drafter.confident else "has no confidence head"
-        raise InputError(
-            f"evaluation.confidence={least:g}: this {config.backbone.title} drafter of objective "
-            f"{config.objective.name!r} {why}; leave it at 0"
-        )
-    return least

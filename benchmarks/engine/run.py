@@ -26,9 +26,8 @@ from specauf_cli.engines.options import ServerOptions
 from specauf_cli.engines.referee import judge
 from specauf_cli.errors import InputError
 from specauf_cli.interchange.targets import target_path
-from specauf_cli.store import engine as store
 from specauf_cli.store import layout
-from specauf_cli.store.engine import EngineCase
+from specauf_cli.store.engine import ENGINE, EngineCase, EngineRecord
 from specauf_cli.store.files import digest, file_sha256, lock
 
 PUBLISHED = Path("benchmarks/engine.json")
@@ -98,14 +97,15 @@ def measured(cases: Sequence[Case], bench: Bench, path: Path, *, again: bool) ->
     Returns 1 when a verdict is not the one that its case expects.
     """
     order = [case.name for case in load_cases()]
-    kept = {r.name: r for r in store.load_cases(path)} if path.is_file() else {}
+    kept = {r.name: r for r in ENGINE.load(path).cases} if path.is_file() else {}
     results = {name: kept[name] for name in order if name in kept}  # a case that is gone has no result
     for case in cases:
         if not again and case.name in results and results[case.name].inputs == bench.inputs_of(case):
             print(f"{line(results[case.name])} (there already)")
             continue
         results[case.name] = judged(case, bench)
-        store.save_cases(tuple(results[name] for name in order if name in results), path, command="make engine")
+        found = tuple(results[name] for name in order if name in results)
+        ENGINE.save(EngineRecord("make engine", found), path)
         print(line(results[case.name]), flush=True)
     wrong = [case.name for case in cases if results[case.name].verdict != case.verdict]
     print(f"results: {path}" + (f"; not as expected: {', '.join(wrong)}" if wrong else ""))

@@ -46,7 +46,7 @@ def referee(
     from specauf_cli.engines.referee import judge
     from specauf_cli.evaluation.lookup import LookupRule
     from specauf_cli.reporting.referee import summary
-    from specauf_cli.store.referee import plain_values
+    from specauf_cli.store.referee import REFEREE
 
     outcome = judge(
         ServerOptions(backend, base_url, concurrency, timeout, retries, served_model, served_drafter),
@@ -56,7 +56,7 @@ def referee(
         no_drafter=no_drafter,
         lookup=None if counts is None else LookupRule(*counts),
     )
-    print(json.dumps(plain_values(outcome.record)) if as_json else "\n".join(summary(outcome.record)))
+    print(json.dumps(REFEREE.plain(outcome.record)) if as_json else "\n".join(summary(outcome.record)))
     if not as_json:
         print(f"  record: {outcome.record_path}\n  page: {outcome.page}")
     raise typer.Exit(EXIT_CODES[outcome.record.verdict])

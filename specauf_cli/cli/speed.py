@@ -44,7 +44,7 @@ def speed(
     counts = None if proposals is None else _counts(proposals, "--proposals")
     from specauf_cli.reporting.speed import summary
     from specauf_cli.store import layout
-    from specauf_cli.store.speed import load_speed, plain_values
+    from specauf_cli.store.speed import SPEED
     from specauf_cli.study.speed import Elsewhere, SpeedOptions, measure_speed, write_page, write_record
 
     options = SpeedOptions(prompts, repeats, repetitions, sizes, counts, (grams[0], grams[1]))
@@ -52,13 +52,13 @@ def speed(
     if record is not None:
         if run or words:
             raise InputError(f"--record {record} is written again as it is; leave --run and settings out")
-        timed, record_path = load_speed(record), record
+        timed, record_path = SPEED.load(record), record
     else:
         folders = layout.find(Path(runs_folder(words)), run or [], every=False)
         timed = measure_speed(folders, options, words, benchmarks)
         record_path = write_record(timed, folders[0])
     page_path = write_page(timed, record_path, elsewhere)
-    print(json.dumps(plain_values(timed)) if as_json else "\n".join(summary(timed)))
+    print(json.dumps(SPEED.plain(timed)) if as_json else "\n".join(summary(timed)))
     print(f"  record: {record_path}\n  page: {page_path}", file=sys.stderr if as_json else sys.stdout)
 
 

@@ -292,7 +292,7 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
             f"on {backbone.name}: {', '.join(fitting)}"
         )
     every = [term for terms in objective.branches.values() for term in terms]
-    if not drafter.confident and any(names.needs_confidence(names.loss(term)) for term in every):
+    if not drafter.confident() and any(names.needs_confidence(names.loss(term)) for term in every):
         raise InputError(f"objective {objective.name!r} reads the drafter's confidence, and {backbone.name} has none")
     if "final" in drafter.branches and objective.final is None:
         raise InputError(f"objective {objective.name!r} has no terms for the branch final of {backbone.name}")

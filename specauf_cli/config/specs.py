@@ -77,20 +77,26 @@ NO_PAPER = Paper("", {})
 
 
 @dataclass(frozen=True, config=CLOSED)
-class TauSpec:
+class PageSpec:
     """What every page of tau says.
 
-    ``columns`` are benchmark columns in the paper's order; differences are taken to the objective ``baseline``;
-    ``definition`` is that of tau; ``margin`` (tokens) bounds a difference that counts as none.
+    ``columns`` are benchmark columns in the paper's order; ``definition`` is that of tau; ``margin`` (tokens) bounds a
+    difference that counts as none.
     """
 
     name: str
     title: str
-    backbone: str
-    baseline: str
     definition: Definition
     margin: Positive
     columns: dict[str, str]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class TauSpec(PageSpec):
+    """A page of one backbone; differences are taken to the objective ``baseline``."""
+
+    backbone: str
+    baseline: str
     rows: tuple[Row, ...]
 
 
@@ -143,7 +149,7 @@ class AblationSpec(TauSpec):
     @property
     def experiment(self) -> TableSpec:
         """The table of any one of the conditions; the paper has none."""
-        return _table_without_paper(self, self.rows)
+        return _table_without_paper(self, self.rows, backbone=self.backbone, baseline=self.baseline)
 
     def rows_under(self, condition: Condition) -> tuple[Row, ...]:
         """The rows that are trained under a condition: all of them."""
@@ -170,7 +176,7 @@ class ComparisonSpec(TauSpec):
     def experiment(self, condition: Condition) -> TableSpec:
         """The table of one condition; the paper has none."""
         rows = [Row(row.recorded_as, row.title) for row in self.rows_under(condition)]
-        return _table_without_paper(self, rows)
+        return _table_without_paper(self, rows, backbone=self.backbone, baseline=self.baseline)
 
     @property
     def gammas(self) -> dict[str, float]:
@@ -249,17 +255,12 @@ class DrafterRow:
 
 
 @dataclass(frozen=True, config=CLOSED)
-class DraftersSpec:
+class DraftersSpec(PageSpec):
     """``experiments/*.yaml`` of kind ``drafters``: the same objectives on different drafters, under a few conditions.
 
-    ``margin`` (tokens) bounds a difference that counts as none. ``claim``: the condition that the front page quotes.
+    ``claim``: the condition that the front page quotes.
     """
 
-    name: str
-    title: str
-    definition: Definition
-    margin: Positive
-    columns: dict[str, str]
     settings: tuple[str, ...]
     conditions: tuple[Condition, ...]
     drafters: tuple[DrafterRow, ...]
@@ -284,22 +285,14 @@ class DraftersSpec:
 
     def experiment(self, drafter: DrafterRow) -> TableSpec:
         """The table of one drafter; the paper has none."""
-        return TableSpec(
-            name=self.name,
-            title=self.title,
-            backbone=drafter.backbone,
-            baseline=drafter.baseline,
-            definition=self.definition,
-            margin=self.margin,
-            columns=self.columns,
-            rows=tuple(Row(row.objective, row.title) for row in self.rows if row.backbone == drafter.backbone),
-            paper=NO_PAPER,
-        )
+        rows = [Row(row.objective, row.title) for row in self.rows if row.backbone == drafter.backbone]
+        return _table_without_paper(self, rows, backbone=drafter.backbone, baseline=drafter.baseline)
 
 
-def _table_without_paper(page: TauSpec, rows: Sequence[Row]) -> TableSpec:
-    shared = {f.name: getattr(page, f.name) for f in fields(TauSpec)}
-    return TableSpec(**{**shared, "rows": tuple(rows)}, paper=NO_PAPER)
+def _table_without_paper(page: PageSpec, rows: Sequence[Row], *, backbone: str, baseline: str) -> TableSpec:
+    """The table of some rows of a page that the paper does not have."""
+    shared = {f.name: getattr(page, f.name) for f in fields(PageSpec)}
+    return TableSpec(**shared, backbone=backbone, baseline=baseline, rows=tuple(rows), paper=NO_PAPER)
 
 
 ConditionsSpec = AblationSpec | ComparisonSpec | DraftersSpec

@@ -46,7 +46,7 @@ from specauf_cli.engines.server import (
 )
 from specauf_cli.engines.verdict import OWN_DEFINITION, averages, worst
 from specauf_cli.errors import InputError
-from specauf_cli.evaluation.evaluate import own_answers
+from specauf_cli.evaluation.evaluate import least_confidence, own_answers
 from specauf_cli.evaluation.lookup import LookupRule
 from specauf_cli.models import checkpoint
 from specauf_cli.models import target as targets
@@ -59,7 +59,7 @@ from specauf_cli.store import layout
 from specauf_cli.store.files import digest, lock, write_text
 from specauf_cli.store.provenance import code_state, command_line, environment, now
 from specauf_cli.store.records import CodeState
-from specauf_cli.store.referee import VERDICTS, First, Judged, RefereeRecord, Subject, Verdict, save_referee
+from specauf_cli.store.referee import REFEREE, VERDICTS, First, Judged, RefereeRecord, Subject, Verdict
 
 OTHERS = 8
 """Drafters of other runs that are tried, those with the nearest names first."""
@@ -152,7 +152,7 @@ def _models(task: Task, subject: Subject) -> tuple[Target, DFlash | None]:
         return target, None
     weights = layout.drafter_of(task.run)
     drafter = checkpoint.load(weights, target, task.config.backbone, run=task.run.name).to(dtype)
-    drafter.least_confidence = task.config.evaluation.confidence if drafter.confident else 0.0
+    drafter.least_confidence = least_confidence(task.config, drafter)
     return target, drafter
 
 
@@ -315,7 +315,7 @@ def _write(judgement: Judgement, folder: Path) -> Outcome:
     record = judgement.record
     name = digest([record.config, record.concurrency, record.subject], 8)
     record_path, view_path = folder / f"{name}.json", None
-    save_referee(record, record_path)
+    REFEREE.save(record, record_path)
     if judgement.viewed:
         view_path = folder / f"{name}-first.html"
         write_text(view_path, view.html(judgement.viewed, notes=page.view_notes(record)))

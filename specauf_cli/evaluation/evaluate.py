@@ -18,6 +18,7 @@ from specauf_cli.evaluation.draft_cost import describe
 from specauf_cli.evaluation.replay import every_start, replay
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
+from specauf_cli.objectives.terms import bind
 from specauf_cli.runtime import ranks
 from specauf_cli.store.provenance import peak_memory_mib
 from specauf_cli.store.records import Audit, BenchmarkResult, Cost, FirstDifference, Heldout
@@ -59,6 +60,18 @@ def own_answers(
         show=_say,
         shared=shared,
     )
+
+
+def least_confidence(config: Config, drafter: DFlash) -> float:
+    """``evaluation.confidence``. Errors: InputError for a drafter that has no trained confidence head."""
+    least = config.evaluation.confidence
+    if least > 0 and not (drafter.confident() and bind(config.objective, config.trainer.normalize).confident):
+        why = "was trained without the loss `confidence`" if drafter.confident() else "has no confidence head"
+        raise InputError(
+            f"evaluation.confidence={least:g}: this {config.backbone.title} drafter of objective "
+            f"{config.objective.name!r} {why}; leave it at 0"
+        )
+    return least
 
 
 @dataclass(frozen=True)

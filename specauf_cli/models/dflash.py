@@ -185,16 +185,6 @@ def block_mask(anchors: Int[Tensor, "B A"], length: int, width: int) -> BlockMas
     )
 
 
-def drafted_in_turn(propose: SlotBySlot, anchor_tokens: Int[Tensor, "B A"], proposals: int) -> Int[Tensor, "B A P"]:
-    """The first ``proposals`` slots of every block, each after the one before it: a causal ``DFlash.draft``."""
-    everyone = torch.arange(anchor_tokens.numel(), device=anchor_tokens.device)
-    token, drafted = anchor_tokens.flatten(), list[Tensor]()
-    for slot in range(proposals):
-        token = propose(slot, everyone, token)
-        drafted.append(token)
-    return torch.stack(drafted, dim=1).view(*anchor_tokens.shape, -1)
-
-
 class DraftLayer(nn.Module):
     """A pre-norm Qwen3 decoder layer around ``BlockAttention``."""
 
@@ -222,10 +212,10 @@ class DFlash(nn.Module):
     first = 1
     """Block position of slot 0; position 0 holds the anchor, which DFlash does not predict from."""
     architecture = "DFlashDraftModel"
+    layered = True
+    """Whether it has draft layers, ``backbone.layers`` of them."""
     base_is_head = True
     """Whether the base branch's logits are the target's head applied to ``hidden``."""
-    confident = False
-    """Whether it estimates its chances: ``confidence`` exists, and ``least_confidence`` may be above 0."""
     least_confidence = 0.0
     """A slot with less confidence proposes nothing (``evaluation.confidence``)."""
 
@@ -250,7 +240,8 @@ class DFlash(nn.Module):
 
     @classmethod
     def extra_work(cls, width: int, vocabulary: int, knobs: dict[str, Any]) -> float:
-        """Operations for one slot's logits beyond the target's head, one way: ``specauf plan`` counts with it."""
+        """Operations for one slot beyond draft layers and the target's head, one way: ``specauf plan`` counts with
+        it."""
         return 0.0
 
     def initialise(self, seed: int) -> None:
@@ -321,9 +312,14 @@ class DFlash(nn.Module):
         """
         return {"base": target.head(hidden)}
 
-    def confidence(self, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-        """Logits of the chance that the target accepts each slot's token, where a drafter is ``confident``."""
-        raise NotImplementedError(f"{type(self).__name__} has no confidence head")
+    def confidence(self, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]) -> Float[Tensor, "N K"] | None:
+        """Logits of the chance that the target accepts each slot's token; None without a confidence head."""
+        return None
+
+    @classmethod
+    def confident(cls) -> bool:
+        """Whether it estimates its chances, so that ``least_confidence`` may be above 0."""
+        return cls.confidence is not DFlash.confidence
 
     @classmethod
     def row_wise(cls) -> bool:
@@ -337,6 +333,19 @@ class DFlash(nn.Module):
         """The greedy proposals of every block, P = ``backbone.proposals``: one token per slot, all from one pass."""
         hidden = self.hidden(target, context, anchor_tokens, anchors)[:, :, : self.backbone.proposals]
         return target.head(hidden).argmax(dim=-1)
+
+    def draft_in_turn(
+        self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
+    ) -> Int[Tensor, "B A P"]:
+        """``draft`` of a backbone whose slots are given the tokens before them: ``slot_by_slot``, with those drafted so
+        far."""
+        propose = self.slot_by_slot(target, context, anchor_tokens, anchors)
+        everyone = torch.arange(anchors.numel(), device=anchors.device)
+        token, drafted = anchor_tokens.flatten(), list[Tensor]()
+        for slot in range(self.backbone.proposals):
+            token = propose(slot, everyone, token)
+            drafted.append(token)
+        return torch.stack(drafted, dim=1).view(*anchors.shape, -1)
 
     def slot_by_slot(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import Qwen3Config
 
 from specauf_cli.config.schema import BackboneConfig
-from specauf_cli.models.dflash import Context, DFlash, PublicKeys, SlotBySlot, drafted_in_turn
+from specauf_cli.models.dflash import Context, DFlash, PublicKeys, SlotBySlot
+from specauf_cli.models.prefix import PrefixGRU
 from specauf_cli.models.target import Target
 
 
@@ -42,7 +43,7 @@ class Domino(DFlash):
         have none."""
         super().__init__(config, backbone, features, mask_id)
         self.prefix = pure_draft_prefix_len
-        self.prefix_gru: Any = nn.GRU(config.hidden_size, gru_hidden_dim, bias=False, batch_first=True)
+        self.prefix_gru = PrefixGRU(config.hidden_size, gru_hidden_dim)
         self.embed_proj: Any = nn.Sequential(
             nn.Linear(config.hidden_size + gru_hidden_dim, emb_dim, bias=False),
             nn.SiLU(),
@@ -75,20 +76,11 @@ class Domino(DFlash):
         g_k is the GRU's state after ``previous[:, : k + 1]``: the anchor's token and the k tokens after it.
         """
         base = target.head(hidden)
-        with torch.autocast(
-            hidden.device.type, enabled=False
-        ):  # a recurrence: cheap, and kept in the precision of the weights
-            states, _ = self.prefix_gru(target.embed(previous).to(self.prefix_gru.weight_ih_l0.dtype))
+        states = self.prefix_gru.after(target, previous)
         delta = self._correction(target, hidden[:, self.prefix :], states[:, self.prefix :])
         return {"base": base, "final": torch.cat([base[:, : self.prefix], base[:, self.prefix :] + delta], dim=1)}
 
-    def draft(
-        self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
-    ) -> Int[Tensor, "B A P"]:
-        """The greedy proposals of every block: one parallel pass, then slot after slot with the tokens drafted so
-        far."""
-        propose = self.slot_by_slot(target, context, anchor_tokens, anchors)
-        return drafted_in_turn(propose, anchor_tokens, self.backbone.proposals)
+    draft = DFlash.draft_in_turn
 
     def slot_by_slot(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
@@ -108,9 +100,7 @@ class Domino(DFlash):
         before: Int[Tensor, "M"],
     ) -> Int[Tensor, "M"]:
         """The token of one slot of ``blocks`` after the token ``before``; their ``states`` advance in place."""
-        embedded = target.embed(before).to(states.dtype)
-        weights = self.prefix_gru.weight_ih_l0, self.prefix_gru.weight_hh_l0
-        state = states[blocks] = torch.gru_cell(embedded, states[blocks], *weights)
+        state = self.prefix_gru.advance(target, states, blocks, before)
         scores = target.head(hidden[blocks, slot])
         if slot >= self.prefix:
             scores = scores + self._correction(target, hidden[blocks, slot], state)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Qwen3Config
 
 from specauf_cli.config.schema import BackboneConfig
-from specauf_cli.models.dflash import NOTHING, Context, DFlash, PublicKeys, SlotBySlot, drafted_in_turn
+from specauf_cli.models.dflash import NOTHING, Context, DFlash, PublicKeys, SlotBySlot
 from specauf_cli.models.target import Target
 
 
@@ -64,7 +64,6 @@ class DSpark(DFlash):
     branches = ("base", "final")
     first = 0
     architecture = "Qwen3DSparkModel"
-    confident = True
 
     def __init__(
         self,
@@ -125,12 +124,7 @@ class DSpark(DFlash):
         scores: Tensor = self.confidence_head(hidden, self.markov_head.embed(previous))
         return scores
 
-    def draft(
-        self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
-    ) -> Int[Tensor, "B A P"]:
-        """The greedy proposals of every block: one parallel pass, then slot after slot."""
-        propose = self.slot_by_slot(target, context, anchor_tokens, anchors)
-        return drafted_in_turn(propose, anchor_tokens, self.backbone.proposals)
+    draft = DFlash.draft_in_turn
 
     def slot_by_slot(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]

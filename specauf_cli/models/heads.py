@@ -9,7 +9,6 @@ Neither sees the anchor's hidden state, which no target pass has computed yet, a
 DFlash has as its context.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,12 +18,15 @@ from torch import Tensor, nn
 from transformers import Qwen3Config
 
 from specauf_cli.config.schema import BackboneConfig
-from specauf_cli.models.dflash import Context, DFlash, PublicKeys, SlotBySlot, drafted_in_turn
+from specauf_cli.models.dflash import Context, DFlash, SlotBySlot
+from specauf_cli.models.prefix import PrefixGRU
 from specauf_cli.models.target import Target
 
 
 class Heads(DFlash):
     """What both share: the context of a block is one state, ``[B, T, D]``, kept as the keys of a single layer."""
+
+    layered = False
 
     def __init__(self, config: Qwen3Config, backbone: BackboneConfig, features: int, mask_id: int) -> None:
         """As ``DFlash``, whose layers do not exist."""
@@ -65,11 +67,10 @@ class Medusa(Heads):
         super().__init__(config, backbone, features, mask_id)
         self.blocks = nn.ModuleList([ResidualBlock(config.hidden_size) for _ in range(self.slots)])
 
-    def public(self, taps: Sequence[int]) -> PublicKeys:
-        """The keys that vLLM reads."""
-        return PublicKeys(
-            inside={}, beside={"num_heads": self.slots, "medusa_fc_bias": False, "original_lm_head": True}
-        )
+    @classmethod
+    def extra_work(cls, width: int, vocabulary: int, knobs: dict[str, Any]) -> float:
+        """The residual block."""
+        return 2.0 * width * width
 
     def hidden(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
@@ -105,7 +106,7 @@ class Recurrent(Heads):
         """``gru_hidden_dim``: the GRU's state."""
         super().__init__(config, backbone, features, mask_id)
         width = config.hidden_size
-        self.prefix_gru: Any = nn.GRU(width, gru_hidden_dim, bias=False, batch_first=True)
+        self.prefix_gru = PrefixGRU(width, gru_hidden_dim)
         self.mix: Any = nn.Sequential(
             nn.Linear(width + gru_hidden_dim, width, bias=False), nn.SiLU(), nn.Linear(width, width, bias=False)
         )
@@ -126,20 +127,13 @@ class Recurrent(Heads):
         self, target: Target, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]
     ) -> dict[str, Float[Tensor, "N K V"]]:
         """g_k is the GRU's state after ``previous[:, : k + 1]``: the anchor's token and the k tokens after it."""
-        with torch.autocast(hidden.device.type, enabled=False):  # cheap, and kept in the precision of the weights
-            states, _ = self.prefix_gru(target.embed(previous).to(self.prefix_gru.weight_ih_l0.dtype))
-        return {"base": target.head(self._moved(hidden, states))}
+        return {"base": target.head(self._moved(hidden, self.prefix_gru.after(target, previous)))}
 
     def _moved(self, hidden: Float[Tensor, "*X D"], states: Float[Tensor, "*X G"]) -> Float[Tensor, "*X D"]:
         moved: Tensor = self.mix(torch.cat([hidden, states.to(hidden.dtype)], dim=-1))
         return hidden + moved
 
-    def draft(
-        self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
-    ) -> Int[Tensor, "B A P"]:
-        """The greedy proposals of every block, slot after slot."""
-        propose = self.slot_by_slot(target, context, anchor_tokens, anchors)
-        return drafted_in_turn(propose, anchor_tokens, self.backbone.proposals)
+    draft = DFlash.draft_in_turn
 
     def slot_by_slot(
         self, target: Target, context: Context, anchor_tokens: Int[Tensor, "B A"], anchors: Int[Tensor, "B A"]
@@ -158,8 +152,6 @@ class Recurrent(Heads):
         before: Int[Tensor, "M"],
     ) -> Int[Tensor, "M"]:
         """The token of one slot of ``blocks`` after the token ``before``; their ``states`` advance in place."""
-        weights = self.prefix_gru.weight_ih_l0, self.prefix_gru.weight_hh_l0
-        embedded = target.embed(before).to(states.dtype)
-        state = states[blocks] = torch.gru_cell(embedded, states[blocks], *weights)
+        state = self.prefix_gru.advance(target, states, blocks, before)
         token: Tensor = target.head(self._moved(hidden[blocks], state)).argmax(dim=-1)
         return token

@@ -44,11 +44,17 @@ def _first(config: Any, *names: str) -> int | None:
 
 
 def of_recipe(recipe: PretrainConfig) -> SizesConfig:
-    """The sizes of a target that is trained here, with the vocabulary size of its recipe.
+    """The sizes of a target that is trained here, with the vocabulary size of its recipe. Errors: as
+    ``recipe_config``."""
+    return of_model(recipe_config(recipe))
+
+
+def recipe_config(recipe: PretrainConfig, **more: Any) -> Any:
+    """The configuration of a target that is trained here; ``more`` are further keys, or others.
 
     Errors: InputError for a key of ``recipe.more`` that the architecture's configuration does not have.
     """
-    plain = SizesConfig(
+    sizes = SizesConfig(
         recipe.hidden_size,
         recipe.intermediate_size,
         recipe.layers,
@@ -58,7 +64,7 @@ def of_recipe(recipe: PretrainConfig) -> SizesConfig:
         recipe.vocab_size,
         tied=True,
     )
-    return of_model(architecture(recipe.architecture, plain, recipe.more))
+    return architecture(recipe.architecture, sizes, recipe.more, **more)
 
 
 def of(target: TargetConfig, *, local: bool = False) -> SizesConfig:

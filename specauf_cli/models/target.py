@@ -130,7 +130,7 @@ class Target:
         """Tapped hidden states of right-padded sequences, F = taps * D. Attention is causal, so padding has no
         effect."""
         if self.config.taps == "last":
-            return self._decoder(input_ids=tokens, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+            return self._features({}, self._decoder(input_ids=tokens, use_cache=False).last_hidden_state)
         with self._tapped(stop_after_last=True) as outputs, suppress(_AllTapped):
             self._decoder(input_ids=tokens, use_cache=False)
         return self._joined(outputs)
@@ -318,13 +318,12 @@ def free_row(chat: Chat, weight: Float[Tensor, "rows D"]) -> int:
 def create(config: PretrainConfig, chat: Chat) -> Any:
     """A causal LM of ``config.architecture`` with random weights (seeded), sized for ``chat``'s vocabulary.
 
-    Errors: InputError for a key of ``config.more`` that the architecture's configuration does not have.
+    Errors: as ``sizes.recipe_config``.
     """
     torch.manual_seed(config.seed)
-    architecture = sizes.architecture(
-        config.architecture,
-        replace(sizes.of_recipe(config), vocab_size=chat.vocab),
-        config.more,
+    architecture = sizes.recipe_config(
+        config,
+        vocab_size=chat.vocab,
         max_position_embeddings=config.max_positions,
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         bos_token_id=None,

@@ -96,7 +96,7 @@ def facts(
     *,
     row_wise: bool = True,
     target_head: Callable[[Tensor], Tensor] | None = None,
-    confidence_of: Callable[[Tensor, Tensor], Tensor] | None = None,
+    confidence_of: Callable[[Tensor, Tensor], Tensor | None] | None = None,
 ) -> dict[str, Facts]:
     """Statistics and losses of every branch with one of the three heads (``auto`` is already resolved).
 

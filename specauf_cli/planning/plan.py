@@ -155,10 +155,16 @@ def _work(
     if trainer.labels == "target":
         features += 2 * tokens * hidden * sizes.vocab_size + tokens * (taps[-1] + 1) * 2 * layer
     seen = width + (trainer.anchors if attention == "dense" else 1) * backbone.block_size
+    layers = _draft_layers(config)
     context = 4 * tokens * len(taps) * hidden**2  # no gradient leaves fc
-    context += 3 * backbone.layers * tokens * 4 * hidden * sizes.kv_heads * sizes.head_dim
-    blocks = 3 * backbone.layers * rows * (2 * draft + 4 * across * seen)
+    context += 3 * layers * tokens * 4 * hidden * sizes.kv_heads * sizes.head_dim
+    blocks = 3 * layers * rows * (2 * draft + 4 * across * seen)
     return {"target features": features, "drafter": context + blocks}
+
+
+def _draft_layers(config: Config) -> int:
+    """Draft layers of the backbone."""
+    return config.backbone.layers if names.backbone(config.backbone).layered else 0
 
 
 def _attention(config: Config, on_gpu: bool) -> str:
@@ -180,10 +186,11 @@ def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: i
     else:  # one product for the logits and one for the gradient of each loss, one for the target's logits
         gradients = len(objective.losses("base")) if mode == "chunked" and branches == 1 else 1
         work = rows * (1 + gradients + objective.soft) * row
-    if branches > 1:
-        kind = names.backbone(config.backbone)
-        forward = kind.extra_work(sizes.hidden_size, sizes.vocab_size, config.backbone.knobs)
-        work += rows * 3 * forward + (rows * (row + forward) if mode == "chunked" else 0)
+    kind = names.backbone(config.backbone)
+    forward = kind.extra_work(sizes.hidden_size, sizes.vocab_size, config.backbone.knobs)
+    work += rows * 3 * forward
+    if mode == "chunked" and not kind.row_wise():  # computed again in the backward pass
+        work += rows * (row + forward)
     every = branches * at_once * sizes.vocab_size
     logits = every if mode == "full" else min(every, AT_ONCE[device] / 4 / (1 + objective.soft))
     kept = 0 if mode == "full" else at_once * sizes.hidden_size * 4 * len(objective.losses("base"))
@@ -217,7 +224,7 @@ def _memory(plan: Plan, states: int, branches: int, attention: str, device: str)
     return {
         "target": plan.target * (2.0 if config.target.dtype == "bf16" else 4.0),
         "drafter, gradients, optimiser": count * (16.0 + (4.0 * branches if scattered else 0) + (2 if low == 2 else 0)),
-        "activations": backbone.layers * rows * float(a_row),
+        "activations": _draft_layers(config) * rows * float(a_row),
         "features": 2.0 * a_batch + kept,
         "head and logits": plan.heads[plan.head][1],
     }

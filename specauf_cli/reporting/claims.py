@@ -71,7 +71,7 @@ def matrix(by_profile: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapp
 
     ``by_profile``: verdicts by profile; ``links[profile][claim]``: the page with their numbers.
     """
-    claims = sorted({(v.claim, v.text) for verdicts_ in by_profile.values() for v in verdicts_})
+    claims = sorted({(v.claim, v.text) for verdicts_ in by_profile.values() for v in verdicts_}, key=_number)
     rows = [f"| claim | {' | '.join(map(code, by_profile))} |", "| --- |" + " --- |" * len(by_profile)]
     for name, text in claims:
         cells = []
@@ -83,6 +83,11 @@ def matrix(by_profile: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapp
             cells.append(f"[{said}]({links[profile][name]})" if mine else "–")
         rows.append(f"| **{cell(name)}** {cell(text)} | {' | '.join(cells)} |")
     return rows
+
+
+def _number(claim: tuple[str, str]) -> int:
+    """C10 comes after C9."""
+    return int(claim[0].removeprefix("C"))
 
 
 def all_above(intervals: Sequence[Interval]) -> str:

@@ -12,7 +12,7 @@ from specauf_cli.errors import InputError
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.referee import SAMPLING
 from specauf_cli.reporting.tables import DASH, table_row
-from specauf_cli.store.engine import AtTemperature, EngineCase, load_cases
+from specauf_cli.store.engine import ENGINE, AtTemperature, EngineCase
 from specauf_cli.store.files import write_text
 from specauf_cli.store.referee import LARGEST_Z
 
@@ -103,7 +103,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def main() -> None:
     """Writes the tables of ``RECORD`` into ``PAGE``."""
     text = PAGE.read_text("utf-8")
-    if (rendered := page(text, load_cases(RECORD))) != text:
+    if (rendered := page(text, ENGINE.load(RECORD).cases)) != text:
         write_text(PAGE, rendered)
     print(PAGE)
 

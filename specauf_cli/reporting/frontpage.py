@@ -8,10 +8,11 @@ from specauf_cli.reporting.measured import Measured
 from specauf_cli.reporting.tables import DASH, table_row
 
 
-def averages(measured: Mapping[str, Measured]) -> list[str]:
-    """Average tau by method at every temperature: ours by profile, then the paper's. ``measured``: one experiment."""
+def averages(measured: Mapping[str, Measured], *, most: int | None = None) -> list[str]:
+    """Average tau by method: ours by profile, then the paper's. ``measured``: one experiment; ``most``: so many
+    temperatures, from the lowest (None: all)."""
     experiment = next(iter(measured.values())).experiment
-    temperatures = sorted({t for m in measured.values() for t in m.temperatures})
+    temperatures = sorted({t for m in measured.values() for t in m.temperatures})[:most]
     head = [f"{source}, T = {t:g}" for t in temperatures for source in (*map(code, measured), "paper")]
     text = [table_row(["average tau", *head]), table_row(["---", *["--:"] * len(head)])]
     for row in experiment.rows:

@@ -1,14 +1,12 @@
 """What ``make engine`` found: one server of a real engine per case, judged by the referee (benchmarks/engine.json)."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Strict, TypeAdapter, ValidationError
+from pydantic import Strict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from specauf_cli.errors import InputError
-from specauf_cli.store.files import read_json, write_json
-from specauf_cli.store.records import CodeState, Count, Number, reason_of
+from specauf_cli.store.records import CodeState, Count, Number
+from specauf_cli.store.typed import RecordFile
 
 SCHEMA = 1
 
@@ -87,20 +85,13 @@ class EngineCase:
     written: str
 
 
-_CASES = TypeAdapter(tuple[EngineCase, ...])
+@dataclass(frozen=True)
+class EngineRecord:
+    """Every case that was judged."""
+
+    command: str
+    cases: tuple[EngineCase, ...]
+    schema: int = SCHEMA
 
 
-def save_cases(cases: tuple[EngineCase, ...], path: Path, *, command: str) -> None:
-    """Writes the cases to ``path``, all or nothing."""
-    write_json(path, {"schema": SCHEMA, "command": command, "cases": _CASES.dump_python(cases, mode="json")})
-
-
-def load_cases(path: Path) -> tuple[EngineCase, ...]:
-    """The cases of a record. Errors: InputError for a file that is none of this schema."""
-    raw = read_json(path)
-    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or "cases" not in raw:
-        raise InputError(f"{path} is not a record of make engine, schema {SCHEMA}")
-    try:
-        return _CASES.validate_python(raw["cases"])
-    except ValidationError as error:
-        raise InputError(f"{path} is not a complete record of make engine: {reason_of(error)}") from error
+ENGINE = RecordFile(TypeAdapter(EngineRecord), "make engine", SCHEMA, "cases")

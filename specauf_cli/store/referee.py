@@ -1,14 +1,12 @@
 """What the referee found of a running server: typed records of single requests, never only totals."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, Strict, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from specauf_cli.errors import InputError
-from specauf_cli.store.files import read_json, write_json
-from specauf_cli.store.records import CodeState, Count, Number, reason_of
+from specauf_cli.store.records import CodeState, Count, Number
+from specauf_cli.store.typed import RecordFile
 
 SCHEMA = 1
 
@@ -221,26 +219,4 @@ class RefereeRecord:
         return self
 
 
-_RECORD = TypeAdapter(RefereeRecord)
-
-
-def save_referee(record: RefereeRecord, path: Path) -> None:
-    """Writes a record."""
-    write_json(path, plain_values(record))
-
-
-def plain_values(record: RefereeRecord) -> dict[str, Any]:
-    """A record as plain values."""
-    values: dict[str, Any] = _RECORD.dump_python(record, mode="json")
-    return values
-
-
-def load_referee(path: Path) -> RefereeRecord:
-    """Errors: InputError for a file that is no record of this schema."""
-    raw = read_json(path)
-    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or "tried" not in raw:
-        raise InputError(f"{path} is not a record of specauf referee, schema {SCHEMA}")
-    try:
-        return _RECORD.validate_python(raw)
-    except ValidationError as error:
-        raise InputError(f"{path} is not a complete record of specauf referee: {reason_of(error)}") from error
+REFEREE = RecordFile(TypeAdapter(RefereeRecord), "specauf referee", SCHEMA, "tried")

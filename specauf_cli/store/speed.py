@@ -1,14 +1,12 @@
 """What was timed of a target and its drafters: typed records of single requests and rounds, never only means."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from specauf_cli.errors import InputError
-from specauf_cli.store.files import read_json, write_json
-from specauf_cli.store.records import CodeState, Count, Number, TargetDescription, reason_of
+from specauf_cli.store.records import CodeState, Count, Number, TargetDescription
+from specauf_cli.store.typed import RecordFile
 
 SCHEMA = 1
 PLAIN, LOOKUP = "plain", "lookup"
@@ -121,28 +119,4 @@ class SpeedRecord:
         return next(m for m in self.methods if m.key == key)
 
 
-_RECORD = TypeAdapter(SpeedRecord)
-
-
-def save_speed(record: SpeedRecord, path: Path) -> None:
-    """Writes a record."""
-    write_json(path, plain_values(record))
-
-
-def plain_values(record: SpeedRecord) -> dict[str, Any]:
-    """A record as plain values."""
-    values: dict[str, Any] = _RECORD.dump_python(record, mode="json")
-    return values
-
-
-def load_speed(path: Path) -> SpeedRecord:
-    """Errors: InputError for a file that is no record of this schema."""
-    raw = read_json(path)
-    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or "rounds" not in raw:
-        raise InputError(f"{path} is not a record of specauf speed, schema {SCHEMA}")
-    try:
-        return _RECORD.validate_python(raw)
-    except ValidationError as error:
-        raise InputError(
-            f"{path} is not a complete record of specauf speed: {reason_of(error)}; measure again"
-        ) from error
+SPEED = RecordFile(TypeAdapter(SpeedRecord), "specauf speed", SCHEMA, "rounds", "; measure again")

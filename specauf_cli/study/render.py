@@ -172,7 +172,7 @@ def _quoting(readme: str, rendered: Sequence[RenderedPage]) -> str:
         if page.measured is not None:
             measured.setdefault(page.name, {})[page.profile] = page.measured
     quotes = {"claims": matrix(judged, pages)}
-    quotes |= {f"averages {name}": averages(by_profile) for name, by_profile in measured.items()}
+    quotes |= {f"averages {name}": averages(by_profile, most=1) for name, by_profile in measured.items()}
     for key, lines in quotes.items():
         readme = _between(readme, key, "".join(f"{line}\n" for line in lines))
     return readme

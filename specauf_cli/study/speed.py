@@ -25,7 +25,7 @@ from specauf_cli.store import layout
 from specauf_cli.store.files import digest, write_text
 from specauf_cli.store.provenance import code_state, command_line, environment, now
 from specauf_cli.store.records import CodeState
-from specauf_cli.store.speed import LOOKUP, PLAIN, Repetition, SpeedRecord, TimedMethod, save_speed
+from specauf_cli.store.speed import LOOKUP, PLAIN, SPEED, Repetition, SpeedRecord, TimedMethod
 from specauf_cli.store.trust import configs
 from specauf_cli.types import Trajectory
 
@@ -147,7 +147,7 @@ def write_record(record: SpeedRecord, folder: Path) -> Path:
     """Writes a record into the folder of a run and returns the file; nothing there is overwritten."""
     name = digest([record.runs, record.command, record.written], 8)
     path = layout.speed_of(folder) / f"{name}.json"
-    save_speed(record, path)
+    SPEED.save(record, path)
     return path
 
 

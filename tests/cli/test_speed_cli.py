@@ -9,7 +9,7 @@ import pytest
 
 from helpers.commands import specauf
 from helpers.copies import first_runs
-from specauf_cli.store.speed import load_speed
+from specauf_cli.store.speed import SPEED
 
 QUICK = ("--prompts", "1", "--repeats", "1", "--repetitions", "2", "evaluation.max_new_tokens=12")
 
@@ -35,7 +35,7 @@ def test_two_drafters_are_timed_and_the_page_is_written_again(folder: Path) -> N
         "DFlash AUF",
     ]
     (path,) = (folder / "runs" / runs[0] / "speed").glob("*.json")
-    record = load_speed(path)
+    record = SPEED.load(path)
     assert record.runs == tuple(runs)
     assert record.different == dict.fromkeys(["plain", "lookup", *runs], 0)
     assert {(r.batch_size, r.proposals) for r in record.rounds if r.method == runs[1]} == {

@@ -19,8 +19,7 @@ from benchmarks.engine.result import result
 from benchmarks.engine.run import Bench, line
 from specauf_cli.errors import InputError
 from specauf_cli.reporting.referee import SAMPLING, markdown
-from specauf_cli.store.engine import EngineCase, Reproduced
-from specauf_cli.store.engine import load_cases as load_results
+from specauf_cli.store.engine import ENGINE, EngineCase, Reproduced
 from specauf_cli.store.layout import export_of
 from specauf_cli.store.records import CodeState
 from specauf_cli.store.referee import (
@@ -278,11 +277,11 @@ def test_every_case_is_written_at_once_and_measured_once(
     three = load_cases(["auf-no-k_norm", "auf-causal", "auf-no-temperature"])
     with pytest.raises(InputError, match="the server ended"):
         run_module.measured(three, bench, path, again=False)
-    assert [c.name for c in load_results(path)] == asked == ["auf-no-temperature", "auf-no-k_norm"]
+    assert [c.name for c in ENGINE.load(path).cases] == asked == ["auf-no-temperature", "auf-no-k_norm"]
     failing = ""
     assert run_module.measured(three, bench, path, again=False) == 0
     assert asked == ["auf-no-temperature", "auf-no-k_norm", "auf-causal"], "only what was missing"
-    assert [c.name for c in load_results(path)] == [c.name for c in three], "in the order of cases.yaml"
+    assert [c.name for c in ENGINE.load(path).cases] == [c.name for c in three], "in the order of cases.yaml"
     assert capsys.readouterr().out.count("(there already)") == 2
     assert run_module.measured(three[:1], bench, path, again=True) == 0
     assert asked[3:] == ["auf-no-temperature"]

@@ -30,7 +30,7 @@ from specauf_cli.models import target as targets
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 from specauf_cli.store.files import write_json
-from specauf_cli.store.referee import RefereeRecord, load_referee
+from specauf_cli.store.referee import REFEREE, RefereeRecord
 from specauf_cli.types import Trajectory
 
 pytestmark = pytest.mark.usefixtures("composed_once")
@@ -144,7 +144,7 @@ def referee(place: Place, engine: LiveVLLM, *words: str, check: int | None = 0, 
 
 def record(done: Done) -> RefereeRecord:
     (path,) = (line.partition("record: ")[2] for line in done.stdout.splitlines() if "record: " in line)
-    return load_referee(Path(path))
+    return REFEREE.load(Path(path))
 
 
 def test_a_right_server_is_equal(place: Place) -> None:
@@ -372,10 +372,10 @@ def test_a_damaged_record_is_one_line(place: Place) -> None:
     raw = json.loads(path.read_text())
     path.write_text(json.dumps({**raw, "verdict": "fine"}))
     with pytest.raises(InputError, match="is not a complete record of specauf referee: verdict"):
-        load_referee(path)
+        REFEREE.load(path)
     path.write_text("{}")
     with pytest.raises(InputError, match="is not a record of specauf referee, schema 1"):
-        load_referee(path)
+        REFEREE.load(path)
 
 
 # ---- servers that misbehave, words that are wrong

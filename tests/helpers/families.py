@@ -17,6 +17,7 @@ WINDOW = 8
 HALF = ("sliding_attention", "full_attention", "sliding_attention", "full_attention")
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3": ("qwen3", {}),
     "llama": ("llama", {"tie_word_embeddings": False}),
     "mistral, window": ("mistral", {"sliding_window": WINDOW, "tie_word_embeddings": False}),
     "gemma": ("gemma", {}),

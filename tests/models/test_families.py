@@ -70,6 +70,7 @@ def test_a_cropped_cache_gives_what_one_pass_gives(of: Target) -> None:
         pieces.append(more)
     assert close(torch.cat(logits, dim=1), whole)
     assert close(torch.cat(pieces, dim=1), features)
+    assert close(features, of.features(tokens))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

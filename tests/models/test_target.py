@@ -223,20 +223,6 @@ def test_padding_on_the_right_does_not_change_features_before_it(target: Target,
     assert close(target.features(padded)[:, :LENGTH], target.features(tokens))
 
 
-def test_passes_over_a_cache_give_the_same_logits_and_features_as_one_pass(target: Target, tokens: Tensor) -> None:
-    whole, features = target.forward(tokens, target.new_cache())
-    cache, logits, pieces = target.new_cache(), [], []
-    for part in tokens.split([10, 1, 8, 5], dim=1):
-        target.forward(torch.full_like(part, 7), cache)  # a rejected draft
-        cache.crop(-part.shape[1])
-        found, more = target.forward(part, cache)
-        logits.append(found)
-        pieces.append(more)
-    assert close(torch.cat(logits, dim=1), whole)
-    assert close(torch.cat(pieces, dim=1), features)
-    assert close(features, target.features(tokens))
-
-
 def test_greedy_labels_are_the_targets_own_choices(target: Target, tokens: Tensor) -> None:
     labels = target.greedy_labels(tokens)
     assert torch.equal(labels[:, 0], tokens[:, 0])

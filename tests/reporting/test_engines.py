@@ -12,9 +12,9 @@ from benchmarks.engine.case import load_cases as benchmark_cases
 from helpers.commands import ROOT
 from specauf_cli.errors import InputError
 from specauf_cli.reporting import engines
-from specauf_cli.store.engine import EngineCase, load_cases, save_cases
+from specauf_cli.store.engine import ENGINE, EngineCase, EngineRecord
 
-CASES = {case.name: case for case in load_cases(ROOT / engines.RECORD)}
+CASES = {case.name: case for case in ENGINE.load(ROOT / engines.RECORD).cases}
 
 
 def test_the_page_is_in_step_with_the_record() -> None:
@@ -83,13 +83,13 @@ def test_a_page_without_a_mark_is_refused() -> None:
 
 def test_records_are_read_as_they_were_written_and_damaged_ones_refused(tmp_path: Path) -> None:
     path, cases = tmp_path / "engine.json", tuple[EngineCase, ...](CASES.values())
-    save_cases(cases, path, command="make engine")
-    assert load_cases(path) == cases
+    ENGINE.save(EngineRecord("make engine", cases), path)
+    assert ENGINE.load(path).cases == cases
     raw = json.loads(path.read_text())
     raw["cases"][0]["verdict"] = "fine"
     path.write_text(json.dumps(raw))
     with pytest.raises(InputError, match=r"engine\.json is not a complete record of make engine: .*verdict"):
-        load_cases(path)
+        ENGINE.load(path)
     path.write_text("{}")
     with pytest.raises(InputError, match="is not a record of make engine, schema 1"):
-        load_cases(path)
+        ENGINE.load(path)
