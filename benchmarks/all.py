@@ -2,8 +2,8 @@
 
     make bench                                     hours on 2 cores: leave the machine alone meanwhile
     make bench ARGS='--only step --only limits'    just these
-    make bench ARGS='--python speculators=PYTHON --python specforge=PYTHON'    interpreters for peers.py
-    python benchmarks/all.py --small --out DIR     every script at its smallest, records in DIR; says nothing about speed
+    make bench ARGS='--python specforge=PYTHON'    an interpreter for a package of peers.py
+    python benchmarks/all.py --small --out DIR     every script at its smallest; says nothing about speed
 
 Every script runs in a process of its own, one after the other. One that fails is named, and the next ones run; one that
 needs packages that are not there is left out with a line. The drafters that some of them measure are trained first

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import taps_of
 from specauf_cli.runtime.machine import use_machine
 
-ATTENTIONS = ("flex", "split")
+ATTENTIONS: tuple[Literal["flex", "split"], ...] = ("flex", "split")
 TOKENS = 1000
 """Rows of the embedding: which token a block starts with does not matter to its time."""
 
@@ -37,7 +37,7 @@ TOKENS = 1000
 class Trunk:
     """A drafter of the configured sizes, and one batch for it: sequence of ``length`` tokens, B = 1."""
 
-    def __init__(self, config: Config, attention: str, length: int, device: str) -> None:
+    def __init__(self, config: Config, attention: Literal["flex", "split"], length: int, device: str) -> None:
         target, backbone = sizes.of(config.target), replace(config.backbone, attention=attention)
         self.taps = len(taps_of(config.target.taps, target.layers))
         self.width, self.anchors, self.device = target.hidden_size, config.trainer.anchors, torch.device(device)
@@ -83,7 +83,7 @@ def cell(overrides: Sequence[str], length: int, repeat: int) -> dict[str, Any]:
     device = use_machine(config)
     on_gpu = device.startswith("cuda")
     rows: dict[str, dict[str, Any]] = {}
-    trunks: dict[str, Trunk] = {}
+    trunks: dict[Literal["flex", "split"], Trunk] = {}
     outputs = []
     for attention in ATTENTIONS:
         try:
@@ -100,7 +100,7 @@ def cell(overrides: Sequence[str], length: int, repeat: int) -> dict[str, Any]:
             trunks[attention] = trunk
         except RuntimeError as error:  # out of memory, or a kernel that cannot be compiled here
             rows[attention] = {"error": first_line(error)}
-    seconds: dict[str, list[float]] = {attention: [] for attention in trunks}
+    seconds: dict[Literal["flex", "split"], list[float]] = {attention: [] for attention in trunks}
     for _ in range(repeat):
         for attention, trunk in trunks.items():
             seconds[attention].append(trunk.timed())

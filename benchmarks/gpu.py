@@ -44,7 +44,7 @@ PAPER = ("profile=paper", "trainer.batch_size=4", "data.known.tokens=1296", "dev
 WIDTHS = {4096: "qwen3_8b", 2560: "qwen3_4b"}
 SMOKE = ("profile=smoke", "device=cpu")
 
-STEPS = {
+STEPS: dict[str, tuple[str, ...]] = {
     f"{title}, width {width}": (*PAPER, f"target={target}", *words)
     for width, target in WIDTHS.items()
     for title, words in {
@@ -53,13 +53,13 @@ STEPS = {
         "Domino B-AUF": ("objective=b_auf", "backbone=domino"),
     }.items()
 }
-SMALL_STEPS = {"DFlash AUF, smoke": (*SMOKE, "objective=auf")}
-ATTENTION = {
+SMALL_STEPS: dict[str, tuple[str, ...]] = {"DFlash AUF, smoke": (*SMOKE, "objective=auf")}
+ATTENTION: dict[str, tuple[str, ...]] = {
     f"width {width}, {length} tokens": ("--length", str(length), *PAPER, f"target={target}")
     for width, target in WIDTHS.items()
     for length in (1024, 3072)
 }
-SMALL_ATTENTION = {"smoke": ("--length", "64", "--repeat", "2", *SMOKE)}
+SMALL_ATTENTION: dict[str, tuple[str, ...]] = {"smoke": ("--length", "64", "--repeat", "2", *SMOKE)}
 STUDY = ("table2", "table4", "--only", "full_ce,decay,auf_decay,auf,b_auf,b_auf_decay", "profile=h200", "device=cuda")
 SMALL_STUDY = (
     "table2",

@@ -82,6 +82,8 @@ def run(
         words, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     )
     code: int | None = None
+    out: str | None
+    err: str | None
     try:
         out, err = process.communicate(timeout=seconds)
         code = process.returncode
