@@ -3,6 +3,7 @@
     make gpu                                                          28 minutes on one NVIDIA GPU, no network
     make gpu ARGS='--minutes 10'                                      less; the same command continues
     make gpu ARGS='--again steps'                                     a finished part again; without a name: all parts
+    make gpu GPU_PYTHON=python3 ARGS='--commit SHA'                   a copy of the tree, nothing to be installed
     python benchmarks/gpu.py --device cpu --small --out DIR           the command at its smallest, on any machine
 
 Four parts, in this order; each is written to benchmarks/gpu.json before the next begins, and is then done:
@@ -36,7 +37,7 @@ from benchmarks.records import GRACE, ROOT, Measurement
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.store import layout
 from specauf_cli.store.files import lock, read_json, write_json
-from specauf_cli.store.provenance import code_state, environment
+from specauf_cli.store.provenance import environment
 
 DONE, UNFINISHED, FAILED, SKIPPED = "done", "unfinished", "failed", "skipped"
 PAPER = ("profile=paper", "trainer.batch_size=4", "data.known.tokens=1296", "device=cuda")
@@ -76,12 +77,16 @@ A_CELL = 240.0
 
 @dataclass(frozen=True)
 class Setting:
-    """What all parts share. ``data``: the folder with conversations for the study; None: there is none."""
+    """What all parts share. ``data``: the folder with conversations for the study; None: there is none.
+
+    ``commit``: that of a copy of the tree without its history.
+    """
 
     device: str
     small: bool
     runs: Path
     data: Path | None
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -241,8 +246,8 @@ def _run_part(
     name: str, known: dict[str, Any] | None, setting: Setting, record: dict[str, Any], path: Path, seconds: float
 ) -> str:
     """Runs one part and writes it; one that was cut goes on with what it has, if the code is still the same."""
-    measurement, begin = Measurement("make gpu"), time.monotonic()
-    continues = known is not None and known["status"] != DONE and known["code"] == code_state(records.CODE)
+    measurement, begin = Measurement("make gpu", setting.commit), time.monotonic()
+    continues = known is not None and known["status"] != DONE and known["code"] == measurement.code
     content: dict[str, Any] = {"rows": known["rows"]} if continues and known and "rows" in known else {}
     before = float(known["seconds"]) if continues and known else 0.0
 
@@ -277,7 +282,7 @@ def _setting(options: argparse.Namespace) -> Setting:
         raise InputError("--device cpu: the real sizes are for a GPU; add --small")
     if options.minutes <= 0:
         raise InputError(f"--minutes {options.minutes:g} must be above 0")
-    return Setting(options.device, options.small, options.runs, options.data)
+    return Setting(options.device, options.small, options.runs, options.data, options.commit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -291,6 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="folder of gpu.json")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the study's runs")
     parser.add_argument("--data", type=Path, default=Path(data) if data else None, help="conversations for the study")
+    parser.add_argument("--commit", help="of this tree, where it is a copy without its history")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -27,15 +27,22 @@ GRACE = 30.0
 """Seconds that a process gets to save what it has when its time is up."""
 
 
+def code(commit: str | None = None) -> dict[str, Any]:
+    """The code that runs, scripts here included. ``commit``: what a copy without its history was made of."""
+    state = code_state(CODE)
+    return {**state, "commit": commit} if state["commit"] is None else state
+
+
 class Measurement:
     """One record in the making: its code and the load of the machine, from now on."""
 
-    def __init__(self, command: str) -> None:
-        self.command, self.watch, self.code = command, Watch(), code_state(CODE)
+    def __init__(self, command: str, commit: str | None = None) -> None:
+        self.command, self.commit = command, commit
+        self.watch, self.code = Watch(), code(commit)
 
     def record(self, device: str, threads: int, **content: Any) -> dict[str, Any]:
         """``content`` as a record. The code is that of the beginning; it is dirty if it changed meanwhile."""
-        changed = code_state(CODE) != self.code
+        changed = code(self.commit) != self.code
         return {
             "command": self.command,
             "date": now(),

@@ -142,3 +142,12 @@ def test_code_that_changed_meanwhile_is_dirty(monkeypatch: pytest.MonkeyPatch) -
     states = [{"version": "1", "commit": "a", "dirty": False}, {"version": "1", "commit": "b", "dirty": False}]
     monkeypatch.setattr(records, "code_state", lambda _: states.pop(0))
     assert records.Measurement("x").record("cpu", 1)["code"] == {"version": "1", "commit": "a", "dirty": True}
+
+
+@pytest.mark.parametrize(("known", "named"), [(None, "given"), ("a", "a")])
+def test_a_copy_without_history_is_of_the_commit_that_is_given(
+    known: str | None, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "code_state", lambda _: {"version": "1", "commit": known, "dirty": None})
+    code = records.Measurement("x", "given").record("cpu", 1)["code"]
+    assert code == {"version": "1", "commit": named, "dirty": None}

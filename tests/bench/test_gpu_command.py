@@ -24,7 +24,7 @@ from specauf_cli.config.specs import load_spec
 from specauf_cli.models import sizes
 from specauf_cli.models.target import Target, taps_of
 from specauf_cli.planning.plan import GPUS, Plan, estimated, make_plan
-from specauf_cli.store.provenance import code_state, environment
+from specauf_cli.store.provenance import environment
 
 ON_A_CPU = ("--device", "cpu", "--small")
 
@@ -128,7 +128,7 @@ def test_a_part_that_was_cut_goes_on_with_its_cells_while_the_code_is_the_same(
         "small": True,
         "rows": {"a cell": {}},
         "environment": environment("cpu", 1),
-        "code": {**code_state(records.CODE), **changed},
+        "code": {**records.code(), **changed},
     }
     (tmp_path / "gpu.json").write_text(json.dumps({"parts": {"steps": known}}))
     assert gpu.main([*ON_A_CPU, "--only", "steps", "--out", str(tmp_path)]) == 0
