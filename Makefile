@@ -9,11 +9,13 @@ PROFILE ?= laptop
 SEEDS   ?= 0
 # Anything else for the table: ARGS="data_root=DIR trainer.steps=500"
 ARGS    ?=
+# An interpreter for make gpu that has the packages already, where none can be installed
+GPU_PYTHON ?= $(BIN)/python
 # A launcher for the cells of the table: slurm, local (conf/hydra/launcher); none: on this machine, workers=N side by side
 LAUNCHER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup table figures report test check lint render engine publish wheel clean
+.PHONY: help setup table figures report test check lint render engine gpu bench publish wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,13 +43,20 @@ report: $(STAMP) ## write the report of the last table to runs/reports/ (one HTM
 publish: $(STAMP) ## the same, then copy the records into results/ and render there (clean tree only)
 	@$(BIN)/specauf table experiments/table*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) --publish profile=$(PROFILE) $(ARGS)
 
-render: $(STAMP) ## re-render everything under results/ from the committed records, docs/objectives.md and docs/engines.md
+render: $(STAMP) ## re-render everything under results/ from the committed records, docs/objectives.md, docs/engines.md and benchmarks/README.md
 	@$(BIN)/specauf render
 	@$(BIN)/python -m specauf_cli.reporting.gallery
 	@$(BIN)/python -m specauf_cli.reporting.engines
+	@$(BIN)/python -m benchmarks.goals
 
 engine: $(STAMP) ## hold a real vLLM on this CPU to the replay (first time: 900 MB of wheels into .engine/)
 	@$(BIN)/python -m benchmarks.engine.run $(ARGS)
+
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP)) ## tests, benchmarks and a study on one NVIDIA GPU, 28 minutes, no network; the same again continues
+	@$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+
+bench: $(STAMP) ## refresh every record in benchmarks/ and the table of goals; leave the machine alone meanwhile
+	@$(BIN)/python -m benchmarks.all $(ARGS)
 
 test: $(STAMP) ## run the tests (offline, CPU)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.records import Measurement
 from specauf_cli.config import compose
 from specauf_cli.evaluation.evaluate import load_benchmarks, own_answers
 from specauf_cli.models.target import Target
 from specauf_cli.session import open_session
 from specauf_cli.store.files import write_json
-from specauf_cli.store.provenance import code_state, environment, now
 from specauf_cli.types import Trajectory
 
 BLOCK = 16
@@ -31,10 +31,12 @@ VOCABULARIES = (2_048, 32_000, 152_000)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default="runs")
+    parser.add_argument("--profile", default="laptop")
     parser.add_argument("--seeds", type=int, default=20, help="random numbers for every position")
     parser.add_argument("--out", default="benchmarks/draws.json")
     options = parser.parse_args()
-    config = compose.compose(["profile=laptop", f"runs={options.runs}"])
+    measurement = Measurement(f"python benchmarks/draws.py --seeds {options.seeds}")
+    config = compose.compose([f"profile={options.profile}", f"runs={options.runs}"])
     session = open_session(config)
     cache = Path(options.runs) / "trajectories" / session.target.fingerprint[:16]
     draws, flips, gap = 0, {"inverse CDF": 0, "Gumbel": 0}, 0.0
@@ -51,16 +53,14 @@ def main() -> None:
                 draws += len(whole)
         print(prompts.name, draws, flips, flush=True)
     result = {
-        "command": f"python benchmarks/draws.py --seeds {options.seeds}",
-        "date": now(),
+        "profile": options.profile,
         "draws": draws,
         "flips": flips,
         "largest difference of a logit": gap,
         "milliseconds of a draw": {f"{v:,}": cost(v) for v in VOCABULARIES},
-        "environment": environment(str(session.target.device), torch.get_num_threads()),
-        "code": code_state(),
     }
-    write_json(Path(options.out), result)
+    device = str(session.target.device)
+    write_json(Path(options.out), measurement.record(device, torch.get_num_threads(), **result))
     print(json.dumps(result["milliseconds of a draw"], indent=1))
 
 

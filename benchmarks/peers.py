@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +41,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-VOCABULARIES = (2_048, 32_000)
+VOCABULARIES = (2_048, 32_000, 152_000)
 PRECISIONS = ("bf16", "fp32")
 SEQUENCES, LENGTH, WIDTH, TAPS, MASK = 16, 256, 128, 3, 1
 ANSWER = slice(32, 240)
@@ -472,7 +473,10 @@ def _norm(parts: Iterable[float]) -> float:
 
 
 def cell(parent: Parent, vocabulary: int, precision: str) -> dict[str, Any]:
-    """Everyone at one vocabulary and precision: settings, medians of the runs, ratios."""
+    """Everyone at one vocabulary and precision: settings, medians of the runs, ratios, and the load meanwhile."""
+    from specauf_cli.store.provenance import Watch
+
+    watch = Watch()
     tried = parent.settings(vocabulary, precision)
     close: list[tuple[str, str]] = []  # settings within a quarter of their contestant's fastest are all measured
     for who, settings in tried.items():
@@ -505,6 +509,7 @@ def cell(parent: Parent, vocabulary: int, precision: str) -> dict[str, Any]:
             **rows[who],
         }
     made = {"vocabulary": vocabulary, "precision": precision, "rows": rows, "ratios": ratios_of(rows)}
+    made["load"] = asdict(watch.load())
     print(table(made), flush=True)
     return made
 
@@ -552,6 +557,14 @@ def table(made: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def command(options: argparse.Namespace) -> str:
+    """The command without paths of this machine."""
+    return (
+        f"python benchmarks/peers.py --repeat {options.repeat} --steps {options.steps} --threads {options.threads} "
+        f"--vocabularies {options.vocabularies} --precisions {options.precisions}"
+    ) + "".join(f" --python {word.partition('=')[0]}=PYTHON" for word in options.python)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5, help="runs of everyone in every cell, in turn")
@@ -568,9 +581,10 @@ def main() -> None:
         print(json.dumps(work(options) if options.work else versions(options.versions)))
         return
 
+    from benchmarks.records import Measurement
     from specauf_cli.store.files import write_json
-    from specauf_cli.store.provenance import code_state, environment, now
 
+    measurement = Measurement(command(options))
     with tempfile.TemporaryDirectory() as name:
         parent = Parent(options, Path(name))
         used = {package: parent.start(package, ["--versions", package]) for package in ("speculators", "specforge")}
@@ -580,10 +594,6 @@ def main() -> None:
             losses[f"V = {vocabulary}"] = parent.losses(vocabulary)
             cells += [cell(parent, vocabulary, precision) for precision in options.precisions.split(",")]
     result = {
-        "command": f"python benchmarks/peers.py --repeat {options.repeat} --steps {options.steps} --threads "
-        f"{options.threads} --vocabularies {options.vocabularies} --precisions {options.precisions}"
-        + "".join(f" --python {package}=PYTHON" for package in parent.python),
-        "date": now(),
         "goal": f"seconds of a step, the faster peer / ours, at least {GOAL} at equal loss",
         "step": {
             "sequences": SEQUENCES,
@@ -600,10 +610,8 @@ def main() -> None:
         "cells": cells,
         "equal loss": losses,
         "versions": used,
-        "environment": environment("cpu", options.threads),
-        "code": code_state(),
     }
-    write_json(Path(options.out), result)
+    write_json(Path(options.out), measurement.record("cpu", options.threads, **result))
 
 
 if __name__ == "__main__":

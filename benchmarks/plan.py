@@ -9,14 +9,14 @@ measured seconds; the goal is 0.7 to 1.3. Memory: planned, and by how much the p
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import records
+from benchmarks.records import Measurement
 from specauf_cli.config.compose import compose
 from specauf_cli.store.files import write_json
-from specauf_cli.store.provenance import code_state, environment, now, peak_memory_mib
+from specauf_cli.store.provenance import peak_memory_mib
 
 CELLS = {
     "DFlash AUF": ["objective=auf"],
@@ -67,26 +67,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--out", default="benchmarks/plan.json")
+    parser.add_argument("--only", action="append", choices=CELLS, help="just this cell; may be repeated")
     parser.add_argument("--cell", help="one cell, in this process")
     options = parser.parse_args()
     if options.cell:
         print(json.dumps(cell(CELLS[options.cell], options.steps)))
         return
-    rows = {}
-    for name in CELLS:
-        words = [sys.executable, __file__, "--steps", str(options.steps), "--cell", name]
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-        rows[name] = json.loads(done.stdout.splitlines()[-1])
+    measurement, rows = Measurement(f"python benchmarks/plan.py --steps {options.steps}"), {}
+    for name in options.only or CELLS:
+        rows[name] = records.cell("benchmarks.plan", ["--steps", str(options.steps), "--cell", name])
         print(name, rows[name], flush=True)
-    result = {
-        "command": f"python benchmarks/plan.py --steps {options.steps}",
-        "date": now(),
-        "goal": "planned / measured seconds of a step within 0.7 .. 1.3",
-        "rows": rows,
-        "environment": environment("cpu", next(iter(rows.values()))["threads"]),
-        "code": code_state(),
-    }
-    write_json(Path(options.out), result)
+    goal = "planned / measured seconds of a step within 0.7 .. 1.3"
+    threads = next(iter(rows.values()))["threads"]
+    write_json(Path(options.out), measurement.record("cpu", threads, goal=goal, rows=rows))
 
 
 if __name__ == "__main__":

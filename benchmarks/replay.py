@@ -1,6 +1,6 @@
 """How much faster is replay than live decoding? Ratios in one run, same prompts, same drafters, T = 0.
 
-    python benchmarks/replay.py            needs the finished laptop drafters of `make table`; about ten minutes
+    python benchmarks/replay.py --run RUN --run RUN ...        finished DFlash runs of one target; about ten minutes
 
 Live: every request decoded with batch size 1. Replay: trajectories already cached; and, for all drafters together, the
 one-time generation of the trajectories included. Writes benchmarks/replay.json; `--repeat` runs, medians.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.records import Measurement
 from specauf_cli.config import compose
 from specauf_cli.evaluation import trajectories
 from specauf_cli.evaluation.decode import Drafted, decode_all
@@ -25,21 +26,17 @@ from specauf_cli.models import checkpoint
 from specauf_cli.session import open_session
 from specauf_cli.store import layout
 from specauf_cli.store.files import write_json
-from specauf_cli.store.provenance import code_state, environment, now
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default="runs")
-    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--run", action="append", required=True, help="id or folder; may be repeated")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--out", default="benchmarks/replay.json")
     options = parser.parse_args()
-    folders = [
-        f
-        for f in layout.find(Path(options.runs), [], every=True)
-        if f"-{options.profile}-s0-" in f.name and "dflash-" in f.name
-    ]
+    measurement = Measurement("python benchmarks/replay.py --run RUN ...")
+    folders = layout.find(Path(options.runs), options.run, every=False)
     config = compose.compose([*layout.about_of(folders[0])["overrides"], f"runs={options.runs}"])
     session = open_session(config)
     target, settings = session.target, config.evaluation
@@ -84,9 +81,7 @@ def main() -> None:
     live_all = sum(timed(partial(live, Drafted(target, d))) for d in drafters.values())
     median = {k: statistics.median(v) for k, v in seconds.items()}
     result = {
-        "command": "python benchmarks/replay.py",
-        "date": now(),
-        "profile": options.profile,
+        "profile": config.profile.name,
         "requests": len(made),
         "tokens": sum(t.length for t in made),
         "drafters": list(drafters),
@@ -94,15 +89,13 @@ def main() -> None:
         | {"of one replay: target pass and context": round(context, 2)}
         | {"live, all drafters": round(live_all, 2), "replay, all drafters": round(replay_all, 2)},
         "ratios": {
-            "live / replay, one drafter, trajectories cached (goal 10)": round(
+            "live / replay, one drafter, trajectories cached": round(
                 median["live, one drafter"] / median["replay, one drafter"], 1
             ),
-            "live / (generate + replay), all drafters (goal 3)": round(live_all / (median["generate"] + replay_all), 1),
+            "live / (generate + replay), all drafters": round(live_all / (median["generate"] + replay_all), 1),
         },
-        "environment": environment(str(target.device), torch.get_num_threads()),
-        "code": code_state(),
     }
-    write_json(Path(options.out), result)
+    write_json(Path(options.out), measurement.record(str(target.device), torch.get_num_threads(), **result))
     print(json.dumps(result["ratios"], indent=1))
 
 

@@ -13,8 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -22,13 +20,15 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import records
+from benchmarks.records import Measurement
 from specauf_cli.config.compose import compose
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import branch_losses
 from specauf_cli.objectives.terms import bind
 from specauf_cli.store.files import write_json
-from specauf_cli.store.provenance import code_state, environment, now, peak_memory_mib
+from specauf_cli.store.provenance import peak_memory_mib
 
 VOCABULARIES = (2_000, 16_000, 32_000, 152_000)
 CELLS = (
@@ -49,6 +49,8 @@ CELLS = (
     ("dspark", "chunked"),
 )
 SEQUENCES, ANCHORS, LENGTH, WIDTH, ALPHA = 16, 8, 256, 128, 0.6
+SPIN = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
+"""How long idle threads spin, as the command line sets it."""
 
 
 def naive_kl(logits: torch.Tensor, labels: torch.Tensor, target_logits: torch.Tensor) -> torch.Tensor:
@@ -157,6 +159,10 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
     }
 
 
+def command(options: argparse.Namespace) -> str:
+    return f"python benchmarks/step.py --vocabularies {options.vocabularies} --repeat {options.repeat}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=7)
@@ -168,23 +174,13 @@ def main() -> None:
         objective, head, vocabulary = options.cell
         print(json.dumps(cell(objective, head, int(vocabulary), options.repeat)))
         return
-    rows = []
+    measurement, rows = Measurement(command(options)), []
     vocabularies = [int(v) for v in options.vocabularies.split(",")]
     for vocabulary in vocabularies:
         for objective, head in CELLS:
-            words = [
-                sys.executable,
-                __file__,
-                "--repeat",
-                str(options.repeat),
-                "--cell",
-                objective,
-                head,
-                str(vocabulary),
-            ]
-            spin = {"GOMP_SPINCOUNT": "10000", **os.environ}  # as the command line sets it
-            done = subprocess.run(words, capture_output=True, text=True, check=True, env=spin)
-            row = {"vocabulary": vocabulary, "objective": objective, "head": head, **json.loads(done.stdout)}
+            words = ["--repeat", str(options.repeat), "--cell", objective, head, str(vocabulary)]
+            found = records.cell("benchmarks.step", words, env=SPIN)
+            row = {"vocabulary": vocabulary, "objective": objective, "head": head, **found}
             row["tokens per second"] = round(SEQUENCES * LENGTH / row["seconds"])
             rows.append(row)
             print(row, flush=True)
@@ -214,16 +210,8 @@ def main() -> None:
                 chunked["memory"] / max(0.1, naive["memory"]), 2
             ),
         }
-    result = {
-        "command": f"python benchmarks/step.py --vocabularies {options.vocabularies} --repeat {options.repeat}",
-        "date": now(),
-        "blocks": SEQUENCES * ANCHORS,
-        "alpha": ALPHA,
-        "rows": rows,
-        "ratios": ratios,
-        "environment": environment("cpu", torch.get_num_threads()),
-        "code": code_state(),
-    }
+    shape = {"blocks": SEQUENCES * ANCHORS, "alpha": ALPHA}
+    result = measurement.record("cpu", torch.get_num_threads(), **shape, rows=rows, ratios=ratios)
     write_json(Path(options.out), result)
     print(json.dumps(ratios, indent=1))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.records import Measurement
 from specauf_cli.config import catalogue
 from specauf_cli.data.chat import encode
 from specauf_cli.models import checkpoint
@@ -34,7 +35,6 @@ from specauf_cli.objectives.terms import Objective, bind
 from specauf_cli.session import Session, open_session
 from specauf_cli.store import layout
 from specauf_cli.store.files import write_json
-from specauf_cli.store.provenance import code_state, environment, now
 from specauf_cli.store.trust import configs
 from specauf_cli.types import BlockStats
 
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--out", default="benchmarks/weights.json")
     options = parser.parse_args()
     (folder,) = layout.find(Path(options.runs), [options.run], every=False)
+    measurement = Measurement(f"python benchmarks/weights.py --run {folder.name}")
     config, _ = configs(folder, [f"runs={options.runs}"], "all")
     session = open_session(config)
     steps = layout.snapshot_steps(folder)
@@ -70,8 +71,6 @@ def main() -> None:
             assert isinstance(by_slot, Tensor)
             weights[name][when] = [round(share, 6) for share in (by_slot / by_slot.sum()).tolist()]
     result = {
-        "command": f"python benchmarks/weights.py --run {folder.name}",
-        "date": now(),
         "run": folder.name,
         "profile": config.profile.name,
         "steps": last,
@@ -80,10 +79,9 @@ def main() -> None:
             entry.choice: {"terms": list(map(catalogue.term_text, entry.config.base)), **weights[entry.choice]}
             for entry in entries
         },
-        "environment": environment(str(session.target.device), torch.get_num_threads()),
-        "code": code_state(),
     }
-    write_json(Path(options.out), result)
+    device = str(session.target.device)
+    write_json(Path(options.out), measurement.record(device, torch.get_num_threads(), **result))
 
 
 @torch.no_grad()

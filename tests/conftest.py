@@ -56,6 +56,12 @@ MakeDrafter = Callable[..., DFlash]
 
 
 @pytest.fixture(scope="session")
+def gpu() -> str:
+    """The device of tests marked ``gpu``: cuda; or what SPECAUF_GPU_TESTS names, to see them run without one."""
+    return os.environ.get("SPECAUF_GPU_TESTS", "cuda")
+
+
+@pytest.fixture(scope="session")
 def small_corpus() -> Corpus:
     return offline.conversations(200, seed=0)
 

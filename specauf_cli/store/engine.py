@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Strict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from specauf_cli.store.provenance import Load
 from specauf_cli.store.records import CodeState, Count, Number
 from specauf_cli.store.typed import RecordFile
 
@@ -60,7 +61,8 @@ class EngineCase:
     """One server. ``without``: workarounds that were left out; ``changed``: keys of the export's config that were.
 
     ``drafter`` is the name of the run, None without one; ``cause`` the fault that the referee names; ``tried``: the
-    faults that reproduce most; ``first``: the first difference, in words.
+    faults that reproduce most; ``first``: the first difference, in words. ``load``: of the machine, None if it was not
+    noted.
     """
 
     name: str
@@ -83,6 +85,7 @@ class EngineCase:
     inputs: str
     seconds: Number
     written: str
+    load: Load | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from specauf_cli.config.overrides import key_of, value_of
 PACKAGES = ("torch", "transformers", "tokenizers", "hydra-core", "numpy", "pandas")
 
 
-def code_state() -> dict[str, Any]:
+def code_state(also: Sequence[str] = ()) -> dict[str, Any]:
     """Commit of the checkout this package runs from, and whether its code or settings differ from that commit.
 
-    Results that the tool itself writes do not make the code dirty. Outside a checkout only the version is known.
+    Results that the tool itself writes do not make the code dirty; ``also``: further paths or patterns of git that do.
+    Outside a checkout only the version is known.
     """
     here = Path(__file__).resolve().parent.parent
     state: dict[str, Any] = {"version": _version("specauf"), "commit": None, "dirty": None}
-    tracked = ["specauf_cli", "conf", "experiments", "pyproject.toml", "constraints.txt"]
+    tracked = ["specauf_cli", "conf", "experiments", "pyproject.toml", "constraints.txt", *also]
     try:
         git = ["git", "-C", str(here.parent)]
         top = subprocess.run(
@@ -79,6 +81,58 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+OTHERS = 0.1
+"""Cores that other processes may keep busy, on average, beside a measurement that counts as alone."""
+BEFORE = 0.5
+"""The load average before a measurement that counts as alone, where the system does not count its processors' time."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What else the machine did while something was measured.
+
+    ``before`` and ``after``: load averages of one minute, which include what this tool itself did before. ``others``:
+    cores that other processes and other machines on the same hardware kept busy on average; None where the system does
+    not count that. ``alone``: they were at most ``OTHERS``; where they are unknown, ``before`` was at most ``BEFORE``.
+    """
+
+    before: float
+    after: float
+    others: float | None
+    alone: bool
+
+
+class Watch:
+    """From now on, the load of the machine. Child processes are this process's own once they have been waited for."""
+
+    def __init__(self) -> None:
+        self._before, self._begin = os.getloadavg()[0], time.perf_counter()
+        self._busy, self._own = _busy_seconds(), _own_seconds()
+
+    def load(self) -> Load:
+        """The load since the beginning."""
+        wall, busy, others = time.perf_counter() - self._begin, _busy_seconds(), None
+        if busy is not None and self._busy is not None:
+            others = round(max(0.0, busy - self._busy - (_own_seconds() - self._own)) / max(wall, 1e-9), 2)
+        alone = self._before <= BEFORE if others is None else others <= OTHERS
+        return Load(round(self._before, 2), round(os.getloadavg()[0], 2), others, alone)
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that all processors have worked, of all processes: those that /proc/stat does not call idle."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return None
+    user, nice, system, _idle, _wait, *more = (int(n) for n in stat.read_text("utf-8").splitlines()[0].split()[1:9])
+    busy = user + nice + system + sum(more)
+    return busy / os.sysconf("SC_CLK_TCK") if busy else None
+
+
+def _own_seconds() -> float:
+    """Processor seconds of this process and of its children that have been waited for."""
+    return sum(os.times()[:4])
 
 
 def command_line(words: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
+from specauf_cli.store.provenance import Load
 from specauf_cli.store.records import CodeState, Count, Number, TargetDescription
 from specauf_cli.store.typed import RecordFile
 
@@ -82,7 +83,8 @@ class SpeedRecord:
     """Everything that was timed together. ``context``: tokens before the first round timed alone.
 
     ``config``: the settings of the first run. ``different``: requests whose live tokens are not the target's own, by
-    method. Errors: pydantic's ValidationError, a ValueError, for values of another kind.
+    method. ``load``: of the machine meanwhile, None if it was not noted. Errors: pydantic's ValidationError, a
+    ValueError, for values of another kind.
     """
 
     runs: tuple[str, ...]
@@ -102,6 +104,7 @@ class SpeedRecord:
     repetition: tuple[Repetition, ...]
     different: dict[str, Count]
     written: str
+    load: Load | None = None
     schema: int = SCHEMA
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from specauf_cli.runtime import ranks
 from specauf_cli.session import Session, open_session
 from specauf_cli.store import layout
 from specauf_cli.store.files import digest, write_text
-from specauf_cli.store.provenance import code_state, command_line, environment, now
+from specauf_cli.store.provenance import Watch, code_state, command_line, environment, now
 from specauf_cli.store.records import CodeState
 from specauf_cli.store.speed import LOOKUP, PLAIN, SPEED, Repetition, SpeedRecord, TimedMethod
 from specauf_cli.store.trust import configs
@@ -102,7 +102,7 @@ def measure_speed(folders: Sequence[Path], options: SpeedOptions, extra: Sequenc
     rule = LookupRule(*options.lookup, most)
     proposers: dict[str, Proposer] = {PLAIN: Nothing(), LOOKUP: PromptLookup(rule)}
     proposers |= {key: Drafted(target, drafter) for key, drafter in drafters.items()}
-    settings = config.evaluation
+    settings, watch = config.evaluation, Watch()
     timed, different = timing.time_requests(
         target,
         proposers,
@@ -140,6 +140,7 @@ def measure_speed(folders: Sequence[Path], options: SpeedOptions, extra: Sequenc
         repetition=repetition,
         different=different,
         written=now(),
+        load=watch.load(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -152,31 +153,26 @@ def test_a_block_is_the_same_alone_and_among_others(
 
 @pytest.mark.gpu
 def test_flex_attention_equals_dense_attention(
-    target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor
+    target: Target, make_drafter: MakeDrafter, tokens: Tensor, anchors: Tensor, gpu: str
 ) -> None:
     results = []
     for attention in ("dense", "flex"):
-        drafter, features = make_drafter(attention=attention).cuda(), target.features(tokens).cuda().requires_grad_()
-        embedded = Embedded(target.embed)
-        context = drafter.context(features)
-        anchor_tokens = tokens.gather(1, anchors).cuda()
-        found = drafter.hidden(embedded, context, anchor_tokens, anchors.cuda())  # type: ignore[arg-type]
-        (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).cuda()).sum().backward()
-        assert features.grad is not None
-        results.append([found.detach(), features.grad, *(p.grad for p in drafter.parameters() if p.grad is not None)])
+        drafter = make_drafter(attention=attention).to(gpu)
+        features = target.features(tokens).to(gpu).requires_grad_(gpu != "cpu")  # flex has no backward pass on a CPU
+        there = Target(copy.deepcopy(target.model).to(gpu), target.chat, target.config, "test")
+        with torch.set_grad_enabled(gpu != "cpu"):
+            context = drafter.context(features)
+            anchor_tokens = tokens.gather(1, anchors).to(gpu)
+            found = drafter.hidden(there, context, anchor_tokens, anchors.to(gpu))
+        gradients = []
+        if gpu != "cpu":
+            (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).to(gpu)).sum().backward()
+            assert features.grad is not None
+            gradients = [features.grad, *(p.grad for p in drafter.parameters() if p.grad is not None)]
+        results.append([found.detach(), *gradients])
     assert len(results[0]) == len(results[1])
     for dense, flex in zip(*results, strict=True):
         assert (dense - flex).abs().max() <= 1e-4 * dense.abs().max()
-
-
-class Embedded:
-    """The one thing of a target on the CPU that a drafter on a GPU needs to draft blocks."""
-
-    def __init__(self, embed: Callable[[Tensor], Tensor]) -> None:
-        self._embed = embed
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        return self._embed(tokens.cpu()).cuda()
 
 
 def test_attention_by_itself_is_chosen_by_device_precision_and_use(make_drafter: MakeDrafter) -> None:

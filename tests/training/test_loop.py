@@ -237,15 +237,15 @@ def test_a_weight_that_no_gradient_reached_is_restored_too(tmp_path: Path) -> No
             assert again.state[p][key].device == p.device
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_optimiser_state_goes_back_to_the_gpu(tmp_path: Path) -> None:
+@pytest.mark.gpu
+def test_optimiser_state_goes_back_to_the_gpu(tmp_path: Path, gpu: str) -> None:
     """The fused AdamW of a GPU wants its step counter there."""
-    module = nn.Linear(3, 1).cuda()
+    module = nn.Linear(3, 1).to(gpu)
     for _ in range(2):
         optimizer = torch.optim.AdamW(module.parameters(), fused=True)
         if state.latest(tmp_path):
             state.restore(tmp_path / "step-000001", module, optimizer)
-        module(torch.ones(2, 3, device="cuda")).sum().backward()
+        module(torch.ones(2, 3, device=gpu)).sum().backward()
         optimizer.step()
         state.save(tmp_path, module, optimizer, 1, {})
     assert optimizer.state[module.weight]["step"].item() == 2
