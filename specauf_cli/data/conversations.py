@@ -13,6 +13,7 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -203,17 +204,17 @@ def _files(path: Path) -> list[Path]:
 def _collect(rows: Iterable[tuple[str, str, str, Row]], *, where: str) -> tuple[Sequence[Conversation], dict[str, int]]:
     kept = Spool(CONVERSATIONS, where)
     dropped: Counter[str] = Counter()
-    ids = Names()
-    for place, default_id, source, row in rows:
-        conversation = _conversation(row, where=place, default_id=default_id, default_source=source)
-        if isinstance(conversation, str):  # why it is dropped
-            dropped[conversation] += 1
-            continue
-        again, unique = 1, conversation.id
-        while not ids.add(unique):
-            again += 1
-            unique = f"{conversation.id}#{again}"
-        kept.append(replace(conversation, id=unique))
+    with closing(Names()) as ids:
+        for place, default_id, source, row in rows:
+            conversation = _conversation(row, where=place, default_id=default_id, default_source=source)
+            if isinstance(conversation, str):  # why it is dropped
+                dropped[conversation] += 1
+                continue
+            again, unique = 1, conversation.id
+            while not ids.add(unique):
+                again += 1
+                unique = f"{conversation.id}#{again}"
+            kept.append(replace(conversation, id=unique))
     conversations = kept.rows()
     if not conversations:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "no rows"

@@ -167,6 +167,10 @@ class Names:
         key = name.encode("utf-8", "surrogatepass")
         return self._known.execute("insert or ignore into names values (?)", (key,)).rowcount == 1
 
+    def close(self) -> None:
+        """Forgets them."""
+        self._known.close()
+
 
 def _conversation(row: Mapping[str, Any]) -> Conversation:
     name, source, messages = json.loads(row["conversation"])

@@ -10,6 +10,7 @@ import signal
 import tempfile
 import tracemalloc
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,8 @@ def test_the_file_is_gone_once_it_is_mapped_and_when_reading_fails(
 
 @given(names=st.lists(st.text("ab#2\ud83d", max_size=3), max_size=30))
 def test_names_are_new_once(names: list[str]) -> None:
-    known = Names()
-    assert [known.add(n) for n in names] == [n not in names[:i] for i, n in enumerate(names)]
+    with closing(Names()) as known:
+        assert [known.add(n) for n in names] == [n not in names[:i] for i, n in enumerate(names)]
 
 
 @given(prompts=st.lists(st.sampled_from("abcdefgh"), max_size=25), count=st.integers(1, 9), seed=st.integers(0, 3))
