@@ -16,7 +16,8 @@ from torch import Tensor
 
 from specauf_cli.data.chat import CHATML, Chat
 from specauf_cli.errors import InputError
-from specauf_cli.models.dflash import BlockAttention, DFlash
+from specauf_cli.models.attention import BlockAttention
+from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import DTYPES, Target
 from specauf_cli.types import Message
 

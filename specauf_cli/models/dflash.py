@@ -6,26 +6,18 @@ Tensor names are those of the public checkpoints.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch._functorch.config as functorch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import (
-    Qwen3Attention,
-    Qwen3MLP,
-    Qwen3RMSNorm,
-    Qwen3RotaryEmbedding,
-    apply_rotary_pos_emb,
-    repeat_kv,
-)
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from specauf_cli.config.schema import BackboneConfig
+from specauf_cli.models.attention import DraftLayer, View, block_mask, products
+from specauf_cli.models.operations import RMSNorm, product_dtype
 from specauf_cli.models.target import Target
 
 SlotBySlot = Callable[[int, Tensor, Tensor], Tensor]
@@ -69,141 +61,6 @@ class Context(NamedTuple):
         )
 
 
-class View(NamedTuple):
-    """The blocks of one pass: rotary positions of their slots, and which context each may see.
-
-    ``visible[b, a, t]``: block a sees context position t. Blocks never see each other. ``attention``: ``dense`` (one
-    call with a mask over everything, the reference), ``split`` (context and block apart) or ``flex``, which reads
-    ``mask``.
-    """
-
-    rotary: tuple[Tensor, Tensor]
-    visible: Bool[Tensor, "B A T"]
-    attention: str
-    mask: BlockMask | None
-
-
-class BlockAttention(Qwen3Attention):  # type: ignore[misc]
-    """Qwen3 attention whose queries are blocks and whose keys are context features followed by the block itself."""
-
-    def context(self, features: Float[Tensor, "B T D"], rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys (normalised, rotated) and values of the context, ``[B, Hkv, T, Dh]``."""
-        shape = (*features.shape[:2], -1, self.head_dim)
-        keys = self.context_norm(self.k_proj(features).view(shape)).transpose(1, 2)
-        values = self.v_proj(features).view(shape).transpose(1, 2)
-        return apply_rotary_pos_emb(keys, keys, *rotary)[0], values
-
-    def context_norm(self, keys: Float[Tensor, "B T Hkv Dh"]) -> Float[Tensor, "B T Hkv Dh"]:
-        """The norm of the context's keys, the same as of the block's."""
-        return self.k_norm(keys)  # type: ignore[no-any-return]
-
-    def forward(
-        self, hidden: Float[Tensor, "B AW D"], context: tuple[Tensor, Tensor], view: View
-    ) -> Float[Tensor, "B AW D"]:
-        """Attention of every block over [the context it may see ; itself]."""
-        batch, rows = hidden.shape[:2]
-        shape = (batch, rows, -1, self.head_dim)
-        q = self.q_norm(self.q_proj(hidden).view(shape)).transpose(1, 2)
-        k = self.k_norm(self.k_proj(hidden).view(shape)).transpose(1, 2)
-        v = self.v_proj(hidden).view(shape).transpose(1, 2)
-        q, k = apply_rotary_pos_emb(q, k, *view.rotary)
-        kind = q.device.type  # one cast here instead of one before every product
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else q.dtype
-        ck, cv = context
-        q, ck, cv, k, v = (x.to(dtype) for x in (q, ck, cv, k, v))
-        if view.mask is not None:
-            out = self._flex(q, torch.cat([ck, k], dim=2), torch.cat([cv, v], dim=2), view.mask)
-        else:
-            attend = self._dense if view.attention == "dense" else self._split
-            out = attend(q, ck, cv, k, v, view.visible)
-        projected: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, rows, -1))
-        return projected
-
-    def _dense(
-        self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor
-    ) -> Float[Tensor, "B H AW Dh"]:
-        """One SDPA call over [context ; all blocks] with a dense mask: the reference."""
-        ck, cv, k, v = (repeat_kv(x, self.num_key_value_groups) for x in (ck, cv, k, v))
-        batch, _, rows, _ = q.shape
-        blocks = visible.shape[1]
-        width = rows // blocks
-        own = (
-            torch.eye(blocks, dtype=torch.bool, device=q.device).repeat_interleave(width, 0).repeat_interleave(width, 1)
-        )
-        mask = torch.cat([visible.repeat_interleave(width, dim=1), own.expand(batch, -1, -1)], dim=2)
-        return F.scaled_dot_product_attention(
-            q, torch.cat([ck, k], dim=2), torch.cat([cv, v], dim=2), attn_mask=mask[:, None], scale=self.scaling
-        )
-
-    def _split(
-        self, q: Tensor, ck: Tensor, cv: Tensor, k: Tensor, v: Tensor, visible: Tensor
-    ) -> Float[Tensor, "B H AW Dh"]:
-        """Context scores and A small W x W score matrices under one softmax: no score between different blocks.
-
-        The query heads of a group are stacked as rows of their shared key head, so the context is never copied.
-        """
-        batch, heads, rows, dim = q.shape
-        (blocks, length), shared = visible.shape[1:], k.shape[1]
-        width, groups = rows // blocks, heads // shared
-        by_head, by_block = (batch, shared, groups * rows), (batch, shared, -1, blocks, width)
-        q = (q * self.scaling).reshape(*by_head, dim)
-        to_context = (q @ ck.transpose(2, 3)).view(*by_block, length)
-        to_context = to_context.masked_fill(~visible[:, None, None, :, None, :], float("-inf"))
-        to_block = q.view(*by_block, dim) @ k.reshape(*by_block, dim).transpose(4, 5)
-        weights = torch.cat([to_context, to_block], dim=5).softmax(dim=5, dtype=torch.float32).to(q.dtype)
-        from_context = weights[..., :length].reshape(*by_head, length) @ cv
-        from_block = weights[..., length:] @ v.reshape(*by_block, dim)
-        return (from_context + from_block.reshape(*by_head, dim)).view(batch, heads, rows, dim)
-
-    def _flex(self, q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Float[Tensor, "B H AW Dh"]:
-        """``flex_attention`` over [context ; all blocks]: tiles that no query may see are never computed. Compiled on a
-        GPU."""
-        attend = _compiled_flex() if q.is_cuda else flex_attention
-        return attend(q, k, v, block_mask=mask, scale=self.scaling, enable_gqa=True)  # type: ignore[no-any-return]
-
-
-@cache
-def _compiled_flex() -> Any:
-    # Domino's backward pass retains the graph after the base branch, which donated buffers do not allow.
-    functorch.donated_buffer = False
-    return torch.compile(flex_attention)
-
-
-def block_mask(anchors: Int[Tensor, "B A"], length: int, width: int) -> BlockMask:
-    """Which of [``length`` context positions ; A blocks of ``width`` slots] each slot sees, for ``flex_attention``."""
-    batch, blocks = anchors.shape
-    rows = blocks * width
-    return create_block_mask(
-        lambda b, _head, query, key: torch.where(
-            key < length, key < anchors[b, query // width], (key - length) // width == query // width
-        ),
-        batch,
-        None,
-        rows,
-        length + rows,
-        device=anchors.device,
-    )
-
-
-class DraftLayer(nn.Module):
-    """A pre-norm Qwen3 decoder layer around ``BlockAttention``."""
-
-    def __init__(self, config: Qwen3Config, index: int) -> None:
-        super().__init__()
-        self.self_attn = BlockAttention(config, index)
-        self.mlp = Qwen3MLP(config)
-        self.input_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-
-    def forward(
-        self, hidden: Float[Tensor, "B AW D"], context: tuple[Tensor, Tensor], view: View
-    ) -> Float[Tensor, "B AW D"]:
-        """One layer over all blocks of the batch."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), context, view)
-        hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
-        return hidden
-
-
 class DFlash(nn.Module):
     """Drafter of block size B: slot k (0-based) predicts the (k+1)-th token after the anchor, K = B - 1 slots."""
 
@@ -224,9 +81,9 @@ class DFlash(nn.Module):
         super().__init__()
         self.config, self.backbone, self.mask_id = config, backbone, mask_id
         self.fc = nn.Linear(features * config.hidden_size, config.hidden_size, bias=False)
-        self.hidden_norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.hidden_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.layers: Any = nn.ModuleList([DraftLayer(config, i) for i in range(config.num_hidden_layers)])
-        self.norm = Qwen3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary = Qwen3RotaryEmbedding(config)
 
     @property
@@ -258,10 +115,16 @@ class DFlash(nn.Module):
         """Context keys and values of target features at absolute positions ``start`` .. ``start`` + T - 1."""
         if not torch.is_autocast_enabled(features.device.type):  # autocast would cast them before the product
             features = features.to(self.fc.weight.dtype)
-        fused = self.hidden_norm(self.fc(features))
+        projected = self.fc(features)
+        fused = self.hidden_norm(projected, product_dtype(projected))
         positions = torch.arange(start, start + features.shape[1], device=features.device)[None]
-        rotary = self.rotary(fused, positions)
-        pairs = [layer.self_attn.context(fused, rotary) for layer in self.layers]
+        rotary = self.rotary(self.norm.weight, positions)
+        attentions = [layer.self_attn for layer in self.layers]
+        joined = products(fused, *(matrix for a in attentions for matrix in (a.k_proj, a.v_proj)))
+        pairs = [
+            a.context(keys, values, rotary)
+            for a, keys, values in zip(attentions, joined[::2], joined[1::2], strict=True)
+        ]
         return Context([k for k, _ in pairs], [v for _, v in pairs])
 
     def hidden(
@@ -290,17 +153,17 @@ class DFlash(nn.Module):
         return hidden.view(batch, blocks, width, -1)[:, :, self.first :]
 
     def attention(self, hidden: Tensor, blocks: int) -> str:
-        """Which attention to use for ``blocks`` blocks per sequence; ``auto`` depends on device and precision.
+        """Which attention to use for ``blocks`` blocks per sequence; ``auto`` takes the fastest that was measured.
 
-        Many blocks: flex on a GPU; else dense in fp32, where it is faster, and split in lower precision. One block per
-        sequence (drafting): split, since dense would copy the whole context for each.
+        Many blocks: flex on a GPU; else split in training and in low precision, dense in fp32 without gradients. One
+        block per sequence (drafting): split, since dense would copy the whole context for each.
         """
         if self.backbone.attention != "auto":
             return self.backbone.attention
         if blocks == 1:
             return "split"
         low = hidden.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(hidden.device.type)
-        return "flex" if hidden.is_cuda else "split" if low else "dense"
+        return "flex" if hidden.is_cuda else "split" if low or torch.is_grad_enabled() else "dense"
 
     def logits(
         self, target: Target, hidden: Float[Tensor, "N K D"], previous: Int[Tensor, "N K"]

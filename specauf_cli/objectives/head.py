@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from specauf_cli.config.schema import ObjectiveConfig
 from specauf_cli.errors import InputError
 from specauf_cli.objectives.credits import TRUNCATING
-from specauf_cli.objectives.loss import Facts, Positions, block_facts, positions
+from specauf_cli.objectives.loss import Facts, Positions, block_facts, joined, positions
 from specauf_cli.objectives.terms import CE, Objective, is_soft
 from specauf_cli.types import BlockStats
 
@@ -178,23 +178,14 @@ def _rows(
             slopes = {
                 key: torch.autograd.grad(x.sum(), leaf, retain_graph=key != last)[0] for key, x in at.losses.items()
             }
-        parts.append(Rows(at._replace(losses={key: x.detach() for key, x in at.losses.items()}), slopes))
+        parts.append(Rows(at.each(torch.Tensor.detach), slopes))
     return _joined(parts)
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:
     """Rows one after another."""
-
-    def join(dictionaries: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        return {key: torch.cat([d[key] for d in dictionaries]) for key in dictionaries[0]}
-
-    at = Positions(
-        torch.cat([p.at.correct for p in parts]),
-        torch.cat([p.at.gold_logprob for p in parts]),
-        join([p.at.data for p in parts]),
-        join([p.at.losses for p in parts]),
-    )
-    return Rows(at, join([p.slopes for p in parts]))
+    slopes = {key: torch.cat([p.slopes[key] for p in parts]) for key in parts[0].slopes}
+    return Rows(joined([p.at for p in parts]), slopes)
 
 
 def _scan(compute: Callable[[Tensor], Rows], mask: Bool[Tensor, "N K"]) -> tuple[Int[Tensor, "M"], Rows]:

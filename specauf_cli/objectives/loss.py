@@ -1,7 +1,8 @@
 """The loss of a branch: per term weight x sum m c l / normaliser, as pairs (total, weight) that are divided once."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -15,6 +16,8 @@ from specauf_cli.objectives.terms import CE, Objective
 from specauf_cli.types import BlockStats, Loss
 
 NORMALIZE = get_args(Normalizer)
+IN_CACHE = 2 << 20
+"""Bytes of fp32 logits that a loss is given at a time on a CPU: the passes after its first find them in the cache."""
 
 
 class Facts(NamedTuple):
@@ -32,6 +35,21 @@ class Positions(NamedTuple):
     data: dict[str, Tensor]
     losses: dict[str, Tensor]
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Positions":
+        """The same with every tensor changed."""
+        data, losses = ({key: change(x) for key, x in part.items()} for part in (self.data, self.losses))
+        return Positions(change(self.correct), change(self.gold_logprob), data, losses)
+
+
+def joined(parts: Sequence[Positions]) -> Positions:
+    """Positions in a row, one part after another."""
+    return Positions(
+        torch.cat([p.correct for p in parts]),
+        torch.cat([p.gold_logprob for p in parts]),
+        {key: torch.cat([p.data[key] for p in parts]) for key in parts[0].data},
+        {key: torch.cat([p.losses[key] for p in parts]) for key in parts[0].losses},
+    )
+
 
 def positions(
     logits: Float[Tensor, "*X V"],
@@ -41,7 +59,7 @@ def positions(
     data: Set[str],
     confidence: Float[Tensor, "*X"] | None = None,
 ) -> Positions:
-    """What is asked of the logits of some positions: ``losses`` by key, and ``data``.
+    """What is asked of the logits of some positions: ``losses`` by key, and ``data``. On a CPU a few rows at a time.
 
     Errors: InputError where the target's distribution is over another vocabulary.
     """
@@ -50,6 +68,24 @@ def positions(
             f"the drafter's logits are over {logits.shape[-1]} tokens and the target's over {target_logits.shape[-1]}; "
             "an objective that needs the target's distribution needs the same vocabulary"
         )
+
+    some = partial(_positions, losses, data)
+    count, rows = labels.numel(), max(1, IN_CACHE // (4 * logits.shape[-1]))
+    if logits.device.type != "cpu" or count <= rows:
+        return some(logits, labels, target_logits, confidence)
+    flat = [None if x is None else x.flatten(0, labels.dim() - 1) for x in (logits, labels, target_logits, confidence)]
+    pieces = [[None] * -(-count // rows) if x is None else torch.split(x, rows) for x in flat]
+    return joined([some(*piece) for piece in zip(*pieces, strict=True)]).each(lambda x: x.view(labels.shape))
+
+
+def _positions(
+    losses: Mapping[str, Loss],
+    data: Set[str],
+    logits: Tensor,
+    labels: Tensor,
+    target_logits: Tensor | None,
+    confidence: Tensor | None,
+) -> Positions:
     cross, correct = cross_entropy(logits, labels)
     values = {
         key: cross if key == CE else loss(logits, labels, target_logits, confidence) for key, loss in losses.items()

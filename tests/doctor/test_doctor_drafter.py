@@ -18,7 +18,8 @@ from specauf_cli.doctor.subject import Subject
 from specauf_cli.evaluation import replay
 from specauf_cli.interchange import formats
 from specauf_cli.models import blocks, checkpoint
-from specauf_cli.models.dflash import BlockAttention, DFlash
+from specauf_cli.models.attention import BlockAttention
+from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.domino import Domino
 from specauf_cli.models.heads import Heads
 from specauf_cli.models.target import Target

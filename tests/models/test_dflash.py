@@ -10,7 +10,8 @@ import torch._functorch.config as functorch
 from torch import Tensor
 
 from helpers.sequences import ANCHORS, close
-from specauf_cli.models.dflash import DFlash, _compiled_flex
+from specauf_cli.models.attention import _compiled_flex
+from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 
 MakeTarget = Callable[..., Target]
@@ -178,12 +179,14 @@ class Embedded:
         return self._embed(tokens.cpu()).cuda()
 
 
-def test_attention_by_itself_is_chosen_by_device_and_precision(make_drafter: MakeDrafter) -> None:
+def test_attention_by_itself_is_chosen_by_device_precision_and_use(make_drafter: MakeDrafter) -> None:
     drafter, hidden = make_drafter(attention="auto"), torch.zeros(1)
-    assert [drafter.attention(hidden, n) for n in (1, 8)] == ["split", "dense"]
-    assert drafter.attention(hidden.bfloat16(), 8) == "split"
-    with torch.autocast("cpu", torch.bfloat16):
-        assert drafter.attention(hidden, 8) == "split"
+    assert [drafter.attention(hidden, n) for n in (1, 8)] == ["split", "split"]
+    with torch.no_grad():
+        assert [drafter.attention(hidden, n) for n in (1, 8)] == ["split", "dense"]
+        assert drafter.attention(hidden.bfloat16(), 8) == "split"
+        with torch.autocast("cpu", torch.bfloat16):
+            assert drafter.attention(hidden, 8) == "split"
 
 
 def test_split_attention_equals_dense_attention(
