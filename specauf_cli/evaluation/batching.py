@@ -89,7 +89,8 @@ class Batch:
     def step(self) -> None:
         """One more token for every row."""
         self.mask = F.pad(self.mask, (0, 1), value=1)
-        positions = self.mask.sum(dim=1, keepdim=True) - 1
+        # A row that is over and waits for its replacement runs on, but not beyond the last position there is.
+        positions = (self.mask.sum(dim=1, keepdim=True) - 1).clamp(max=self.target.context_length - 1)
         logits = self.target.logits(self.newest, self.cache, attention_mask=self.mask, position_ids=positions)
         self.newest = self._choose(self.rows, logits)
 

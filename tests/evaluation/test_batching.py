@@ -120,6 +120,33 @@ def test_windows_and_padding_of_every_family(
         assert dict(found) == expected
 
 
+def test_a_row_that_waits_for_its_replacement_stays_within_the_context(
+    chat: Chat, target_config: TargetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that fills the context ends while one that began later goes on; learnt positions end there."""
+    target = of_family("gpt2", chat, target_config)
+    pool = requests_of(target)[:5]
+    filling = tuple(t for r in pool for t in 9 * r.prompt)[: target.context_length - HORIZON]
+    whole = Request("whole#0", "whole", 0, filling)
+    assert len(whole.prompt) + HORIZON == target.context_length
+    streams = {r: alone(target, r, 0.0) for r in (whole, *pool)}
+    short, late, stop = next(
+        (short, late, token)
+        for short in pool
+        for late in pool
+        for token in streams[short][:10]
+        if token not in streams[whole] and token not in streams[late]
+    )
+    monkeypatch.setattr(target.chat, "stop_ids", frozenset({stop}))
+    first = [Request(f"short{i}#0", f"short{i}", 0, short.prompt) for i in range(15)]
+    requests = [whole, *first, late]  # one more than the batch has rows
+    found = dict(
+        answers(target, requests, temperature=0.0, seed=0, max_new_tokens=30, tail=HORIZON - 30, batch_size=16)
+    )
+    for request in (whole, late):
+        assert found[request] == cut(target, request, streams[request], 30, HORIZON - 30)
+
+
 class Passes:
     """The number of rows of every pass of a target."""
 
