@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from specauf_cli.config.schema import TargetConfig
-from specauf_cli.data.spool import EXAMPLES, GROUP, Spool
+from specauf_cli.data.spool import EXAMPLES, READ, Spool
 from specauf_cli.errors import InputError, first_line
 from specauf_cli.types import Conversation, Corpus, Example, Message
 
@@ -297,7 +297,7 @@ def _runs(
     """Name, tokens and supervision of every run of turns; conversations that are dropped are counted in ``spelled``."""
     run: tuple[str, list[int], list[bool]] | None = None
     source = iter(conversations)
-    while group := list(islice(source, GROUP)):  # the tokenizer takes many texts at once; not all there are
+    while group := list(islice(source, READ)):  # the tokenizer takes many texts at once; not all there are
         plain = [c for c in group if chat.control_token(*(m.content for m in c.messages)) is None]
         if len(plain) < len(group):
             spelled[f"dropped: {SPELLS_CONTROL}"] += len(group) - len(plain)

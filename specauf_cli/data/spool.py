@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 LIMIT = 256_000_000
 """Bytes that one sequence may take in memory, roughly."""
-GROUP = 500
-"""Rows that are written, or read in order, together."""
+WRITTEN, READ = 500, 100
+"""Rows that are written together, and those that are read together when all are read in order."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Stored(Sequence[T]):
         return self._form.unpack(self._rows[index])
 
     def __iter__(self) -> Iterator[T]:
-        for group in self._rows.iter(GROUP):
+        for group in self._rows.iter(READ):
             for values in zip(*group.values(), strict=True):
                 yield self._form.unpack(dict(zip(group, values, strict=True)))
 
     def column(self, name: str) -> Iterator[int]:
         """The numbers of one column, in order; nothing else is read."""
-        for group in self._rows.select_columns([name]).iter(GROUP):
+        for group in self._rows.select_columns([name]).iter(WRITTEN):
             yield from group[name]
 
     def select(self, index: Sequence[int]) -> Stored[T]:
@@ -137,7 +137,7 @@ class Spool(Generic[T]):
         with self._told():
             self._folder = tempfile.TemporaryDirectory(prefix="specauf-")
             self._writer = ArrowWriter(
-                path=str(self._path), features=datasets.Features(features), writer_batch_size=GROUP
+                path=str(self._path), features=datasets.Features(features), writer_batch_size=WRITTEN
             )
             for item in self._items:
                 self._writer.write(self.form.pack(item))

@@ -46,8 +46,9 @@ DRAWN = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), max_size=9
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything goes to a file, in groups that end in the middle of it."""
     monkeypatch.setattr(spool, "LIMIT", 0)
-    monkeypatch.setattr(spool, "GROUP", 7)
-    monkeypatch.setattr(chats, "GROUP", 3)
+    monkeypatch.setattr(spool, "WRITTEN", 7)
+    monkeypatch.setattr(spool, "READ", 6)
+    monkeypatch.setattr(chats, "READ", 3)
 
 
 def stored(items: Sequence[Any], form: Any) -> Stored[Any]:
@@ -75,7 +76,8 @@ def check_same(rows: Stored[Any], items: Sequence[Any], order: Sequence[int]) ->
 def test_stored_conversations_are_the_same(items: list[Conversation], data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spool, "LIMIT", 700)
-        patch.setattr(spool, "GROUP", 4)
+        patch.setattr(spool, "WRITTEN", 4)
+        patch.setattr(spool, "READ", 3)
         long = Message("user", "x" * 700)
         items = [replace(c, messages=(long,)) if i == len(items) // 2 else c for i, c in enumerate(items)]
         check_same(stored(items, CONVERSATIONS), items, data.draw(st.permutations(range(len(items)))))
@@ -87,7 +89,8 @@ def test_stored_examples_are_the_same(items: list[Any], data: st.DataObject) -> 
     examples = [Example(name, tuple(t for t, _ in both), tuple(s for _, s in both)) for name, both in items]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spool, "LIMIT", 0)
-        patch.setattr(spool, "GROUP", 4)
+        patch.setattr(spool, "WRITTEN", 4)
+        patch.setattr(spool, "READ", 3)
         rows = stored(examples, EXAMPLES)
         check_same(rows, examples, data.draw(st.permutations(range(len(items)))))
         assert list(lengths(rows)) == list(lengths(examples)) == [len(e.tokens) for e in examples]
@@ -204,8 +207,9 @@ def test_training_from_a_file_is_bitwise_that_from_memory_and_resumes(
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     """From 300 to 1500 conversations of 600 bytes or more: what is held beside the file is numbers for each."""
     monkeypatch.setattr(spool, "LIMIT", 100_000)
-    monkeypatch.setattr(spool, "GROUP", 50)
-    monkeypatch.setattr(chats, "GROUP", 50)
+    monkeypatch.setattr(spool, "WRITTEN", 50)
+    monkeypatch.setattr(spool, "READ", 49)
+    monkeypatch.setattr(chats, "READ", 50)
     peaks = []
     for count in (300, 300, 1500):  # the first one imports and fills caches
         config = replace(JSONL, path=str(file_of(tmp_path / f"{count}.jsonl", count, words=30)), heldout=9, seed=4)
@@ -217,4 +221,4 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, chat: Chat, monkeypa
         tracemalloc.stop()
         assert len(held) == len(examples) > 0.8 * count
     assert Path(config.path or "").stat().st_size > 1500 * 600
-    assert (peaks[2] - peaks[1]) / 1200 < 60
+    assert (peaks[2] - peaks[1]) / 1200 < 200  # in memory it would be 10,000
