@@ -70,11 +70,11 @@ class Session:
     target: Target
     conversations: Corpus
     heldout: Corpus
-    _examples: tuple[list[Example], dict[str, int]] | None = None
+    _examples: tuple[Sequence[Example], dict[str, int]] | None = None
     _other: Target | None = None
     _features: Features | None = None
 
-    def examples(self) -> tuple[list[Example], dict[str, int]]:
+    def examples(self) -> tuple[Sequence[Example], dict[str, int]]:
         """Training examples and the counts of what they came from."""
         if self._examples is None:
             self._examples = encode(self.target.chat, self.conversations, max_length=self.config.trainer.max_length)

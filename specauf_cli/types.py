@@ -19,7 +19,7 @@ Slot ``k`` (0-based) is the (k+1)-th token after the anchor, for every backbone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -60,10 +60,13 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Conversations with what was left out: ``dropped`` maps a reason to its count, ``sha256`` names the content."""
+    """Conversations with what was left out: ``dropped`` maps a reason to its count, ``sha256`` names the content.
+
+    More conversations than memory holds are read from a file one by one (``data/spool.py``).
+    """
 
     name: str
-    conversations: tuple[Conversation, ...]
+    conversations: Sequence[Conversation]
     dropped: dict[str, int] = field(default_factory=dict)
     sha256: str = ""
 

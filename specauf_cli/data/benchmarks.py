@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from specauf_cli.config.schema import BenchmarkConfig
-from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, names, read_bytes
+from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, names
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.types import Prompt, PromptSet
 
@@ -70,7 +70,7 @@ def file_prompts(path: Path, *, name: str) -> tuple[Prompt, ...]:
     A row without an id is ``NAME-LINE``. Raises ``InputError`` naming file and line for anything else.
     """
     prompts = []
-    for number, where, row in json_rows(read_bytes(path), path):
+    for number, where, row in json_rows(path):
         turns = row.get("turns")
         if not isinstance(turns, list):
             raise InputError(f"{where}: expected 'turns', a list of strings (the row has: {names(row)})")

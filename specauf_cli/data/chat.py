@@ -8,9 +8,10 @@ and turns share one sequence only where the tokens of one are a prefix of the to
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from specauf_cli.config.schema import TargetConfig
+from specauf_cli.data.spool import EXAMPLES, READ, Spool
 from specauf_cli.errors import InputError, first_line
 from specauf_cli.types import Conversation, Corpus, Example, Message
 
@@ -255,59 +257,73 @@ def free_tokens(tokenizer: Any) -> list[int]:
     return sorted(i for token, i in special.items() if re.search(r"reserved|unused|extra_\d|placeholder", token))
 
 
-def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[list[Example], dict[str, int]]:
+def encode(chat: Chat, corpus: Corpus, *, max_length: int) -> tuple[Sequence[Example], dict[str, int]]:
     """Examples of a corpus, with counts of conversations, examples and tokens and of everything cut or dropped.
 
     A conversation with a control token written out in its text is dropped: the text would be tokenised, and
     supervised, as markup. A conversation gives one example if the tokens of every turn extend those of the turn
     before, else one per such run of turns. An answer is supervised from its first token to its end-of-turn token.
-    Examples longer than ``max_length`` are truncated. Errors: InputError when no example with two neighbouring
-    supervised tokens remains.
+    Examples longer than ``max_length`` are truncated. Many examples are kept in a temporary file (``spool.py``).
+    Errors: InputError when no example with two neighbouring supervised tokens remains.
     """
-    plain = [c for c in corpus.conversations if chat.control_token(*(m.content for m in c.messages)) is None]
-    spelled = len(corpus.conversations) - len(plain)
-    turns = [(c, *turn) for c in plain for turn in chat.answers(c)]
-    prompts = chat.tokens([prompt for _, prompt, _ in turns])
-    closings = chat.tokens([answer for _, _, answer in turns])
-    runs: list[tuple[str, list[int], list[bool]]] = []
+    examples = Spool(EXAMPLES, f"examples of {corpus.name}")
     counts: Counter[str] = Counter(
         conversations=len(corpus.conversations), **{f"dropped: {k}": v for k, v in corpus.dropped.items()}
     )
-    if spelled:
-        counts[f"dropped: {SPELLS_CONTROL}"] = spelled
-    previous = ""
-    for (conversation, _, _), prompt, closing in zip(turns, prompts, closings, strict=True):
-        ends = {chat.eos_id} if chat.eos_id in closing else chat.stop_ids
-        last = max((i for i, token in enumerate(closing) if token in ends), default=None)
-        if last is None:
-            raise InputError(
-                f"conversation {conversation.id}: the chat template does not end an answer with the end-of-turn token "
-                f"{chat.tokenizer.eos_token!r} or another one that ends a turn, so a drafter could never learn to stop"
-            )
-        answer = closing[: last + 1]
-        extends = conversation.id == previous and prompt[: len(runs[-1][1])] == runs[-1][1]
-        if not extends:
-            runs.append((conversation.id, [], []))
-        _, tokens, supervised = runs[-1]
-        supervised += [False] * (len(prompt) - len(tokens)) + [True] * len(answer)
-        tokens += prompt[len(tokens) :] + answer
-        previous = conversation.id
-    examples = []
-    for name, tokens, supervised in runs:
+    spelled, lost, sums = Counter[str](), Counter[str](), Counter[str]()
+    for name, tokens, supervised in _runs(chat, corpus.conversations, spelled):
         if len(tokens) > max_length:
-            counts["examples cut at max_length"] += 1
-            counts["tokens cut"] += len(tokens) - max_length
+            lost["examples cut at max_length"] += 1
+            lost["tokens cut"] += len(tokens) - max_length
         cut = Example(name, tuple(tokens[:max_length]), tuple(supervised[:max_length]))
         if any(a and b for a, b in zip(cut.supervised, cut.supervised[1:], strict=False)):
             examples.append(cut)
+            sums.update(examples=1, tokens=len(cut.tokens))
+            sums["supervised tokens"] += sum(cut.supervised)
         else:
-            counts["dropped: nothing to supervise"] += 1
-    if not examples:
+            lost["dropped: nothing to supervise"] += 1
+    if not sums:
         raise InputError(
             f"data {corpus.name!r}: nothing to supervise in {len(corpus.conversations)} conversations "
-            f"(no answer of two tokens within trainer.max_length={max_length}; {spelled} dropped: {SPELLS_CONTROL})"
+            f"(no answer of two tokens within trainer.max_length={max_length}; "
+            f"{spelled.total()} dropped: {SPELLS_CONTROL})"
         )
-    counts["examples"] = len(examples)
-    counts["tokens"] = sum(len(e.tokens) for e in examples)
-    counts["supervised tokens"] = sum(sum(e.supervised) for e in examples)
-    return examples, dict(counts)
+    return examples.rows(), {**counts, **spelled, **lost, **sums}
+
+
+def _runs(
+    chat: Chat, conversations: Iterable[Conversation], spelled: Counter[str]
+) -> Iterator[tuple[str, list[int], list[bool]]]:
+    """Name, tokens and supervision of every run of turns; conversations that are dropped are counted in ``spelled``."""
+    run: tuple[str, list[int], list[bool]] | None = None
+    source = iter(conversations)
+    while group := list(islice(source, READ)):  # the tokenizer takes many texts at once; not all there are
+        plain = [c for c in group if chat.control_token(*(m.content for m in c.messages)) is None]
+        if len(plain) < len(group):
+            spelled[f"dropped: {SPELLS_CONTROL}"] += len(group) - len(plain)
+        turns = [(c, *turn) for c in plain for turn in chat.answers(c)]
+        prompts = chat.tokens([prompt for _, prompt, _ in turns])
+        closings = chat.tokens([answer for _, _, answer in turns])
+        for (conversation, _, _), prompt, closing in zip(turns, prompts, closings, strict=True):
+            answer = _to_the_end(chat, conversation, closing)
+            if run is None or conversation.id != run[0] or prompt[: len(run[1])] != run[1]:
+                if run is not None:
+                    yield run
+                run = (conversation.id, [], [])
+            _, tokens, supervised = run
+            supervised += [False] * (len(prompt) - len(tokens)) + [True] * len(answer)
+            tokens += prompt[len(tokens) :] + answer
+    if run is not None:
+        yield run
+
+
+def _to_the_end(chat: Chat, conversation: Conversation, closing: Sequence[int]) -> list[int]:
+    """The tokens of an answer, up to its end of turn. Errors: InputError when it has none."""
+    ends = {chat.eos_id} if chat.eos_id in closing else chat.stop_ids
+    last = max((i for i, token in enumerate(closing) if token in ends), default=None)
+    if last is None:
+        raise InputError(
+            f"conversation {conversation.id}: the chat template does not end an answer with the end-of-turn token "
+            f"{chat.tokenizer.eos_token!r} or another one that ends a turn, so a drafter could never learn to stop"
+        )
+    return list(closing[: last + 1])

@@ -7,16 +7,20 @@ understood is an ``InputError`` that names the file and the line, since a guess 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import random
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 from specauf_cli.config.schema import DataConfig
-from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, names, read_bytes
+from specauf_cli.data.rows import Row, hub_rows, is_unicode, json_rows, kind, names
+from specauf_cli.data.spool import CONVERSATIONS, Names, Spool, select
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.types import Conversation, Corpus, Message, PromptSet
 
@@ -78,9 +82,7 @@ def load_jsonl(path: Path) -> Corpus:
 
     def rows() -> Iterator[tuple[str, str, str, Row]]:
         for file in _files(path):
-            content = read_bytes(file)
-            digest.update(content)
-            for number, where, row in json_rows(content, file):
+            for number, where, row in json_rows(file, digest.update):
                 yield where, f"{file.stem}-{number}", file.stem, row
 
     conversations, dropped = _collect(rows(), where=str(path))
@@ -116,21 +118,20 @@ def split_by_prompt(corpus: Corpus, heldout: int, *, seed: int) -> tuple[Corpus,
     """
     if heldout < 0:
         raise InputError(f"data.heldout must be >= 0, not {heldout}")
-    keys = [prompt_key(_first_user_turn(conversation)) for conversation in corpus.conversations]
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    first = _first_by_hash(corpus.conversations, heldout + 1, seed)
     if len(first) <= heldout:
         raise InputError(
             f"{corpus.name}: {len(first)} different prompts are too few to hold out {heldout} and train on the rest; "
             + ("give more data" if len(first) < 2 else f"use data.heldout <= {len(first) - 1} or more data")
         )
-    taken = sorted(first, key=lambda key: hashlib.sha256(f"{seed}\n{key}".encode()).digest())[:heldout]
-    names = frozenset(taken)
-    train = [conversation for key, conversation in zip(keys, corpus.conversations, strict=True) if key not in names]
+    taken = dict(sorted(first.items())[:heldout])
+    order = enumerate(corpus.conversations)
+    train = array("q", (i for i, conversation in order if _prompt_hash(conversation, seed) not in taken))
     dropped = len(corpus.conversations) - len(train) - len(taken)
     return (
         _derived(corpus, train, "same prompt as a held-out conversation", dropped),
         replace(
-            _derived(corpus, [corpus.conversations[first[key]] for key in taken], "", 0),
+            _derived(corpus, list(taken.values()), "", 0),
             name=f"{corpus.name}-heldout",
             dropped={},  # counted once, in train
         ),
@@ -145,10 +146,10 @@ def take(corpus: Corpus, limit: int | None, *, seed: int) -> Corpus:
     """
     if limit is not None and limit < 1:
         raise InputError(f"data.limit must be >= 1, or null for everything, not {limit}")
-    conversations = list(corpus.conversations)
-    random.Random(seed).shuffle(conversations)
-    kept = conversations[:limit]
-    return _derived(corpus, kept, "beyond data.limit", len(conversations) - len(kept))
+    order = array("q", range(len(corpus.conversations)))
+    random.Random(seed).shuffle(order)
+    kept = order[:limit]
+    return _derived(corpus, kept, "beyond data.limit", len(order) - len(kept))
 
 
 def remove_prompts(corpus: Corpus, prompt_sets: Iterable[PromptSet]) -> Corpus:
@@ -160,11 +161,14 @@ def remove_prompts(corpus: Corpus, prompt_sets: Iterable[PromptSet]) -> Corpus:
     turns = {prompt_key(turn) for prompts in prompt_sets for prompt in prompts.prompts for turn in prompt.turns}
     if not turns:
         return corpus
-    kept = [
-        conversation
-        for conversation in corpus.conversations
-        if not any(m.role == "user" and prompt_key(m.content) in turns for m in conversation.messages)
-    ]
+    kept = array(
+        "q",
+        (
+            index
+            for index, conversation in enumerate(corpus.conversations)
+            if not any(m.role == "user" and prompt_key(m.content) in turns for m in conversation.messages)
+        ),
+    )
     if not kept and corpus.conversations:
         raise InputError(f"{corpus.name}: all {len(corpus.conversations)} conversations are in a benchmark")
     return _derived(corpus, kept, "in a benchmark", len(corpus.conversations) - len(kept))
@@ -197,28 +201,25 @@ def _files(path: Path) -> list[Path]:
     return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
-def _collect(
-    rows: Iterable[tuple[str, str, str, Row]], *, where: str
-) -> tuple[tuple[Conversation, ...], dict[str, int]]:
-    kept: list[Conversation] = []
+def _collect(rows: Iterable[tuple[str, str, str, Row]], *, where: str) -> tuple[Sequence[Conversation], dict[str, int]]:
+    kept = Spool(CONVERSATIONS, where)
     dropped: Counter[str] = Counter()
-    ids: set[str] = set()
-    for place, default_id, source, row in rows:
-        conversation = _conversation(row, where=place, default_id=default_id, default_source=source)
-        if isinstance(conversation, str):  # why it is dropped
-            dropped[conversation] += 1
-            continue
-        if conversation.id in ids:
-            again = 2
-            while (unique := f"{conversation.id}#{again}") in ids:
+    with closing(Names()) as ids:
+        for place, default_id, source, row in rows:
+            conversation = _conversation(row, where=place, default_id=default_id, default_source=source)
+            if isinstance(conversation, str):  # why it is dropped
+                dropped[conversation] += 1
+                continue
+            again, unique = 1, conversation.id
+            while not ids.add(unique):
                 again += 1
-            conversation = replace(conversation, id=unique)
-        ids.add(conversation.id)
-        kept.append(conversation)
-    if not kept:
+                unique = f"{conversation.id}#{again}"
+            kept.append(replace(conversation, id=unique))
+    conversations = kept.rows()
+    if not conversations:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "no rows"
         raise InputError(f"{where}: no conversation is left to use (dropped: {counts})")
-    return tuple(kept), dict(dropped)
+    return conversations, dict(dropped)
 
 
 def _conversation(row: Row, *, where: str, default_id: str, default_source: str) -> Conversation | str:
@@ -288,8 +289,31 @@ def _first_user_turn(conversation: Conversation) -> str:
     return next(message.content for message in conversation.messages if message.role == "user")
 
 
-def _derived(corpus: Corpus, kept: list[Conversation], reason: str, count: int) -> Corpus:
+def _prompt_hash(conversation: Conversation, seed: int) -> bytes:
+    """Where a conversation's prompt comes in the order of prompts that ``seed`` gives."""
+    return hashlib.sha256(f"{seed}\n{prompt_key(_first_user_turn(conversation))}".encode()).digest()
+
+
+def _first_by_hash(conversations: Iterable[Conversation], count: int, seed: int) -> dict[bytes, int]:
+    """The first ``count`` prompts by their hash, each with the index of its first conversation. No more are held."""
+    first: dict[bytes, int] = {}
+    largest: list[int] = []  # a heap of the hashes as negative numbers, so the largest is on top
+    for index, conversation in enumerate(conversations):
+        key = _prompt_hash(conversation, seed)
+        number = -int.from_bytes(key, "big")
+        if key in first or (len(first) == count and number < largest[0]):
+            continue
+        first[key] = index
+        heapq.heappush(largest, number)
+        if len(first) > count:
+            del first[(-heapq.heappop(largest)).to_bytes(len(key), "big")]
+    return first
+
+
+def _derived(corpus: Corpus, index: Sequence[int], reason: str, count: int) -> Corpus:
+    """The conversations of ``corpus`` at these places; ``count`` are dropped for ``reason``."""
     dropped = dict(corpus.dropped)
     if count:
         dropped[reason] = dropped.get(reason, 0) + count
-    return Corpus(corpus.name, tuple(kept), dropped, content_hash(kept))
+    kept = select(corpus.conversations, index)
+    return Corpus(corpus.name, kept, dropped, content_hash(kept))

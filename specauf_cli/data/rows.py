@@ -5,47 +5,59 @@ Every row comes with its file and line, so that an error about it can name them.
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from specauf_cli.errors import InputError
 
 Row = Mapping[str, object]
 
 
-def read_bytes(path: Path) -> bytes:
-    """The contents of ``path``; ``InputError`` when it cannot be read or is empty."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if not content.strip():
-        raise InputError(f"{path} is empty; expected one JSON object per line")
-    return content
+BOM = b"\xef\xbb\xbf"
 
 
-def json_rows(content: bytes, path: Path) -> Iterator[tuple[int, str, Row]]:
+def json_rows(path: Path, seen: Callable[[bytes], object] = lambda _: None) -> Iterator[tuple[int, str, Row]]:
     """``(number, where, row)`` of each JSON object: one per line (blank lines skipped), or one array in a ``.json``.
 
-    Raises ``InputError`` naming ``path`` and the line (of an array: the item) for anything else.
+    Lines are read one by one, so a file of them may be larger than memory; an array is read whole. ``seen`` gets the
+    contents of the file in pieces, for a checksum. Raises ``InputError`` naming ``path`` and the line (of an array: the
+    item) for anything else, and when the file cannot be read or is empty.
     """
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    if path.suffix == ".json" and content.lstrip().startswith(b"["):
-        items = _parse(content, path, line=None)
-        assert isinstance(items, list)
-        placed = ((number, f"{path}, item {number}", item) for number, item in enumerate(items, 1))
-    else:
-        placed = (
-            (number, f"{path}, line {number}", _parse(line, path, line=number))
-            for number, line in enumerate(io.BytesIO(content), 1)
-            if line.strip()
-        )
-    for number, where, row in placed:
-        if not isinstance(row, dict):
-            raise InputError(f"{where}: expected a JSON object, found {kind(row)}")
-        yield number, where, row
+    try:
+        with open(path, "rb") as file:
+            yield from _rows_of(file, path, seen)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _rows_of(file: BinaryIO, path: Path, seen: Callable[[bytes], object]) -> Iterator[tuple[int, str, Row]]:
+    empty = True
+    for number, line in enumerate(file, 1):
+        seen(line)
+        text = line.removeprefix(BOM) if number == 1 else line
+        if not text.strip():
+            continue
+        if empty and path.suffix == ".json" and text.lstrip().startswith(b"["):
+            rest = file.read()
+            seen(rest)
+            items = _parse(b"\n" * (number - 1) + text + rest, path, line=None)
+            assert isinstance(items, list)
+            for place, item in enumerate(items, 1):
+                yield place, f"{path}, item {place}", _object(item, f"{path}, item {place}")
+            return
+        empty = False
+        where = f"{path}, line {number}"
+        yield number, where, _object(_parse(text, path, line=number), where)
+    if empty:
+        raise InputError(f"{path} is empty; expected one JSON object per line")
+
+
+def _object(row: object, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected a JSON object, found {kind(row)}")
+    return row
 
 
 def hub_rows(

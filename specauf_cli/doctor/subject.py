@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -186,12 +187,13 @@ class Subject:
     def sample(self) -> tuple[Conversation, ...]:
         """The first training conversations, a quarter of them with several answers if there are any."""
         conversations = self.data()[0].conversations
-        long = [c for c in conversations if sum(m.role == "assistant" for m in c.messages) > 1][: SAMPLE // 4]
+        several = (c for c in conversations if sum(m.role == "assistant" for m in c.messages) > 1)
+        long = list(islice(several, SAMPLE // 4))
         names = {c.id for c in long}
         others = [c for c in conversations[: 2 * SAMPLE] if c.id not in names]
         return (*others[: SAMPLE - len(long)], *long)
 
-    def examples(self) -> list[Example]:
+    def examples(self) -> Sequence[Example]:
         """The sampled conversations as training encodes them."""
         chat, length = self.target().chat, self.config.trainer.max_length
         corpus = replace(self.data()[0], conversations=self.sample(), dropped={})

@@ -4,6 +4,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 
 from specauf_cli.data.chat import Chat
 from specauf_cli.doctor.subject import FAIL, OK, WARN, Finding, LeftOut, Subject
@@ -72,7 +73,7 @@ def _continues(example: Example, prompt: list[int]) -> bool:
     return same and example.supervised[end] and not example.supervised[end - 1]
 
 
-def _cut(examples: list[Example], prompt: list[int], subject: Subject) -> bool:
+def _cut(examples: Sequence[Example], prompt: list[int], subject: Subject) -> bool:
     """True when the answer is beyond ``trainer.max_length``, or all of the conversation is."""
     most = subject.config.trainer.max_length
     return len(prompt) + 2 > most or not examples or any(len(e.tokens) >= most for e in examples)
@@ -151,9 +152,10 @@ def _spelled(chat: Chat, conversation: Conversation) -> str | None:
 def control_tokens(subject: Subject) -> Finding:
     """No text spells out a control token: such conversations are dropped from training, such prompts are skipped."""
     chat, corpora = subject.target().chat, subject.data()
-    everything = [c for corpus in corpora for c in corpus.conversations]
+    total = sum(len(corpus.conversations) for corpus in corpora)
+    everything = chain.from_iterable(corpus.conversations for corpus in corpora)
     spelling = {c.id: token for c in everything if (token := _spelled(chat, c)) is not None}
-    counted = [f"{len(spelling)} of {len(everything)} conversations"] if spelling else []
+    counted = [f"{len(spelling)} of {total} conversations"] if spelling else []
     with suppress(LeftOut):  # the benchmarks have a line of their own
         for _, asked in subject.prompts():
             in_prompts = {p.id: token for p in asked.prompts if (token := chat.control_token(*p.turns)) is not None}
@@ -161,7 +163,7 @@ def control_tokens(subject: Subject) -> Finding:
                 counted.append(f"{len(in_prompts)} of {len(asked.prompts)} prompts of {asked.name}")
             spelling |= in_prompts
     if not spelling:
-        return Finding(OK, f"none is spelled out in {len(everything)} conversations or in a prompt")
+        return Finding(OK, f"none is spelled out in {total} conversations or in a prompt")
     name, token = next(iter(spelling.items()))
     return Finding(
         WARN,

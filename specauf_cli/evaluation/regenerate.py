@@ -1,10 +1,12 @@
 """Training conversations whose answers the target wrote itself, turn after turn (field practice; the paper uses the
 originals)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from specauf_cli.config.schema import EvaluationConfig
 from specauf_cli.data.conversations import content_hash
+from specauf_cli.data.spool import CONVERSATIONS, Spool
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import trajectories
 from specauf_cli.models.target import Target
@@ -23,19 +25,23 @@ def regenerate(target: Target, corpus: Corpus, count: int, settings: EvaluationC
     is left.
     """
     check_count(count, corpus)
-    kept: list[Conversation] = []
+    kept = Spool(CONVERSATIONS, f"{corpus.name}, answered by the target")
     for begin in range(0, count, CHUNK):
         part = corpus.conversations[begin : min(begin + CHUNK, count)]
         answers = _answers(target, part, f"{corpus.name}-{begin}", settings, cache)
-        kept += [c for p in part if (c := _conversation(target, p, answers.get(p.id, []))) is not None]
-    if not kept:
+        for original in part:
+            answered = _conversation(target, original, answers.get(original.id, []))
+            if answered is not None:
+                kept.append(answered)
+    conversations = kept.rows()
+    if not conversations:
         raise InputError(
             f"data.regenerate={count}: the target ended none of its answers within "
             f"evaluation.max_new_tokens={settings.max_new_tokens}, or no question fits with them into its context of "
             f"{target.context_length} tokens"
         )
-    dropped = {**corpus.dropped, "no answer of the target's that ends": count - len(kept)}
-    return Corpus(f"{corpus.name}, answered by the target", tuple(kept), dropped, content_hash(kept))
+    dropped = {**corpus.dropped, "no answer of the target's that ends": count - len(conversations)}
+    return Corpus(f"{corpus.name}, answered by the target", conversations, dropped, content_hash(conversations))
 
 
 def check_count(count: int, corpus: Corpus) -> None:
@@ -48,7 +54,7 @@ def check_count(count: int, corpus: Corpus) -> None:
 
 
 def _answers(
-    target: Target, part: tuple[Conversation, ...], name: str, settings: EvaluationConfig, cache: Path
+    target: Target, part: Sequence[Conversation], name: str, settings: EvaluationConfig, cache: Path
 ) -> dict[str, list[Trajectory]]:
     """The target's answers by conversation, in the order of its turns; those led by a system turn are left out."""
     plain = [c for c in part if c.messages[0].role != "system"]

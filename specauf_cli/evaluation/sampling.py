@@ -18,7 +18,7 @@ class Sampler:
 
     def __init__(self, temperature: float, seed: int, requests: Sequence[str], horizon: int) -> None:
         """``requests`` are their ids; ``horizon``: most tokens any of them emits, the overshoot included."""
-        self.temperature = temperature
+        self.temperature, self.horizon = temperature, horizon
         self.uniforms = torch.empty(0)
         if temperature > 0:
             self.uniforms = torch.stack([_uniforms(seed, r, horizon) for r in requests])
@@ -30,7 +30,8 @@ class Sampler:
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         steps = position[:, None] + torch.arange(logits.shape[1], device=position.device)
-        u = self.uniforms.to(logits.device)[request[:, None], steps]
+        self.uniforms = self.uniforms.to(logits.device)
+        u = self.uniforms[request[:, None], steps]
         cumulative = (logits.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         chosen = torch.searchsorted(cumulative, u[..., None] * cumulative[..., -1:], right=True).squeeze(-1)
         return chosen.clamp(max=logits.shape[-1] - 1)

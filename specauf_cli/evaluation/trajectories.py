@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from specauf_cli.errors import InputError
-from specauf_cli.evaluation.sampling import Sampler
-from specauf_cli.evaluation.turns import Request, Turns, skips
+from specauf_cli.evaluation.batching import answers
+from specauf_cli.evaluation.turns import Turns, skips
 from specauf_cli.models.target import Target
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.progress import track
@@ -157,56 +157,20 @@ def generate(
     for turn, requests in enumerate(turns):
         requests.sort(key=lambda r: (len(r.prompt), r.id))
         with track(f"the target's own answers, turn {turn + 1}", len(requests)) as show:
-            for begin in range(0, len(requests), batch_size):
-                batch = requests[begin : begin + batch_size]
-                for request, trajectory in zip(
-                    batch, _batch(target, batch, temperature, seed, max_new_tokens, tail), strict=True
-                ):
-                    done[request.prompt_id].append(trajectory)
-                    answer = trajectory.tokens[: trajectory.length]
-                    turns.answer(request, target.chat.text(answer))
-                show(min(begin + batch_size, len(requests)), "")
+            answered = answers(
+                target,
+                requests,
+                temperature=temperature,
+                seed=seed,
+                max_new_tokens=max_new_tokens,
+                tail=tail,
+                batch_size=batch_size,
+            )
+            for count, (request, trajectory) in enumerate(answered, 1):
+                done[request.prompt_id].append(trajectory)
+                turns.answer(request, target.chat.text(trajectory.tokens[: trajectory.length]))
+                show(count, "")
     return Generated(tuple(t for p in prompts for t in done[p.id]), turns.skipped, temperature)
-
-
-@torch.no_grad()
-def _batch(
-    target: Target, requests: Sequence[Request], temperature: float, seed: int, max_new_tokens: int, tail: int
-) -> list[Trajectory]:
-    """One left-padded batch, one token at a time with a KV cache, until every row has ended and has its tail."""
-    device, stop = target.device, target.chat.stop_ids
-    width = max(len(r.prompt) for r in requests)
-    tokens = torch.full((len(requests), width), target.chat.pad_id, dtype=torch.long)
-    mask = torch.zeros(len(requests), width, dtype=torch.long)
-    for row, request in enumerate(requests):
-        tokens[row, width - len(request.prompt) :] = torch.tensor(request.prompt)
-        mask[row, width - len(request.prompt) :] = 1
-    tokens, mask = tokens.to(device), mask.to(device)
-    rows = torch.arange(len(requests), device=device)
-    sampler = Sampler(temperature, seed, [r.id for r in requests], max_new_tokens + tail)
-    cache = target.new_cache()
-    position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    columns: list[torch.Tensor] = []
-    lengths = [0] * len(requests)
-    for step in range(max_new_tokens + tail):
-        logits, _ = target.forward(tokens, cache, attention_mask=mask, position_ids=position_ids, last_only=True)
-        chosen = sampler.choose(logits, rows, torch.full_like(rows, step))
-        columns.append(chosen[:, 0].cpu())
-        for row, token in enumerate(columns[-1].tolist()):
-            if not lengths[row] and (token in stop or step + 1 == max_new_tokens):
-                lengths[row] = step + 1
-        if all(lengths) and step + 1 >= max(lengths) + tail:
-            break
-        tokens, position_ids = chosen, position_ids[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(requests), 1)], dim=1)
-    emitted = torch.stack(columns, dim=1).tolist()
-    result = []
-    for request, row, length in zip(requests, emitted, lengths, strict=True):
-        ended = row[length - 1] in stop
-        result.append(
-            Trajectory(request.prompt_id, request.turn, request.prompt, tuple(row[: length + tail]), length, ended)
-        )
-    return result
 
 
 def _write(path: Path, identity: dict[str, object], generated: Generated) -> None:

@@ -24,14 +24,15 @@ class Batch:
 
 def collate(examples: Sequence[Example], index: Sequence[int], pad_id: int) -> Batch:
     """Pads the chosen examples on the right to a multiple of ``BUCKET``."""
-    longest = max(len(examples[i].tokens) for i in index)
+    chosen = [examples[i] for i in index]
+    longest = max(len(example.tokens) for example in chosen)
     width = -(-longest // BUCKET) * BUCKET
     tokens = torch.full((len(index), width), pad_id, dtype=torch.long)
     supervised = torch.zeros(len(index), width, dtype=torch.bool)
-    for row, i in enumerate(index):
-        n = len(examples[i].tokens)
-        tokens[row, :n] = torch.tensor(examples[i].tokens)
-        supervised[row, :n] = torch.tensor(examples[i].supervised)
+    for row, example in enumerate(chosen):
+        n = len(example.tokens)
+        tokens[row, :n] = torch.tensor(example.tokens)
+        supervised[row, :n] = torch.tensor(example.supervised)
     return Batch(tuple(index), tokens, supervised)
 
 

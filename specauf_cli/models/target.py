@@ -151,10 +151,22 @@ class Target:
 
     @torch.no_grad()
     def logits(
-        self, tokens: Int[Tensor, "B T"], cache: DynamicCache, *, last_only: bool = False
+        self,
+        tokens: Int[Tensor, "B T"],
+        cache: DynamicCache,
+        *,
+        attention_mask: Int[Tensor, "B C"] | None = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        last_only: bool = False,
     ) -> Float[Tensor, "B L V"]:
-        """``forward`` without the features: all that plain decoding needs."""
-        hidden = self._decoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
+        """``forward`` without the features: all that plain decoding needs. Rows of several lengths come left-padded."""
+        hidden = self._decoder(
+            input_ids=tokens,
+            past_key_values=cache,
+            use_cache=True,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+        ).last_hidden_state
         return self.head(hidden[:, -1:] if last_only else hidden)
 
     @torch.no_grad()
@@ -163,8 +175,6 @@ class Target:
         tokens: Int[Tensor, "B T"],
         cache: DynamicCache,
         *,
-        attention_mask: Int[Tensor, "B C"] | None = None,
-        position_ids: Int[Tensor, "B T"] | None = None,
         last_only: bool = False,
     ) -> tuple[Float[Tensor, "B L V"], Float[Tensor, "B T F"]]:
         """One pass over new tokens on top of ``cache`` (extended in place): logits and tapped features of each.
@@ -172,13 +182,7 @@ class Target:
         ``last_only``: logits of the last token alone (L = 1, else T).
         """
         with self._tapped() as outputs:
-            out = self._decoder(
-                input_ids=tokens,
-                past_key_values=cache,
-                use_cache=True,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-            )
+            out = self._decoder(input_ids=tokens, past_key_values=cache, use_cache=True)
         hidden = out.last_hidden_state[:, -1:] if last_only else out.last_hidden_state
         return self.head(hidden), self._features(outputs, out.last_hidden_state)
 

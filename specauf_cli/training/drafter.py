@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from specauf_cli.config.schema import Config, TrainerConfig
+from specauf_cli.data.spool import lengths
 from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
 from specauf_cli.models.blocks import (
@@ -38,12 +39,15 @@ from specauf_cli.training.loop import Outcome, Running, Training, run
 from specauf_cli.training.tracking import OFF, sink
 from specauf_cli.types import Example
 
+WINDOW = 16
+"""Batches whose examples are sorted by length together."""
+
 
 class Order:
     """Which examples form which step's batch: a seeded permutation per epoch, neighbours in length batched together.
 
-    Sorting by length happens inside windows of 16 batches, whose order is shuffled again, so a batch holds similar
-    lengths and yet every epoch is a fresh random order. It depends on the seed and the lengths only.
+    Sorting by length happens inside windows of ``WINDOW`` batches, and the order of all batches is shuffled again, so a
+    batch holds similar lengths and yet every epoch is a fresh random order. Only the seed and the lengths matter.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -54,22 +58,19 @@ class Order:
                 f"{len(lengths)} training examples are fewer than trainer.batch_size={batch_size}; lower it or give "
                 "more data"
             )
-        self._epoch, self._batches = -1, [[0]]
+        self._epoch, self._order, self._turns = -1, torch.empty(0), torch.empty(0)
 
     def batch(self, step: int) -> list[int]:
         """Indices of the examples of one optimiser step."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            order = torch.randperm(len(self.lengths), generator=generator).tolist()[: self.per_epoch * self.batch_size]
-            window = 16 * self.batch_size
-            batches = []
-            for begin in range(0, len(order), window):
-                chunk = sorted(order[begin : begin + window], key=lambda i: self.lengths[i])
-                batches += [chunk[b : b + self.batch_size] for b in range(0, len(chunk), self.batch_size)]
-            shuffle = torch.randperm(len(batches), generator=generator).tolist()
-            self._epoch, self._batches = epoch, [batches[i] for i in shuffle]
-        return self._batches[position]
+            order = torch.randperm(len(self.lengths), generator=generator)
+            self._epoch, self._order = epoch, order[: self.per_epoch * self.batch_size]
+            self._turns = torch.randperm(self.per_epoch, generator=generator)
+        window, place = divmod(int(self._turns[position]), WINDOW)
+        members = self._order[window * WINDOW * self.batch_size :][: WINDOW * self.batch_size].tolist()
+        return sorted(members, key=lambda i: self.lengths[i])[place * self.batch_size :][: self.batch_size]
 
 
 def total_steps(trainer: TrainerConfig, examples: int) -> int:
@@ -89,7 +90,7 @@ class Step:
     ) -> None:
         self.config, self.target, self.drafter = config, target, drafter
         self.examples, self.features = examples, features
-        self.order = Order([len(e.tokens) for e in examples], config.trainer.batch_size, config.seed)
+        self.order = Order(lengths(examples), config.trainer.batch_size, config.seed)
         self.parameters = [p for p in drafter.parameters() if p.requires_grad]
         self.steps = total_steps(config.trainer, len(examples))
         micros = config.trainer.batch_size // config.trainer.micro_batch

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from specauf_cli.config.schema import TrainerConfig
+from specauf_cli.data.spool import lengths
 from specauf_cli.errors import InputError
 from specauf_cli.models.blocks import Batch, collate
 from specauf_cli.models.target import Target
@@ -62,15 +64,18 @@ class Features:
         self.store: Memory | Disk | None = None
         if trainer.features == "online":
             return
-        size = sum(len(e.tokens) for e in examples) * self.width * self.dtype.itemsize
+        self.lengths = lengths(examples)
+        size = sum(self.lengths) * self.width * self.dtype.itemsize
         print(
             f"target features of {len(examples)} examples: {size / 1e9:.2f} GB in {trainer.features}", file=sys.stderr
         )
         if trainer.features == "memory":
             self.store = Memory(self._rows(range(len(examples))), len(examples))
         else:
-            tokens = hashlib.sha256(torch.tensor([t for e in examples for t in e.tokens]).numpy().tobytes()).hexdigest()
-            what = [target.fingerprint, str(target.model.dtype), list(target.taps), str(self.dtype), tokens]
+            tokens = hashlib.sha256()
+            for example in examples:
+                tokens.update(torch.tensor(example.tokens).numpy().tobytes())
+            what = [target.fingerprint, str(target.model.dtype), list(target.taps), str(self.dtype), tokens.hexdigest()]
             self.store = Disk(self, folder / digest([*what, "last"] if with_last else what, 16), size)
 
     @property
@@ -122,13 +127,13 @@ class Features:
     def _rows(self, index: Iterable[int]) -> Iterable[tuple[int, Tensor]]:
         """Each example with its features ``[T, F]``, without padding; neighbours in length go through the target
         together."""
-        order = sorted(index, key=lambda i: (len(self.examples[i].tokens), i))
+        order = sorted(index, key=lambda i: (self.lengths[i], i))
         while order:
-            longest = len(self.examples[order[:64][-1]].tokens)
+            longest = self.lengths[order[:64][-1]]
             some = order[: max(1, min(64, TOKENS // longest))]
             batch = collate(self.examples, some, self.target.chat.pad_id)
             for i, row in zip(some, self._compute(batch.tokens), strict=True):
-                yield i, row[: len(self.examples[i].tokens)].to("cpu", self.dtype, copy=True)
+                yield i, row[: self.lengths[i]].to("cpu", self.dtype, copy=True)
             order = order[len(some) :]
 
     def _compute(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
@@ -166,10 +171,10 @@ class Disk:
     def __init__(self, source: Features, folder: Path, size: int) -> None:
         self.folder = folder
         width = source.width * source.dtype.itemsize
-        self.shard_of: list[int] = []
+        self.shard_of = array("L")
         filled, number = 0, 0
-        for example in source.examples:
-            more = len(example.tokens) * width
+        for length in source.lengths:
+            more = length * width
             if filled and filled + more > self.SHARD:
                 filled, number = 0, number + 1
             filled += more

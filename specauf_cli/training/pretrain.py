@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from array import array
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -77,8 +78,11 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
             Chat.build(texts, recipe.vocab_size).save(partial)
     chat = Chat.load(replace(config, path=str(tokenizer)))
     examples, counts = encode(chat, corpus, max_length=recipe.max_positions)
-    stream = torch.tensor([t for e in examples for t in (*e.tokens, chat.pad_id)], dtype=torch.long)
-    answers = torch.tensor([s for e in examples for s in (*e.supervised, False)])
+    tokens_of, answers_of = array("q"), array("b")  # 9 bytes of memory for every token of the corpus
+    for example in examples:
+        tokens_of.extend((*example.tokens, chat.pad_id))
+        answers_of.extend((*example.supervised, False))
+    stream, answers = torch.frombuffer(tokens_of, dtype=torch.long), torch.frombuffer(answers_of, dtype=torch.bool)
     model = target.create(recipe, chat).to(device)
     rows = Rows(stream, answers, recipe)
     kind = torch.device(device).type

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from helpers.drawn import json_values, outcome
 from specauf_cli.config.schema import BenchmarkConfig
 from specauf_cli.data import benchmarks, conversations
-from specauf_cli.data.rows import is_unicode, json_rows, read_bytes
+from specauf_cli.data.rows import is_unicode, json_rows
 from specauf_cli.types import Prompt
 
 CONFIG = BenchmarkConfig(
@@ -74,7 +74,7 @@ def test_rows_are_read_as_they_were_written_one_a_line_or_as_one_array(folder: P
     array = folder / "rows.json"
     array.write_text(json.dumps(rows, indent=1))
     for path in (lines, array):
-        numbers, _, read = zip(*json_rows(read_bytes(path), path), strict=True)
+        numbers, _, read = zip(*json_rows(path), strict=True)
         assert numbers == tuple(range(1, len(rows) + 1))
         assert json.dumps(read) == json.dumps(rows)  # as text: not-a-number is not equal to itself
 
@@ -83,7 +83,7 @@ def test_rows_are_read_as_they_were_written_one_a_line_or_as_one_array(folder: P
 def test_any_bytes_are_rows_or_one_line_with_the_place(folder: Path, content: bytes, array: bool) -> None:
     path = folder / ("any.json" if array else "any.jsonl")
     path.write_bytes(content)
-    rows, refusal = outcome(lambda: list(json_rows(read_bytes(path), path)))
+    rows, refusal = outcome(lambda: list(json_rows(path)))
     if rows is None:
         assert str(path) in refusal
         assert "\n" not in refusal
