@@ -174,6 +174,15 @@ def test_every_relative_link_points_at_a_file(page: Path) -> None:
             assert anchor in slugs, f"{page.name}: {link}"
 
 
+@pytest.mark.parametrize("page", ["recommendations.md", "report.md"])
+def test_every_linked_number_stands_on_the_page_that_it_links_to(page: str) -> None:
+    linked = re.findall(r"\[([+-]?\d[^\]]*)\]\(([^)#]+)\)", (ROOT / "docs" / page).read_text())
+    assert len(linked) > 20
+    for number, link in linked:
+        text = (ROOT / "docs" / link).resolve().read_text().replace("**", "")
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", text), f"{number} is not in {link}"
+
+
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the history of the project")
 @pytest.mark.parametrize("page", ["experiments/LOG.md", "benchmarks/README.md"])
 def test_every_commit_that_is_named_exists(page: str) -> None:

@@ -29,6 +29,7 @@ from specauf_cli.store.provenance import environment
 ON_A_CPU = ("--device", "cpu", "--small")
 
 
+@pytest.mark.slow
 def test_the_whole_command_runs_small_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*ON_A_CPU, "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]
     assert gpu.main(words) == 0, capsys.readouterr()
