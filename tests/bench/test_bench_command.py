@@ -28,19 +28,19 @@ def test_a_script_that_fails_is_named_and_the_next_ones_run(
 ) -> None:
     missing = Script("benchmarks.no_such_script")
     left_out = Script("benchmarks.step", lacks=lambda _: "no such package")
-    chosen = {"missing": missing, "step": left_out, "plan": SCRIPTS["plan"]}
+    chosen = {"missing": missing, "step": left_out, "draws": SCRIPTS["draws"]}
     monkeypatch.setattr(bench, "SCRIPTS", chosen)
     assert bench.main(["--small", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]) == 1
     said = capsys.readouterr().err
     assert "make bench: missing failed, the next ones run: " in said
     assert "make bench: step is left out: no such package" in said
     assert "make bench: failed: missing\n" in said
-    record = json.loads((tmp_path / "plan.json").read_text())
-    assert {"command", "date", "rows", "environment", "code", "load"} <= set(record)
+    record = json.loads((tmp_path / "draws.json").read_text())
+    assert {"command", "date", "environment", "code", "load"} <= set(record)
     assert set(record["code"]) == {"version", "commit", "dirty"}
-    assert set(record["load"]) == set(record["rows"]["DFlash AUF"]["load"]) == {"before", "after", "others", "alone"}
+    assert set(record["load"]) == {"before", "after", "others", "alone"}
     page = (tmp_path / "README.md").read_text()
-    assert page.count("[plan.json](plan.json)") == 2
+    assert page.count("[draws.json](draws.json)") == 1
     assert "[step.json](step.json)" not in page
 
 

@@ -27,9 +27,8 @@ pytestmark = pytest.mark.usefixtures("composed_once")
 def out(table: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder with the smoke table's target and AUF run, exported to ``out/hf``; and the run's name."""
     folder = tmp_path_factory.mktemp("exchange")
-    (record,) = (
-        p for p in table[0].glob("runs/dflash-auf-tiny-*/records/*.json") if is_full(json.loads(p.read_text()))
-    )
+    full = [p for p in table[0].glob("runs/dflash-auf-tiny-*/records/*.json") if is_full(json.loads(p.read_text()))]
+    record = min(full, key=lambda p: p.stat().st_mtime)  # the table's own; other tests measure in its folder too
     run = record.parent.parent
     for name in ("targets", "trajectories", run.name):  # other tests use the table's folder too
         shutil.copytree(table[0] / "runs" / name, folder / "runs" / name)
