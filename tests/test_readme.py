@@ -50,7 +50,7 @@ def test_readme_commands_run(table: tuple[Path, str], command: str) -> None:
         for source in [*folder.glob("runs/targets"), *folder.glob("runs/dflash-auf*-tiny-*/records")]:
             chosen = source if source.name == "targets" else source.parent
             shutil.copytree(chosen, folder / "few" / chosen.name, dirs_exist_ok=True)
-        small = ["runs=few"]
+        small = ["runs=few", "evaluation.prompts=1"]
     if "--every-checkpoint" in words:
         run = next(f.parent.name for f in folder.glob("runs/*/snapshots") if (f.parent / "finished.json").is_file())
         small = ["--run", run, "evaluation.audit=1", "evaluation.temperatures=[0.0]", "evaluation.prompts=1"]
