@@ -140,6 +140,14 @@ def test_a_folder_of_ones_own_that_cannot_work_is_one_line(tmp_path: Path, monke
     with pytest.raises(InputError, match=r"auf\.yaml: there is a shipped objective of this name"):
         compose.compose([])
     (tmp_path / "objective" / "auf.yaml").unlink()
+    own = tmp_path / "objective" / "own.yaml"
+    own.write_text("name: auf\nbase: {credit: full_ce}\n")
+    with pytest.raises(InputError, match=r"own\.yaml: name: auf must be own, as the file"):
+        compose.compose([])
+    own.write_text("name: own\nbackbones: [dflash\n")  # it cannot be read, and another one was asked for
+    with pytest.raises(InputError, match=r"objective 'b_auf' is for domino, not for dflash; on dflash: auf, "):
+        compose.compose(["objective=b_auf", "backbone=dflash"])
+    own.unlink()
     (tmp_path / "backbone").mkdir()
     (tmp_path / "backbone" / "other.yaml").write_text("defaults: [dflash, _self_]\nname: other\nlike: dflsh\n")
     with pytest.raises(InputError, match=r"backbone\.like='dflsh' is none of .*Did you mean 'dflash'"):

@@ -299,9 +299,12 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
 
 
 def _fits(objective: str) -> list[str]:
-    """Backbones that an objective fits, by its own name or through an alias."""
-    content = OmegaConf.load(file_of("objective", objective))
-    return [*content.backbones, *content.get("aliases", {})]
+    """Backbones that an objective fits, by its own name or through an alias; none where its yaml cannot be read."""
+    try:
+        content = read_yaml(file_of("objective", objective))
+    except InputError:
+        return []
+    return [str(name) for key in ("backbones", "aliases") for name in content.get(key) or ()]
 
 
 def _is_simple_sweep(override: str) -> bool:

@@ -20,9 +20,13 @@ OWN = "SPECAUF_CONF"
 it."""
 
 
+NAMED = ("objective", "backbone")
+"""Groups whose choices name runs."""
+
+
 def own_folder() -> Path | None:
     """The user's folder that ``SPECAUF_CONF`` names. Errors: InputError when there is none, or a file in it has a
-    shipped one's name."""
+    shipped one's name, or an objective or backbone in it another name than its file."""
     if not os.environ.get(OWN):
         return None
     own = Path(os.environ[OWN]).expanduser().resolve()
@@ -31,8 +35,11 @@ def own_folder() -> Path | None:
     for path in sorted(own.glob("*/*.yaml")):
         if (folder("conf") / path.relative_to(own)).is_file() and own != folder("conf"):
             raise InputError(
-                f"{path}: there is a shipped {path.parent.name} of this name, which it would not reown; rename it"
+                f"{path}: there is a shipped {path.parent.name} of this name, which it would not replace; rename it"
             )
+        name = re.search(r"^name:[ \t]*['\"]?([\w.-]+)", path.read_text("utf-8", "replace"), re.MULTILINE)
+        if path.parent.name in NAMED and name is not None and name[1] != path.stem:
+            raise InputError(f"{path}: name: {name[1]} must be {path.stem}, as the file, since runs are called by it")
     return own
 
 

@@ -165,7 +165,11 @@ def _try_credit(function: Credit, name: str, where: str) -> None:
     except Exception as error:
         raise InputError(f"{where}: {name} is no credit, it fails on a block: {first_line(error)}") from error
     if not isinstance(weights, torch.Tensor) or weights.shape != mask.shape:
-        raise InputError(f"{where}: {name} is no credit: it must give one weight for each block and slot, [N, K]")
+        given = list(weights.shape) if isinstance(weights, torch.Tensor) else type(weights).__name__
+        raise InputError(
+            f"{where}: {name} is no credit: it must give one weight for each block and slot, [N, K] = "
+            f"{list(mask.shape)}; it gave {given}"
+        )
     wrong = weights[mask & ~(torch.isfinite(weights) & (weights >= 0))]
     if len(wrong):
         raise InputError(f"{where}: {name} is no credit: its weights must be finite and >= 0, got {wrong[0].item():g}")

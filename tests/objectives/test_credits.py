@@ -362,7 +362,10 @@ def asks_for_all(
     [
         (minus, r"^objective\.base: \S+\.minus is no credit: its weights must be finite and >= 0, got -1$"),
         (nan_at_a_miss, "nan_at_a_miss is no credit: its weights must be finite and >= 0, got nan$"),
-        (per_block, r"per_block is no credit: it must give one weight for each block and slot, \[N, K\]$"),
+        (
+            per_block,
+            r"per_block is no credit: it must give one weight for each block and slot, \[N, K\] = .*; it gave \[",
+        ),
         (
             asks_wrongly,
             r"^objective\.base\.credit='\S+\.asks_wrongly' asks for 'gold_ranks', which is no data of a block; "
