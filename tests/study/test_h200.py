@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from helpers.commands import specauf
 from specauf_cli.data import offline
 
@@ -36,6 +38,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_one_command_runs_the_study(tmp_path: Path) -> None:
     (tmp_path / "data/train").mkdir(parents=True)
     (tmp_path / "data/benchmarks").mkdir()
