@@ -23,6 +23,7 @@ BUSY = "import time\nwhile time.process_time() < {}: pass"
 COUNTED = pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="the system does not count processors' time")
 
 
+@pytest.mark.slow  # it trains the drafters that the script measures
 def test_a_script_that_fails_is_named_and_the_next_ones_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
