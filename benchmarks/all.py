@@ -16,6 +16,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import goals, records
@@ -179,26 +180,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", default="runs", help="folder of the drafters that are measured")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=INTERPRETER")
     given = parser.parse_args(arguments)
-    try:
-        for name in given.only:
-            if name not in SCRIPTS:
-                raise InputError(f"unknown benchmark {name!r}; valid: {', '.join(SCRIPTS)}.{nearest(name, SCRIPTS)}")
-        if given.small and given.out.resolve() == goals.FOLDER:
-            raise InputError("--small measures nothing: give --out DIR, another folder than that of the records")
-        python = dict(word.split("=", 1) for word in given.python if "=" in word)
-        if len(python) < len(given.python) or set(python) - set(PEERS):
-            raise InputError(f"--python {given.python[-1]}: give PEER=INTERPRETER; PEER is one of {', '.join(PEERS)}")
-        folder = given.out.resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        options = Options(given.small, folder, str(Path(given.runs).resolve()), python)
-        failed = run_all([name for name in SCRIPTS if name in given.only or not given.only], options)
-        print(write_table(folder))
-    except InputError as error:
-        print(f"make bench: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("make bench: stopped; records that were written are kept", file=sys.stderr)
-        return 130
+    return records.status_of("make bench", partial(bench, given), "records that were written are kept")
+
+
+def bench(given: argparse.Namespace) -> int:
+    """Runs what is asked for, then writes the table; the exit status. Errors: InputError for what cannot be asked."""
+    for name in given.only:
+        if name not in SCRIPTS:
+            raise InputError(f"unknown benchmark {name!r}; valid: {', '.join(SCRIPTS)}.{nearest(name, SCRIPTS)}")
+    if given.small and given.out.resolve() == goals.FOLDER:
+        raise InputError("--small measures nothing: give --out DIR, another folder than that of the records")
+    python = dict(word.split("=", 1) for word in given.python if "=" in word)
+    if len(python) < len(given.python) or set(python) - set(PEERS):
+        raise InputError(f"--python {given.python[-1]}: give PEER=INTERPRETER; PEER is one of {', '.join(PEERS)}")
+    folder = given.out.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    options = Options(given.small, folder, str(Path(given.runs).resolve()), python)
+    failed = run_all([name for name in SCRIPTS if name in given.only or not given.only], options)
+    print(write_table(folder))
     if failed:
         print(f"make bench: failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))

@@ -20,7 +20,6 @@ Exit status: 0 all parts are done, 1 something failed, 2 it cannot run here, 3 t
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -298,19 +297,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path(data) if data else None, help="conversations for the study")
     parser.add_argument("--commit", help="of this tree, where it is a copy without its history")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+
+    def work() -> int:
         setting = _setting(options)
         again = [] if options.again is None else _parts(options.again)
         with lock(options.out, "make gpu"):
             path = options.out / "gpu.json"
             return run_parts(setting, path, minutes=options.minutes, only=_parts(options.only), again=again)
-    except InputError as error:
-        print(f"make gpu: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("make gpu: stopped; what is finished is kept, the same command continues", file=sys.stderr)
-        return 130
+
+    return records.status_of("make gpu", work, "what is finished is kept, the same command continues")
 
 
 if __name__ == "__main__":

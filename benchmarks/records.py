@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,6 +110,20 @@ def _end(process: "subprocess.Popen[str]") -> tuple[str | None, str | None]:
         with suppress(subprocess.TimeoutExpired):
             return process.communicate(timeout=GRACE)
     return None, None
+
+
+def status_of(name: str, work: Callable[[], int], kept: str) -> int:
+    """The exit status of the command ``name`` that does ``work``: 2 with a line for an InputError, 130 for Ctrl-C or a
+    SIGTERM, with a line that says what is ``kept``."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return work()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; {kept}", file=sys.stderr)
+        return 130
 
 
 def cell(

@@ -142,7 +142,10 @@ def test_a_folder_of_ones_own_that_cannot_work_is_one_line(tmp_path: Path, monke
     (tmp_path / "objective" / "auf.yaml").unlink()
     own = tmp_path / "objective" / "own.yaml"
     own.write_text("name: auf\nbase: {credit: full_ce}\n")
-    with pytest.raises(InputError, match=r"own\.yaml: name: auf must be own, as the file"):
+    with pytest.raises(InputError, match=r"own\.yaml: its `name:` must be own, as the file's, not auf"):
+        compose.compose([])
+    own.write_text("")
+    with pytest.raises(InputError, match=r"own\.yaml: its `name:` must be own, as the file's, it has none"):
         compose.compose([])
     own.write_text("name: own\nbackbones: [dflash\n")  # it cannot be read, and another one was asked for
     with pytest.raises(InputError, match=r"objective 'b_auf' is for domino, not for dflash; on dflash: auf, "):

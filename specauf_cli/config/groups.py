@@ -38,8 +38,9 @@ def own_folder() -> Path | None:
                 f"{path}: there is a shipped {path.parent.name} of this name, which it would not replace; rename it"
             )
         name = re.search(r"^name:[ \t]*['\"]?([\w.-]+)", path.read_text("utf-8", "replace"), re.MULTILINE)
-        if path.parent.name in NAMED and name is not None and name[1] != path.stem:
-            raise InputError(f"{path}: name: {name[1]} must be {path.stem}, as the file, since runs are called by it")
+        if path.parent.name in NAMED and (name is None or name[1] != path.stem):
+            given = "it has none" if name is None else f"not {name[1]}"
+            raise InputError(f"{path}: its `name:` must be {path.stem}, as the file's, {given}; runs are called by it")
     return own
 
 

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from specauf_cli.config.schema import ObjectiveConfig
 from specauf_cli.errors import InputError
 from specauf_cli.objectives.credits import TRUNCATING
-from specauf_cli.objectives.loss import Facts, Positions, block_facts, joined, positions
+from specauf_cli.objectives.loss import Facts, Positions, block_facts, in_parts, joined, positions
 from specauf_cli.objectives.terms import CE, Objective, is_soft
 from specauf_cli.types import BlockStats
 
@@ -76,8 +76,7 @@ class Blocks(NamedTuple):
 
     def split(self, blocks: int) -> list["Blocks"]:
         """The batch in pieces of at most ``blocks`` blocks."""
-        pieces = [[None] * -(-len(self.mask) // blocks) if x is None else torch.split(x, blocks) for x in self]
-        return [Blocks(*piece) for piece in zip(*pieces, strict=True)]
+        return [Blocks(*piece) for piece in in_parts(self, blocks)]  # type: ignore[arg-type]
 
 
 class Rows(NamedTuple):
@@ -246,10 +245,10 @@ def _recomputed(of_branches: Callable[[Blocks], dict[str, Facts]], pieces: Seque
         return of_branches(Blocks(*piece))  # type: ignore[arg-type]
 
     parts: list[dict[str, Facts]] = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
-    joined = {}
+    whole = {}
     for name, first in parts[0].items():
         own = [p[name] for p in parts]
         fields = [f for f in dataclasses.fields(BlockStats) if getattr(first.stats, f.name) is not None]
         stats = BlockStats(**{f.name: torch.cat([getattr(x.stats, f.name) for x in own]) for f in fields})
-        joined[name] = Facts(stats, {key: torch.cat([x.losses[key] for x in own]) for key in first.losses})
-    return joined
+        whole[name] = Facts(stats, {key: torch.cat([x.losses[key] for x in own]) for key in first.losses})
+    return whole

@@ -1,6 +1,6 @@
 """The loss of a branch: per term weight x sum m c l / normaliser, as pairs (total, weight) that are divided once."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, get_args
@@ -41,6 +41,13 @@ class Positions(NamedTuple):
         return Positions(change(self.correct), change(self.gold_logprob), data, losses)
 
 
+def in_parts(tensors: Sequence[Tensor | None], size: int) -> Iterator[tuple[Tensor | None, ...]]:
+    """Tensors that belong together, ``size`` rows at a time; what is None stays so. The first one is none."""
+    assert tensors[0] is not None
+    count = -(-len(tensors[0]) // size)
+    return zip(*([None] * count if x is None else torch.split(x, size) for x in tensors), strict=True)
+
+
 def joined(parts: Sequence[Positions]) -> Positions:
     """Positions in a row, one part after another."""
     return Positions(
@@ -74,8 +81,8 @@ def positions(
     if logits.device.type != "cpu" or count <= rows:
         return some(logits, labels, target_logits, confidence)
     flat = [None if x is None else x.flatten(0, labels.dim() - 1) for x in (logits, labels, target_logits, confidence)]
-    pieces = [[None] * -(-count // rows) if x is None else torch.split(x, rows) for x in flat]
-    return joined([some(*piece) for piece in zip(*pieces, strict=True)]).each(lambda x: x.view(labels.shape))
+    parts = [some(*part) for part in in_parts(flat, rows)]  # type: ignore[arg-type]
+    return joined(parts).each(lambda x: x.view(labels.shape))
 
 
 def _positions(
