@@ -18,6 +18,11 @@ def first_line(error: BaseException) -> str:
     return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
+def whole_text(error: BaseException) -> str:
+    """All that a library says in an error, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """``' Did you mean X?'`` for the valid name closest to ``word``, or ``''`` when none is close."""
     close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)

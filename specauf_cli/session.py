@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from specauf_cli.config.overrides import check_folder
 from specauf_cli.config.schema import Config
 from specauf_cli.config.settings import shared
 from specauf_cli.data import benchmarks, conversations
@@ -337,6 +338,7 @@ def open_session(config: Config, *, precision: str | None = None) -> Session:
         and not Path(config.target.path).is_dir()
     ):
         raise InputError(f"target.path={config.target.path}: there is no such folder")
+    check_folder(config.runs)
     device = use_machine(config)
     train, heldout = load_data(config)
     located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)

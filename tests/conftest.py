@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -46,6 +47,8 @@ from specauf_cli.models.target import Target  # noqa: E402
 from specauf_cli.types import Corpus  # noqa: E402
 
 torch.set_num_threads(1)  # the tensors here are tiny, and the machine is shared
+gc.freeze()  # the modules stay; looking at their objects again and again takes a few per cent of the time
+gc.set_threshold(100_000, 50, 100)
 
 # The same examples in every run, as many as take a second or less; how long one takes says nothing.
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None, max_examples=50)
@@ -53,6 +56,11 @@ hypothesis.settings.load_profile("tests")
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]
+
+
+@pytest.fixture(autouse=True)
+def _checked_anew() -> None:
+    typechecker.again()
 
 
 @pytest.fixture(scope="session")

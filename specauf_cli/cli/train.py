@@ -1,11 +1,13 @@
 """Training: one drafter, a sweep, several together; the small target alone."""
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
 from specauf_cli.cli.arguments import OVERRIDES, Overrides
+from specauf_cli.config.groups import check_once
 from specauf_cli.config.overrides import key_of, overrides_of, value_of
 from specauf_cli.errors import InputError
 
@@ -30,6 +32,7 @@ def train(context: typer.Context) -> None:
 
         print(reference.train_help())
         return
+    check_once(words)
     words = _of_experiment(words)
     if "--together" in own:
         if "--eval" in own:
@@ -39,6 +42,7 @@ def train(context: typer.Context) -> None:
     from specauf_cli.config import compose
 
     def job(config: "Config", overrides: list[str]) -> None:
+        _say_other_name(config, overrides)
         from specauf_cli.reporting import summary
         from specauf_cli.session import open_session
         from specauf_cli.study.executors import Worker
@@ -51,6 +55,15 @@ def train(context: typer.Context) -> None:
         print(f"  record: {path}")
 
     compose.run_hydra(job, words)
+
+
+def _say_other_name(config: "Config", overrides: Sequence[str]) -> None:
+    """Says what an objective is called on this backbone, where that is not the name that was typed."""
+    typed = next((value_of(w) for w in overrides if key_of(w) == "objective"), config.objective.name)
+    renamed = any(key_of(w) == "objective.name" for w in overrides)
+    if typed != config.objective.name and not renamed:
+        said = f"objective={typed} is {config.objective.name} on {config.backbone.name}"
+        print(f"specauf: {said}", file=sys.stderr)
 
 
 def _of_experiment(words: Sequence[str]) -> list[str]:
@@ -87,6 +100,8 @@ def _train_together(words: Sequence[str], *, force: bool) -> None:
         raise InputError(f"--together takes overrides only, not {option!r}")
     sweep = compose.sweep([w for w in words if not w.startswith("-")])
     jobs = [(compose.compose(overrides), overrides) for overrides in sweep]
+    for config, overrides in jobs:
+        _say_other_name(config, overrides)
     session = open_session(jobs[0][0])
     other = next((" ".join(o) for c, o in jobs if not session.serves(c)), None)
     if other is not None:

@@ -30,7 +30,7 @@ from specauf_cli.config import identity, names, settings
 from specauf_cli.config.groups import OWN, check_choices, file_of, folder, groups, own_folder
 from specauf_cli.config.overrides import key_of
 from specauf_cli.config.schema import BackboneConfig, Config, ObjectiveConfig
-from specauf_cli.errors import InputError, Interrupted, first_line, nearest
+from specauf_cli.errors import InputError, Interrupted, first_line, nearest, whole_text
 from specauf_cli.runtime import ranks
 
 SIZED = {"domino": ("gru_hidden_dim", "emb_dim"), "dspark": ("markov_rank",)}
@@ -76,7 +76,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
             return hydra_compose("train", overrides=[*_search(), *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(_explain(error)) from error
     finally:
         Singleton.set_state(outer)
@@ -224,7 +224,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         status = path.stat()
         values = copy.deepcopy(_parsed(path, status.st_mtime_ns, status.st_size, tuple(os.environ.items())))
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: {whole_text(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: a yaml file here is a mapping of keys, see experiments/table2.yaml")
     return typing.cast(dict[str, Any], values)
@@ -317,9 +317,14 @@ def _explain(error: Exception) -> str:
     text = str(error)
     if "hydra/launcher/submitit" in text:
         return "this launcher needs the extra `cluster`: pip install 'specauf[cluster]'"
+    if isinstance(error, yaml.YAMLError):  # what is wrong comes last
+        return whole_text(error)
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if match and settings.find(match[1]) is not None:
-        return f"{match[1]} is not set in the chosen yaml; to add it, write +{match[1]}=..."
+        return (
+            f"{match[1]} is not set in the chosen yaml; to add it, write +{match[1]}=..., to see what is set: specauf "
+            f"train --cfg job"
+        )
     if match:
         keys = [setting.key for setting in settings.settings()]
         return (
@@ -336,6 +341,8 @@ def with_benchmarks(config: Config, names: str) -> Config:
         return config
     chosen = {}
     for name in names.split(","):
+        if not name:
+            raise InputError(f"--benchmarks {names!r}: a name is empty; write them as gsm8k,mbpp")
         if name in chosen:
             raise InputError(f"--benchmarks {names}: {name} is named twice")
         if name == "all":

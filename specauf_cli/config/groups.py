@@ -83,3 +83,14 @@ def check_choices(overrides: Sequence[str]) -> None:
                 raise InputError(
                     f"unknown {name} {choice!r}; valid: {', '.join(known[name])}.{nearest(choice, known[name])}"
                 )
+
+
+def check_once(overrides: Sequence[str]) -> None:
+    """InputError where a command line gives a group two choices: all but the last would be lost without a word."""
+    known, given = groups(), dict[str, str]()
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if equals and name in known and given.setdefault(name, value) != value:
+            raise InputError(
+                f"{name} is given twice, as {given[name]} and as {value}; -m {name}={given[name]},{value} trains both"
+            )

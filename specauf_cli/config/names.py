@@ -137,7 +137,8 @@ def _try_loss(function: Loss, name: str, where: str) -> None:
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     except Exception as error:
-        raise InputError(f"{where}: {name} is no loss, it fails on logits: {first_line(error)}") from error
+        takes = "it takes logits [N, K, V] and labels [N, K]; or no labels but target_logits [N, K, V]"
+        raise InputError(f"{where}: {name} is no loss, it fails: {first_line(error)} ({takes})") from error
     if not isinstance(losses, torch.Tensor) or losses.shape != labels.shape:
         raise InputError(f"{where}: {name} is no loss: it must give one number for each position of its logits")
     if not bool(torch.isfinite(losses).all()):

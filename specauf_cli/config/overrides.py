@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Sequence
 
+from specauf_cli.config.groups import check_once
 from specauf_cli.errors import InputError
 
 
@@ -11,6 +12,7 @@ def overrides_of(words: Sequence[str] | None) -> list[str]:
     for word in words or []:
         if "=" not in word and not word.startswith("~"):
             raise InputError(f"{word!r} is not an override; write key=value, for example profile=smoke")
+    check_once(words or [])
     return list(words or [])
 
 
@@ -39,7 +41,15 @@ def runs_folder(words: Sequence[str]) -> str:
     given = [value_of(w) for w in runs_words(words)]
     if given and not given[-1]:
         raise InputError("runs= is empty; it names the folder of the runs, for example runs=runs")
-    return os.path.expanduser(given[-1]) if given else "runs"
+    folder = os.path.expanduser(given[-1]) if given else "runs"
+    check_folder(folder)
+    return folder
+
+
+def check_folder(runs: str) -> None:
+    """InputError when the folder of the runs is a file."""
+    if os.path.exists(runs) and not os.path.isdir(runs):
+        raise InputError(f"runs={runs} is a file; it names the folder of the runs, for example runs=runs")
 
 
 def runs_folder_only(words: Sequence[str]) -> str:

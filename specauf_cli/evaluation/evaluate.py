@@ -139,8 +139,10 @@ def evaluate(
                     traces=tuple(traces),
                 )
             )
-            identical = f"{audit.identical} of {audit.requests} live outputs equal the target's own"
-            _say(f"{prompt_set.title:>28}  T={temperature:g}  tau {tau.mean(traces):.3f}  audit: {identical}")
+            line = f"{prompt_set.title:>28}  T={temperature:g}  tau {tau.mean(traces):.3f}"
+            if audit.requests:
+                line += f"  audit: {audit.identical} of {audit.requests} live outputs equal the target's own"
+            _say(line)
     cost = Cost(
         **{k: round(v, 2) for k, v in seconds.items()},
         peak_memory_mib=peak_memory_mib(),

@@ -11,7 +11,7 @@ from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, interval
 from specauf_cli.reporting.claims import HOLDS, OPEN, Verdict, all_above, signed
 from specauf_cli.reporting.escape import cell, code, path
-from specauf_cli.reporting.figures import Figure, GammaPanel, tau_by_gamma
+from specauf_cli.reporting.figures import BudgetPanel, Figure, GammaPanel, tau_by_budget, tau_by_gamma
 from specauf_cli.reporting.measured import Measured, select, sources
 from specauf_cli.reporting.tables import (
     DASH,
@@ -204,19 +204,20 @@ def _verdicts(
     return verdicts
 
 
-def markdown(compared: Comparison, *, links: str | None = None, figure: Figure | None = None) -> str:
+def markdown(compared: Comparison, *, links: str | None = None, drawn: Sequence[Figure] = ()) -> str:
     """The page: claims, a table and its reading for every condition, notes, and the records.
 
-    ``links``: relative path to the folders of records; ``figure``: a drawing whose image is in ``figures/``.
+    ``links``: relative path to the folders of records; ``drawn``: drawings whose images are in ``figures/``.
     """
     page, parts = compared.page, compared.parts
     text = [f"# {cell(page.title)}", ""]
     if not parts:
         return "\n".join([*text, "No run of this page is finished yet.", ""])
     text += _claims(compared)
-    if figure is not None:
+    for figure in drawn:
         image = path("figures", f"{figure.name}.png")
         text += [f"![{cell(figure.title)}]({image})", "", figure.caption, ""]
+    text += _budget_table(compared)
     for part in parts:
         text += _section(page, part)
     empty = [c for c in page.conditions if c.name not in {part.condition.name for part in parts}]
@@ -410,3 +411,56 @@ def gamma_figure(compared: Comparison) -> Figure | None:
             shown = {*page.gammas, *levels}
             records += [record for record in part.measured.records if record.objective in shown]
     return tau_by_gamma(f"gamma-{page.name}", panels, page.definition, records) if panels else None
+
+
+def budget_figure(compared: Comparison) -> Figure | None:
+    """tau against the training steps, a panel for every factor that has several budgets."""
+    panels = []
+    for factor, parts in _budgets(compared).items():
+        lines: dict[str, tuple[str, dict[float, Interval]]] = {}
+        for budget, part in parts.items():
+            for row, average_tau in _averages(part).items():
+                lines.setdefault(row.recorded_as, (row.title, {}))[1][budget] = average_tau
+        order = [row.recorded_as for row in compared.page.rows if row.recorded_as in lines]
+        panels.append(BudgetPanel(factor, {name: lines[name] for name in order}))
+    records = [r for parts in _budgets(compared).values() for part in parts.values() for r in part.measured.records]
+    return tau_by_budget(f"budget-{compared.page.name}", panels, compared.page.definition, records) if panels else None
+
+
+def _budgets(compared: Comparison) -> dict[str, dict[float, Part]]:
+    """Measured conditions by factor and budget, for factors with several budgets."""
+    found: dict[str, dict[float, Part]] = {}
+    for part in compared.parts:
+        if part.condition.budget is not None and part.ranked:
+            found.setdefault(part.condition.factor, {})[part.condition.budget] = part
+    return {factor: parts for factor, parts in found.items() if len(parts) > 1}
+
+
+def _averages(part: Part) -> dict[VariantRow, Interval]:
+    return {line.row: line.average for line in part.lines if line.average is not None}
+
+
+def _budget_table(compared: Comparison) -> list[str]:
+    """tau by objective and budget, a table for every factor with several budgets; bold: the best of a column, and those
+    not separable from it."""
+    text = []
+    for factor, parts in _budgets(compared).items():
+        budgets = sorted(parts)
+        text += [f"**{cell(factor)}**: average tau, by training steps as a multiple of the profile's", ""]
+        text += [table_row(["objective", *(f"x {b:g}" for b in budgets)])]
+        text += [table_row(["---"] + ["--:"] * len(budgets))]
+        best = {
+            (line.row.recorded_as, budget)
+            for budget, part in parts.items()
+            for place, line in enumerate(part.lines)
+            if line.average is not None and (place == 0 or (line.to_best is not None and not line.to_best.separable))
+        }
+        for row in compared.page.rows:
+            taus = [_averages(parts[b]).get(row) for b in budgets]
+            if any(t is not None for t in taus):
+                cells = [tau_cell(t, bold=(row.recorded_as, b) in best) for t, b in zip(taus, budgets, strict=True)]
+                text.append(table_row([cell(row.title), *cells]))
+        text.append("")
+    if text:
+        text += ["Bold: the best after so many steps, and those that are not separable from it.", ""]
+    return text

@@ -155,6 +155,44 @@ def tau_by_gamma(name: str, panels: Sequence[GammaPanel], definition: str, recor
     return Figure(name, "tau against gamma", text, canvas, records)
 
 
+@dataclass(frozen=True)
+class BudgetPanel:
+    """The conditions of one factor in ``tau_by_budget``: by objective its title, and average tau by budget."""
+
+    title: str
+    lines: Mapping[str, tuple[str, Mapping[float, Interval]]]
+
+
+def tau_by_budget(name: str, panels: Sequence[BudgetPanel], definition: str, records: Sequence[RunRecord]) -> Figure:
+    """Average tau of every objective against the training steps, as a multiple of the profile's."""
+    looks = _looks(dict.fromkeys(objective for panel in panels for objective in panel.lines))
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(figsize=(4.6 * len(panels) + 0.6, 4.0), layout="constrained")
+        axes = np.atleast_1d(canvas.subplots(1, len(panels)))
+        drawn: dict[str, Any] = {}
+        for ax, panel in zip(axes, panels, strict=True):
+            budgets = sorted({budget for _, points in panel.lines.values() for budget in points})
+            for objective, (title, points) in panel.lines.items():
+                ordered, look = sorted(points.items()), looks[objective]
+                x = [budget for budget, _ in ordered]
+                ax.fill_between(
+                    x, [p.low for _, p in ordered], [p.high for _, p in ordered], color=look["color"], alpha=0.12, lw=0
+                )
+                (drawn[escape.drawn(title)],) = ax.plot(x, [p.value for _, p in ordered], linewidth=1.4, **look)
+            ax.set(xscale="log", xlabel="training steps / the profile's", title=escape.drawn(panel.title))
+            ax.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+            ax.minorticks_off()
+        axes[0].set_ylabel(f"tau ({definition}), average over benchmarks")
+        canvas.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=min(4, len(drawn)))
+        canvas.draw_without_rendering()
+        canvas.set_layout_engine("none")
+    text = (
+        "Average tau against the number of training steps; bands: 95 % intervals. Every point is a training of its "
+        "own. The panels have different scales."
+    )
+    return Figure(name, "tau against the training budget", text, canvas, records)
+
+
 def page(profile: str, drawn: Sequence[Figure], *, links: str) -> str:
     """The figures of a profile as a Markdown page with captions. ``links``: relative path to the records."""
     text = [f"# Figures, profile {escape.code(profile)}", ""]

@@ -23,6 +23,7 @@ runs/views/                   what ``specauf view`` wrote
 runs/jobs/                    results of jobs that a launcher ran
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -272,7 +273,11 @@ def find(runs: Path, names: Sequence[str], *, every: bool, finished_only: bool =
     known = {f.parent.name: f.parent for f in runs.glob(f"*/{ABOUT}")}
     finished = {n: f for n, f in known.items() if (f / FINISHED).exists()}
     if not names and not every and len(finished) > 1:  # the default is the latest run that is not damaged
-        finished = {n: f for n, f in finished.items() if _is_whole(f)} or finished
+        whole = {n: f for n, f in finished.items() if _is_whole(f)}
+        if whole and len(whole) < len(finished):
+            damaged = ", ".join(sorted(set(finished) - set(whole)))
+            print(f"specauf: passed over, damaged: {damaged} (`specauf ls` says how)", file=sys.stderr)
+        finished = whole or finished
     if not names:
         if not finished:
             raise InputError(

@@ -250,7 +250,10 @@ def save_record(record: RunRecord, folder: Path) -> Path:
 
 def load_record(path: Path) -> RunRecord:
     """Errors: InputError for a file that is not a record of this schema."""
-    raw = read_json(path)
+    try:
+        raw = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; delete it and measure again") from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise InputError(f"{path} is not a run record of schema {SCHEMA}")
     try:

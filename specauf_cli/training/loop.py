@@ -160,6 +160,9 @@ class Running:
         self._gather()
         self.line = _summarise(self.training, self.done, self.window)
         self.speed = round(self.tokens / self.reading)
+        if self.line["grad_norm"] == 0:
+            name = self.training.name
+            print(f"specauf: {name}: nothing is learnt, every gradient up to step {self.done} is zero", file=sys.stderr)
         if self.writes:
             self.line |= self.training.measure(self.done)
             logged = {**self.line, "tokens_per_second": self.speed}

@@ -206,7 +206,8 @@ def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str
         (["eval", "--all-runs", "--run", "x"], "leave --run out"),
         (["eval", "runs="], "runs= is empty"),
         (["eval", "--benchmarks", "all,gsm8k"], "all is used alone"),
-        (["eval", "--benchmarks", ""], "unknown benchmark ''"),
+        (["eval", "--benchmarks", ""], "a name is empty; write them as gsm8k,mbpp"),
+        (["train", "objective=auf", "objective=decay"], "objective is given twice, as auf and as decay"),
         (["compare", "a", "b", "k=v"], "takes no setting but runs=FOLDER"),
         (["audit", "evaluation.precision=bf16"], "an audit decodes live, in fp32 and in bf16"),
         (["eval", "--cross-check", "-1"], "evaluation.audit=-1 must be at least 0"),
@@ -296,6 +297,22 @@ def test_ls_and_show_tell_finished_failed_and_interrupted_runs_apart(table: tupl
     assert re.search(r"loss \d+\.\d+ [▁▂▃▄▅▆▇█]+ \d+\.\d+", latest)
     assert "average" in latest
     assert "no run under empty/" in specauf(folder, "ls", "runs=empty", check=False).stderr
+
+
+def test_an_objective_that_gives_no_weight_and_one_with_another_name_are_said(
+    tmp_path: Path, table: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = table
+    (tmp_path / "objective").mkdir()
+    (tmp_path / "objective" / "nothing.yaml").write_text(
+        "name: nothing\ntitle: nothing\nbackbones: [dflash]\nbase: {credit: full_ce, weight: 1.0e-300}\n"
+    )
+    monkeypatch.setenv("SPECAUF_CONF", str(tmp_path))
+    done = specauf(folder, "train", "objective=nothing", "profile=smoke", "trainer.steps=2")
+    assert "nothing is learnt, every gradient up to step 2 is zero" in done.stderr
+    done = specauf(folder, "train", "objective=auf", "backbone=domino", "profile=smoke", "trainer.steps=2")
+    assert "objective=auf is b_auf on domino" in done.stderr
+    assert "nothing is learnt" not in done.stderr
 
 
 def test_tau_is_measured_while_training_and_changes_nothing(table: tuple[Path, str]) -> None:

@@ -210,9 +210,23 @@ def test_a_signal_while_measuring_is_one_line(here: Path, number: int, code: int
     assert "Traceback" not in said
 
 
+def test_a_damaged_run_that_is_passed_over_is_said(here: Path) -> None:
+    newest = max((run_of(here, o) for o in ("auf", "decay")), key=lambda f: (f / "finished.json").stat().st_mtime_ns)
+    (newest / "run.json").write_text('{"run": ')
+    done = specauf(here, "eval", "--benchmarks", "offline_chat", "evaluation.prompts=1", "evaluation.audit=0")
+    assert f"passed over, damaged: {newest.name}" in done.stderr
+    assert newest.name not in done.stdout
+
+
 def test_an_ascii_terminal_still_shows_the_result(here: Path) -> None:
     done = specauf(here, "show", run_of(here, "auf").name, encoding="ascii")
     assert "average" in done.stdout
+
+
+def test_a_file_in_place_of_the_runs_is_said(here: Path) -> None:
+    (here / "file").touch()
+    for words in (("ls",), TRAIN):
+        assert "runs=file is a file" in refused(here, *words, "runs=file")
 
 
 def broken(here: Path, name: str, text: str) -> Path:

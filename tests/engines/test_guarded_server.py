@@ -26,9 +26,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 STARTS = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from benchmarks.engine.server import Server, free_port
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests themselves run in the background
 folder, port = Path(sys.argv[1]), free_port()
 command = [sys.executable, str(folder / "serves.py"), str(port), str(folder), sys.argv[2]]
 with Server(command, url=f"http://127.0.0.1:{port}", log=folder / "log", environment=os.environ, timeout=30, grace=1.0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -263,48 +265,58 @@ def test_a_walk_over_every_start_is_the_replay(
         assert tuple(rounds) == trace.accepted
 
 
+OTHERS: dict[str, tuple[int, dict[str, int | str]]] = {
+    "domino": (7, {"gru_hidden_dim": 12, "emb_dim": 8, "pure_draft_prefix_len": 1}),
+    "domino, 8": (8, {"gru_hidden_dim": 12, "emb_dim": 8, "pure_draft_prefix_len": 1}),
+    "dspark, 8": (8, {"markov_rank": 8, "markov_head_type": "vanilla"}),
+    "dspark": (7, {"markov_rank": 8, "markov_head_type": "gated"}),
+    "medusa": (7, {}),
+    "recurrent": (7, {"gru_hidden_dim": 48}),
+}
+"""Proposals and knobs by kind. With 8 proposals a block of 8 drafts one token per position, the anchor's own
+included."""
+
+
+@pytest.fixture(scope="module")
+def fitted_other(target: Target, make_drafter: MakeDrafter, made: dict[float, Generated]) -> Callable[[str], DFlash]:
+    """A drafter of ``OTHERS`` that was fitted to answers of both temperatures."""
+    some = [t for found in made.values() for t in found.trajectories[:3]]
+
+    @functools.cache
+    def make(name: str) -> DFlash:
+        kind, (proposals, knobs) = name.partition(",")[0], OTHERS[name]
+        drafter = make_drafter(name=kind, kind=kind, knobs=knobs, proposals=proposals)
+        return fit(drafter, target, some, steps=400 if isinstance(drafter, Heads) else 80)
+
+    return make
+
+
 @both_temperatures
-@pytest.mark.parametrize(
-    ("kind", "proposals", "knobs"),
-    [
-        ("domino", 7, {"gru_hidden_dim": 12, "emb_dim": 8, "pure_draft_prefix_len": 1}),
-        ("domino", 8, {"gru_hidden_dim": 12, "emb_dim": 8, "pure_draft_prefix_len": 1}),
-        ("dspark", 8, {"markov_rank": 8, "markov_head_type": "vanilla"}),
-        ("dspark", 7, {"markov_rank": 8, "markov_head_type": "gated"}),
-        ("medusa", 7, {}),
-        ("recurrent", 7, {"gru_hidden_dim": 48}),
-    ],
-)
+@pytest.mark.parametrize("name", OTHERS)
 def test_live_rounds_are_replay_rounds_for_other_drafters(
     target: Target,
-    make_drafter: MakeDrafter,
+    fitted_other: Callable[[str], DFlash],
     made: dict[float, Generated],
     temperature: float,
-    kind: str,
-    proposals: int,
-    knobs: dict[str, int | str],
+    name: str,
 ) -> None:
-    """With 8 proposals a block of 8 drafts one token per position, the anchor's own included."""
-    drafter = make_drafter(name=kind, kind=kind, knobs=knobs, proposals=proposals)
-    found = replace(made[temperature], trajectories=made[temperature].trajectories[:5])
-    fit(drafter, target, found.trajectories[:4], steps=250 if isinstance(drafter, Heads) else 60)
+    drafter = fitted_other(name)
+    found = replace(made[temperature], trajectories=made[temperature].trajectories[:4])
     traces = check_agreement(target, drafter, found)
     counts = [a for t in traces for a in t.accepted]
     assert counts.count(0) > 3
-    assert sum(0 < a < proposals for a in counts) > (3 if isinstance(drafter, Heads) else 10)
-    assert all(t.proposed == proposals for t in traces)
+    assert sum(0 < a < OTHERS[name][0] for a in counts) > (3 if isinstance(drafter, Heads) else 10)
+    assert all(t.proposed == OTHERS[name][0] for t in traces)
 
 
 @both_temperatures
 def test_a_drafter_that_is_not_sure_proposes_less_and_replay_follows(
-    target: Target, make_drafter: MakeDrafter, made: dict[float, Generated], temperature: float
+    target: Target, fitted_other: Callable[[str], DFlash], made: dict[float, Generated], temperature: float
 ) -> None:
     """The threshold is a value that its own confidence takes, so blocks end everywhere."""
-    knobs = {"markov_rank": 8, "markov_head_type": "vanilla"}
-    drafter = make_drafter(name="dspark", kind="dspark", knobs=knobs, proposals=8)
-    found = replace(made[temperature], trajectories=made[temperature].trajectories[:5])
-    fit(drafter, target, found.trajectories[:4], steps=60)
-    plain = check_agreement(target, drafter, found)
+    drafter = copy.deepcopy(fitted_other("dspark, 8"))
+    found = replace(made[temperature], trajectories=made[temperature].trajectories[:4])
+    plain = replay(target, drafter, found.trajectories, batch_size=3)
     drafter.least_confidence = 0.6
     with torch.no_grad():
         drafter.confidence_head.proj.weight.mul_(3)

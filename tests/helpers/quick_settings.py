@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+
+from specauf_cli.config.overrides import key_of
+
+GROUPS = {folder.name for folder in (Path(__file__).resolve().parents[2] / "conf").iterdir() if folder.is_dir()}
 
 _load = OmegaConf.load
 _compose = hydra.compose
@@ -36,10 +42,15 @@ def load(file: Any) -> Any:
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
-    """``hydra.compose`` of the shipped yaml files; a folder of the user's own may change between two calls."""
-    if any("hydra.searchpath" in o for o in overrides):
+    """``hydra.compose`` of the shipped yaml files; a folder of the user's own may change between two calls.
+
+    Yaml files are merged once for all calls that choose the same ones; Hydra's own function applies values to that.
+    """
+    if any("hydra." in o for o in overrides):
         return _compose(config_name, overrides=overrides)
-    copied: DictConfig = pickle.loads(_composed(config_name, tuple(overrides)))
+    values = [o for o in overrides if key_of(o) not in GROUPS]
+    copied: DictConfig = pickle.loads(_composed(config_name, tuple(o for o in overrides if o not in values)))
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), copied)
     return copied
 
 

@@ -195,3 +195,41 @@ def test_the_figure_has_a_panel_for_every_condition_with_several_gammas() -> Non
     assert {r.objective for r in figure.records} == set(FULL) - {"tail"}
     assert figure.svg() == figure.svg()
     assert comparison.gamma_figure(judged(decay=LOW, auf=HIGH)) is None
+
+
+BUDGETS = replace(
+    PAGE,
+    conditions=tuple(
+        Condition(f"{name}_x{n}", factor, f"steps x {n}", budget=n)
+        for name, factor in (("o", "original answers"), ("r", "the target's own answers"))
+        for n in (1, 2)
+    ),
+    claims=(),
+)
+
+
+def by_budget() -> Comparison:
+    first = [drafter("decay", LOW), drafter("auf", HIGH), drafter("static_auf", HIGH)]
+    second = [drafter("decay", HIGH), drafter("auf", MIDDLE)]
+    return comparison.compare(BUDGETS, {"o_x1": first, "o_x2": second, "r_x1": first})
+
+
+def test_objectives_are_shown_by_budget_and_the_best_with_what_is_not_separable_from_them() -> None:
+    text = comparison.markdown(by_budget())
+    (table,) = text.split("**original answers**: average tau")[1:]
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in table.split("## ")[0].splitlines()}
+    assert [cell.strip("| ") for cell in rows["objective"]] == ["x 1", "x 2"]
+    bold = {title: ["**" in cell for cell in cells] for title, cells in rows.items() if title in ("AUF", "static AUF")}
+    assert bold == {"AUF": [True, False], "static AUF": [True, False]}
+    assert "**" in rows["decay, gamma 7"][1]
+    assert "**the target's own answers**: average tau" not in text, "one budget is no development"
+
+
+def test_the_budget_figure_has_a_panel_for_every_factor_with_several_budgets() -> None:
+    figure = comparison.budget_figure(by_budget())
+    assert figure is not None
+    assert [ax.get_title() for ax in figure.canvas.axes] == ["original answers"]
+    assert {line.get_label() for line in figure.canvas.axes[0].get_lines()}
+    assert [list(line.get_xdata()) for line in figure.canvas.axes[0].get_lines()] == [[1, 2], [1, 2], [1]]
+    assert len(figure.records) == 5
+    assert comparison.budget_figure(judged(decay=LOW, auf=HIGH)) is None
