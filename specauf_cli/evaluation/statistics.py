@@ -81,11 +81,13 @@ def sample(runs: Mapping[int, Sequence[Trace]], definition: str = "engine") -> S
     return from_terms({seed: tau.terms(traces, definition) for seed, traces in runs.items()})
 
 
-def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int) -> Sample:
+def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int, *, given: int | None = None) -> Sample:
     """Conditional acceptance alpha_k as a ratio of sums: rounds with A >= k over rounds with A >= k - 1, per prompt.
 
+    ``given``: another depth than k - 1; 0 makes it P(A >= k), the share of all rounds.
     Errors: InputError when ``k`` is not in 1 .. proposals or no round of a seed accepted k - 1 tokens.
     """
+    reached = k - 1 if given is None else given
     most = max((t.proposed for traces in runs.values() for t in traces), default=0)
     if not 1 <= k <= most:
         raise InputError(f"alpha_{k}: a round proposes {most} tokens, so k must be in 1 .. {most}")
@@ -96,7 +98,7 @@ def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int) -> Sample:
             x, y = pairs.get(trace.prompt_id, (0.0, 0.0))
             pairs[trace.prompt_id] = (
                 x + sum(a >= k for a in trace.accepted),
-                y + sum(a >= k - 1 for a in trace.accepted),
+                y + sum(a >= reached for a in trace.accepted),
             )
     return from_terms(terms)
 

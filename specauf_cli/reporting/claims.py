@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from specauf_cli.errors import InputError
+from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.statistics import Interval, average_difference, difference, equivalent
 from specauf_cli.reporting.escape import cell, code
 from specauf_cli.reporting.measured import Measured, common
@@ -132,7 +133,21 @@ def _higher(measured: Measured, temperature: float, definition: str) -> Verdict:
     intervals = pairs(measured, "auf", "decay", temperature, definition)
     text = "AUF > decay in tau on every benchmark and on average"
     verdict = _complete(measured, intervals, all_above(list(intervals.values())))
-    return Verdict("C1", text, temperature, verdict, f"AUF - decay: {_listed(intervals)}")
+    return Verdict(
+        "C1", text, temperature, verdict, f"AUF - decay: {_listed(intervals)}{_depth_note(measured, temperature)}"
+    )
+
+
+def _depth_note(measured: Measured, temperature: float) -> str:
+    """Which slots a difference in tau rests on: how AUF's accepted tokens are spread over the first slots."""
+    by_column = (measured.traces("auf", column, temperature) for column in measured.experiment.columns)
+    alive = [tau.survival(traces)[1:] for runs in by_column for traces in runs.values()]
+    deepest = min((len(shares) for shares in alive), default=0)
+    accepted = np.mean([shares[:deepest] for shares in alive], axis=0) if deepest else np.zeros(1)
+    if not accepted.sum() > 0:
+        return ""
+    shares = [f"{100 * share:.0f} %" for share in accepted / accepted.sum()][:4]
+    return f"; of AUF's accepted tokens {', '.join(shares)} are the block's first, second, ..."
 
 
 def _equivalent(measured: Measured, temperature: float, definition: str) -> Verdict:
@@ -155,17 +170,28 @@ def _inversion(measured: Measured, temperature: float, definition: str) -> Verdi
     assert theirs is not None
     blocks = difference(ours, theirs, "heldout")
     found = pairs(measured, "auf", "decay", temperature, definition)
-    tau = found.get("Avg")
+    average = found.get("Avg")
     points = f"{100 * blocks.value:+.1f} ± {100 * blocks.half_width:.1f} points"
-    average = signed(tau) if tau is not None else "nothing in common"
-    numbers = f"accuracy, decay - AUF: {points}; average tau, AUF - decay: {average}"
+    lead = signed(average) if average is not None else "nothing in common"
+    numbers = f"accuracy, decay - AUF: {points}; average tau, AUF - decay: {lead}{_log_note(measured)}"
     text = "decay has the higher common-mask accuracy and yet the lower tau"
-    verdict = _complete(measured, found, all_above([blocks] if tau is None else [blocks, tau]))
+    verdict = _complete(measured, found, all_above([blocks] if average is None else [blocks, average]))
     return Verdict("C3", text, temperature, verdict, numbers)
 
 
+def _log_note(measured: Measured) -> str:
+    """Accuracy while training, which is what the paper's curves show: the mean over the log, of every seed."""
+    curves = {o: [r.training.curve.get("accuracy", ()) for r in measured.of(o)] for o in ("decay", "auf")}
+    if not all(curve for runs in curves.values() for curve in runs):
+        return ""
+    decay, auf = (100 * float(np.mean([np.mean(curve) for curve in runs])) for runs in curves.values())
+    return f"; in the training log, mean over all steps: decay {decay:.1f} %, AUF {auf:.1f} %"
+
+
 def _depths(measured: Measured, temperature: float) -> Verdict:
-    found: dict[str, Interval] = {}
+    """The verdict is on alpha_k, as the paper defines it. It compares different rounds: a drafter that reaches depth
+    k - 1 more often gets there in harder ones too. P(A >= k), which is of all rounds, stands beside it."""
+    found, survived = dict[str, Interval](), dict[str, Interval]()
     whole = True
     for k in DEPTHS:
         try:
@@ -175,12 +201,15 @@ def _depths(measured: Measured, temperature: float) -> Verdict:
             found[f"k={k}"] = average_difference({c: ours[c] for c in columns}, {c: theirs[c] for c in columns})
         except InputError:  # no round of some run got to depth k - 1
             break
+        ours, theirs = (measured.alphas(o, temperature, k, given=0) for o in ("auf", "decay"))
+        survived[f"k={k}"] = average_difference({c: ours[c] for c in columns}, {c: theirs[c] for c in columns})
     text = "AUF lifts the conditional acceptance alpha_k at k = 1..6"
     missing = [k for k in DEPTHS if f"k={k}" not in found]
     verdict = all_above(list(found.values())) if whole else OPEN
     verdict = OPEN if missing and verdict == HOLDS else verdict
     note = f"; too few rounds reach k = {missing[0]}" if missing else ""
-    return Verdict("C6", text, temperature, verdict, f"alpha_k, AUF - decay: {_listed(found)}{note}")
+    numbers = f"alpha_k, AUF - decay: {_listed(found)}; of all rounds, P(A >= k): {_listed(survived)}{note}"
+    return Verdict("C6", text, temperature, verdict, numbers)
 
 
 def _averages(

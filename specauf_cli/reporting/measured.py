@@ -44,10 +44,11 @@ class Measured:
         by_column = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
         return {c: sample(runs, definition) for c, runs in by_column.items() if runs}
 
-    def alphas(self, objective: str, temperature: float, k: int) -> dict[str, Sample]:
-        """Samples of conditional acceptance alpha_k by column. Errors: InputError where no round got to depth k - 1."""
+    def alphas(self, objective: str, temperature: float, k: int, *, given: int | None = None) -> dict[str, Sample]:
+        """Samples of conditional acceptance alpha_k by column, with ``given`` = 0 of P(A >= k). Errors: InputError
+        where no round got to depth k - 1."""
         by_column = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
-        return {c: alpha_sample(runs, k) for c, runs in by_column.items() if runs}
+        return {c: alpha_sample(runs, k, given=given) for c, runs in by_column.items() if runs}
 
     def accuracy(self, objective: str) -> Sample | None:
         """Common-mask accuracy on held-out conversations as a ratio of sums per conversation."""

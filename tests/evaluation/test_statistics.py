@@ -141,6 +141,8 @@ def test_alpha_is_a_ratio_of_sums_as_well() -> None:
         assert made.tau == pytest.approx((tau.alpha(runs[0])[k - 1] + tau.alpha(runs[1])[k - 1]) / 2, abs=1e-12)
         found = interval(made, "x")
         assert 0 <= found.low <= found.value <= found.high <= 1
+        of_all = alpha_sample(runs, k, given=0).tau
+        assert of_all == pytest.approx((tau.survival(runs[0])[k] + tau.survival(runs[1])[k]) / 2, abs=1e-12)
     easier = alpha_sample({0: traces(30, seed=1, ease=6.0), 1: traces(30, seed=2, ease=6.0)}, 1)
     assert difference(easier, alpha_sample(runs, 1), "x").separable
 

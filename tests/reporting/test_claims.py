@@ -191,6 +191,14 @@ def test_c6_alpha_at_every_depth(auf: Mapping[int, float], expected: str) -> Non
         assert shown == pytest.approx(auf[k] - 0.8, abs=0.03)
 
 
+def test_c6_shows_the_share_of_all_rounds_beside_it() -> None:
+    """AUF gets to depth 2 more often and is worse from there, yet ahead in P(A >= 2)."""
+    numbers = judge(chain("decay", {}, 0), chain("auf", {**UP, 1: 0.98, 2: 0.75}, 1))["C6"].numbers
+    alphas, shares = numbers.split("; of all rounds, P(A >= k): ")
+    assert float(alphas.split("k=2 ")[1].split(" ")[0]) == pytest.approx(0.75 - 0.8, abs=0.03)
+    assert float(shares.split("k=2 ")[1].split(" ")[0]) == pytest.approx(0.98 * 0.75 - 0.64, abs=0.03)
+
+
 @pytest.mark.parametrize("short", ["decay", "auf"])
 def test_c6_stays_open_when_rounds_never_get_deep_enough(short: str) -> None:
     """Nobody accepts a fourth token in one of the two runs, so alpha_5 does not exist there."""
