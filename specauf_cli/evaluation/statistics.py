@@ -143,15 +143,24 @@ def replicates(
     NaN marks a resample in which a drawn seed has only prompts without a round; intervals omit those, in pairs, and
     count them (``Interval.undefined``). Units: those of ``sample.tau``.
     """
-    prompts = len(sample.prompts)
+    terms = (np.asarray(part, np.float64).tobytes() for part in (sample.numerator, sample.denominator))
+    return _replicates(benchmark, *terms, len(sample.seeds), len(sample.prompts), seed, resamples)
+
+
+@lru_cache(maxsize=512)  # a table compares each of its rows with several others
+def _replicates(
+    benchmark: str, numerator: bytes, denominator: bytes, seeds: int, prompts: int, seed: int, resamples: int
+) -> Float[np.ndarray, " resamples"]:
+    """``replicates`` of the terms of a sample, ``[seeds, prompts]`` in 8-byte floats."""
+    top, bottom = (np.frombuffer(terms).reshape(seeds, prompts) for terms in (numerator, denominator))
     w = _counts(f"prompts of {benchmark}", seed, resamples, prompts, prompts).astype(np.float64)
-    total = w @ sample.denominator.T
+    total = w @ bottom.T
     # Whether the ratio is defined is decided first and explicitly: no division by zero.
-    ratio = np.divide(w @ sample.numerator.T, total, out=np.full_like(total, np.nan), where=total > 0)
-    seeds = len(sample.seeds)
+    ratio = np.divide(w @ top.T, total, out=np.full_like(total, np.nan), where=total > 0)
     v = _counts("seeds", seed, resamples, seeds, max(1, seeds - 1)) / max(1, seeds - 1)
     # A seed that was not drawn (v = 0) must not spoil the resample: 0 * NaN is NaN.
     mean: Float[np.ndarray, " resamples"] = np.where(v > 0, v * ratio, 0.0).sum(axis=1)
+    mean.flags.writeable = False
     return mean
 
 
