@@ -20,7 +20,6 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -71,7 +70,9 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     """The same as Hydra's own object (for the commands that print it)."""
     overrides = _plain_paths(overrides)
     check_choices(overrides)
-    outer = Singleton.get_state()  # a job of hydra.main composes too, and Hydra knows one configuration at a time
+    outer = (
+        GlobalHydra.instance().hydra
+    )  # a job of hydra.main composes too, and Hydra knows one configuration at a time
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
@@ -79,7 +80,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise InputError(_explain(error)) from error
     finally:
-        Singleton.set_state(outer)
+        GlobalHydra.instance().hydra = outer
 
 
 def parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
