@@ -23,6 +23,7 @@ runs/views/                   what ``specauf view`` wrote
 runs/jobs/                    results of jobs that a launcher ran
 """
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ from specauf_cli.store.provenance import code_state
 from specauf_cli.store.records import RunRecord, load_record, settings_of
 
 FINISHED, FAILED, ABOUT = "finished.json", "failed.json", "run.json"
+CHECKPOINT = re.compile(r"step-\d{6,}")
 
 
 def drafter_of(folder: Path) -> Path:
@@ -61,6 +63,16 @@ def log_of(folder: Path) -> Path:
 def checkpoints_of(folder: Path) -> Path:
     """The folder of the checkpoints that a training continues from."""
     return folder / "checkpoints"
+
+
+def checkpoint(checkpoints: Path, step: int) -> Path:
+    """A checkpoint in the folder of checkpoints of a training."""
+    return checkpoints / f"step-{step:06d}"
+
+
+def checkpoint_steps(checkpoints: Path) -> list[int]:
+    """Steps of the checkpoints in that folder, ascending; none where it does not exist."""
+    return sorted(int(p.name.removeprefix("step-")) for p in checkpoints.glob("step-*") if CHECKPOINT.fullmatch(p.name))
 
 
 def records_of(folder: Path) -> Path:
@@ -240,7 +252,7 @@ def states(runs: Path) -> list[State]:
 def state(folder: Path) -> State:
     """The state of one run. Errors: InputError for damaged files."""
     about, log = about_of(folder), read_log(log_of(folder))
-    step = int(log[-1]["step"]) if log else 0
+    step = max([int(log[-1]["step"]) if log else 0, *checkpoint_steps(checkpoints_of(folder))])
     if (folder / FINISHED).is_file():
         result_of(folder)
         return State(folder.name, "finished", step, about, log)

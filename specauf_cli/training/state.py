@@ -4,7 +4,6 @@ All randomness of training is keyed by (seed, step), so there is no generator st
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from specauf_cli.errors import InputError, first_line
+from specauf_cli.store import layout
 from specauf_cli.store.files import atomic_folder, digest, file_sha256, remove_leftovers
 
 
@@ -31,7 +31,7 @@ def save(
 
     Errors: InputError when it cannot be written; earlier checkpoints stay untouched.
     """
-    final = folder / f"step-{step:06d}"
+    final = layout.checkpoint(folder, step)
     files = {"model.safetensors": _weights(module), "optimizer.safetensors": _moments(optimizer)}
     remove_leftovers(final)
     try:
@@ -46,15 +46,15 @@ def save(
         last = latest(folder)
         kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         raise InputError(f"{error}; {kept}") from error
-    for old in _all(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in layout.checkpoint_steps(folder)[:-keep]:
+        shutil.rmtree(layout.checkpoint(folder, old), ignore_errors=True)
     return final
 
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint, or None."""
-    checkpoints = _all(folder)
-    return checkpoints[-1] if checkpoints else None
+    steps = layout.checkpoint_steps(folder)
+    return layout.checkpoint(folder, steps[-1]) if steps else None
 
 
 def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
     """
     try:
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text("utf-8"))
-        if state.pop("digest") != digest(state) or checkpoint.name != f"step-{state['step']:06d}":
+        if state.pop("digest") != digest(state) or checkpoint != layout.checkpoint(checkpoint.parent, state["step"]):
             raise InputError(
                 f"{checkpoint / 'state.json'} is damaged (its content is not what was saved); delete {checkpoint} to "
                 "go on from the one before"
@@ -93,12 +93,6 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
             f"checkpoint {checkpoint} cannot be read ({reason}); delete it to go on from the one before"
         ) from error
     return state
-
-
-def _all(folder: Path) -> list[Path]:
-    """Checkpoints, oldest first."""
-    checkpoints = (p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name))
-    return sorted(checkpoints, key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

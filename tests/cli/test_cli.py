@@ -290,6 +290,8 @@ def test_ls_and_show_tell_finished_failed_and_interrupted_runs_apart(table: tupl
         shown = specauf(folder, "show", "dflash-decay-torn").stdout
         assert "not measured yet" in shown
         assert "interrupted at step 8 of 24" in shown
+        (torn / "checkpoints" / "step-000009").mkdir(parents=True)  # it continues there
+        assert "dflash-decay-torn  interrupted at step 9" in specauf(folder, "ls").stdout.splitlines()
         assert "Did you mean 'dflash-decay-torn'" in specauf(folder, "show", "dflash-decay-turn", check=False).stderr
     finally:
         shutil.rmtree(torn)

@@ -17,6 +17,7 @@ from specauf_cli.config.schema import Config
 from specauf_cli.data.chat import encode
 from specauf_cli.models.target import Target
 from specauf_cli.objectives.terms import is_soft
+from specauf_cli.store import layout
 from specauf_cli.training import drafter, state
 from specauf_cli.training.features import Features
 from specauf_cli.types import Corpus, Example
@@ -145,7 +146,7 @@ def die_at(owner: Any, name: str, call: int, *, half: bool = False) -> None:
         ("half of a checkpoint's weights written", lambda: die_at(state, "save_file", 5, half=True)),
         ("half of the optimiser's state written", lambda: die_at(state, "save_file", 6, half=True)),
         ("a checkpoint written but not yet in its place", lambda: die_at(os, "replace", 3)),
-        ("old checkpoints about to be cleared away", lambda: die_at(state, "_all", 3)),
+        ("old checkpoints about to be cleared away", lambda: die_at(layout, "checkpoint_steps", 3)),
     ],
     ids=lambda x: x.replace(" ", "-") if isinstance(x, str) else "",
 )
