@@ -78,7 +78,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
             return hydra_compose("train", overrides=[*_search(), *overrides])
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise InputError(_explain(error)) from error
+        raise InputError(_explain(error, overrides)) from error
     finally:
         GlobalHydra.instance().hydra = outer
 
@@ -181,7 +181,7 @@ def run_hydra(task: Callable[[Config, list[str]], None], arguments: Sequence[str
     except InputError:
         raise
     except Exception as error:
-        raise InputError(_explain(error) or type(error).__name__) from error
+        raise InputError(_explain(error, plain) or type(error).__name__) from error
     if failed:
         raise InputError(f"{len(failed)} jobs of the sweep failed: {'; '.join(failed)}")
 
@@ -313,7 +313,7 @@ def _is_simple_sweep(override: str) -> bool:
     return "," in value and not re.search(r"[(\[{'\"]", value)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     """One line for a Hydra or OmegaConf error, with the nearest valid key where a key is unknown."""
     text = str(error)
     if "hydra/launcher/submitit" in text:
@@ -322,9 +322,11 @@ def _explain(error: Exception) -> str:
         return whole_text(error)
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if match and settings.find(match[1]) is not None:
+        there = _beside(match[1], overrides)
+        beside = f"; set there: {', '.join(there)}." if there else ""
+        name = match[1].rpartition(".")[2]
         return (
-            f"{match[1]} is not set in the chosen yaml; to add it, write +{match[1]}=..., to see what is set: specauf "
-            f"train --cfg job"
+            f"{match[1]} is not set in the chosen yaml; to add it, write +{match[1]}=...{beside}{nearest(name, there)}"
         )
     if match:
         keys = [setting.key for setting in settings.settings()]
@@ -333,6 +335,16 @@ def _explain(error: Exception) -> str:
             "settings"
         )
     return " ".join(line.strip() for line in text.splitlines()[:2] if line.strip())
+
+
+def _beside(key: str, overrides: Sequence[str]) -> list[str]:
+    """The keys beside ``key`` in the configuration that the other ``overrides`` describe."""
+    try:
+        raw = compose_raw([word for word in overrides if key_of(word) != key])
+    except InputError:
+        return []
+    section = OmegaConf.select(raw, key.rpartition(".")[0])
+    return [str(name) for name in section] if isinstance(section, DictConfig) else []
 
 
 def with_benchmarks(config: Config, names: str) -> Config:

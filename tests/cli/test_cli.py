@@ -207,6 +207,7 @@ def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str
         (["eval", "runs="], "runs= is empty"),
         (["eval", "--benchmarks", "all,gsm8k"], "all is used alone"),
         (["eval", "--benchmarks", ""], "a name is empty; write them as gsm8k,mbpp"),
+        (["train", "objective=decay", "objective.base.gama=4"], "set there: credit, gamma. Did you mean 'gamma'?"),
         (["train", "objective=auf", "objective=decay"], "objective is given twice, as auf and as decay"),
         (["compare", "a", "b", "k=v"], "takes no setting but runs=FOLDER"),
         (["audit", "evaluation.precision=bf16"], "an audit decodes live, in fp32 and in bf16"),
