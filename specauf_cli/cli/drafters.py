@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from specauf_cli.cli.arguments import OVERRIDES, Overrides, RunName
-from specauf_cli.config.overrides import overrides_of, runs_folder_only, runs_words
+from specauf_cli.config.overrides import overrides_of, runs_folder_only, runs_words, setting
 from specauf_cli.errors import InputError, nearest
 
 app = typer.Typer()
@@ -20,7 +20,12 @@ def export(
     overrides: Overrides = None,
     run: RunName = None,
     layout: Annotated[
-        str, typer.Option("--format", help="hf (SGLang, SpecForge and other public loaders) or vllm (speculators).")
+        str,
+        typer.Option(
+            "--format",
+            help="hf (SGLang, SpecForge and other public loaders) or vllm (speculators; Medusa heads as vLLM reads "
+            "them).",
+        ),
     ] = "hf",
     dtype: Annotated[
         str, typer.Option(help="fp32 (bit for bit what was trained) or bf16 (as public drafters are).")
@@ -37,11 +42,16 @@ def export(
     if verifier is not None and layout != "vllm":
         raise InputError(f"--verifier {verifier}: only --format vllm names its target; leave it out")
     from specauf_cli.interchange.export import export_drafter
+    from specauf_cli.interchange.targets import FROM_THE_USER
     from specauf_cli.store.layout import find
 
-    local = Path(runs_folder_only(overrides_of(overrides)))
+    words = overrides_of(overrides)
+    given = setting(words, FROM_THE_USER)
+    if given and layout != "vllm":
+        raise InputError(f"{given[0]}: only --format vllm needs the target; leave it out")
+    local = Path(runs_folder_only([w for w in words if w not in given]))
     (folder,) = find(local, [run] if run is not None else [], every=False)
-    print(export_drafter(folder, out.expanduser(), layout=layout, dtype=dtype, verifier=verifier))
+    print(export_drafter(folder, out.expanduser(), layout=layout, dtype=dtype, verifier=verifier, given=given))
 
 
 @app.command("import", context_settings=OVERRIDES)
@@ -50,8 +60,7 @@ def import_(
     overrides: Overrides = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository.")] = None,
 ) -> None:
-    """Import a public DFlash or Domino checkpoint as a finished run: measure it with eval, fine-tune it with
-    init=RUN."""
+    """Import a public checkpoint as a finished run: measure it with eval, fine-tune it with init=RUN."""
     if "=" in source and not Path(source).exists():
         raise InputError(f"{source!r} is no checkpoint; specauf import PATH_OR_HUB_ID [KEY=VALUE]...")
     words = overrides_of(overrides)

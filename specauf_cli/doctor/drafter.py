@@ -259,6 +259,14 @@ def _flat(values: object) -> dict[str, object]:
     return flat
 
 
+def _public_layout(drafter: DFlash, target: Target) -> str | None:
+    """The first layout in which it can be exported; None for a user's own backbone, or heads on tapped layers."""
+    if drafter.architecture not in formats.ARCHITECTURES:
+        return None
+    config = checkpoint.public_config(drafter, target)
+    return next((x for x in formats.LAYOUTS if formats.not_written(config, x) is None), None)
+
+
 def _own_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
     checkpoint.save(drafter, target, folder, run="round trip")
     return checkpoint.load(folder, target, drafter.backbone, run="round trip")
@@ -266,7 +274,10 @@ def _own_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
 
 def _public_files(drafter: DFlash, target: Target, folder: Path) -> DFlash:
     checkpoint.save(drafter, target, folder / "drafter", run="round trip")
-    formats.write(folder / "drafter", folder / "export", layout="hf", dtype="fp32")
+    public = _public_layout(drafter, target)
+    assert public is not None, "the caller asks for it only where there is one"
+    head = formats.own_head(target) if drafter.architecture == formats.MEDUSA else None
+    formats.write(folder / "drafter", folder / "export", layout=public, dtype="fp32", head=head)
     imported, _ = formats.drafter(formats.read(folder / "export"), target, drafter.backbone)
     return imported
 
@@ -288,7 +299,7 @@ def round_trip(subject: Subject) -> Finding:
     def draft(of: DFlash) -> Tensor:
         return of.draft(target, of.context(context), tokens.gather(1, anchors), anchors)
 
-    public = drafter.architecture in formats.ARCHITECTURES  # a user's own backbone is never exported
+    public = _public_layout(drafter, target) is not None
     trips = {name: trip for name, trip in ROUND_TRIPS.items() if public or trip is not _public_files}
     for name, trip in trips.items():
         try:

@@ -21,12 +21,16 @@ from specauf_cli.engines.conventions import (
     target_fingerprint,
 )
 from specauf_cli.errors import InputError, nearest
-from specauf_cli.interchange.targets import target_path
+from specauf_cli.interchange.targets import FROM_THE_USER, target_path
 from specauf_cli.store import layout
 from specauf_cli.store.files import read_json
 
-SERVED_KINDS = ("dflash", "domino", "dspark")
+SERVED_KINDS = ("dflash", "domino", "dspark", "medusa")
 """Kinds of drafter that at least one of the engines serves."""
+
+TAKEN_FOR_ANOTHER = ("eagle-", "eagle3", "dflash", "dspark")
+"""In the path of a drafter, vLLM 0.32.0 takes these for its kind, before its configuration and the method given
+(``config/speculative.py``)."""
 
 URLS = {"sglang": "http://127.0.0.1:30000", "vllm": "http://127.0.0.1:8000"}
 
@@ -54,7 +58,7 @@ def serve_command(backend: str, run: str | None, drafter: str | None, overrides:
     """
     check_backend(backend)
     precision_words = setting(overrides, ["evaluation.precision"])
-    target_words = setting(overrides, ["target.path", "target.trust_remote_code"])
+    target_words = setting(overrides, FROM_THE_USER)
     local = Path(runs_folder_only([o for o in overrides if o not in (*precision_words, *target_words)]))
     (folder,) = layout.find(local, [run] if run is not None else [], every=False)
     config = upgraded(layout.about_of(folder)["config"])  # as it was trained: the yaml files may have changed
@@ -62,14 +66,18 @@ def serve_command(backend: str, run: str | None, drafter: str | None, overrides:
         kind, wanted = config["backbone"]["kind"], config["backbone"]["proposals"]
         proposals = drafted_per_round(kind, wanted, config["backbone"]["block_size"])
         precision = value_of(precision_words[-1]) if precision_words else config["evaluation"]["precision"]
+        taps = config["target"]["taps"]
     _check_servable(folder.name, kind, backend, precision)
     if kind == "dspark":
         _check_dspark(folder.name, backend, config["backbone"])
     target = target_path(folder, target_words)
     export = _export(folder, backend, drafter)
+    if kind == "medusa":
+        _check_medusa(folder.name, backend, taps, export)
     if proposals < wanted:
         print(f"note: {backend} drafts {proposals} tokens a round, evaluation here {wanted}", file=sys.stderr)
-    lines = [] if (export / "config.json").is_file() else [_export_command(folder, backend, kind, export)]
+    missing = not (export / "config.json").is_file()
+    lines = [_export_command(folder, export_format(backend, kind), export, target_words)] if missing else []
     shared = ["--dtype", DTYPES[precision], *_revision(folder, target, config["target"]["revision"])]
     shared += _trust(config["target"], target_words)
     command = _sglang_command if backend == "sglang" else _vllm_command
@@ -103,6 +111,24 @@ def _check_dspark(run: str, backend: str, backbone: Mapping[str, Any]) -> None:
         raise InputError(f"run {run}: vLLM serves DSpark with markov_head_type=vanilla only")
 
 
+def _check_medusa(run: str, backend: str, taps: Any, export: Path) -> None:
+    """InputError for Medusa heads that the engine does not serve, or that vLLM would take for another drafter by the
+    path of their folder."""
+    if backend == "sglang":
+        raise InputError(f"run {run}: SGLang serves no Medusa heads; use --backend vllm")
+    if taps != "last":
+        raise InputError(
+            f"run {run}: the Medusa heads that vLLM runs read the target's last hidden state, those of this run the "
+            "outputs of tapped layers; train one with target.taps=last"
+        )
+    word = next((w for w in TAKEN_FOR_ANOTHER if w in str(export).lower()), None)
+    if word is not None:
+        raise InputError(
+            f"{export}: vLLM takes a drafter with {word!r} in its path for one of another kind, whatever its "
+            "config.json says; export it to another place, and name that with --drafter"
+        )
+
+
 def _export(folder: Path, backend: str, drafter: str | None) -> Path:
     """Where the exported drafter is, or will be, as an absolute path. Errors: InputError when ``drafter`` names none,
     or one that vLLM would run causally."""
@@ -118,9 +144,10 @@ def _export(folder: Path, backend: str, drafter: str | None) -> Path:
     return export
 
 
-def _export_command(folder: Path, backend: str, kind: str, export: Path) -> list[str]:
-    words = ["specauf", "export", "--run", folder.name, "--format", export_format(backend, kind), "--out", str(export)]
-    return words + ([f"runs={folder.parent}"] if str(folder.parent) != "runs" else [])
+def _export_command(folder: Path, form: str, export: Path, target_words: Sequence[str]) -> list[str]:
+    words = ["specauf", "export", "--run", folder.name, "--format", form, "--out", str(export)]
+    words += [f"runs={folder.parent}"] if str(folder.parent) != "runs" else []
+    return [*words, *target_words] if form == "vllm" else words  # the other format does not need the target
 
 
 def _revision(folder: Path, target: str, named: str | None) -> list[str]:

@@ -15,8 +15,9 @@ LOADERS = {
     "DFlashDraftModel": "public DFlash loaders (SGLang, SpecForge, vLLM)",
     "DominoDraftModel": "public Domino loaders (SGLang, SpecForge)",
     "Qwen3DSparkModel": "public DSpark loaders (DeepSpec, vLLM)",
+    formats.MEDUSA: "vLLM",
 }
-"""Who reads the ``hf`` layout, by the drafter's architecture."""
+"""Who reads a drafter in the layout of its kind, by its architecture; the speculators layout is another one."""
 
 
 def card(
@@ -24,15 +25,23 @@ def card(
 ) -> str:
     """The model card of a run, from its ``run.json``, the ``config.json`` of its drafter and what was measured."""
     chosen = about["config"]
-    sizes = f"draft layers {config['num_hidden_layers']}, block size {config['block_size']}, {dtype}"
-    readers = "vLLM and speculators" if layout == "vllm" else LOADERS.get(config["architectures"][0], "public loaders")
+    architecture = config["architectures"][0]
+    medusa = architecture == formats.MEDUSA
+    parts = f"heads {config['block_size'] - 1}" if medusa else f"draft layers {config['num_hidden_layers']}"
+    sizes = f"{parts}, block size {config['block_size']}, {dtype}"
+    speculators = layout == "vllm" and not medusa
+    readers = "vLLM and speculators" if speculators else LOADERS.get(architecture, "public loaders")
+    shared = (
+        "Its `lm_head.weight` is a copy of the target's"
+        if medusa
+        else "It has neither embedding nor head of its own: both are the target's"
+    )
     lines = [
         *_front_matter(chosen),
         "",
         f"# {cell(chosen['backbone']['title'])} drafter for {cell(chosen['target']['title'])}",
         "",
-        f"A block drafter for speculative decoding, {_origin(about)}; {sizes}. For {readers}. It has neither "
-        "embedding nor head of its own: both are the target's.",
+        f"A block drafter for speculative decoding, {_origin(about)}; {sizes}. For {readers}. {shared}.",
         "",
         "## Measured",
         "",
@@ -75,10 +84,15 @@ def _making(about: dict[str, Any], config: dict[str, Any]) -> list[str]:
     place = _hub_id(target["path"]) or ("a local folder" if target["path"] else "trained by SpecAUF on the same data")
     examples = f", {cell(about['data']['examples'])} examples" if "examples" in about["data"] else ""
     changes = " with uncommitted changes" if about["code"]["dirty"] else ""
+    reads = (
+        "- reads the target's last hidden state, after the final norm"
+        if config["architectures"] == [formats.MEDUSA]
+        else f"- tapped layers: {', '.join(map(cell, special['target_layer_ids']))} (decoder layers counted from 0, "
+        f"the feature is the layer's output); mask token id {cell(special['mask_token_id'])}"
+    )
     return [
         f"- target: {cell(target['title'])}, {cell(place)}, weights {cell(own.get('target_fingerprint'))}",
-        f"- tapped layers: {', '.join(map(cell, special['target_layer_ids']))} (decoder layers counted from 0, the "
-        f"feature is the layer's output); mask token id {cell(special['mask_token_id'])}",
+        reads,
         f"- data: {cell(about['data']['name'])}{examples}",
         f"- command: {code(about['command'])}",
         f"- run: {cell(about['run'])}, seed {cell(about['config']['seed'])}",

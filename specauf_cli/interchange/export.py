@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ from specauf_cli.config.identity import is_local
 from specauf_cli.errors import InputError
 from specauf_cli.interchange import formats
 from specauf_cli.interchange.card import card
-from specauf_cli.interchange.targets import absolute, target_path
+from specauf_cli.interchange.targets import absolute, opened, target_path
 from specauf_cli.store.files import read_json
 from specauf_cli.store.layout import ABOUT, about_of, all_measured, drafter_of, intact, measured, result_of
 
 
-def export_drafter(folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | None = None) -> Path:
+def export_drafter(
+    folder: Path, out: Path, *, layout: str, dtype: str, verifier: str | None = None, given: Sequence[str] = ()
+) -> Path:
     """Writes the drafter of a finished run and its model card to ``out``, all or nothing; returns ``out``.
 
-    ``verifier`` (hub id or folder) is what the ``vllm`` layout names as target; by default what the run was trained
-    with. Errors: InputError when ``out`` holds something already, for a backbone of one's own, or for what
-    ``formats.write`` refuses.
+    ``verifier`` (hub id or folder) is what the speculators layout names as target; by default what the run was trained
+    with. ``given``: settings of the target, as in ``targets.opened``; Medusa's layout has its head. Errors: InputError
+    when ``out`` holds something already, for a backbone of one's own, or for what ``formats.write`` refuses.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"--out {out} exists and is not an empty folder; nothing is overwritten, name another one")
@@ -36,17 +38,24 @@ def export_drafter(folder: Path, out: Path, *, layout: str, dtype: str, verifier
         if architecture not in formats.ARCHITECTURES:
             raise InputError(
                 f"{folder.name} is a {architecture}, which is not exported: loaders would silently ignore tensors; "
-                "only DFlash, Domino and DSpark drafters are, in layouts that are read completely"
+                "only DFlash, Domino, DSpark and Medusa drafters are, in layouts that are read completely"
             )
+        if (why := formats.not_written(config, layout)) is not None:
+            raise InputError(f"--format {layout}: {folder.name} is a {why}")
         records = all_measured(folder) if measured(folder) else []
         text = card(about, config, records, layout=layout, dtype=dtype)
-        name, architectures = _verifier(folder, config["specauf"], verifier) if layout == "vllm" else (None, [])
+        medusa = architecture == formats.MEDUSA
+        if medusa and verifier is not None:
+            raise InputError(f"--verifier {verifier}: the layout of Medusa heads names no target; leave it out")
+        named = layout == "vllm" and not medusa
+        name, architectures = _verifier(folder, config["specauf"], verifier, given) if named else (None, [])
     if name is not None and verifier is None and is_local(name):
         print(
             f"specauf: config.json will name the target by its folder here, {name}; --verifier ORG/NAME for one that "
             "others can find",
             file=sys.stderr,
         )
+    head = formats.own_head(opened(folder, given)) if medusa else None
     with _whole_folder(out) as partial:
         with intact(folder, read_files):
             formats.write(
@@ -56,6 +65,7 @@ def export_drafter(folder: Path, out: Path, *, layout: str, dtype: str, verifier
                 dtype=dtype,
                 verifier=name,
                 architectures=architectures,
+                head=head,
             )
         (partial / "README.md").write_text(text, "utf-8")
     return out
@@ -80,13 +90,13 @@ def _whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _verifier(folder: Path, own: dict[str, Any], given: str | None) -> tuple[str, list[str]]:
-    """What vLLM loads as the target of a run, and its classes: ``given``, or what the run was trained for (``own``
-    says)."""
-    name = target_path(folder) if given is None else absolute(given)
+def _verifier(folder: Path, own: dict[str, Any], verifier: str | None, given: Sequence[str]) -> tuple[str, list[str]]:
+    """What vLLM loads as the target of a run, and its classes: ``verifier``, or what the run was trained for (``own``
+    and ``given`` say)."""
+    name = target_path(folder, given) if verifier is None else absolute(verifier)
     local = Path(name) / "config.json"
-    if given is not None and not local.is_file() and not formats.HUB_ID.fullmatch(given):
-        raise InputError(f"--verifier {given!r} is neither a folder with config.json nor a hub id, ORG/NAME")
+    if verifier is not None and not local.is_file() and not formats.HUB_ID.fullmatch(verifier):
+        raise InputError(f"--verifier {verifier!r} is neither a folder with config.json nor a hub id, ORG/NAME")
     architectures = own.get("target_architectures")
     if not architectures and local.is_file():
         architectures = read_json(local).get("architectures")

@@ -1,9 +1,10 @@
-"""Drafters in public layouts: the Hugging Face folders of DFlash, Domino and DSpark, and the speculators layout.
+"""Drafters in public layouts: the Hugging Face folders of DFlash, Domino and DSpark, the speculators layout, and
+vLLM's of Medusa heads.
 
 Two conventions name the tapped layers. ``target_layer_ids`` (Hugging Face) count decoder layers from 0, the feature is
 the output of that layer; that is how this tool counts. ``aux_hidden_state_layer_ids`` (speculators) count hidden
 states, 0 being the embedding, so each is one larger. Sources: z-lab/dflash, SpecForge, speculators 0.9, vLLM pull
-request 40727.
+request 40727; for Medusa, vLLM 0.32.0 (``model_executor/models/medusa.py``, ``transformers_utils/configs/medusa.py``).
 """
 
 import json
@@ -11,9 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,15 +29,17 @@ from specauf_cli.store.files import atomic, file_sha256, read_json, write_json
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LAYOUTS = ("hf", "vllm")
-ARCHITECTURES = ("DFlashDraftModel", "DominoDraftModel", "Qwen3DSparkModel")
+MEDUSA = "MedusaModel"
+ARCHITECTURES = ("DFlashDraftModel", "DominoDraftModel", "Qwen3DSparkModel", MEDUSA)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OTHER = "{} was not made for target {}: its {} is {!r}, the target's {!r}; give its profile"
-NOT_SPECULATORS = {
-    "DominoDraftModel": "Domino drafter, and neither the speculators layout nor vLLM knows Domino (vLLM pull request "
-    "46707 is not merged); --format hf is what SGLang and SpecForge read",
-    "Qwen3DSparkModel": "DSpark drafter, which vLLM and SGLang read in the layout of DeepSpec: --format hf",
+NOT_WRITTEN = {
+    ("vllm", "DominoDraftModel"): "Domino drafter, and neither the speculators layout nor vLLM knows Domino (vLLM pull "
+    "request 46707 is not merged); --format hf is what SGLang and SpecForge read",
+    ("vllm", "Qwen3DSparkModel"): "DSpark drafter, which vLLM and SGLang read in the layout of DeepSpec: --format hf",
+    ("hf", MEDUSA): "Medusa drafter, which vLLM reads in a layout of its own: --format vllm",
 }
-"""Why a drafter cannot be written in the speculators layout, by its architecture."""
+"""Why a drafter cannot be written in a layout, by layout and architecture."""
 SIZES = (
     "hidden_size",
     "intermediate_size",
@@ -46,7 +50,7 @@ SIZES = (
     "rms_norm_eps",
 )
 KNOBS = ("gru_hidden_dim", "emb_dim", "pure_draft_prefix_len")
-PREFIXES = ("model.", "logit_head.")
+PREFIXES = ("model.", "logit_head.", "medusa_heads.")
 """Prefixes of tensor names that public loaders take off."""
 
 
@@ -61,11 +65,12 @@ class Located:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The configuration of a drafter from elsewhere. ``taps`` count decoder layers from 0 in either layout.
+    """The configuration of a drafter from elsewhere. ``taps`` count decoder layers from 0 in either layout; ``last``:
+    the target's last hidden state.
 
-    ``knobs``: those of its backbone here; ``sizes``: of a draft layer, with its rotary embedding as ``rope``;
-    ``target_layers`` and ``verifier`` where the file names them; ``ignored``: keys of ``dflash_config`` that have no
-    meaning here.
+    ``mask_id``: None for a drafter that needs no mask token; ``knobs``: those of its backbone here; ``sizes``: of a
+    draft layer, with its rotary embedding as ``rope``; ``target_layers`` and ``verifier`` where the file names them;
+    ``ignored``: keys that have no meaning here; ``heads``: tensors that must be copies of the target's head.
     """
 
     folder: Path
@@ -73,25 +78,27 @@ class Checkpoint:
     backbone: str
     block_size: int
     layers: int
-    taps: tuple[int, ...]
-    mask_id: int
+    taps: tuple[int, ...] | Literal["last"]
+    mask_id: int | None
     proposals: int
     knobs: dict[str, int | str]
     sizes: dict[str, Any]
     target_layers: int | None
     verifier: str | None
     ignored: tuple[str, ...]
+    heads: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> list[str]:
         """The settings that describe this drafter."""
+        taps = self.taps if isinstance(self.taps, str) else f"[{','.join(map(str, self.taps))}]"
         return [
             f"backbone={self.backbone}",
             f"backbone.block_size={self.block_size}",
             f"backbone.layers={self.layers}",
             f"backbone.proposals={self.proposals}",
             *(f"backbone.knobs.{k}={v}" for k, v in self.knobs.items()),
-            f"target.taps=[{','.join(map(str, self.taps))}]",
+            f"target.taps={taps}",
         ]
 
 
@@ -127,17 +134,20 @@ def locate(source: str, revision: str | None = None) -> Located:
 def read(folder: Path) -> Checkpoint:
     """The drafter in ``folder`` as its ``config.json`` describes it, in either layout.
 
-    Errors: InputError for a file that is not a DFlash, Domino or DSpark drafter's, or that cannot be represented here.
+    Errors: InputError for a file that is not a DFlash, Domino, DSpark or Medusa drafter's, or that cannot be
+    represented here.
     """
     path = folder / "config.json"
     config = read_json(path)
     try:
         if "speculators_model_type" in config:
             return _read_speculators(folder, config)
+        if config.get("model_type") == "medusa":
+            return _read_medusa(folder, config)
         if "dflash_config" not in config and "markov_rank" not in config:
             raise InputError(
                 f"{path} is not a drafter's: it has neither dflash_config (public DFlash and Domino) nor markov_rank "
-                "(DSpark) nor speculators_model_type"
+                "(DSpark) nor speculators_model_type nor model_type medusa (vLLM's Medusa heads)"
             )
         is_dspark = "markov_rank" in config
         return _read_dspark(folder, config) if is_dspark else _read_public(folder, config)
@@ -255,6 +265,41 @@ def _read_speculators(folder: Path, config: dict[str, Any]) -> Checkpoint:
     )
 
 
+def _read_medusa(folder: Path, config: dict[str, Any]) -> Checkpoint:
+    """vLLM's ``MedusaConfig``; its default where ``num_hidden_layers`` or ``truncated_vocab_size`` is absent."""
+    path, vocabulary = folder / "config.json", config["vocab_size"]
+    layers, kept = config.get("num_hidden_layers", 1), config.get("truncated_vocab_size")
+    for what, wrong in (
+        (f"num_hidden_layers={layers}", layers != 1),
+        (f"truncated_vocab_size={kept}", kept not in (None, vocabulary)),
+        ("medusa_fc_bias=true", bool(config.get("medusa_fc_bias"))),
+    ):
+        if wrong:
+            raise InputError(
+                f"{path}: {what} cannot be read here; a block of Medusa heads has one layer without bias, and the "
+                "target's head over its whole vocabulary"
+            )
+    heads = _whole(config["num_heads"], "num_heads", path)
+    shared = bool(config.get("original_lm_head"))
+    return Checkpoint(
+        folder=folder,
+        layout="vllm",
+        backbone="medusa",
+        block_size=heads + 1,
+        proposals=heads,
+        layers=1,
+        taps="last",
+        mask_id=None,
+        knobs={},
+        sizes={k: _whole(config[k], k, path) for k in ("hidden_size", "vocab_size")},
+        target_layers=None,
+        verifier=None,
+        # A factor changes no greedy choice, and neither vLLM nor this tool drafts trees.
+        ignored=tuple(k for k in ("logit_scale", "max_paths", "topk") if k in config),
+        heads=("lm_head.weight",) if shared else tuple(f"lm_heads.{i}.weight" for i in range(heads)),
+    )
+
+
 def _sizes(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Sizes of a draft layer. Errors: InputError for layers of another kind than those built here."""
     kinds = set(config.get("layer_types") or []) - {"full_attention"}
@@ -307,6 +352,8 @@ def drafter(foreign: Checkpoint, target: Target, backbone: BackboneConfig) -> tu
     _check_target(foreign, target, backbone)
     model = checkpoint.create(target, backbone)
     tensors = _tensors(foreign.folder)
+    if "lm_head.weight" in foreign.heads and "lm_head.weight" not in tensors and "lm_heads.0.weight" in tensors:
+        tensors["lm_head.weight"] = tensors.pop("lm_heads.0.weight")  # vLLM takes either name for the shared head
     copies = _drop_copies(tensors, foreign, target)
     _check_tensors(tensors, model.state_dict(), foreign)
     model.load_state_dict(tensors)
@@ -314,18 +361,24 @@ def drafter(foreign: Checkpoint, target: Target, backbone: BackboneConfig) -> tu
 
 
 def _drop_copies(tensors: dict[str, Tensor], foreign: Checkpoint, target: Target) -> list[str]:
-    """Removes from ``tensors`` those that older speculators files repeat from the target; returns the names.
+    """Removes from ``tensors`` those that older speculators files, and Medusa's, repeat from the target; returns the
+    names.
 
-    Errors: InputError for one that differs from the target's own.
+    Errors: InputError for one that differs from the target's own, or a head that is missing.
     """
     head, norm = target.model.get_output_embeddings().weight, structure.final_norm(target.model)
     owned: dict[str, Tensor] = {
         "embed_tokens.weight": target.model.get_input_embeddings().weight,
         "lm_head.weight": head,
         "verifier_lm_head.weight": head,
+        **dict.fromkeys(foreign.heads, head),
     }
     if norm is not None:
         owned["verifier_norm.weight"] = norm.weight
+    if missing := [n for n in foreign.heads if n not in tensors]:
+        raise InputError(
+            f"{foreign.folder}: its tensors are not those of this {foreign.backbone}: missing {_few(missing)}"
+        )
     copies = [n for n in tensors if n in owned]
     for name in copies:
         copy = tensors.pop(name)
@@ -371,7 +424,7 @@ def _check_target(foreign: Checkpoint, target: Target, backbone: BackboneConfig)
         if value != ours[key]:
             raise InputError(OTHER.format(foreign.folder, target.config.name, key, value, ours[key]))
     check_layers(foreign, target.config.name, target.depth)
-    if foreign.mask_id != target.chat.mask_id:
+    if foreign.mask_id not in (None, target.chat.mask_id):
         raise InputError(
             f"{foreign.folder} was trained with mask token id {foreign.mask_id}, target {target.config.name} has "
             f"{target.chat.mask_id}; give target.mask_token={foreign.mask_id}"
@@ -383,6 +436,8 @@ def check_layers(foreign: Checkpoint, target: str, layers: int) -> None:
     there."""
     if foreign.target_layers is not None and foreign.target_layers != layers:
         raise InputError(OTHER.format(foreign.folder, target, "num_target_layers", foreign.target_layers, layers))
+    if isinstance(foreign.taps, str):  # the last hidden state, which every target has
+        return
     if foreign.taps[-1] >= layers - 1:
         written = (
             "target_layer_ids count decoder layers from 0"
@@ -428,14 +483,44 @@ def _few(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
+def not_written(config: Mapping[str, Any], layout: str) -> str | None:
+    """Why the drafter that ``checkpoint.public_config`` describes cannot be written in ``layout``; None if it can."""
+    architecture, taps = config["architectures"][0], config["dflash_config"]["target_layer_ids"]
+    if architecture == MEDUSA and taps != [config["num_target_layers"] - 1]:
+        return (
+            f"Medusa drafter on the outputs of layers {', '.join(map(str, taps))}, and the heads that vLLM runs read "
+            "the target's last hidden state; train one with target.taps=last"
+        )
+    return NOT_WRITTEN.get((layout, architecture))
+
+
+def own_head(target: Target) -> Float[Tensor, "V D"]:
+    """The weight of the target's head, which Medusa's layout repeats. Errors: InputError for a head with a bias."""
+    head = target.model.get_output_embeddings()
+    if head.bias is not None:
+        raise InputError(
+            f"the head of target {target.config.name} has a bias, which vLLM's layout of Medusa heads cannot hold"
+        )
+    weight: Tensor = head.weight.detach()
+    return weight
+
+
 def write(
-    saved: Path, out: Path, *, layout: str, dtype: str, verifier: str | None = None, architectures: Sequence[str] = ()
+    saved: Path,
+    out: Path,
+    *,
+    layout: str,
+    dtype: str,
+    verifier: str | None = None,
+    architectures: Sequence[str] = (),
+    head: Float[Tensor, "V D"] | None = None,
 ) -> None:
     """Writes the drafter that ``checkpoint.save`` put into ``saved`` to ``out``, for public loaders: config and weights
     only.
 
-    ``verifier`` (hub id or folder) and its ``architectures`` are named in the ``vllm`` layout. Errors: InputError for
-    an unknown layout or dtype, for another drafter than DFlash in the ``vllm`` layout, or for one that was altered.
+    ``verifier`` (hub id or folder) and its ``architectures`` are named in the speculators layout; ``head`` is
+    ``own_head`` of the target, which Medusa's layout has in the file. Errors: InputError for an unknown layout or
+    dtype, for a drafter that the layout cannot hold, or for one that was altered.
     """
     if layout not in LAYOUTS or dtype not in DTYPES:
         raise InputError(
@@ -443,15 +528,39 @@ def write(
         )
     config, weights = read_json(saved / "config.json"), saved / "model.safetensors"
     own = config.pop("specauf")
-    if layout == "vllm" and (why := NOT_SPECULATORS.get(config["architectures"][0])) is not None:
-        raise InputError(f"--format vllm: {saved.parent.name} is a {why}")
+    if (why := not_written(config, layout)) is not None:
+        raise InputError(f"--format {layout}: {saved.parent.name} is a {why}")
     if not weights.is_file() or own["weights"] != file_sha256(weights):
         raise InputError(f"{weights} cannot be read: it is not what was saved, but altered or damaged")
-    tensors = {k: v.to(DTYPES[dtype]).contiguous() for k, v in load_file(weights).items()}
+    tensors = load_file(weights)
     config["dtype"] = str(DTYPES[dtype]).removeprefix("torch.")
+    if config["architectures"] == [MEDUSA]:
+        assert head is not None, "the caller gives the target's head"
+        tensors["lm_head.weight"] = head.cpu()
+        config = medusa_config(config)
+    elif layout == "vllm":
+        config = speculators_config(config, verifier, architectures)
+    tensors = {k: v.to(DTYPES[dtype]).contiguous() for k, v in tensors.items()}
     with atomic(out / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    write_json(out / "config.json", config if layout == "hf" else speculators_config(config, verifier, architectures))
+    write_json(out / "config.json", config)
+
+
+def medusa_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` (public Hugging Face keys) as vLLM's ``MedusaConfig``, which takes any key with ``num`` and ``heads``
+    in its name for the number of heads."""
+    return {
+        "architectures": [MEDUSA],
+        "model_type": "medusa",
+        "hidden_size": config["hidden_size"],
+        "vocab_size": config["vocab_size"],
+        "truncated_vocab_size": config["vocab_size"],
+        "num_heads": config["block_size"] - 1,
+        "num_hidden_layers": 1,  # of a block
+        "medusa_fc_bias": False,
+        "original_lm_head": True,  # one head for all blocks, in the file
+        "dtype": config["dtype"],
+    }
 
 
 def speculators_config(config: Mapping[str, Any], verifier: str | None, architectures: Sequence[str]) -> dict[str, Any]:

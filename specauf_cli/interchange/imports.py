@@ -60,7 +60,7 @@ class Adoption:
 
 
 def adopt(source: str, words: Sequence[str], *, revision: str | None = None) -> Path:
-    """A public DFlash or Domino checkpoint as a finished run of no training step; returns its folder.
+    """A public checkpoint as a finished run of no training step; returns its folder.
 
     ``words`` choose target, data and profile, with which it is then measured. The run's name covers the hash of its
     weights. Errors: InputError when it cannot be read, is not for this target, or ``words`` set what the checkpoint
@@ -171,12 +171,14 @@ def _result(session: Session) -> dict[str, Any]:
 def _print_taps(adoption: Adoption, name: str) -> None:
     """Prints how the checkpoint's layers were counted: with features off by one layer almost no draft is accepted."""
     foreign, depth = adoption.foreign, adoption.session.target.depth
-    print(
-        f"{name}: {foreign.backbone}, block size {foreign.block_size}, {foreign.layers} layers; taps layers "
-        f"{', '.join(map(str, foreign.taps))} of 0..{depth - 1} (decoder layers counted from 0, the feature is the "
-        "layer's output)",
-        file=sys.stderr,
+    layers = f", {foreign.layers} layers" if adoption.drafter.layered else ""
+    taps = (
+        "the target's last hidden state"
+        if isinstance(foreign.taps, str)
+        else f"layers {', '.join(map(str, foreign.taps))} of 0..{depth - 1} (decoder layers counted from 0, the "
+        "feature is the layer's output)"
     )
+    print(f"{name}: {foreign.backbone}, block size {foreign.block_size}{layers}; taps {taps}", file=sys.stderr)
 
 
 def fine_tune_command(folder: Path) -> str:

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from helpers.drafters import target_of
 from helpers.findings import Break, changed, configuration
 from specauf_cli.data import offline
 from specauf_cli.doctor.subject import Subject
 from specauf_cli.models.target import Target
 from specauf_cli.types import Corpus, PromptSet
+
+__all__ = ["target_of"]
 
 
 @pytest.fixture(scope="session")

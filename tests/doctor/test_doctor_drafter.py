@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.drafters import every_exported
+from helpers.drafters import every_exported, every_layered
 from helpers.findings import BACKBONES, Break, Patch, found, only, wrong
 from specauf_cli.doctor.subject import Subject
 from specauf_cli.evaluation import replay
@@ -38,7 +38,7 @@ def shifted_view(by: int) -> Callable[..., Tensor]:
     return forward
 
 
-@every_exported
+@every_layered
 @pytest.mark.parametrize("attention", ["dense", "split"])
 def test_a_leak_of_one_position(healthy: Break, monkeypatch: Patch, name: str, attention: str) -> None:
     monkeypatch.setattr(BlockAttention, "forward", shifted_view(1))
@@ -196,10 +196,19 @@ def test_a_save_that_loses_a_bit(healthy: Break, monkeypatch: Patch, name: str) 
 
 
 @every_exported
-def test_an_export_that_rounds(healthy: Break, monkeypatch: Patch, name: str) -> None:
+def test_an_export_that_rounds(
+    healthy: Break, target_of: Callable[[str], Target], monkeypatch: Patch, name: str
+) -> None:
     real = formats.write
     monkeypatch.setattr(formats, "write", lambda *places, **how: real(*places, **how | {"dtype": "bf16"}))
-    only(healthy(name), "round trip", "export and import: ", " comes back changed")
+    only(healthy(name, target=target_of(name)), "round trip", "export and import: ", " comes back changed")
+
+
+@pytest.mark.parametrize(("taps", "trips"), [("last", "checkpoint, export and import"), ((0, 1, 2), "checkpoint")])
+def test_heads_are_exported_where_a_layout_has_them(
+    healthy: Break, make_target: Callable[..., Target], taps: Any, trips: str
+) -> None:
+    assert f"drafts are equal ({trips})" in found(healthy("medusa", target=make_target(taps=taps)))["round trip"].found
 
 
 def test_an_import_that_forgets_a_knob(healthy: Break, monkeypatch: Patch) -> None:

@@ -157,6 +157,24 @@ def test_serve_command_of_domino(folder: Path, make_run: Callable[..., str]) -> 
     assert f"run {name}: vLLM serves no Domino drafter yet (vLLM#46707" in refused.stderr
 
 
+def test_serve_command_of_medusa_heads(folder: Path, make_run: Callable[..., str]) -> None:
+    name = make_run("backbone=medusa", "objective=auf", "target.taps=last", "backbone.proposals=5")
+    words = ("serve-command", "--run", name, "--backend", "vllm")
+    export, serve = specauf(folder, *words, "target.path=model").stdout.splitlines()
+    place = folder / "runs" / name / "export" / "vllm"
+    assert export == f"specauf export --run {name} --format vllm --out {place} target.path=model"
+    speculative = json.loads(shlex.split(serve)[shlex.split(serve).index("--speculative-config") + 1])
+    assert speculative == {"method": "medusa", "model": str(place), "num_speculative_tokens": 5}
+    assert "SGLang serves no Medusa heads" in specauf(folder, "serve-command", "--run", name, check=False).stderr
+    (folder / "my-dflash").mkdir()
+    (folder / "my-dflash" / "config.json").write_text("{}")
+    other = specauf(folder, *words, "--drafter", "my-dflash", check=False).stderr
+    assert f"{folder / 'my-dflash'}: vLLM takes a drafter with 'dflash' in its path for one of another kind" in other
+    name = make_run("backbone=medusa", "objective=decay")
+    tapped = specauf(folder, "serve-command", "--run", name, "--backend", "vllm", check=False).stderr
+    assert "outputs of tapped layers; train one with target.taps=last" in tapped
+
+
 def test_a_damaged_run_is_not_served(folder: Path, make_run: Callable[..., str]) -> None:
     path = folder / "runs" / make_run() / "run.json"
     about = json.loads(path.read_text())

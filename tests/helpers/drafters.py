@@ -26,10 +26,13 @@ KNOBS: dict[str, dict[str, int | str]] = {
     "recurrent": {"gru_hidden_dim": 6},
 }
 """Every shipped kind of drafter, with its knobs for a target of 32 dimensions."""
-EXPORTED = ("dflash", "domino", "dspark")
-"""Those that have a public layout."""
+EXPORTED = {"dflash": ("hf", "vllm"), "domino": ("hf",), "dspark": ("hf",), "medusa": ("vllm",)}
+"""Those that have a public layout, and which."""
+LAYERED = ("dflash", "domino", "dspark")
+"""Those that have draft layers."""
 every_backbone = pytest.mark.parametrize("name", list(KNOBS))
 every_exported = pytest.mark.parametrize("name", EXPORTED)
+every_layered = pytest.mark.parametrize("name", LAYERED)
 
 
 @pytest.fixture
@@ -47,15 +50,27 @@ def of(backbone: BackboneConfig) -> Callable[..., BackboneConfig]:
 
 
 @pytest.fixture
-def exported(tmp_path: Path, target: Target, of: Callable[..., BackboneConfig]) -> Callable[..., tuple[Path, DFlash]]:
+def target_of(target: Target, make_target: Callable[..., Target]) -> Callable[[str], Target]:
+    """The target with the taps that a kind of drafter can be exported with."""
+    return lambda name: make_target(taps="last") if name == "medusa" else target
+
+
+@pytest.fixture
+def exported(
+    tmp_path: Path, target_of: Callable[[str], Target], of: Callable[..., BackboneConfig]
+) -> Callable[..., tuple[Path, DFlash]]:
     """A drafter saved as a run's and written for others: the folder, and the drafter itself."""
 
-    def make(name: str = "dflash", layout: str = "hf", dtype: str = "fp32", **changes: Any) -> tuple[Path, DFlash]:
+    def make(
+        name: str = "dflash", layout: str | None = None, dtype: str = "fp32", **changes: Any
+    ) -> tuple[Path, DFlash]:
+        target, layout = target_of(name), layout or EXPORTED[name][0]
         made = checkpoint.create(target, of(name, **changes))
         made.initialise(5)
         checkpoint.save(made, target, tmp_path / name / "drafter", run="a")
         out = tmp_path / f"{name}-{layout}-{dtype}"
-        formats.write(tmp_path / name / "drafter", out, layout=layout, dtype=dtype, verifier="ORG/NAME")
+        more: dict[str, Any] = {"verifier": "ORG/NAME", "head": formats.own_head(target)}
+        formats.write(tmp_path / name / "drafter", out, layout=layout, dtype=dtype, **more)
         return out, made.eval()
 
     return make

@@ -45,8 +45,18 @@ def rotate(x: Tensor, positions: Tensor, per_position: Tensor) -> Tensor:
 @torch.no_grad()
 def block_logits(folder: Path, model: Any, tokens: Tensor, anchor: int) -> Tensor:
     """Logits ``[slots, V]`` of the block anchored at ``anchor`` of ``tokens`` ``[T]``, what drafts from it: DFlash
-    without the anchor's position, Domino and DSpark with the gold tokens before each slot."""
+    without the anchor's position, Domino and DSpark with the gold tokens before each slot, Medusa's heads as vLLM runs
+    them, from the state that chose the anchor."""
     config, w = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    if config["model_type"] == "medusa":
+        state = model.model(tokens[None]).last_hidden_state[0, anchor - 1]
+        logits = []
+        for i in range(config["num_heads"]):
+            hidden = state
+            for j in range(config["num_hidden_layers"]):
+                hidden = hidden + torch.nn.functional.silu(w[f"blocks.{i}.layers.{j}.weight"] @ hidden)
+            logits.append(w["lm_head.weight" if config["original_lm_head"] else f"lm_heads.{i}.weight"] @ hidden)
+        return torch.stack(logits)
     special, size, eps = config["dflash_config"], config["block_size"], config["rms_norm_eps"]
     heads, shared, dim = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     embed, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from helpers.commands import specauf
+from helpers.hub import edit
 from specauf_cli.errors import InputError
 from specauf_cli.interchange import formats
 from specauf_cli.interchange.card import card
@@ -177,6 +178,36 @@ def test_the_export_that_serve_command_prints_is_one_that_works(out: tuple[Path,
         written, "serve-command", "--run", run, f"runs={folder / 'runs'}", "--drafter", ".", "--backend", backend
     )
     assert str(folder / "runs" / "targets") in away.stdout
+
+
+def test_medusa_heads_go_out_and_come_back(out: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(out[0] / "runs" / "targets", tmp_path / "runs" / "targets")
+    words = ("train", "profile=smoke", "backbone=medusa", "objective=auf", "target.taps=last", "trainer.steps=2")
+    run = Path(specauf(tmp_path, *words).stdout.strip()).name
+    export, serve = specauf(tmp_path, "serve-command", "--run", run, "--backend", "vllm").stdout.splitlines()
+    written = tmp_path / specauf(tmp_path, *shlex.split(export)[1:]).stdout.strip()
+    speculative = json.loads(shlex.split(serve)[shlex.split(serve).index("--speculative-config") + 1])
+    assert speculative == {"method": "medusa", "model": str(written), "num_speculative_tokens": 15}
+    assert "Its `lm_head.weight` is a copy of the target's." in (written / "README.md").read_text()
+    came = specauf(tmp_path, "import", str(written), "profile=smoke")
+    assert "lm_head.weight: the target's own, bit for bit, so left out" in came.stderr
+    assert "medusa, block size 16; taps the target's last hidden state" in came.stderr
+    weights = "drafter/model.safetensors"
+    assert (tmp_path / came.stdout.strip() / weights).read_bytes() == (tmp_path / "runs" / run / weights).read_bytes()
+    target = shutil.copytree(next((tmp_path / "runs" / "targets").iterdir()), tmp_path / "target")
+    specauf(tmp_path, "export", "--run", run, "--format", "vllm", "--out", "again", "target.path=target")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (written / "model.safetensors").read_bytes()
+    edit(target, lambda c: c.update(rms_norm_eps=1e-5))
+    for more, says in (
+        ((), f"--format hf: {run} is a Medusa drafter, which vLLM reads"),
+        (("target.path=target",), "target.path=target: only --format vllm needs the target"),
+        (("--format", "vllm", "--verifier", "a/b"), "--verifier a/b: the layout of Medusa heads names no target"),
+        (("--format", "vllm", "target.path=target"), f"run {run} was trained for target "),
+    ):
+        done = specauf(tmp_path, "export", "--run", run, "--out", "other", *more, check=False)
+        assert done.returncode == 2
+        assert says in done.stderr
+        assert not (tmp_path / "other").exists()
 
 
 def test_the_name_of_an_imported_run_covers_its_weights(out: tuple[Path, str], imported: Path, tmp_path: Path) -> None:

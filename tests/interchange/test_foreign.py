@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,26 @@ from specauf_cli.models import checkpoint
 from specauf_cli.models.target import Target
 
 BACKBONES = every_exported
+WRITTEN = {"hf": ("dflash", "hf"), "vllm": ("dflash", "vllm"), "medusa": ("medusa", "vllm")}
+"""A drafter and its layout, by the name that the tests here give them."""
 
 
 @BACKBONES
-def test_prefixes_and_shards_are_accepted(exported: Any, of: Any, target: Target, name: str) -> None:
+def test_prefixes_and_shards_are_accepted(
+    exported: Any, of: Any, target_of: Callable[[str], Target], name: str
+) -> None:
     folder, original = exported(name)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    head = ("prefix_gru", "embed_proj")
-    named = {f"{'logit_head.' if k.startswith(head) else 'model.'}{k}": v for k, v in tensors.items()}
-    parts = dict(list(named.items())[:9]), dict(list(named.items())[9:])
+    prefixes = {"prefix_gru": "logit_head.", "embed_proj": "logit_head.", "blocks": "medusa_heads."}
+    named = {f"{prefixes.get(k.split('.')[0], 'model.')}{k}": v for k, v in tensors.items()}
+    parts = dict(list(named.items())[:5]), dict(list(named.items())[5:])
     for i, part in enumerate(parts):
         save_file(part, folder / f"model-{i}.safetensors")
     save_file({"exp_avg": torch.zeros(3)}, folder / "optimizer.safetensors")
     index = {k: f"model-{i}.safetensors" for i, part in enumerate(parts) for k in part}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    made, _ = formats.drafter(formats.read(folder), target, of(name))
+    made, _ = formats.drafter(formats.read(folder), target_of(name), of(name))
     assert all(torch.equal(made.state_dict()[k], v) for k, v in original.state_dict().items())
 
 
@@ -62,6 +67,44 @@ def test_other_tensors_are_named(exported: Any, of: Any, target: Target, change:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != "lm_head.weight"}, r"of this medusa: missing lm_head\.weight"),
+        (lambda t: t | {"lm_head.weight": t["lm_head.weight"] + 1}, r"lm_head\.weight is not that of target tiny"),
+        (lambda t: t | {"lm_head.weight": t["lm_head.weight"][:9]}, r"lm_head\.weight is not that of target tiny"),
+        (lambda t: t | {"blocks.0.layers.0.bias": torch.zeros(32)}, r"unknown blocks\.0\.layers\.0\.bias"),
+        (lambda t: t | {"blocks.7.layers.0.weight": torch.zeros(32, 32)}, r"unknown blocks\.7\.layers\.0\.weight"),
+        (lambda t: t | {"token_map": torch.zeros(9, dtype=torch.long)}, "unknown token_map"),
+    ],
+)
+def test_other_medusa_heads_are_named(exported: Any, of: Any, target: Target, change: Any, problem: str) -> None:
+    folder, _ = exported("medusa")
+    rename(folder, change)
+    with pytest.raises(InputError, match=problem) as caught:
+        formats.drafter(formats.read(folder), target, of("medusa"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_every_medusa_head_may_repeat_that_of_the_target(
+    exported: Any, of: Any, target_of: Callable[[str], Target], shared: bool
+) -> None:
+    """``original_lm_head``: one for all blocks, which vLLM also finds under the first one's name."""
+    folder, original = exported("medusa")
+    edit(folder, lambda c: c.update(original_lm_head=shared))
+    names = [f"lm_heads.{i}.weight" for i in range(1 if shared else 7)]
+    rename(folder, lambda t: {n: t["lm_head.weight"].clone() for n in names} | {k: t[k] for k in t if "lm" not in k})
+    target = target_of("medusa")
+    made, copies = formats.drafter(formats.read(folder), target, of("medusa"))
+    assert copies == (["lm_head.weight"] if shared else names)
+    assert all(torch.equal(made.state_dict()[k], v) for k, v in original.state_dict().items())
+    last = names[-1]
+    rename(folder, lambda t: t | {last: t[last] + 1})
+    with pytest.raises(InputError, match=r"weight is not that of target tiny; drafters here use the target's own"):
+        formats.drafter(formats.read(folder), target, of("medusa"))
+
+
 def test_copies_of_the_targets_own_tensors_are_left_out(exported: Any, of: Any, target: Target) -> None:
     folder, _ = exported(layout="vllm", dtype="bf16")
     own = target.model.get_input_embeddings().weight.detach().bfloat16()
@@ -72,7 +115,7 @@ def test_copies_of_the_targets_own_tensors_are_left_out(exported: Any, of: Any, 
 
 
 @pytest.mark.parametrize(
-    ("layout", "change", "problem"),
+    ("which", "change", "problem"),
     [
         ("hf", lambda c: c.pop("dflash_config"), "is not a drafter's"),
         ("hf", lambda c: c.pop("rope_theta"), "'rope_theta' is missing"),
@@ -91,17 +134,23 @@ def test_copies_of_the_targets_own_tensors_are_left_out(exported: Any, of: Any, 
         ("vllm", lambda c: c.update(sample_from_anchor=True), "sample_from_anchor=True"),
         ("vllm", lambda c: c.update(aux_hidden_state_layer_ids=[0, 1]), "hidden state 0, the embedding"),
         ("vllm", lambda c: c.update(transformer_layer_config=None), "not a drafter's configuration"),
+        ("medusa", lambda c: c.update(num_hidden_layers=2), "num_hidden_layers=2 cannot be read here; a block of Med"),
+        ("medusa", lambda c: c.update(truncated_vocab_size=100), "truncated_vocab_size=100 cannot be read here"),
+        ("medusa", lambda c: c.update(medusa_fc_bias=True), "medusa_fc_bias=true cannot be read here"),
+        ("medusa", lambda c: c.update(num_heads="7"), "num_heads='7' must be a whole number"),
+        ("medusa", lambda c: c.pop("num_heads"), "'num_heads' is missing"),
+        ("medusa", lambda c: c.pop("model_type"), "is not a drafter's: .* nor model_type medusa"),
     ],
 )
-def test_a_foreign_configuration_is_refused(exported: Any, layout: str, change: Any, problem: str) -> None:
-    folder, _ = exported(layout=layout)
+def test_a_foreign_configuration_is_refused(exported: Any, which: str, change: Any, problem: str) -> None:
+    folder, _ = exported(*WRITTEN[which])
     edit(folder, change)
     with pytest.raises(InputError, match=problem):
         formats.read(folder)
 
 
 @pytest.mark.parametrize(
-    ("layout", "change", "problem"),
+    ("which", "change", "problem"),
     [
         (
             "hf",
@@ -118,15 +167,21 @@ def test_a_foreign_configuration_is_refused(exported: Any, layout: str, change: 
         ("hf", lambda c: c.update(rope_theta=5e5), "its rope is .*500000"),
         ("hf", lambda c: c.update(rope_scaling={"type": "yarn", "factor": 4.0}), "its rope is .*yarn"),
         ("hf", lambda c: c["dflash_config"].update(mask_token_id=7), r"mask token id 7, .*; give target\.mask_token=7"),
+        ("medusa", lambda c: c.update(hidden_size=64), "its hidden_size is 64, the target's 32"),
+        (
+            "medusa",
+            lambda c: c.update(vocab_size=319, truncated_vocab_size=None),
+            "its vocab_size is 319, the target's 320",
+        ),
     ],
 )
 def test_another_target_is_refused(
-    exported: Any, of: Any, target: Target, layout: str, change: Any, problem: str
+    exported: Any, of: Any, target: Target, which: str, change: Any, problem: str
 ) -> None:
-    folder, _ = exported(layout=layout)
+    folder, _ = exported(*WRITTEN[which])
     edit(folder, change)
     with pytest.raises(InputError, match=problem):
-        formats.drafter(formats.read(folder), target, of("dflash"))
+        formats.drafter(formats.read(folder), target, of(WRITTEN[which][0]))
 
 
 def test_all_spellings_of_a_rotary_embedding_mean_the_same(exported: Any) -> None:
@@ -157,6 +212,9 @@ def test_keys_that_mean_nothing_here_are_named(exported: Any) -> None:
     folder, _ = exported()
     edit(folder, lambda c: c["dflash_config"].update(temperature=1))
     assert formats.read(folder).ignored == ("dflash_config.temperature",)
+    heads, _ = exported("medusa")
+    edit(heads, lambda c: c.update(topk=10, logit_scale=2.0))
+    assert formats.read(heads).ignored == ("logit_scale", "topk")
 
 
 def test_only_safetensors_are_read(exported: Any, of: Any, target: Target) -> None:

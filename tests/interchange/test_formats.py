@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen3Config
 
-from helpers.drafters import EXPORTED, every_exported
+from helpers.drafters import EXPORTED, every_exported, every_layered
 from helpers.hub import edit, publish, rename
 from helpers.public_reader import block_logits
 from specauf_cli.config.compose import compose
@@ -29,6 +30,7 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
 
 MakeTarget = Callable[..., Target]
+TargetOf = Callable[[str], Target]
 BACKBONES = every_exported
 
 
@@ -56,13 +58,14 @@ def final_logits(drafter: DFlash, target: Target, tokens: Tensor, anchor: int) -
     return drafter.logits(target, hidden.flatten(0, 1), previous.flatten(0, 1))[drafter.branches[-1]][0]
 
 
-@pytest.mark.parametrize(("name", "layout"), [*((name, "hf") for name in EXPORTED), ("dflash", "vllm")])
-def test_a_round_trip_is_bit_exact(exported: Any, of: Any, target: Target, name: str, layout: str) -> None:
+@pytest.mark.parametrize(("name", "layout"), [(name, x) for name, layouts in EXPORTED.items() for x in layouts])
+def test_a_round_trip_is_bit_exact(exported: Any, of: Any, target_of: TargetOf, name: str, layout: str) -> None:
     folder, original = exported(name, layout)
-    found = formats.read(folder)
-    assert (found.backbone, found.layout, found.block_size, found.layers, found.taps) == (name, layout, 8, 2, (0, 1, 2))
+    found, target = formats.read(folder), target_of(name)
+    reads = (1, "last") if name == "medusa" else (2, (0, 1, 2))
+    assert (found.backbone, found.layout, found.block_size, found.layers, found.taps) == (name, layout, 8, *reads)
     made, copies = formats.drafter(found, target, of(name))
-    assert copies == []
+    assert copies == (["lm_head.weight"] if name == "medusa" else [])
     assert not made.training
     for key, tensor in original.state_dict().items():
         assert torch.equal(made.state_dict()[key], tensor), key
@@ -76,17 +79,20 @@ def test_a_round_trip_is_bit_exact(exported: Any, of: Any, target: Target, name:
 
 
 @BACKBONES
-def test_bf16_is_rounded_once(exported: Any, of: Any, target: Target, tmp_path: Path, name: str) -> None:
+def test_bf16_is_rounded_once(exported: Any, of: Any, target_of: TargetOf, tmp_path: Path, name: str) -> None:
     folder, original = exported(name, dtype="bf16")
+    target, layout = target_of(name), EXPORTED[name][0]
     made, _ = formats.drafter(formats.read(folder), target, of(name))
-    assert torch.equal(made.fc.weight, original.fc.weight.bfloat16().float())
+    for key, tensor in original.state_dict().items():
+        assert torch.equal(made.state_dict()[key], tensor.bfloat16().float()), key
     checkpoint.save(made, target, tmp_path / "again" / "drafter", run="b")
-    formats.write(tmp_path / "again" / "drafter", tmp_path / "out", layout="hf", dtype="bf16")
+    head = formats.own_head(target)
+    formats.write(tmp_path / "again" / "drafter", tmp_path / "out", layout=layout, dtype="bf16", head=head)
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "out" / file).read_bytes() == (folder / file).read_bytes()
 
 
-@BACKBONES
+@every_layered
 def test_what_is_written_is_what_public_loaders_read_and_nothing_else(exported: Any, name: str) -> None:
     folder, _ = exported(name, layers=5)
     assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
@@ -136,10 +142,30 @@ def test_what_is_written_is_what_public_loaders_read_and_nothing_else(exported: 
         assert config["emb_dim"] == 5
 
 
+def test_medusa_heads_are_written_as_vllm_reads_them(exported: Any, target: Target) -> None:
+    folder, _ = exported("medusa")
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+    tensors = load_file(folder / "model.safetensors")
+    assert set(tensors) == {"lm_head.weight", *(f"blocks.{i}.layers.0.weight" for i in range(7))}
+    assert torch.equal(tensors["lm_head.weight"], target.model.get_output_embeddings().weight)
+    assert json.loads((folder / "config.json").read_text()) == {
+        "architectures": ["MedusaModel"],
+        "model_type": "medusa",
+        "hidden_size": 32,
+        "vocab_size": 320,
+        "truncated_vocab_size": 320,
+        "num_heads": 7,
+        "num_hidden_layers": 1,
+        "medusa_fc_bias": False,
+        "original_lm_head": True,
+        "dtype": "float32",
+    }
+
+
 @BACKBONES
-def test_an_independent_reader_sees_the_same_logits(exported: Any, target: Target, name: str) -> None:
+def test_an_independent_reader_sees_the_same_logits(exported: Any, target_of: TargetOf, name: str) -> None:
     folder, drafter = exported(name)
-    tokens = sequence()
+    tokens, target = sequence(), target_of(name)
     for anchor in (1, 9, 20):
         ours = final_logits(drafter, target, tokens[None], anchor)
         theirs = block_logits(folder, target.model, tokens, anchor)
@@ -147,7 +173,7 @@ def test_an_independent_reader_sees_the_same_logits(exported: Any, target: Targe
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
 
 
-@BACKBONES
+@every_layered
 def test_the_scaled_rotary_embedding_of_a_llama_target_is_what_readers_find(
     of: Any, chat: Chat, tmp_path: Path, name: str
 ) -> None:
@@ -248,6 +274,19 @@ def test_vllm_runs_the_block_without_a_causal_mask(exported: Any, layout: str) -
     assert causal == (layout == "vllm"), "the key alone decides in the speculators layout"
 
 
+def test_vllm_finds_every_medusa_head(exported: Any) -> None:
+    """By its own reader of configurations; it has no number of attention heads to take for that of the heads."""
+    pytest.importorskip("vllm", reason="an environment of its own: its pins conflict with ours")
+    from vllm.transformers_utils.config import get_config
+
+    config = get_config(str(exported("medusa")[0]), trust_remote_code=False)
+    assert (config.num_heads, config.num_hidden_layers, config.vocab_size, config.truncated_vocab_size) == (
+        *(7, 1),
+        *(320, 320),
+    )
+    assert config.original_lm_head
+
+
 @pytest.mark.parametrize("name", ["dflash", "domino"])
 def test_the_specforge_package_sees_the_same_logits(exported: Any, target: Target, name: str) -> None:
     """Its wheel pins torch, so it is no extra: pip install --no-deps specforge, and what it then asks for."""
@@ -281,10 +320,39 @@ def test_the_speculators_layout_names_hidden_states_and_its_target(exported: Any
     assert formats.read(folder).verifier == "ORG/NAME"
 
 
-@pytest.mark.parametrize(("name", "says"), [("domino", "Domino"), ("dspark", "DSpark .* --format hf")])
-def test_only_dflash_has_a_speculators_layout(exported: Any, name: str, says: str) -> None:
-    with pytest.raises(InputError, match=rf"--format vllm: .* {says}"):
-        exported(name, "vllm")
+@pytest.mark.parametrize(
+    ("name", "layout", "says"),
+    [
+        ("domino", "vllm", "Domino"),
+        ("dspark", "vllm", "DSpark .* --format hf"),
+        ("medusa", "hf", "Medusa .* --format vllm"),
+    ],
+)
+def test_a_layout_that_a_drafter_does_not_have_is_refused(exported: Any, name: str, layout: str, says: str) -> None:
+    with pytest.raises(InputError, match=rf"--format {layout}: .* {says}"):
+        exported(name, layout)
+
+
+@pytest.mark.parametrize("layout", formats.LAYOUTS)
+@pytest.mark.parametrize("taps", [(0, 1, 2), (2,)])
+def test_medusa_heads_on_tapped_layers_have_no_layout(
+    make_target: MakeTarget, of: Any, tmp_path: Path, layout: str, taps: tuple[int, ...]
+) -> None:
+    target = make_target(taps=taps)
+    drafter = checkpoint.create(target, of("medusa"))
+    drafter.initialise(5)
+    checkpoint.save(drafter, target, tmp_path / "drafter", run="a")
+    with pytest.raises(
+        InputError, match=r"layers (0, 1, )?2, and .* last hidden state; train one with target.taps=last"
+    ):
+        formats.write(tmp_path / "drafter", tmp_path / "x", layout=layout, dtype="fp32")
+
+
+def test_a_head_with_a_bias_is_not_written(target: Target) -> None:
+    biased = copy.deepcopy(target)
+    biased.model.get_output_embeddings().bias = torch.nn.Parameter(torch.zeros(320))
+    with pytest.raises(InputError, match="the head of target tiny has a bias"):
+        formats.own_head(biased)
 
 
 @pytest.mark.parametrize(("layout", "dtype"), [("hf2", "fp32"), ("hf", "fp8")])
