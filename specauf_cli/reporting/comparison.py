@@ -204,17 +204,17 @@ def _verdicts(
     return verdicts
 
 
-def markdown(compared: Comparison, *, links: str | None = None, drawn: Sequence[Figure] = ()) -> str:
+def markdown(compared: Comparison, *, links: str | None = None, figure: Figure | None = None) -> str:
     """The page: claims, a table and its reading for every condition, notes, and the records.
 
-    ``links``: relative path to the folders of records; ``drawn``: drawings whose images are in ``figures/``.
+    ``links``: relative path to the folders of records; ``figure``: a drawing whose image is in ``figures/``.
     """
     page, parts = compared.page, compared.parts
     text = [f"# {cell(page.title)}", ""]
     if not parts:
         return "\n".join([*text, "No run of this page is finished yet.", ""])
     text += _claims(compared)
-    for figure in drawn:
+    if figure is not None:
         image = path("figures", f"{figure.name}.png")
         text += [f"![{cell(figure.title)}]({image})", "", figure.caption, ""]
     text += _budget_table(compared)

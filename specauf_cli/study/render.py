@@ -129,11 +129,11 @@ def _render_conditions(spec: ConditionsSpec, folder: Path) -> RenderedPage:
         _write(path, drafters.markdown(side_by_side, links=links))
         return RenderedPage(profile, spec.name, None, side_by_side.quoted)
     compared = comparison.compare(spec, records)
-    drawn = [f for f in (comparison.gamma_figure(compared), comparison.budget_figure(compared)) if f is not None]
-    for figure in drawn:
+    figure = comparison.budget_figure(compared) or comparison.gamma_figure(compared)
+    if figure is not None:
         _draw(path.parent / "figures", figure)
     write_text(path.with_suffix(".csv"), comparison.to_csv(compared))
-    _write(path, comparison.markdown(compared, links=links, drawn=drawn))
+    _write(path, comparison.markdown(compared, links=links, figure=figure))
     return RenderedPage(profile, spec.name, None, compared.quoted)
 
 
