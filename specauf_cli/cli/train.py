@@ -62,8 +62,7 @@ def _say_other_name(config: "Config", overrides: Sequence[str]) -> None:
     typed = next((value_of(w) for w in overrides if key_of(w) == "objective"), config.objective.name)
     renamed = any(key_of(w) == "objective.name" for w in overrides)
     if typed != config.objective.name and not renamed:
-        said = f"objective={typed} is {config.objective.name} on {config.backbone.name}"
-        print(f"specauf: {said}", file=sys.stderr)
+        print(f"specauf: objective={typed} is {config.objective.name} on {config.backbone.name}", file=sys.stderr)
 
 
 def _of_experiment(words: Sequence[str]) -> list[str]:

@@ -70,9 +70,8 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     """The same as Hydra's own object (for the commands that print it)."""
     overrides = _plain_paths(overrides)
     check_choices(overrides)
-    outer = (
-        GlobalHydra.instance().hydra
-    )  # a job of hydra.main composes too, and Hydra knows one configuration at a time
+    # A job of hydra.main composes too, and Hydra knows one configuration at a time.
+    outer = GlobalHydra.instance().hydra
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir=str(folder("conf")), version_base="1.3"):
