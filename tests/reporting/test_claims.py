@@ -374,3 +374,21 @@ def test_c7_is_open_where_there_is_no_correlation(curve: tuple[list[int], list[f
 
 def test_c7_is_left_out_without_logs() -> None:
     assert "C7" not in judge(run("auf", MORE, MORE), run("decay", NONE, NONE))
+
+
+def test_c1_says_which_slots_the_accepted_tokens_are_in() -> None:
+    def one(objective: str, rounds: Sequence[int]) -> RunRecord:
+        return record(objective, [benchmark(c, [list(rounds)] * 10) for c in TWO.columns])
+
+    numbers = judge(one("decay", [0, 1, 1, 1]), one("auf", [1, 1, 2, 4]))["C1"].numbers
+    # Of the eight tokens four are a block's first, two its second, one its third and one its fourth.
+    assert "of AUF's accepted tokens 50 %, 25 %, 12 %, 12 % are the block's first, second, ..." in numbers
+    nothing = judge(one("decay", [0, 1]), one("auf", [0, 0]))["C1"].numbers
+    assert "accepted tokens" not in nothing
+
+
+def test_c3_shows_the_training_log_beside_the_held_out_accuracy() -> None:
+    others = {"step": [1, 2], "active_ratio": [0.1, 0.2], "support_accuracy": [0.1, 0.2]}
+    decay, auf = (logged(o, {**others, "accuracy": a}) for o, a in (("decay", [0.2, 0.4]), ("auf", [0.1, 0.2])))
+    assert judge(decay, auf)["C3"].numbers.endswith("mean over all steps: decay 30.0 %, AUF 15.0 %")
+    assert "training log" not in judge(decay, run("auf", MORE, MORE))["C3"].numbers
