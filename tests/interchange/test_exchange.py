@@ -194,7 +194,8 @@ def test_medusa_heads_go_out_and_come_back(out: tuple[Path, str], tmp_path: Path
     assert "medusa, block size 16; taps the target's last hidden state" in came.stderr
     weights = "drafter/model.safetensors"
     assert (tmp_path / came.stdout.strip() / weights).read_bytes() == (tmp_path / "runs" / run / weights).read_bytes()
-    target = shutil.copytree(next((tmp_path / "runs" / "targets").iterdir()), tmp_path / "target")
+    served = shlex.split(serve)  # vllm serve TARGET ...
+    target = shutil.copytree(tmp_path / served[served.index("serve") + 1], tmp_path / "target")
     specauf(tmp_path, "export", "--run", run, "--format", "vllm", "--out", "again", "target.path=target")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (written / "model.safetensors").read_bytes()
     edit(target, lambda c: c.update(rms_norm_eps=1e-5))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from helpers.commands import specauf
+from helpers.copies import first_runs
 from specauf_cli.reporting.labels import labels
 
 
@@ -25,17 +26,17 @@ def as_version_0_1(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def older(table: tuple[Path, str]) -> Path:
+def older(table: tuple[Path, str], tmp_path: Path) -> Path:
     """The folder of a run whose files say what version 0.1 would have said."""
-    (folder,) = (table[0] / "runs").glob("dflash-decay-*")
+    (folder,) = (first_runs(table[0], tmp_path) / "runs").glob("dflash-decay-*")
     for path in (folder / "run.json", *(folder / "records").glob("*.json")):
         content = json.loads(path.read_text())
         path.write_text(json.dumps({**content, "config": as_version_0_1(content["config"])}))
     return folder
 
 
-def test_a_run_of_version_0_1_is_listed_compared_and_measured(table: tuple[Path, str], older: Path) -> None:
-    here = table[0]
+def test_a_run_of_version_0_1_is_listed_compared_and_measured(older: Path) -> None:
+    here = older.parents[1]
     (auf,) = (here / "runs").glob("dflash-auf-*")
     assert f"{older.name}  T=0 tau" in specauf(here, "ls").stdout
     assert "average" in specauf(here, "compare", older.name, auf.name).stdout
