@@ -137,7 +137,7 @@ def _try_loss(function: Loss, name: str, where: str) -> None:
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     except Exception as error:
-        takes = "it takes logits [N, K, V] and labels [N, K]; or no labels but target_logits [N, K, V]"
+        takes = "it gets logits [N, K, V], labels [N, K] and, where it asks, target_logits [N, K, V], confidence [N, K]"
         raise InputError(f"{where}: {name} is no loss, it fails: {first_line(error)} ({takes})") from error
     if not isinstance(losses, torch.Tensor) or losses.shape != labels.shape:
         raise InputError(f"{where}: {name} is no loss: it must give one number for each position of its logits")

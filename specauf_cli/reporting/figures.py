@@ -141,13 +141,8 @@ def tau_by_gamma(name: str, panels: Sequence[GammaPanel], definition: str, recor
                 line = {key: value for key, value in looks[objective].items() if key != "marker"}
                 ax.axhspan(level.low, level.high, color=line["color"], alpha=0.15, linewidth=0)
                 drawn[escape.drawn(title)] = ax.axhline(level.value, linewidth=1.4, **line)
-            ax.set(xscale="log", xlabel="gamma of decay", title=escape.drawn(panel.title))
-            ax.set_xticks(gammas, [f"{gamma:g}" for gamma in gammas])
-            ax.minorticks_off()
-        axes[0].set_ylabel(f"tau ({definition}), average over benchmarks")
-        canvas.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=len(drawn))
-        canvas.draw_without_rendering()
-        canvas.set_layout_engine("none")
+            _label_panel(ax, panel.title, "gamma of decay", gammas)
+        _finish_panels(canvas, axes[0], drawn, definition, columns=len(drawn))
     text = (
         "tau of decay against its gamma. Lines and bands: other objectives with their 95 % intervals. The panels have "
         "different scales."
@@ -179,18 +174,28 @@ def tau_by_budget(name: str, panels: Sequence[BudgetPanel], definition: str, rec
                     x, [p.low for _, p in ordered], [p.high for _, p in ordered], color=look["color"], alpha=0.12, lw=0
                 )
                 (drawn[escape.drawn(title)],) = ax.plot(x, [p.value for _, p in ordered], linewidth=1.4, **look)
-            ax.set(xscale="log", xlabel="training steps / the profile's", title=escape.drawn(panel.title))
-            ax.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
-            ax.minorticks_off()
-        axes[0].set_ylabel(f"tau ({definition}), average over benchmarks")
-        canvas.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=min(4, len(drawn)))
-        canvas.draw_without_rendering()
-        canvas.set_layout_engine("none")
+            _label_panel(ax, panel.title, "training steps / the profile's", budgets)
+        _finish_panels(canvas, axes[0], drawn, definition, columns=min(4, len(drawn)))
     text = (
         "Average tau against the number of training steps; bands: 95 % intervals. Every point is a training of its "
         "own. The panels have different scales."
     )
     return Figure(name, "tau against the training budget", text, canvas, records)
+
+
+def _label_panel(ax: Any, title: str, label: str, ticks: Sequence[float]) -> None:
+    """Title and logarithmic axis of one panel, marked at the values that were measured."""
+    ax.set(xscale="log", xlabel=label, title=escape.drawn(title))
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+
+
+def _finish_panels(canvas: Canvas, first: Any, drawn: Mapping[str, Any], definition: str, *, columns: int) -> None:
+    """What the panels of a drawing share: the axis of tau, and one legend below them; then the layout is fixed."""
+    first.set_ylabel(f"tau ({definition}), average over benchmarks")
+    canvas.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns)
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")
 
 
 def page(profile: str, drawn: Sequence[Figure], *, links: str) -> str:

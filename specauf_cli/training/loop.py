@@ -160,7 +160,7 @@ class Running:
         self._gather()
         self.line = _summarise(self.training, self.done, self.window)
         self.speed = round(self.tokens / self.reading)
-        if self.line["grad_norm"] == 0:
+        if self.line["grad_norm"] == 0 and self.done <= self.training.log_every:
             name = self.training.name
             print(f"specauf: {name}: nothing is learnt, every gradient up to step {self.done} is zero", file=sys.stderr)
         if self.writes:
