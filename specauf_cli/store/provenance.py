@@ -59,15 +59,14 @@ def environment(device: str, threads: int) -> dict[str, Any]:
             ),
             cpu,
         )
-    gpu = None
-    if device.startswith("cuda"):
-        import torch
+    import torch
 
-        gpu = torch.cuda.get_device_name()
+    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": threads,
         "device": device.split(":")[0],
