@@ -38,10 +38,11 @@ COUNTS = "--per-request-spec-decode-metrics"
 
 @dataclass(frozen=True, config=CLOSED)
 class Trained:
-    """A drafter that is trained here."""
+    """A drafter that is trained here; ``settings``: more words of `specauf train`."""
 
     backbone: str
     objective: str
+    settings: Annotated[tuple[str, ...], Strict(False)] = ()
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -50,9 +51,11 @@ class Case:
 
     name: str
     title: str
+    target: str = "tiny"
     drafter: Trained | None = None
     layout: Literal["vllm", "hf"] | None = None
     speculative: dict[str, Any] | None = None
+    runner: Literal["V1", "V2"] = "V1"
     without: Annotated[tuple[str, ...], Strict(False)] = ()
     config: dict[str, Any] = field(default_factory=dict)
     verdict: Literal["equal", "rounding", "differs"] = "equal"
@@ -71,6 +74,8 @@ def load_cases(only: Sequence[str] = ()) -> list[Case]:
     for case in cases.values():
         if (case.drafter is None) != (case.layout is None) or (case.drafter and case.speculative):
             raise InputError(f"{FILE.name}: {case.name}: a drafter has a layout, and nothing else may draft beside it")
+        if not any(other.drafter and other.target == case.target for other in cases.values()):
+            raise InputError(f"{FILE.name}: {case.name}: no case has a drafter for target {case.target}")
         for name in set(case.without) - set(WORKAROUNDS):
             valid = f"valid: {', '.join(WORKAROUNDS)}.{nearest(name, WORKAROUNDS)}"
             raise InputError(f"{FILE.name}: {case.name}.without: no workaround {name!r}; {valid}")
@@ -80,23 +85,31 @@ def load_cases(only: Sequence[str] = ()) -> list[Case]:
     return [case for name, case in cases.items() if not only or name in only]
 
 
-def train(cases: Sequence[Case], runs: Path) -> dict[Trained, Path]:
-    """The runs of every drafter of ``cases``, trained with `specauf train` unless they are there."""
-    wanted: dict[str, list[str]] = {}
-    for case in cases:
-        if case.drafter is not None and case.drafter.objective not in wanted.setdefault(case.drafter.backbone, []):
-            wanted[case.drafter.backbone].append(case.drafter.objective)
-    folders: dict[Trained, Path] = {}
-    for backbone, objectives in wanted.items():
-        words = ["train", "--together", f"backbone={backbone}", f"objective={','.join(sorted(objectives))}"]
+def train(cases: Sequence[Case], runs: Path) -> dict[tuple[str, Trained], Path]:
+    """The runs of every drafter of ``cases``, by target, trained with `specauf train` unless they are there.
+
+    A case without a drafter is served with the target of the first drafter that cases.yaml has for it.
+    """
+    needed = [(case.target, case.drafter or _first_of(case.target)) for case in cases]
+    together: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for target, drafter in dict.fromkeys(needed):
+        together.setdefault((target, drafter.backbone, drafter.settings), []).append(drafter.objective)
+    folders: dict[tuple[str, Trained], Path] = {}
+    for (target, backbone, settings), objectives in together.items():
+        words = ["train", "--together", f"target={target}", f"backbone={backbone}"]
+        words += [f"objective={','.join(sorted(objectives))}", *settings]
         words = [sys.executable, "-m", "specauf_cli", *words, "profile=laptop", f"runs={runs}"]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
             raise InputError(f"{shlex.join(words)} ended with {done.returncode}")
         for line in done.stdout.splitlines():
-            config = layout.about_of(Path(line))["config"]
-            folders[Trained(config["backbone"]["name"], config["objective"]["name"])] = Path(line)
+            objective = layout.about_of(Path(line))["config"]["objective"]["name"]
+            folders[target, Trained(backbone, objective, settings)] = Path(line)
     return folders
+
+
+def _first_of(target: str) -> Trained:
+    return next(case.drafter for case in load_cases() if case.target == target and case.drafter)
 
 
 def command(case: Case, run: Path, *, name: str, port: int, drafters: Path) -> tuple[list[str], dict[str, str]]:

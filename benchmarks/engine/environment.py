@@ -2,10 +2,11 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.engine.plugin.specauf_vllm_cpu import LEFT_OUT
@@ -17,6 +18,10 @@ PINNED = HERE / "environment.txt"
 OWN = ("name", "plugin")
 """Folders here that are installed too."""
 
+INTERPRETER = HERE / "interpreter.txt"
+INTERPRETED = ("interpreter",)
+"""The same for Model Runner V2, whose kernels Triton's interpreter runs."""
+
 PLUGIN = HERE / "plugin" / "specauf_vllm_cpu.py"
 
 PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -27,15 +32,19 @@ TORCH = (
 )
 
 
-def fingerprint() -> str:
-    """Hash of what decides a server's answers: the pinned versions, and the plugin's code."""
-    pinned = [line for line in PINNED.read_text("utf-8").splitlines() if line and not line.startswith("#")]
-    return digest([pinned, PLUGIN.read_text("utf-8")], 12)
+def fingerprint(runner: str = "V1") -> str:
+    """Hash of what decides a server's answers: the pinned versions, the plugin's code, and the interpreter for V2."""
+    more = [_pins(INTERPRETER), _packaged(INTERPRETED)] if runner == "V2" else []
+    return digest([_pins(PINNED), PLUGIN.read_text("utf-8"), *more], 12)
 
 
-def _packaged() -> str:
+def _pins(path: Path) -> list[str]:
+    return [line for line in path.read_text("utf-8").splitlines() if line and not line.startswith("#")]
+
+
+def _packaged(names: Sequence[str]) -> str:
     """Hash of our own packages as they are installed."""
-    files = [f for name in OWN for f in sorted((HERE / name).glob("*.*")) if f.is_file()]
+    files = [f for name in names for f in sorted((HERE / name).rglob("*.*")) if f.suffix in (".py", ".toml")]
     return digest([f.read_text("utf-8") for f in files], 12)
 
 
@@ -56,7 +65,7 @@ def ensure(folder: Path) -> Path:
     A change of our own packages installs only those again. Errors: InputError when it cannot be made.
     """
     python, stamp = folder / "bin" / "python", folder / ".installed"
-    pinned, packaged = digest(PINNED.read_text("utf-8"), 12), _packaged()
+    pinned, packaged = digest(PINNED.read_text("utf-8"), 12), _packaged(OWN)
     if _stamped(folder) == [pinned, packaged]:
         return python
     if not is_ready(folder):
@@ -64,31 +73,35 @@ def ensure(folder: Path) -> Path:
         stamp.unlink(missing_ok=True)
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])
         _run([str(python), *PIP, "install", "--no-deps", "--requirement", str(PINNED)], TORCH)
-    with tempfile.TemporaryDirectory() as wheels:  # built here, with this tool's own hatchling
-        _run(
-            [
-                sys.executable,
-                *PIP,
-                "wheel",
-                "--no-deps",
-                "--no-build-isolation",
-                "--wheel-dir",
-                wheels,
-                *(str(HERE / n) for n in OWN),
-            ]
-        )
-        _run(
-            [
-                str(python),
-                *PIP,
-                "install",
-                "--no-deps",
-                "--force-reinstall",
-                *map(str, sorted(Path(wheels).glob("*.whl"))),
-            ]
-        )
+    _install_own(python, OWN, ["--force-reinstall"])
     stamp.write_text(f"{pinned} {packaged}", "utf-8")
     return python
+
+
+def ensure_interpreter(folder: Path, python: Path) -> Path:
+    """The folder with Triton and its backend for CPUs, for a server of Model Runner V2 with ``python``; made if it is
+    missing, 290 MB to fetch. Errors: InputError when it cannot be made."""
+    pinned, packaged = digest(INTERPRETER.read_text("utf-8"), 12), _packaged(INTERPRETED)
+    if _stamped(folder) != [pinned, packaged]:
+        print(f"installing Triton into {folder} (once; 290 MB to fetch, 830 MB on disk)", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+        _run([str(python), *PIP, "install", "--no-deps", "--target", str(folder), "--requirement", str(INTERPRETER)])
+        _install_own(python, INTERPRETED, ["--target", str(folder)])
+        (folder / ".installed").write_text(f"{pinned} {packaged}", "utf-8")
+    return folder
+
+
+def _install_own(python: Path, names: Sequence[str], options: Sequence[str]) -> None:
+    """Installs our own packages; they are built here, with this tool's own hatchling."""
+    with tempfile.TemporaryDirectory() as wheels:
+        build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels]
+        _run([sys.executable, *PIP, *build, *(str(HERE / name) for name in names)])
+        _run([str(python), *PIP, "install", "--no-deps", *options, *map(str, sorted(Path(wheels).glob("*.whl")))])
+
+
+def for_v2(interpreter: Path) -> dict[str, str]:
+    """The variables of a server of Model Runner V2: without them vLLM chooses V1 on a CPU."""
+    return {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1", "PYTHONPATH": str(interpreter.resolve())}
 
 
 def variables(chosen: Mapping[str, str], without: tuple[str, ...]) -> dict[str, str]:

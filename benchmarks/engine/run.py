@@ -39,20 +39,22 @@ class Bench:
 
     python: Path
     versions: dict[str, str]
-    drafters: dict[Trained, Path]
+    drafters: dict[tuple[str, Trained], Path]
     work: Path
     clean: bool
     timeout: float
 
     def run_of(self, case: Case) -> Path:
         """The run whose drafter is served; for a case without one, any run of the target."""
-        return self.drafters[case.drafter] if case.drafter else next(iter(self.drafters.values()))
+        if case.drafter:
+            return self.drafters[case.target, case.drafter]
+        return next(run for (target, _), run in self.drafters.items() if target == case.target)
 
     def inputs_of(self, case: Case) -> str:
         """Hash of all that the result of a case depends on, the code of this tool apart."""
         run = self.run_of(case)
         weights = [file_sha256(layout.weights_of(run)), file_sha256(Path(target_path(run)) / "model.safetensors")]
-        return digest([asdict(case), environment.fingerprint(), self.versions, weights], 16)
+        return digest([asdict(case), environment.fingerprint(case.runner), self.versions, weights], 16)
 
 
 def main() -> int:
@@ -79,7 +81,7 @@ def _run(cases: Sequence[Case], options: argparse.Namespace) -> int:
     if not clean:
         print(f"note: the tree has uncommitted changes, so the results go to {path}", file=sys.stderr)
     versions = environment.versions(python)
-    bench = Bench(python, versions, train(load_cases(), options.runs), options.work, clean, options.timeout)
+    bench = Bench(python, versions, train(cases, options.runs), options.work, clean, options.timeout)
     return measured(cases, bench, path, again=options.again)
 
 

@@ -22,9 +22,11 @@ def serve(case: Case, run: Path, *, python: Path, work: Path, timeout: float, op
     for this one's. ``options`` are added to its command. Errors: InputError when it does not start, or with other
     workarounds than the case says.
     """
-    name = f"{case.name}-{digest([asdict(case), environment.fingerprint(), *options], 8)}"
+    name = f"{case.name}-{digest([asdict(case), environment.fingerprint(case.runner), *options], 8)}"
     port = free_port()
     words, chosen = command(case, run, name=name, port=port, drafters=work / "drafters")
+    if case.runner == "V2":
+        chosen |= environment.for_v2(environment.ensure_interpreter(work / "triton", python))
     log = work / "logs" / f"{case.name}.log"
     try:
         server = Server(
