@@ -74,11 +74,11 @@ def load_cases(only: Sequence[str] = ()) -> list[Case]:
     for case in cases.values():
         if (case.drafter is None) != (case.layout is None) or (case.drafter and case.speculative):
             raise InputError(f"{FILE.name}: {case.name}: a drafter has a layout, and nothing else may draft beside it")
-        if not any(other.drafter and other.target == case.target for other in cases.values()):
-            raise InputError(f"{FILE.name}: {case.name}: no case has a drafter for target {case.target}")
         for name in set(case.without) - set(WORKAROUNDS):
             valid = f"valid: {', '.join(WORKAROUNDS)}.{nearest(name, WORKAROUNDS)}"
             raise InputError(f"{FILE.name}: {case.name}.without: no workaround {name!r}; {valid}")
+        if not any(other.drafter and other.target == case.target for other in cases.values()):
+            raise InputError(f"{FILE.name}: {case.name}: no case has a drafter for target {case.target}")
     for name in only:
         if name not in cases:
             raise InputError(f"--only {name}: valid are {', '.join(cases)}.{nearest(name, cases)}")

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,8 @@ def test_drafters_are_served_in_both_layouts_and_each_workaround_is_left_out_onc
         ("{title: x, layout: hf}", "a: a drafter has a layout"),
         ("{title: x, verdict: same}", "verdict"),
         ("{titel: x}", "titel"),
+        ("{title: x, runner: V3}", "runner"),
+        ("{title: x, target: tiny_gemma}", "a: no case has a drafter for target tiny_gemma"),
     ],
 )
 def test_a_case_that_cannot_be_is_one_line(
@@ -131,6 +134,39 @@ def test_a_server_gets_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert found["PATH"] == os.environ["PATH"]
 
 
+def test_drafters_are_trained_by_target_and_a_plain_case_takes_one_of_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def train(words: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(words[words.index("--together") + 1 :])
+        target, backbone, objectives = (w.split("=")[1] for w in asked[-1][:3])
+        folders = [tmp_path / f"{backbone}-{o}-{target}" for o in objectives.split(",")]
+        for place, objective in zip(folders, objectives.split(","), strict=True):
+            about = {"config": {"objective": {"name": objective}, "backbone": {"name": backbone}}}
+            monkeypatch.setitem(abouts, place, about)
+        return subprocess.CompletedProcess(words, 0, "".join(f"{place}\n" for place in folders))
+
+    abouts: dict[Path, Any] = {}
+    monkeypatch.setattr(cases.subprocess, "run", train)
+    monkeypatch.setattr(cases.layout, "about_of", lambda place: abouts[place])
+    chosen = load_cases(["plain", "auf-vllm", "auf-hf", "medusa-vllm", "llama-plain"])
+    drafters = cases.train(chosen, tmp_path)
+    assert asked == [
+        ["target=tiny", "backbone=dflash", "objective=auf,decay", "profile=laptop", f"runs={tmp_path}"],
+        [
+            *("target=tiny", "backbone=medusa", "objective=auf", "target.taps=last"),
+            *("profile=laptop", f"runs={tmp_path}"),
+        ],
+        ["target=tiny_llama", "backbone=dflash", "objective=auf", "profile=laptop", f"runs={tmp_path}"],
+    ]
+    bench = Bench(tmp_path, {}, drafters, tmp_path, True, 1.0)
+    assert [bench.run_of(c).name for c in chosen] == [
+        *("dflash-auf-tiny", "dflash-auf-tiny", "dflash-auf-tiny", "medusa-auf-tiny", "dflash-auf-tiny_llama")
+    ]
+
+
 def test_workarounds_are_chosen_by_name() -> None:
     assert chosen("") == list(WORKAROUNDS)
     assert chosen("k_norm, temperature") == []
@@ -156,6 +192,24 @@ def test_the_plugin_is_installed_once_and_found_by_its_entry_point(
     assert (done.stdout, done.stderr) == (f"{VERSION}+cpu\n", "specauf-vllm-cpu: no workaround\n")
     wrong = subprocess.run([python, "-c", code], env={**clean, LEFT_OUT: "all"}, capture_output=True, text=True)
     assert "ValueError: SPECAUF_VLLM_WITHOUT=all: all is none of temperature, k_norm" in wrong.stderr
+
+
+def test_model_runner_v2_gets_the_interpreter_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pinned.txt").write_text("# nothing to fetch\n")
+    monkeypatch.setattr(environment, "INTERPRETER", tmp_path / "pinned.txt")
+    folder = environment.ensure_interpreter(tmp_path / "triton", Path(sys.executable))
+    (folder / "kept").touch()
+    assert environment.ensure_interpreter(tmp_path / "triton", Path(sys.executable)) == folder
+    assert (folder / "kept").exists(), "a second call installs nothing"
+    code = "from importlib.metadata import entry_points\n"
+    code += "print([(p.name, p.value) for p in entry_points(group='triton.backends')])"
+    found = environment.variables(environment.for_v2(folder), ())
+    assert (found["VLLM_USE_V2_MODEL_RUNNER"], found["TRITON_INTERPRET"]) == ("1", "1")
+    done = subprocess.run([sys.executable, "-c", code], env=found, capture_output=True, text=True, check=True)
+    assert "('cpu', 'specauf_triton_interpreter')" in done.stdout
+    assert environment.fingerprint("V2") != environment.fingerprint("V1") == environment.fingerprint()
 
 
 def judged(temperature: float, same: list[bool | None]) -> Judged:
