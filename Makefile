@@ -43,11 +43,12 @@ report: $(STAMP) ## write the report of the last table to runs/reports/ (one HTM
 publish: $(STAMP) ## the same, then copy the records into results/ and render there (clean tree only)
 	@$(BIN)/specauf table experiments/table*.yaml --seeds $(SEEDS) $(if $(LAUNCHER),--launcher $(LAUNCHER)) --publish profile=$(PROFILE) $(ARGS)
 
-render: $(STAMP) ## re-render everything under results/ from the committed records, docs/objectives.md, docs/engines.md and benchmarks/README.md
+render: $(STAMP) ## re-render everything under results/ from the committed records, docs/objectives.md, docs/engines.md, docs/targets.md and benchmarks/README.md
 	@$(BIN)/specauf render
 	@$(BIN)/python -m specauf_cli.reporting.gallery
 	@$(BIN)/python -m specauf_cli.reporting.engines
 	@$(BIN)/python -m benchmarks.goals
+	@$(BIN)/python -m benchmarks.families --render
 
 engine: $(STAMP) ## hold a real vLLM on this CPU to the replay (first time: 900 MB of wheels into .engine/)
 	@$(BIN)/python -m benchmarks.engine.run $(ARGS)

@@ -92,6 +92,12 @@ SCRIPTS = {
     ),
     "limits": Script("benchmarks.limits", (), ("--steps", "1", "profile=smoke"), out="limits"),
     "plan": Script("benchmarks.plan", (), ("--steps", "2", "--only", "DFlash AUF")),
+    "families": Script(
+        "benchmarks.families",
+        (),
+        ("--only", "tiny_llama", "target.pretrain.steps=4", "trainer.steps=4", "evaluation.prompts=1"),
+        with_runs=True,
+    ),
     "replay": Script("benchmarks.replay", (), ("--repeat", "1"), (TABLE2,), with_runs=True),
     "draws": Script("benchmarks.draws", (), ("--seeds", "1", "--profile", "smoke"), (), with_runs=True),
     "weights": Script("benchmarks.weights", (), (), (KEPT,), with_runs=True, pages=("specauf_cli.reporting.gallery",)),

@@ -121,6 +121,13 @@ def planned_memory(record: Any) -> Iterator[Value]:
         yield Value(text, escape.cell(name), None, row.get("load"))
 
 
+def families(record: Any) -> Iterator[Value]:
+    for name, row in record["rows"].items():
+        exact = all(c["outputs"] == c["rounds"] == c["requests"] for c in row["exact"].values())
+        whole = exact and all(row["imported"].values()) and "FAIL" not in row["doctor"]
+        yield Value("all" if whole else "not all", escape.cell(name), whole, None)
+
+
 def draws(record: Any) -> Iterator[Value]:
     for name, flips in record["flips"].items():
         yield Value(f"{flips} of {record['draws']:,}", f"by {escape.cell(name)}", None, record.get("load"))
@@ -209,6 +216,13 @@ GOALS = (
     Goal("", "replay.json", "live decoding / (generation + replay)", "3", replay_of_all),
     Goal("`plan.py`", "plan.json", "seconds of a step: planned / measured", "0.7 to 1.3", planned),
     Goal("", "plan.json", "memory of a step: planned / growth of the peak", None, planned_memory),
+    Goal(
+        "`families.py`",
+        "families.json",
+        "fp32 outputs and rounds equal, the doctor content, exports come back, for every family of targets",
+        "all",
+        families,
+    ),
     Goal("`draws.py`", "draws.json", "draws at T = 1 that rounding changes", None, draws),
     Goal("`weights.py`", "weights.json", "share of the weight by slot, early and late in a training", None, weights),
     Goal("`speed.py`", "speed.json", "tokens a second, and what a round costs", None, speed),

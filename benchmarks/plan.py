@@ -1,6 +1,6 @@
 """What `specauf plan` estimates against what a training takes.
 
-    python benchmarks/plan.py        some four minutes on 2 cores; writes benchmarks/plan.json
+    python benchmarks/plan.py        some eight minutes on 2 cores; writes benchmarks/plan.json
 
 Every cell, in a process of its own: the seconds of a step as the plan measures them on random weights, then a real
 training of laptop sizes (its target trained for a few steps only: a step takes as long). The ratio is planned /
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import records
+from benchmarks.families import FAMILIES
 from benchmarks.records import Measurement
 from specauf_cli.config.compose import compose
 from specauf_cli.store.files import write_json
@@ -25,6 +26,7 @@ CELLS = {
     "DFlash AUF, five layers": ["objective=auf", "backbone.layers=5"],
     "Domino B-AUF": ["objective=b_auf", "backbone=domino"],
     "DFlash AUF, accumulated": ["objective=auf", "trainer.micro_batch=4"],
+    **{family: ["objective=auf", f"target={family}"] for family in FAMILIES},
 }
 
 

@@ -24,6 +24,8 @@ def result(case: Case, record: RefereeRecord, *, seconds: float, **known: Any) -
         name=case.name,
         title=case.title,
         layout=case.layout,
+        target=case.target,
+        runner=case.runner,
         without=case.without,
         changed=case.config,
         expected=case.verdict,

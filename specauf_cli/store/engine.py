@@ -62,7 +62,7 @@ class EngineCase:
 
     ``drafter`` is the name of the run, None without one; ``cause`` the fault that the referee names; ``tried``: the
     faults that reproduce most; ``first``: the first difference, in words. ``load``: of the machine, None if it was not
-    noted.
+    noted. ``target``: the yaml of its target; ``runner``: vLLM's model runner.
     """
 
     name: str
@@ -86,6 +86,8 @@ class EngineCase:
     seconds: Number
     written: str
     load: Load | None = None
+    target: str = "tiny"
+    runner: str = "V1"
 
 
 @dataclass(frozen=True)
