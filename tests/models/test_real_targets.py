@@ -4,6 +4,7 @@ the hub would give it, serves as a target."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -272,3 +273,9 @@ def test_attention_that_a_model_does_not_have_is_refused_in_one_line(chat: Chat,
     ) as refused:
         targets.load(replace(target, attention="sdpa"), device="cpu")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_its_revision_is_a_commit(name: str) -> None:
+    """A branch may move between two runs of a comparison."""
+    assert re.fullmatch(r"[0-9a-f]{40}", str(composed(name).target.revision))
