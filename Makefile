@@ -15,7 +15,7 @@ GPU_PYTHON ?= $(BIN)/python
 LAUNCHER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup table figures report test check lint render engine gpu bench publish wheel clean
+.PHONY: help setup table figures report test test-all check lint render engine gpu bench publish wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ bench: $(STAMP) ## refresh every record in benchmarks/ and the table of goals; l
 
 test: $(STAMP) ## run the tests (offline, CPU)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-all: $(STAMP) ## and the long ones and all of their cases: before a release, or after a change of many files
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not gpu and not network'
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

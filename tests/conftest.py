@@ -35,6 +35,7 @@ install_import_hook(
 
 import torch  # noqa: E402
 
+from helpers import slow  # noqa: E402
 from helpers.commands import specauf  # noqa: E402
 from specauf_cli.config import compose  # noqa: E402
 from specauf_cli.config.schema import BackboneConfig, PretrainConfig, TargetConfig  # noqa: E402
@@ -53,6 +54,14 @@ gc.set_threshold(100_000, 50, 100)
 # The same examples in every run, as many as take a second or less; how long one takes says nothing.
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None, max_examples=50)
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if slow.is_slow(item.nodeid.removeprefix("tests/")):
+            item.add_marker(pytest.mark.slow)
+
 
 MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]
