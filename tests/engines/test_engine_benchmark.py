@@ -169,9 +169,9 @@ def test_drafters_are_trained_by_target_and_a_plain_case_takes_one_of_its_target
 
 def test_workarounds_are_chosen_by_name() -> None:
     assert chosen("") == list(WORKAROUNDS)
-    assert chosen("k_norm, temperature") == []
-    assert chosen("k_norm") == ["temperature"]
-    with pytest.raises(ValueError, match="SPECAUF_VLLM_WITHOUT=k_nrm: k_nrm is none of temperature, k_norm"):
+    assert chosen("k_norm, temperature,window") == []
+    assert chosen("k_norm") == ["temperature", "window"]
+    with pytest.raises(ValueError, match="SPECAUF_VLLM_WITHOUT=k_nrm: k_nrm is none of temperature, k_norm, window"):
         chosen("k_nrm")
 
 
@@ -191,7 +191,7 @@ def test_the_plugin_is_installed_once_and_found_by_its_entry_point(
     done = subprocess.run([python, "-c", code], env=clean, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (f"{VERSION}+cpu\n", "specauf-vllm-cpu: no workaround\n")
     wrong = subprocess.run([python, "-c", code], env={**clean, LEFT_OUT: "all"}, capture_output=True, text=True)
-    assert "ValueError: SPECAUF_VLLM_WITHOUT=all: all is none of temperature, k_norm" in wrong.stderr
+    assert "ValueError: SPECAUF_VLLM_WITHOUT=all: all is none of temperature, k_norm, window" in wrong.stderr
 
 
 def test_model_runner_v2_gets_the_interpreter_in_a_folder_of_its_own(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 CASES = {
+    "cli/test_damage.py::test_damaged_files_of_a_run": r"^\[\]",
     "data/test_benchmarks.py::test_hub_rows_become_templated_prompts": "gsm8k|humaneval|mt_bench",
     "doctor/test_doctor_drafter.py::test_a_drafter_of_another_make": "dflash|domino",
     "doctor/test_doctor_drafter.py::test_a_leak_of_one_position": "dflash|domino",
@@ -19,7 +20,7 @@ CASES = {
     "engines/test_referee.py::test_a_planted_fault_is_named": "causal|dtype",
     "engines/test_referee.py::test_a_server_that_fails_loses_nothing": "hangs|dies",
     "evaluation/test_batching.py::test_a_batch_gives_every_request_what_it_gets_alone": "1.0",
-    "evaluation/test_batching.py::test_windows_and_padding_of_every_family": "gemma2|mistral|gpt2",
+    "evaluation/test_batching.py::test_windows_and_padding_of_every_family": "gemma2|mistral",
     "evaluation/test_decode.py::test_a_drafter_that_is_not_sure_proposes_less_and_replay_follows": "1.0",
     "evaluation/test_decode.py::test_live_rounds_are_replay_rounds_for_a_fitted_drafter": "0.0",
     "evaluation/test_decode.py::test_live_rounds_are_replay_rounds_for_an_untrained_drafter": "changes2",
@@ -46,7 +47,7 @@ CASES = {
     ),
     "training/test_drafter.py::test_every_objective_gives_a_finite_loss_and_a_gradient": "dflash|dspark|f_auf|s_auf",
     "training/test_drafter.py::test_golden_twenty_steps": (
-        "dflash-(decay|auf|dspark)|domino-(b_auf|lk)|dspark-dspark_confidence|medusa|recurrent"
+        "dflash-(decay|auf)]|domino-(b_auf|lk)]|dspark-dspark_confidence|medusa|recurrent"
     ),
     "training/test_drafter.py::test_interrupted_drafter_resumes_bit_for_bit": "domino-b_auf|dflash-dspark",
     "training/test_features.py::test_what_is_kept_is_what_is_computed_online": "disk",
@@ -55,6 +56,7 @@ CASES = {
 """By test, or by file: the cases that stay, as a pattern of their ids."""
 
 WHOLE = (
+    "bench/test_bench_command.py::test_a_process_is_ended_with_all_that_it_started",
     "cli/test_cli.py::test_aliases_and_hydras_own_options_work_on_the_command_line",
     "cli/test_cli.py::test_drafters_kept_on_the_way_can_be_measured",
     "cli/test_cli.py::test_figures_and_report_follow_the_last_table",
@@ -74,13 +76,17 @@ WHOLE = (
     "engines/test_referee.py::test_a_fault_is_named_from_sampled_answers_too",
     "engines/test_referee.py::test_a_fault_that_is_not_known_is_not_named",
     "engines/test_referee.py::test_an_answer_that_differs_is_shown_without_rounds",
+    "engines/test_referee.py::test_another_rendering_is_named",
     "engines/test_referee.py::test_another_temperature_than_asked_for_is_found",
     "engines/test_referee.py::test_counters_alone_are_compared_as_sums",
     "engines/test_referee.py::test_the_pages_show_the_first_difference",
+    "engines/test_serving.py::test_ctrl_c_keeps_what_was_answered",
     "evaluation/test_decode.py::test_batching_and_the_order_of_prompts_change_no_trajectory",
     "interchange/test_exchange.py::test_an_imported_run_is_fine_tuned_under_a_name_of_its_own",
     "reporting/test_figures.py::test_drafters_on_the_way_are_compared_on_the_same_prompts_only",
+    "reporting/test_figures.py::test_figures_follow_the_numbers",
     "reporting/test_figures.py::test_the_same_records_draw_the_same_bytes",
+    "store/test_records.py::test_committed_records_are_written_as_they_were_read",
     "study/test_baselines.py::test_render_shows_prompt_lookup_beside_the_drafters_of_other_tables",
     "study/test_executors.py::test_a_stopped_table_tells_its_workers_to_save",
     "study/test_executors.py::test_a_sweep_runs_in_processes_of_the_local_launcher",
@@ -88,6 +94,7 @@ WHOLE = (
     "study/test_study.py::test_a_failed_cell_leaves_the_others_and_is_tried_again",
     "study/test_study.py::test_a_record_is_never_published_twice_with_other_content",
     "study/test_study.py::test_conditions_are_published_and_rendered_apart_from_the_tables",
+    "study/test_study.py::test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing",
     "test_docs.py::test_a_target_of_ones_own_passes_the_doctor_and_trains_a_drafter",
     "test_wheel.py::test_wheel_holds_conf_and_experiments_and_works_in_an_empty_directory",
     "training/test_drafter.py::test_drafters_trained_together_end_as_they_would_alone",

@@ -1,6 +1,6 @@
-"""Workarounds for two faults of vLLM 0.32.0 on a CPU. Both are silent: it answers, with wrong counts or wrong tokens.
+"""Workarounds for faults of vLLM 0.32.0. All are silent: it answers, with wrong counts or wrong tokens.
 
-``SPECAUF_VLLM_WITHOUT=temperature,k_norm`` leaves the named ones out, so that each fault can be shown. Each process of
+``SPECAUF_VLLM_WITHOUT=temperature,window`` leaves the named ones out, so that each fault can be shown. Each process of
 the server writes to the log what it applies, in a line that starts with ``specauf-vllm-cpu:``.
 """
 
@@ -62,7 +62,31 @@ def k_norm() -> None:
     qwen3_dflash.DFlashQwen3Model._normalize_context_k = normalize
 
 
-WORKAROUNDS: dict[str, Callable[[], None]] = {"temperature": temperature, "k_norm": k_norm}
+def window() -> None:
+    """A draft layer of full attention gets the sliding window of its target.
+
+    Wrong: ``vllm/model_executor/layers/attention/attention.py``, ``Attention.__init__``: a layer that names no window
+    of its own takes ``cache_config.sliding_window``, which is the target's where all of its layers have one (Mistral
+    7B v0.1). A drafter's layers are given the same ``cache_config``. Not only on a CPU.
+
+    Seen: drafts are made of the last tokens only, so other tokens are proposed than in training. Answers stay right.
+    """
+    from copy import copy
+
+    from vllm.model_executor.models import qwen3_dflash
+
+    attention = qwen3_dflash.Attention
+
+    def of_its_own(*args: Any, cache_config: Any = None, per_layer_sliding_window: Any = None, **more: Any) -> Any:
+        if per_layer_sliding_window is None and cache_config is not None:
+            cache_config = copy(cache_config)
+            cache_config.sliding_window = None
+        return attention(*args, cache_config=cache_config, per_layer_sliding_window=per_layer_sliding_window, **more)
+
+    qwen3_dflash.Attention = of_its_own
+
+
+WORKAROUNDS: dict[str, Callable[[], None]] = {"temperature": temperature, "k_norm": k_norm, "window": window}
 
 
 def chosen(left_out: str) -> list[str]:
