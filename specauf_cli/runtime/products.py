@@ -24,7 +24,8 @@ OUT = ("mm.out", "addmm.out", "bmm.out", "baddbmm.out")
 
 def has_bf16_products() -> bool:
     """Whether this processor multiplies in bf16 itself."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    known = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(known and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache
