@@ -38,8 +38,14 @@ def page(text: str, cases: Sequence[EngineCase]) -> str:
 
 def whole(cases: Sequence[EngineCase]) -> list[str]:
     """Servers from which equality is expected: two rows each."""
-    rows = [[escape.cell(c.title), LAYOUTS[c.layout], *measured(t)] for c in cases for t in c.temperatures]
+    rows = [[escape.cell(c.title), layout_of(c), *measured(t)] for c in cases for t in c.temperatures]
     return table(["server drafts with", "export", *HEAD], rows)
+
+
+def layout_of(case: EngineCase) -> str:
+    """What the layout of its export is called; vLLM has one of its own for Medusa heads."""
+    own = case.layout == "vllm" and (case.drafter or "").startswith("medusa-")
+    return "vLLM's own" if own else LAYOUTS[case.layout]
 
 
 def faulty(cases: Sequence[EngineCase]) -> list[str]:
