@@ -77,8 +77,6 @@ def load_cases(only: Sequence[str] = ()) -> list[Case]:
         for name in set(case.without) - set(WORKAROUNDS):
             valid = f"valid: {', '.join(WORKAROUNDS)}.{nearest(name, WORKAROUNDS)}"
             raise InputError(f"{FILE.name}: {case.name}.without: no workaround {name!r}; {valid}")
-        if not any(other.drafter and other.target == case.target for other in cases.values()):
-            raise InputError(f"{FILE.name}: {case.name}: no case has a drafter for target {case.target}")
     for name in only:
         if name not in cases:
             raise InputError(f"--only {name}: valid are {', '.join(cases)}.{nearest(name, cases)}")
@@ -88,7 +86,8 @@ def load_cases(only: Sequence[str] = ()) -> list[Case]:
 def train(cases: Sequence[Case], runs: Path) -> dict[tuple[str, Trained], Path]:
     """The runs of every drafter of ``cases``, by target, trained with `specauf train` unless they are there.
 
-    A case without a drafter is served with the target of the first drafter that cases.yaml has for it.
+    A case without a drafter is held to a run of its target: of the first drafter that cases.yaml has for it, else DFlash
+    with AUF.
     """
     needed = [(case.target, case.drafter or _first_of(case.target)) for case in cases]
     together: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
@@ -109,7 +108,8 @@ def train(cases: Sequence[Case], runs: Path) -> dict[tuple[str, Trained], Path]:
 
 
 def _first_of(target: str) -> Trained:
-    return next(case.drafter for case in load_cases() if case.target == target and case.drafter)
+    drafters = (case.drafter for case in load_cases() if case.target == target and case.drafter)
+    return next(drafters, Trained("dflash", "auf"))
 
 
 def command(case: Case, run: Path, *, name: str, port: int, drafters: Path) -> tuple[list[str], dict[str, str]]:

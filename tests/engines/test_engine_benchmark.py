@@ -59,7 +59,6 @@ def test_drafters_are_served_in_both_layouts_and_each_workaround_is_left_out_onc
         ("{title: x, verdict: same}", "verdict"),
         ("{titel: x}", "titel"),
         ("{title: x, runner: V3}", "runner"),
-        ("{title: x, target: tiny_gemma}", "a: no case has a drafter for target tiny_gemma"),
     ],
 )
 def test_a_case_that_cannot_be_is_one_line(
@@ -151,7 +150,7 @@ def test_drafters_are_trained_by_target_and_a_plain_case_takes_one_of_its_target
     abouts: dict[Path, Any] = {}
     monkeypatch.setattr(cases.subprocess, "run", train)
     monkeypatch.setattr(cases.layout, "about_of", lambda place: abouts[place])
-    chosen = load_cases(["plain", "auf-vllm", "auf-hf", "medusa-vllm", "llama-plain"])
+    chosen = load_cases(["plain", "auf-vllm", "auf-hf", "medusa-vllm", "llama-plain", "neox-plain"])
     drafters = cases.train(chosen, tmp_path)
     assert asked == [
         ["target=tiny", "backbone=dflash", "objective=auf,decay", "profile=laptop", f"runs={tmp_path}"],
@@ -160,10 +159,12 @@ def test_drafters_are_trained_by_target_and_a_plain_case_takes_one_of_its_target
             *("profile=laptop", f"runs={tmp_path}"),
         ],
         ["target=tiny_llama", "backbone=dflash", "objective=auf", "profile=laptop", f"runs={tmp_path}"],
+        ["target=tiny_neox", "backbone=dflash", "objective=auf", "profile=laptop", f"runs={tmp_path}"],
     ]
     bench = Bench(tmp_path, {}, drafters, tmp_path, True, 1.0)
     assert [bench.run_of(c).name for c in chosen] == [
-        *("dflash-auf-tiny", "dflash-auf-tiny", "dflash-auf-tiny", "medusa-auf-tiny", "dflash-auf-tiny_llama")
+        *("dflash-auf-tiny", "dflash-auf-tiny", "dflash-auf-tiny", "medusa-auf-tiny", "dflash-auf-tiny_llama"),
+        "dflash-auf-tiny_neox",
     ]
 
 
