@@ -86,8 +86,8 @@ def load_cases(only: Sequence[str] = ()) -> list[Case]:
 def train(cases: Sequence[Case], runs: Path) -> dict[tuple[str, Trained], Path]:
     """The runs of every drafter of ``cases``, by target, trained with `specauf train` unless they are there.
 
-    A case without a drafter is held to a run of its target: of the first drafter that cases.yaml has for it, else DFlash
-    with AUF.
+    A case without a drafter is held to a run of its target: of the first drafter that cases.yaml has for it, else of
+    DFlash with AUF.
     """
     needed = [(case.target, case.drafter or _first_of(case.target)) for case in cases]
     together: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
