@@ -93,7 +93,7 @@ def diagnosis(case: EngineCase) -> str:
 def versions(cases: Sequence[EngineCase]) -> str:
     """The line that says what ran where."""
     engines = sorted({", ".join(f"{k} {v}" for k, v in c.engine.items()) for c in cases})
-    machines = sorted({f"{c.environment['cpu']}, {c.environment['threads']} threads" for c in cases})
+    machines = sorted({f"{c.environment['cpu']}, {c.environment['threads']} thread(s)" for c in cases})
     commits = sorted({str(c.code.commit)[:12] for c in cases})
     days = sorted({c.written[:10] for c in cases})
     return escape.cell(f"{'; '.join(engines)}; {'; '.join(machines)}; {', '.join(days)}, commit {', '.join(commits)}.")

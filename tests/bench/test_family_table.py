@@ -54,7 +54,7 @@ def test_every_family_is_a_target_and_is_planned() -> None:
 
 
 @pytest.mark.slow
-def test_a_family_is_measured_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_family_is_measured_whole(tmp_path: Path) -> None:
     few = ["target.pretrain.steps=4", "trainer.steps=4", "trainer.snapshot_every=null", "evaluation.prompts=1"]
     found = families.cell("tiny_neox", str(tmp_path), few)
     for counts in found["exact"].values():

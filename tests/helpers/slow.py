@@ -1,8 +1,8 @@
 """What `make test` leaves to `make test-all`: long tests of lines that shorter ones run too, more cases of others.
 
 ``make test`` must stay short enough to be run before every commit: it keeps a case for every property, backbone and
-command group, and the tests here are the rest. Chosen by duration (``pytest --durations=0``), and by line coverage,
-which `make test` alone keeps (experiments/LOG.md).
+command group, and the tests here are the rest. Chosen by duration (``pytest --durations=0``); what `make test` alone
+covers has not been measured.
 """
 
 from __future__ import annotations
