@@ -335,7 +335,7 @@ def _notes(compared: Comparison) -> list[str]:
     temperature = compared.parts[0].measured.temperatures[0]
     several = len({r.seed for r in records}) > 1
     text = [
-        profile_note(records[:1]),
+        profile_note(records),
         f"tau: definition {code(page.definition)} (docs/tau.md), T = {temperature:g}; average over benchmarks "
         "unweighted. Rows are sorted by it. Bold: best of the column.",
         "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts"

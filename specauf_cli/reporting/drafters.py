@@ -9,7 +9,7 @@ from specauf_cli.config.specs import Condition, DrafterRow, DraftersSpec
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, interval
 from specauf_cli.reporting.claims import FAILS, HOLDS, OPEN, Verdict, signed
 from specauf_cli.reporting.escape import cell, path
-from specauf_cli.reporting.measured import Measured, select, sources
+from specauf_cli.reporting.measured import Measured, check_matched, select, sources
 from specauf_cli.reporting.tables import (
     DASH,
     audit_note,
@@ -85,6 +85,7 @@ def compare(page: DraftersSpec, records: Mapping[str, Sequence[RunRecord]]) -> S
     parts = []
     for condition in page.conditions:
         lines = [_line(page, drafter, records.get(condition.name, ())) for drafter in page.drafters]
+        check_matched(page.name, [r for line in lines for r in line.measured.records])
         measured = tuple(line for line in lines if line.gains)
         if measured:
             parts.append(Part(condition, measured, _verdict(page, measured)))
@@ -212,7 +213,7 @@ def _notes(side_by_side: SideBySide) -> list[str]:
         "tokens. ± is half of the 95 % percentile interval of a paired bootstrap over prompts, and seeds where there "
         "are several.",
         "",
-        profile_note(records[:1]),
+        profile_note(records),
         "",
         prompts_note(records[0]),
         "",

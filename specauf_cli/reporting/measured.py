@@ -65,7 +65,8 @@ class Measured:
 def select(experiment: TableSpec, records: Sequence[RunRecord]) -> Measured:
     """The records an experiment shows: its backbone and objectives, the newest of each run.
 
-    Errors: InputError when they come from several profiles, or one objective and seed was trained in two ways.
+    Errors: InputError when they come from several profiles, one objective and seed was trained in two ways, or one seed
+    with two targets or on two data sets.
     """
     names = [row.objective for row in experiment.rows]
     chosen: dict[str, RunRecord] = {}
@@ -90,6 +91,7 @@ def select(experiment: TableSpec, records: Sequence[RunRecord]) -> Measured:
     for name in names:
         _check_one_training(experiment, [r for r in chosen.values() if r.objective == name])
     _check_same_conditions(experiment, list(chosen.values()))
+    check_matched(experiment.name, list(chosen.values()))
     return Measured(experiment, tuple(sorted(chosen.values(), key=lambda r: (names.index(r.objective), r.seed))))
 
 
@@ -126,6 +128,20 @@ def _check_same_conditions(experiment: TableSpec, records: Sequence[RunRecord]) 
                     f"{experiment.name}: {records[0].run} and {record.run} were measured with different {what}; "
                     "evaluate them alike"
                 )
+
+
+def check_matched(page: str, records: Sequence[RunRecord]) -> None:
+    """Requires that drafters of one seed had the same target and training data, else more than the objective differs.
+
+    Another seed may have a target with other weights: rows are compared within a seed. Errors: InputError.
+    """
+    first: dict[int, RunRecord] = {}
+    for record in records:
+        other = first.setdefault(record.seed, record)
+        for name, called in (("target", "targets"), ("data", "training data")):
+            if record.inputs.get(name) != other.inputs.get(name):
+                both = " and ".join(f"{r.run} ({r.inputs.get(name, 'none')[:12]})" for r in (other, record))
+                raise InputError(f"{page}: {both} have different {called} with seed {record.seed}; train them alike")
 
 
 def common(a: Mapping[str, Sample], b: Mapping[str, Sample]) -> list[str]:

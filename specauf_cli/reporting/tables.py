@@ -200,7 +200,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     first = chosen[0]
     seeds = len({r.seed for r in chosen})
     text = [
-        profile_note([first]),
+        profile_note(chosen),
         _changes_note(chosen),
         f"tau: definition {escape.code(experiment.definition)} (docs/tau.md; the paper's is the mean of A + 1 over "
         "rounds); average over benchmarks unweighted. Bold: best of ours in the column.",
@@ -350,7 +350,29 @@ def profile_note(records: Sequence[RunRecord]) -> str:
     text = escape.cell(records[0].config["profile"]["text"])
     targets = list({r.target.title: _target(r) for r in reversed(records)}.values())[::-1]
     named = f"Target: {targets[0]}" if len(targets) == 1 else f"Targets, here not the profile's: {'; '.join(targets)}"
-    return f"Profile {escape.code(records[0].profile)}. {text} {named}."
+    return f"Profile {escape.code(records[0].profile)}. {text} {named}.{_weights_note(records)}"
+
+
+def _weights_note(records: Sequence[RunRecord]) -> str:
+    """Says which seeds had which weights where one target was trained more than once."""
+    seeds: dict[str, dict[str, set[int]]] = {}
+    for r in records:
+        seeds.setdefault(r.target.title, {}).setdefault(r.inputs.get("target", ""), set()).add(r.seed)
+    several = {title: weights for title, weights in seeds.items() if len(weights) > 1}
+    if not several:
+        return ""
+    listed = "; ".join(
+        f"{escape.cell(title)}: "
+        + ", ".join(
+            f"{escape.code(name[:8])} (seed{'s' * (len(own) > 1)} {', '.join(map(str, sorted(own)))})"
+            for name, own in weights.items()
+        )
+        for title, weights in several.items()
+    )
+    return (
+        " Not every seed had the same weights of it (another processor or version rounds differently): "
+        f"{listed}. Rows are compared within a seed, on one target."
+    )
 
 
 def _target(record: RunRecord) -> str:

@@ -350,3 +350,18 @@ def test_seeds_of_a_row_are_trained_one_way() -> None:
         r.config["objective"] = {"base": {"gamma": 4 + i}}
     with pytest.raises(InputError, match=r"auf-s0 \(gamma 4\) and dflash-auf-s1 \(gamma 5\) cannot share a row"):
         select(EXPERIMENT, made)
+
+
+@pytest.mark.parametrize(("what", "called"), [("target", "targets"), ("data", "training data")])
+def test_drafters_of_one_seed_share_target_and_data(what: str, called: str) -> None:
+    decay, auf = (same(name, 1, inputs={what: f"{name}-input"}) for name in ("decay", "auf"))
+    says = rf"auf-s0 \(auf-input\) and dflash-decay-s0 \(decay-input\) have different {called} with seed 0"
+    with pytest.raises(InputError, match=says):
+        select(EXPERIMENT, [decay, auf])
+
+
+def test_seeds_with_weights_of_their_own_are_named() -> None:
+    made = [same(name, 1, seed=s, inputs={"target": f"{s:08d}ff"}) for name in ("decay", "auf") for s in (0, 1)]
+    note = tables.profile_note(select(EXPERIMENT, made).records)
+    assert "`00000000` (seed 0), `00000001` (seed 1)" in note
+    assert "weights" not in tables.profile_note([r for r in made if r.seed == 0])
