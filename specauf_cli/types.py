@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, get_args
 
 from specauf_cli.errors import InputError, nearest
@@ -161,3 +163,15 @@ class Trace:
     proposed: int
     tokens: int
     ended: bool
+
+    @cached_property
+    def reached(self) -> tuple[int, ...]:
+        """Rounds that accepted at least k draft tokens, k = 0 .. proposed."""
+        counts = [0] * (self.proposed + 1)
+        for a in self.accepted:
+            counts[a] += 1
+        return tuple(accumulate(reversed(counts)))[::-1]
+
+    def at_least(self, k: int) -> int:
+        """Rounds that accepted at least ``k`` draft tokens."""
+        return self.reached[k] if k <= self.proposed else 0

@@ -96,10 +96,7 @@ def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int, *, given: int | No
         pairs = terms[seed] = {}
         for trace in traces:
             x, y = pairs.get(trace.prompt_id, (0.0, 0.0))
-            pairs[trace.prompt_id] = (
-                x + sum(a >= k for a in trace.accepted),
-                y + sum(a >= reached for a in trace.accepted),
-            )
+            pairs[trace.prompt_id] = (x + trace.at_least(k), y + trace.at_least(reached))
     return from_terms(terms)
 
 

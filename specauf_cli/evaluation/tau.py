@@ -1,7 +1,7 @@
 """From traces to numbers: pure functions, the same for every drafter; credits are not used here."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from specauf_cli.types import Trace, check_definition
 
@@ -77,9 +77,8 @@ def mean(traces: Sequence[Trace], definition: str = "engine") -> float:
 
 def survival(traces: Sequence[Trace]) -> list[float]:
     """P(A >= k) for k = 0 .. proposals, over all rounds: S_0 = 1 and 1 + S_1 + S_2 + ... is the pooled tau."""
-    rounds = [a for t in traces for a in t.accepted]
-    most = max((t.proposed for t in traces), default=0)
-    return [sum(a >= k for a in rounds) / len(rounds) for k in range(most + 1)] if rounds else []
+    reached = [sum(at_depth) for at_depth in zip_longest(*(t.reached for t in traces), fillvalue=0)]
+    return [n / reached[0] for n in reached] if any(reached) else []
 
 
 def alpha(traces: Sequence[Trace]) -> list[float]:
