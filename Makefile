@@ -48,7 +48,7 @@ render: $(STAMP) ## re-render everything under results/ from the committed recor
 	@$(BIN)/python -m specauf_cli.reporting.gallery
 	@$(BIN)/python -m specauf_cli.reporting.engines
 	@$(BIN)/python -m benchmarks.goals
-	@$(BIN)/python -m benchmarks.families --render
+	@$(BIN)/python -m benchmarks.family_table
 
 engine: $(STAMP) ## hold a real vLLM on this CPU to the replay (first time: 900 MB of wheels into .engine/)
 	@$(BIN)/python -m benchmarks.engine.run $(ARGS)

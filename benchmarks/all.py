@@ -23,6 +23,7 @@ from benchmarks import goals, records
 from benchmarks.engine import environment
 from benchmarks.records import ROOT
 from specauf_cli.errors import InputError, nearest
+from specauf_cli.reporting.marks import fill
 from specauf_cli.store.files import write_text
 
 PEERS = ("speculators", "specforge")
@@ -174,7 +175,7 @@ def write_table(folder: Path) -> Path:
     """Writes the table of goals from the records in ``folder``: into benchmarks/README.md, or its copy in another
     folder."""
     path = folder / goals.PAGE.name
-    write_text(path, goals.page(goals.PAGE.read_text("utf-8"), folder))
+    write_text(path, fill(goals.PAGE.read_text("utf-8"), {"goals": goals.table(folder)}, goals.PAGE))
     return path
 
 

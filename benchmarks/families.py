@@ -2,12 +2,10 @@
 
     python -m benchmarks.families                  ten minutes a family on 2 cores, half of it training what is missing
     python -m benchmarks.families --only tiny_llama
-    python -m benchmarks.families --render         only the table in docs/targets.md, from the records
 
 Of a DFlash AUF drafter of the laptop profile: every answer decoded live in fp32 at T = 0 and T = 1 is the target's own,
 and has the rounds of the replay; the doctor's verdicts on the run; both public layouts, exported in fp32 and imported,
-give the same tensors. Written to benchmarks/families.json after every family. The table shows beside them what
-`make engine` (benchmarks/engine.json) and benchmarks/plan.py (benchmarks/plan.json) have measured of a family.
+give the same tensors. Written to benchmarks/families.json after every family; benchmarks/family_table.py shows it.
 """
 
 import argparse
@@ -15,23 +13,16 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks import records
 from benchmarks.records import Measurement
-from specauf_cli.errors import InputError
-from specauf_cli.reporting import escape
-from specauf_cli.reporting.tables import DASH, table_row
-from specauf_cli.store.engine import ENGINE, EngineCase
-from specauf_cli.store.files import read_json, write_json, write_text
+from specauf_cli.store.files import read_json, write_json
 
 FAMILIES = ("tiny_llama", "tiny_mistral", "tiny_gemma", "tiny_olmo2", "tiny_neox", "tiny_qwen3_moe")
 LAYOUTS = ("hf", "vllm")
-RECORD, PAGE = Path("benchmarks/families.json"), Path("docs/targets.md")
-BEGIN, END = "<!-- families -->\n", "<!-- end -->"
-HEAD = ["target", "T = 0", "T = 1", "doctor", "export and import", "plan / measured", "vLLM, plain", "vLLM, DFlash AUF"]
+RECORD = Path("benchmarks/families.json")
 
 
 def cell(family: str, runs: str, more: list[str]) -> dict[str, Any]:
@@ -80,78 +71,25 @@ def cell(family: str, runs: str, more: list[str]) -> dict[str, Any]:
     }
 
 
-def page(text: str, families: Mapping[str, Any], engine: tuple[EngineCase, ...], planned: Mapping[str, Any]) -> str:
-    """``text`` with the table between its marks. Errors: InputError when a mark is missing."""
-    begin = text.find(BEGIN) + len(BEGIN)
-    end = text.find(END, begin)
-    if begin < len(BEGIN) or end < 0:
-        raise InputError(f"{PAGE} needs {BEGIN.strip()} and {END}")
-    lines = [table_row(HEAD), table_row(["---"] * len(HEAD))]
-    for family in FAMILIES:
-        row, plan = families.get(family), planned.get(family)
-        cells = [*measured(row), f"{plan['ratio']:.2f}" if plan else DASH, *served(family, engine)]
-        lines.append(table_row([escape.code(family), *cells]))
-    return text[:begin] + "".join(f"{line}\n" for line in lines) + text[end:]
-
-
-def measured(row: Mapping[str, Any] | None) -> list[str]:
-    """Four cells: outputs and rounds at both temperatures, the doctor's verdicts, the layouts that come back equal."""
-    if row is None:
-        return [DASH] * 4
-    exact = []
-    for counts in row["exact"].values():
-        outputs, rounds, asked = counts["outputs"], counts["rounds"], counts["requests"]
-        both = f"{outputs} of {asked}" if outputs == rounds else f"{outputs} outputs, {rounds} rounds of {asked}"
-        exact.append(both)
-    verdicts = row["doctor"]
-    doctor = ", ".join(f"{verdicts[v]} {v}" for v in ("ok", "warn", "FAIL", "-") if verdicts.get(v))
-    equal = [name for name, same in row["imported"].items() if same]
-    return [*exact, doctor, f"{len(equal)} of {len(row['imported'])} equal"]
-
-
-def served(family: str, engine: tuple[EngineCase, ...]) -> list[str]:
-    """Two cells: the referee on a real vLLM without and with a drafter; a dash where it was not served."""
-    cells = []
-    for with_drafter in (False, True):
-        case = next((c for c in engine if c.target == family and bool(c.drafter) == with_drafter), None)
-        cells.append(DASH if case is None else case.verdict)
-    return cells
-
-
-def render() -> None:
-    """Writes the table of ``PAGE``."""
-    families = read_json(RECORD)["rows"] if RECORD.is_file() else {}
-    engine = ENGINE.load(Path("benchmarks/engine.json")).cases
-    planned = read_json(Path("benchmarks/plan.json"))["rows"]
-    text = PAGE.read_text("utf-8")
-    if (rendered := page(text, families, engine, planned)) != text:
-        write_text(PAGE, rendered)
-    print(PAGE)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=FAMILIES, help="just this one; may be repeated")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--out", type=Path, default=RECORD)
-    parser.add_argument("--render", action="store_true", help="only write the table")
     parser.add_argument("--cell", choices=FAMILIES, help="one family, in this process")
     parser.add_argument("settings", nargs="*", help="more settings of the training")
     options = parser.parse_args()
     if options.cell:
         print(json.dumps(cell(options.cell, options.runs, options.settings)))
         return
-    if not options.render:
-        for family in options.only or FAMILIES:
-            measurement = Measurement(f"python -m benchmarks.families --only {family}")
-            found = records.cell("benchmarks.families", ["--cell", family, "--runs", options.runs, *options.settings])
-            about = measurement.record("cpu", found.pop("threads"))
-            row = {**found, "code": about["code"], "date": about["date"]}
-            kept = read_json(options.out)["rows"] if options.out.is_file() else {}
-            write_json(options.out, {**about, "rows": {**kept, family: row}})
-            print(family, json.dumps(row["exact"]), flush=True)
-    if options.render or options.out == RECORD:
-        render()
+    for family in options.only or FAMILIES:
+        measurement = Measurement(f"python -m benchmarks.families --only {family}")
+        found = records.cell("benchmarks.families", ["--cell", family, "--runs", options.runs, *options.settings])
+        about = measurement.record("cpu", found.pop("threads"))
+        row = {**found, "code": about["code"], "date": about["date"]}
+        kept = read_json(options.out)["rows"] if options.out.is_file() else {}
+        write_json(options.out, {**about, "rows": {**kept, family: row}})
+        print(family, json.dumps(row["exact"]), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specauf_cli.errors import InputError
 from specauf_cli.reporting import escape
+from specauf_cli.reporting.marks import fill_page
 from specauf_cli.reporting.tables import DASH, table_row
-from specauf_cli.store.files import read_json, write_text
+from specauf_cli.store.files import read_json
 
 FOLDER = Path(__file__).resolve().parent
 PAGE = FOLDER / "README.md"
-BEGIN, END = "<!-- goals -->\n", "<!-- end -->"
 BESIDE = "beside other work"
 
 
@@ -289,19 +288,9 @@ def table(folder: Path) -> list[str]:
     return lines
 
 
-def page(text: str, folder: Path) -> str:
-    """``text`` with the table of the records in ``folder`` between its marks. Errors: InputError without them."""
-    if text.count(BEGIN) != 1 or END not in text.partition(BEGIN)[2]:
-        raise InputError(f"benchmarks/{PAGE.name} needs {BEGIN.strip()} once, and {END} after it")
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + "".join(f"{line}\n" for line in table(folder)) + END + rest.partition(END)[2]
-
-
 def main() -> None:
     """Writes the table into the page."""
-    text = PAGE.read_text("utf-8")
-    if (rendered := page(text, FOLDER)) != text:
-        write_text(PAGE, rendered)
+    fill_page(PAGE, {"goals": table(FOLDER)})
     print("benchmarks/README.md")
 
 

@@ -4,16 +4,14 @@ Everything else on the page is written by hand; what is rendered is between ``<!
 ``<!-- runs -->``, and ``<!-- end -->``.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from specauf_cli.errors import InputError
 from specauf_cli.reporting import escape
+from specauf_cli.reporting.marks import fill_page
 from specauf_cli.reporting.referee import SAMPLING
 from specauf_cli.reporting.tables import DASH, table_row
 from specauf_cli.store.engine import ENGINE, AtTemperature, EngineCase
-from specauf_cli.store.files import write_text
 from specauf_cli.store.referee import LARGEST_Z
 
 PAGE, RECORD = Path("docs/engines.md"), Path("benchmarks/engine.json")
@@ -21,19 +19,13 @@ LAYOUTS = {"vllm": "speculators", "hf": "Hugging Face", None: DASH}
 HEAD = ["T", "equal answers", "equal histograms", "tau, engine", "tau, replay", "difference", "sampling", "verdict"]
 
 
-def page(text: str, cases: Sequence[EngineCase]) -> str:
-    """``text`` with the tables of ``cases`` between their marks. Errors: InputError when a mark is missing."""
-    tables = {
+def parts(cases: Sequence[EngineCase]) -> dict[str, list[str]]:
+    """The tables of ``cases`` by their marks on the page."""
+    return {
         "equal": whole([c for c in cases if c.expected == "equal"]),
         "faults": faulty([c for c in cases if c.expected != "equal"]),
         "runs": [versions(cases)],
     }
-    for key, lines in tables.items():
-        marks = list(re.finditer(rf"<!-- {key} -->\n(.*?)<!-- end -->", text, re.DOTALL))
-        if len(marks) != 1:
-            raise InputError(f"{PAGE} needs <!-- {key} --> and <!-- end --> once, and has them {len(marks)} times")
-        text = text[: marks[0].start(1)] + "".join(f"{line}\n" for line in lines) + text[marks[0].end(1) :]
-    return text
 
 
 def whole(cases: Sequence[EngineCase]) -> list[str]:
@@ -108,9 +100,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def main() -> None:
     """Writes the tables of ``RECORD`` into ``PAGE``."""
-    text = PAGE.read_text("utf-8")
-    if (rendered := page(text, ENGINE.load(RECORD).cases)) != text:
-        write_text(PAGE, rendered)
+    fill_page(PAGE, parts(ENGINE.load(RECORD).cases))
     print(PAGE)
 
 

@@ -1,6 +1,5 @@
 """Everything under ``results/`` that is rendered from the committed records, and the tables quoted in README.md."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from specauf_cli.errors import InputError
 from specauf_cli.reporting import ablation, baselines, comparison, drafters, escape, figures, tables
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.frontpage import averages
+from specauf_cli.reporting.marks import fill_page
 from specauf_cli.reporting.measured import Measured, select
 from specauf_cli.reporting.report import html
 from specauf_cli.store.files import atomic, write_text
@@ -60,9 +60,8 @@ def render() -> None:
         rendered += _render_profile(folder)
     readme = Path("README.md")
     if readme.is_file():
-        text = readme.read_text("utf-8")
-        if (quoted := _quoting(text, rendered)) != text:
-            write_text(readme, quoted)
+        text, quotes = readme.read_text("utf-8"), _quotes(rendered)
+        fill_page(readme, {key: lines for key, lines in quotes.items() if f"<!-- {key} -->" in text})
 
 
 def credits_table(spec: CreditsSpec) -> str:
@@ -160,8 +159,8 @@ def _records(folder: Path) -> list[RunRecord]:
     return [load_record(path) for path in sorted(folder.glob("*.json"))]
 
 
-def _quoting(readme: str, rendered: Sequence[RenderedPage]) -> str:
-    """The README with the matrix of claims and the averages of every table between their marks."""
+def _quotes(rendered: Sequence[RenderedPage]) -> dict[str, list[str]]:
+    """What the front page may quote, by its marks: the matrix of claims, and the averages of every table."""
     judged: dict[str, list[Verdict]] = {}
     pages: dict[str, dict[str, str]] = {}
     measured: dict[str, dict[str, Measured]] = {}
@@ -172,16 +171,7 @@ def _quoting(readme: str, rendered: Sequence[RenderedPage]) -> str:
         if page.measured is not None:
             measured.setdefault(page.name, {})[page.profile] = page.measured
     quotes = {"claims": matrix(judged, pages)}
-    quotes |= {f"averages {name}": averages(by_profile, most=1) for name, by_profile in measured.items()}
-    for key, lines in quotes.items():
-        readme = _between(readme, key, "".join(f"{line}\n" for line in lines))
-    return readme
-
-
-def _between(text: str, key: str, block: str) -> str:
-    """``text`` with ``block`` between the marks ``<!-- key -->`` and ``<!-- end -->``, wherever they are."""
-    marked = rf"(<!-- {re.escape(key)} -->\n).*?(<!-- end -->)"
-    return re.sub(marked, lambda marks: marks[1] + block + marks[2], text, flags=re.DOTALL)
+    return quotes | {f"averages {name}": averages(by_profile, most=1) for name, by_profile in measured.items()}
 
 
 def _write(path: Path, text: str) -> None:

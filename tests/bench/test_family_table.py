@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import families, plan
-from benchmarks.families import BEGIN, END, FAMILIES, page
-from specauf_cli.errors import InputError
+from benchmarks.families import FAMILIES
+from benchmarks.family_table import PAGE, from_records, table
+from specauf_cli.reporting.marks import fill
 
 ROW = {
     "exact": {
@@ -19,19 +20,14 @@ ROW = {
 }
 
 
-def test_the_page_is_in_step_with_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = families.PAGE.read_text("utf-8")
-    monkeypatch.setattr(
-        families, "write_text", lambda *_: pytest.fail("python -m benchmarks.families --render writes it")
-    )
-    families.render()
-    assert families.PAGE.read_text("utf-8") == before
+def test_the_page_is_in_step_with_the_records() -> None:
+    text = PAGE.read_text("utf-8")
+    assert fill(text, {"families": from_records()}, PAGE) == text, "python -m benchmarks.family_table writes it"
 
 
 def test_a_row_shows_what_is_not_equal_and_a_dash_what_was_not_measured() -> None:
-    lines = page(f"a\n{BEGIN}old\n{END}\nb", {FAMILIES[0]: ROW}, (), {FAMILIES[0]: {"ratio": 1.1}}).splitlines()
-    assert (lines[0], lines[-1]) == ("a", "b")
-    first, second = ([c.strip() for c in line.strip("|").split("|")] for line in lines[4:6])
+    lines = table({FAMILIES[0]: ROW}, (), {FAMILIES[0]: {"ratio": 1.1}})
+    first, second = ([c.strip() for c in line.strip("|").split("|")] for line in lines[2:4])
     assert first == [
         "`tiny_llama`",
         "280 of 280",
@@ -43,8 +39,6 @@ def test_a_row_shows_what_is_not_equal_and_a_dash_what_was_not_measured() -> Non
         "–",
     ]
     assert second == ["`tiny_mistral`", *["–"] * 7]
-    with pytest.raises(InputError, match="families"):
-        page("no marks", {}, (), {})
 
 
 def test_every_family_is_a_target_and_is_planned() -> None:

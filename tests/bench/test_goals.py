@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from benchmarks import goals
-from specauf_cli.errors import InputError
+from specauf_cli.reporting.marks import fill
 
 CODE = {"version": "1", "commit": "0123456789", "dirty": False}
 ABOUT = {"date": "2026-11-27T00:00:00Z", "code": CODE, "environment": {"cpu": "a CPU", "threads": 1, "gpu": None}}
@@ -19,7 +17,7 @@ BESIDE = {**ALONE, "others": 1.2, "alone": False}
 
 def test_the_page_is_in_step_with_the_records() -> None:
     text = goals.PAGE.read_text("utf-8")
-    assert goals.page(text, goals.FOLDER) == text, "python -m benchmarks.goals writes it"
+    assert fill(text, {"goals": goals.table(goals.FOLDER)}, goals.PAGE) == text, "python -m benchmarks.goals writes it"
 
 
 def rows(tmp_path: Path, name: str, record: dict[str, Any]) -> list[list[str]]:
@@ -96,8 +94,3 @@ def test_parts_of_a_gpu_are_rows_of_their_own(tmp_path: Path) -> None:
     assert [row[3:5] for row in found] == [["6 of 7 passed", "**missed**"], ["46 % wide; failed narrow", "**missed**"]]
     assert {row[8] for row in found} == {"NVIDIA H200"}
     assert sum("not measured" in line for line in goals.table(tmp_path)) == len(goals.GOALS) - 2
-
-
-def test_a_page_without_marks_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"benchmarks/README\.md needs <!-- goals --> once, and <!-- end --> after it"):
-        goals.page("text", tmp_path)

@@ -12,6 +12,7 @@ from benchmarks.engine.case import load_cases as benchmark_cases
 from helpers.commands import ROOT
 from specauf_cli.errors import InputError
 from specauf_cli.reporting import engines
+from specauf_cli.reporting.marks import fill
 from specauf_cli.store.engine import ENGINE, EngineCase, EngineRecord
 
 CASES = {case.name: case for case in ENGINE.load(ROOT / engines.RECORD).cases}
@@ -19,7 +20,7 @@ CASES = {case.name: case for case in ENGINE.load(ROOT / engines.RECORD).cases}
 
 def test_the_page_is_in_step_with_the_record() -> None:
     text = (ROOT / engines.PAGE).read_text("utf-8")
-    assert engines.page(text, tuple(CASES.values())) == text, "make render"
+    assert fill(text, engines.parts(tuple(CASES.values())), engines.PAGE) == text, "make render"
 
 
 def test_the_record_has_every_case_as_it_is_defined() -> None:
@@ -78,7 +79,7 @@ def test_a_case_without_a_cause_says_so(tmp_path: Path) -> None:
 def test_a_page_without_a_mark_is_refused() -> None:
     text = (ROOT / engines.PAGE).read_text("utf-8").replace("<!-- faults -->", "")
     with pytest.raises(InputError, match=r"needs <!-- faults --> and <!-- end --> once, and has them 0 times"):
-        engines.page(text, tuple(CASES.values()))
+        fill(text, engines.parts(tuple(CASES.values())), engines.PAGE)
 
 
 def test_records_are_read_as_they_were_written_and_damaged_ones_refused(tmp_path: Path) -> None:
