@@ -42,6 +42,10 @@ UNDEFINED = 0.05
 """Largest share of resamples without a ratio that an interval may omit."""
 
 
+Terms = dict[int, dict[str, tuple[float, float]]]
+"""Numerator and denominator of a ratio by seed and prompt."""
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One method on one benchmark: a numerator and a denominator per seed ``s`` and prompt ``p``.
@@ -91,13 +95,34 @@ def alpha_sample(runs: Mapping[int, Sequence[Trace]], k: int, *, given: int | No
     most = max((t.proposed for traces in runs.values() for t in traces), default=0)
     if not 1 <= k <= most:
         raise InputError(f"alpha_{k}: a round proposes {most} tokens, so k must be in 1 .. {most}")
-    terms: dict[int, dict[str, tuple[float, float]]] = {}
+    terms: Terms = {}
     for seed, traces in runs.items():
         pairs = terms[seed] = {}
         for trace in traces:
             x, y = pairs.get(trace.prompt_id, (0.0, 0.0))
             pairs[trace.prompt_id] = (x + trace.at_least(k), y + trace.at_least(reached))
     return from_terms(terms)
+
+
+def common_alpha_samples(
+    ours: Mapping[int, Sequence[Trace]], theirs: Mapping[int, Sequence[Trace]], k: int
+) -> tuple[Sample, Sample]:
+    """alpha_k of two methods on the same rounds: those that both begin at the same token, and in which both accept at
+    least k - 1 draft tokens. The two samples have the same denominators.
+
+    Both have answers of one target. Errors: InputError when no such round of a seed is left.
+    """
+    above: tuple[Terms, Terms] = ({}, {})
+    for seed in sorted(set(ours) & set(theirs)):
+        other = {(t.prompt_id, t.turn): t for t in theirs[seed]}
+        for mine in ours[seed]:
+            if (request := (mine.prompt_id, mine.turn)) in other:
+                rounds = [pair for pair in tau.common_starts(mine, other[request]) if min(pair) >= k - 1]
+                for which, terms in enumerate(above):
+                    pairs = terms.setdefault(seed, {})
+                    x, y = pairs.get(mine.prompt_id, (0.0, 0.0))
+                    pairs[mine.prompt_id] = (x + sum(pair[which] >= k for pair in rounds), y + len(rounds))
+    return from_terms(above[0]), from_terms(above[1])
 
 
 @dataclass(frozen=True)
@@ -212,7 +237,7 @@ def equivalent(interval: Interval, margin: float) -> bool:
     return -margin <= interval.low and interval.high <= margin
 
 
-def from_terms(terms: Mapping[int, Mapping[str, tuple[float, float]]]) -> Sample:
+def from_terms(terms: Terms) -> Sample:
     """Terms per seed and prompt as arrays, seeds and prompts sorted. Errors: InputError when there is no run."""
     if not terms:
         raise InputError("no run to compute statistics of")

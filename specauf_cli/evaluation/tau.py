@@ -1,7 +1,7 @@
 """From traces to numbers: pure functions, the same for every drafter; credits are not used here."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise, zip_longest
+from itertools import accumulate, pairwise, zip_longest
 
 from specauf_cli.types import Trace, check_definition
 
@@ -86,6 +86,17 @@ def alpha(traces: Sequence[Trace]) -> list[float]:
     k - 1."""
     alive = survival(traces)
     return [b / a if a else float("nan") for a, b in pairwise(alive)]
+
+
+def common_starts(a: Trace, b: Trace) -> list[tuple[int, int]]:
+    """Accepted tokens of two drafters in the rounds that both begin at the same token of one answer.
+
+    Only these compare the two on the same task: a drafter that accepts more begins its rounds elsewhere.
+    """
+    ours, theirs = (
+        dict(zip(accumulate((n + 1 for n in t.accepted), initial=0), t.accepted, strict=False)) for t in (a, b)
+    )
+    return [(accepted, theirs[start]) for start, accepted in ours.items() if start in theirs]
 
 
 def histogram(traces: Sequence[Trace]) -> list[int]:

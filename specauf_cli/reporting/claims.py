@@ -1,6 +1,7 @@
 """The paper's claims, each with a verdict from measured data: holds, does not hold, or not separable."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -190,8 +191,9 @@ def _log_note(measured: Measured) -> str:
 
 def _depths(measured: Measured, temperature: float) -> Verdict:
     """The verdict is on alpha_k, as the paper defines it. It compares different rounds: a drafter that reaches depth
-    k - 1 more often gets there in harder ones too. P(A >= k), which is of all rounds, stands beside it."""
-    found, survived = dict[str, Interval](), dict[str, Interval]()
+    k - 1 more often gets there in harder ones too. Beside it stand P(A >= k), which is of all rounds, and alpha_k of
+    the rounds that both begin at the same token and in which both accept k - 1 tokens."""
+    found, survived, alike = dict[str, Interval](), dict[str, Interval](), dict[str, Interval]()
     whole = True
     for k in DEPTHS:
         try:
@@ -203,12 +205,17 @@ def _depths(measured: Measured, temperature: float) -> Verdict:
             break
         ours, theirs = (measured.alphas(o, temperature, k, given=0) for o in ("auf", "decay"))
         survived[f"k={k}"] = average_difference({c: ours[c] for c in columns}, {c: theirs[c] for c in columns})
+        with suppress(InputError):  # too few rounds in common
+            alike[f"k={k}"] = average_difference(*measured.common_alphas("auf", "decay", temperature, k))
     text = "AUF lifts the conditional acceptance alpha_k at k = 1..6"
     missing = [k for k in DEPTHS if f"k={k}" not in found]
     verdict = all_above(list(found.values())) if whole else OPEN
     verdict = OPEN if missing and verdict == HOLDS else verdict
     note = f"; too few rounds reach k = {missing[0]}" if missing else ""
-    numbers = f"alpha_k, AUF - decay: {_listed(found)}; of all rounds, P(A >= k): {_listed(survived)}{note}"
+    numbers = (
+        f"alpha_k, AUF - decay: {_listed(found)}{note}; of all rounds, P(A >= k): {_listed(survived)}; alpha_k of the "
+        f"rounds that both begin at the same token and in which both accept k - 1: {_listed(alike)}"
+    )
     return Verdict("C6", text, temperature, verdict, numbers)
 
 

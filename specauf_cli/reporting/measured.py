@@ -8,7 +8,7 @@ import pandas as pd
 
 from specauf_cli.config.specs import TableSpec
 from specauf_cli.errors import InputError
-from specauf_cli.evaluation.statistics import Sample, alpha_sample, sample
+from specauf_cli.evaluation.statistics import Sample, alpha_sample, common_alpha_samples, sample
 from specauf_cli.reporting.escape import cell, link, path
 from specauf_cli.reporting.labels import labels
 from specauf_cli.store.records import RunRecord, settings_of
@@ -49,6 +49,16 @@ class Measured:
         where no round got to depth k - 1."""
         by_column = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
         return {c: alpha_sample(runs, k, given=given) for c, runs in by_column.items() if runs}
+
+    def common_alphas(self, a: str, b: str, temperature: float, k: int) -> tuple[dict[str, Sample], dict[str, Sample]]:
+        """Samples of alpha_k of two objectives on the rounds that both begin and in which both accept k - 1 tokens, by
+        column. Errors: InputError where no such round is left."""
+        ours, theirs = dict[str, Sample](), dict[str, Sample]()
+        for column in self.experiment.columns:
+            runs = [self.traces(name, column, temperature) for name in (a, b)]
+            if all(runs):
+                ours[column], theirs[column] = common_alpha_samples(runs[0], runs[1], k)
+        return ours, theirs
 
     def accuracy(self, objective: str) -> Sample | None:
         """Common-mask accuracy on held-out conversations as a ratio of sums per conversation."""

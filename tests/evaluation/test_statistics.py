@@ -18,6 +18,7 @@ from specauf_cli.evaluation.statistics import (
     alpha_sample,
     average,
     average_difference,
+    common_alpha_samples,
     difference,
     equivalent,
     interval,
@@ -148,6 +149,24 @@ def test_alpha_is_a_ratio_of_sums_as_well() -> None:
 
 
 # --- pairing and keys ---
+
+
+def test_alpha_on_common_rounds_has_one_denominator_and_leaves_out_other_rounds() -> None:
+    def runs(*accepted: tuple[int, ...]) -> list[Trace]:
+        return [Trace("p", turn, a, 7, 20, ended=True) for turn, a in enumerate(accepted)]
+
+    ours = {0: runs((2, 0, 3), (1,)), 1: runs((5,)), 2: runs((9,))}
+    theirs = {0: runs((0, 1, 4, 0), (3,)), 1: runs((0,), (7,))}
+    one, other = common_alpha_samples(ours, theirs, 1)  # of seed 0: (2, 0), (0, 4), (1, 3); of seed 1: (5, 0)
+    assert (one.seeds, one.prompts) == ((0, 1), ("p",))
+    assert one.denominator.tolist() == other.denominator.tolist() == [[3], [1]]
+    assert (one.numerator.tolist(), other.numerator.tolist()) == ([[2], [1]], [[2], [0]])
+    with pytest.raises(InputError):  # no round of seed 1 in which both accept one token
+        common_alpha_samples(ours, theirs, 2)
+    alone = {0: traces(prompts=12)}
+    for k in (1, 2, 3):
+        mine, same = common_alpha_samples(alone, alone, k)
+        assert mine.tau == same.tau == alpha_sample(alone, k).tau
 
 
 def test_a_method_differs_from_itself_by_exactly_nothing() -> None:

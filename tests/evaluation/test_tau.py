@@ -187,3 +187,18 @@ def test_the_tools_own_sums_are_ours_where_an_answer_ends_by_itself(
         assert tau.mean(made, "per_response") == pytest.approx(z_lab)
         overshoot = min(emitted, end or emitted) - limit
         assert tau.mean(made, "eos_truncated") == pytest.approx(deepspec - overshoot / len(ours))
+
+
+def test_common_starts_worked_by_hand() -> None:
+    ours, theirs = trace((2, 0, 3)), trace((0, 1, 4, 0))  # rounds begin at 0, 3, 4 and at 0, 1, 3, 8
+    assert tau.common_starts(ours, theirs) == [(2, 0), (0, 4)]
+    assert tau.common_starts(theirs, ours) == [(0, 2), (4, 0)]
+
+
+@given(st.lists(st.integers(0, 7), max_size=12), st.lists(st.integers(0, 7), max_size=12))
+def test_common_starts_are_all_rounds_of_a_drafter_and_itself_and_begin_alike(a: list[int], b: list[int]) -> None:
+    ours, theirs = trace(tuple(a)), trace(tuple(b))
+    assert tau.common_starts(ours, ours) == [(n, n) for n in a]
+    at = [{sum(n + 1 for n in rounds[:i]): i for i in range(len(rounds))} for rounds in (a, b)]
+    expected = [(a[at[0][s]], b[at[1][s]]) for s in sorted(at[0].keys() & at[1].keys())]
+    assert tau.common_starts(ours, theirs) == expected
