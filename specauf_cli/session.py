@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from specauf_cli.config import names
 from specauf_cli.config.overrides import check_folder
-from specauf_cli.config.schema import Config
+from specauf_cli.config.schema import SHARDS_DRAFTER, SHARDS_TARGET, Config
 from specauf_cli.config.settings import shared
 from specauf_cli.data import benchmarks, conversations
 from specauf_cli.data.chat import encode
@@ -85,11 +86,18 @@ class Session:
         """The source of target features for training batches; ``with_last``: with the target's last hidden state."""
         if self._features is None or (with_last and not self._features.with_last):
             folder = layout.features(Path(self.config.runs))
-            self._features = Features(self.target, self.examples()[0], self.config.trainer, folder, with_last=with_last)
+            trainer = self.config.trainer
+            keep = 0 if trainer.shard in SHARDS_TARGET else None  # each rank would find other batches among its own
+            self._features = Features(self.target, self.examples()[0], trainer, folder, with_last=with_last, keep=keep)
         return self._features
 
     def at(self, precision: str) -> Target:
         """The target with weights in ``precision``: its own, else it is loaded once more and kept."""
+        if self.config.trainer.shard in SHARDS_TARGET:
+            raise InputError(
+                f"trainer.shard={self.config.trainer.shard} is for training; to measure or regenerate answers leave it "
+                "out (target.device_map=auto spreads a target that does not fit over this machine's GPUs)"
+            )
         dtype = targets.DTYPES[precision]
         if self.target.model.dtype == dtype:
             return self.target
@@ -339,10 +347,12 @@ def open_session(config: Config, *, precision: str | None = None) -> Session:
     ):
         raise InputError(f"target.path={config.target.path}: there is no such folder")
     check_folder(config.runs)
+    _check_shard(config)
     device = use_machine(config)
     train, heldout = load_data(config)
     located = pretrain.ensure(config.target, train, Path(config.runs), data=train.sha256, device=device)
-    target = targets.load(located, device=device, dtype=targets.DTYPES[precision or located.dtype])
+    shard = config.trainer.shard in SHARDS_TARGET
+    target = targets.load(located, device=device, dtype=targets.DTYPES[precision or located.dtype], shard=shard)
     if config.trainer.max_length > target.context_length:
         raise InputError(
             f"trainer.max_length={config.trainer.max_length} is longer than the context of target "
@@ -355,6 +365,31 @@ def open_session(config: Config, *, precision: str | None = None) -> Session:
         _check_batch(config, answered)
         session = replace(session, conversations=answered)
     return session
+
+
+def _check_shard(config: Config) -> None:
+    """InputError for settings with which ranks would make different passes of a model that they have only parts of."""
+    trainer = config.trainer
+    if trainer.shard == "none":
+        return
+    said = f"trainer.shard={trainer.shard}"
+    if ranks.WORLD == 1:
+        raise InputError(
+            f"{said} spreads layers over several ranks: torchrun --nproc-per-node N -m specauf_cli train ..."
+        )
+    if trainer.eval_every is not None:
+        raise InputError(f"trainer.eval_every={trainer.eval_every} measures in the first rank alone; {said} needs null")
+    if trainer.shard in SHARDS_TARGET:
+        other = {
+            "trainer.features": (trainer.features, "online"),
+            "data.regenerate": (config.data.regenerate, None),
+            "target.device_map": (config.target.device_map, None),
+        }
+        for key, (value, needed) in other.items():
+            if value != needed:
+                raise InputError(f"{key}={value} and {said} do not go together; {said} needs {needed or 'null'}")
+    if trainer.shard in SHARDS_DRAFTER and not names.backbone(config.backbone).layered:
+        raise InputError(f"{said}: backbone={config.backbone.name} has no draft layers; use target or none")
 
 
 def _training_section(folder: Path, about: Mapping[str, Any]) -> Training:

@@ -321,6 +321,10 @@ class ObjectiveConfig:
         return {"base": self.base} | ({} if self.final is None else {"final": self.final})
 
 
+SHARDS_TARGET, SHARDS_DRAFTER = ("target", "both"), ("drafter", "both")
+"""Values of ``trainer.shard``."""
+
+
 @dataclass(frozen=True, config=CLOSED)
 class TrainerConfig:
     """``conf/trainer``: how a drafter is trained.
@@ -384,6 +388,8 @@ class TrainerConfig:
     """prompts of each benchmark for them"""
     snapshot_every: Count | None
     """steps between drafters kept for ``specauf eval --every-checkpoint``; null: the last one only"""
+    shard: Annotated[Literal["none", "target", "drafter", "both"], MACHINE, SHARED] = "none"
+    """whose layers are spread over the ranks of torchrun (FSDP2), where they do not fit on one device"""
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainerConfig":

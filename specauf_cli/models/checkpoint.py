@@ -13,6 +13,7 @@ from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.errors import InputError
 from specauf_cli.models.dflash import DFlash
 from specauf_cli.models.target import Target
+from specauf_cli.runtime import ranks, sharding
 from specauf_cli.store.files import atomic, file_sha256, read_json, write_json
 
 
@@ -25,13 +26,17 @@ def create(target: Target, backbone: BackboneConfig) -> DFlash:
 
 
 def save(drafter: DFlash, target: Target, folder: Path, *, run: str) -> None:
-    """Writes weights under the public tensor names and the public configuration keys.
+    """Writes weights under the public tensor names and the public configuration keys: the first rank does, and all must
+    call it where draft layers are spread over them.
 
     Also writes which target and ``run`` it belongs to, and the hash of the weights.
     """
+    tensors = {k: sharding.whole(v).contiguous() for k, v in drafter.state_dict().items()}
+    if not ranks.FIRST:
+        return
     weights = folder / "model.safetensors"
     with atomic(weights) as temporary:
-        save_file({k: v.contiguous() for k, v in drafter.state_dict().items()}, temporary, metadata={"format": "pt"})
+        save_file(tensors, temporary, metadata={"format": "pt"})
     config = public_config(drafter, target)
     config["specauf"] |= {"run": run, "weights": file_sha256(weights)}
     write_json(folder / "config.json", config)

@@ -19,6 +19,7 @@ from specauf_cli.config.schema import BackboneConfig
 from specauf_cli.models.attention import DraftLayer, View, block_mask, products
 from specauf_cli.models.operations import RMSNorm, product_dtype
 from specauf_cli.models.target import Target
+from specauf_cli.runtime import sharding
 
 SlotBySlot = Callable[[int, Tensor, Tensor], Tensor]
 """``(slot, blocks [M], token before it [M])`` to the greedy proposals ``[M]`` of that slot. Slots are requested in
@@ -110,6 +111,12 @@ class DFlash(nn.Module):
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * self.backbone.init_std)
                 else:
                     parameter.fill_(1.0)
+
+    def shard(self, device: str) -> None:
+        """Spreads the draft layers over the ranks, without what ``context`` reads before a layer's turn."""
+        attentions = [layer.self_attn for layer in self.layers]
+        keep = [part.weight for a in attentions for part in (a.k_proj, a.v_proj, a.k_norm)]
+        sharding.shard(self.layers, device, keep=keep)
 
     def context(self, features: Float[Tensor, "B T F"], start: int = 0) -> Context:
         """Context keys and values of target features at absolute positions ``start`` .. ``start`` + T - 1."""

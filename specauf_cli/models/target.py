@@ -22,6 +22,7 @@ from specauf_cli.config.schema import BackboneConfig, PretrainConfig, TargetConf
 from specauf_cli.data.chat import Chat, free_tokens
 from specauf_cli.errors import InputError, first_line
 from specauf_cli.models import sizes, structure
+from specauf_cli.runtime import sharding
 from specauf_cli.store.files import digest, read_json
 
 
@@ -344,8 +345,10 @@ logging.set_verbosity_error()  # errors of a checkpoint are reported here, in on
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None) -> Target:
+def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None, shard: bool = False) -> Target:
     """The target at ``config.path`` (hub id or folder), frozen, in ``dtype`` (None: ``target.dtype``).
+
+    ``shard``: its layers are spread over the ranks, which must then make the same passes.
 
     Only safetensors weights are read. Errors: InputError when it cannot be loaded, or cannot serve as a target.
     """
@@ -393,6 +396,8 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None)
     fingerprint = commit or f"{config.path}@{config.revision}"
     if config.chat_template is not None:  # the file may change, or move
         fingerprint = f"{fingerprint}+{digest(chat.tokenizer.chat_template, 8)}"
+    if shard:
+        sharding.shard(structure.layers(model), device)
     target = Target(model if spread_out else model.to(device), chat, config, fingerprint)
     check_head(target)
     return target

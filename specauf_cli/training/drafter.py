@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from specauf_cli.config.schema import Config, TrainerConfig
+from specauf_cli.config.schema import SHARDS_DRAFTER, Config, TrainerConfig
 from specauf_cli.data.spool import lengths
 from specauf_cli.errors import InputError
 from specauf_cli.models import checkpoint
@@ -31,7 +31,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.objectives import head
 from specauf_cli.objectives.loss import BranchLoss, Pair, branch_losses
 from specauf_cli.objectives.terms import bind
-from specauf_cli.runtime import ranks
+from specauf_cli.runtime import ranks, sharding
 from specauf_cli.store import layout
 from specauf_cli.store.files import read_log
 from specauf_cli.training.features import Features
@@ -135,7 +135,7 @@ class Step:
             parts.append({k: _detached(loss) for k, loss in losses.items()})
         if ranks.WORLD > 1:
             parts = [_of_all_ranks(parts)]
-            gradients = {k: ranks.add(g) for k, g in gradients.items()}
+            gradients = {k: sharding.add(g) for k, g in gradients.items()}
         if gradients:
             for i, parameter in enumerate(self.parameters):
                 parameter.grad = sum(
@@ -198,12 +198,19 @@ class Step:
         been seen."""
         pairs = {(name, n): pair for name, loss in losses.items() for n, pair in enumerate(loss.pairs)}
         for place, pair in pairs.items():
-            last = place == next(reversed(pairs))
-            gradient = torch.autograd.grad(pair.total, self.parameters, retain_graph=not last, materialize_grads=True)
+            gradient = self._gradient(pair.total, last=place == next(reversed(pairs)))
             known = gradients.get(place)
-            gradients[place] = (
-                list(gradient) if known is None else [a + b for a, b in zip(known, gradient, strict=True)]
-            )
+            gradients[place] = gradient if known is None else [a + b for a, b in zip(known, gradient, strict=True)]
+
+    def _gradient(self, total: Tensor, *, last: bool) -> list[Tensor]:
+        """Of every parameter; ``last``: nothing else of this pass will be differentiated."""
+        if not any(map(sharding.is_sharded, self.parameters)):
+            return list(torch.autograd.grad(total, self.parameters, retain_graph=not last, materialize_grads=True))
+        total.backward(retain_graph=not last)  # type: ignore[no-untyped-call]  # sharded layers act in backward passes
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
+        return found
 
     def _sums(self, parts: Sequence[Mapping[str, BranchLoss]]) -> dict[str, Tensor]:
         """Sums for the log: the drafting branch's under plain names, another's as ``base_...``; losses per branch if
@@ -297,10 +304,9 @@ def train(target: Target, examples: Sequence[Example], features: Features, tasks
         trainings = [_training(target, examples, features, task, stack) for task in tasks]
         ended = run(trainings)
     for task, running in zip(tasks, ended, strict=True):
-        if ranks.FIRST and running.failure is None:
-            checkpoint.save(
-                cast(DFlash, running.training.module), target, layout.drafter_of(task.folder), run=task.identity
-            )
+        if running.failure is None:
+            drafter = cast(DFlash, running.training.module)
+            checkpoint.save(drafter, target, layout.drafter_of(task.folder), run=task.identity)
     return ended
 
 
@@ -312,6 +318,8 @@ def _training(
     drafter.initialise(config.seed)
     if task.start is not None:
         drafter.load_state_dict(checkpoint.load(task.start, target, config.backbone).state_dict())
+    if trainer.shard in SHARDS_DRAFTER:
+        drafter.shard(str(target.device))
 
     def kept(done: int) -> Path:
         return layout.snapshot(task.folder, done)
@@ -320,7 +328,7 @@ def _training(
         return trainer.snapshot_every is not None and done % trainer.snapshot_every == 0
 
     def snapshot(done: int) -> None:
-        if ranks.FIRST and asked_for(done):
+        if asked_for(done):
             checkpoint.save(drafter, target, kept(done), run=task.identity)
 
     def measure(done: int) -> dict[str, float]:

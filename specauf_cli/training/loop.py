@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from specauf_cli.errors import InputError, Interrupted
-from specauf_cli.runtime import ranks
+from specauf_cli.runtime import ranks, sharding
 from specauf_cli.runtime.progress import track
 from specauf_cli.store import layout
 from specauf_cli.store.files import append_line, atomic, read_log
@@ -84,11 +84,12 @@ class Running:
         decayed = [p for p in training.module.parameters() if p.requires_grad and p.dim() > 1]
         plain = [p for p in training.module.parameters() if p.requires_grad and p.dim() <= 1]
         self.parameters = [*decayed, *plain]
+        self.sharded = any(map(sharding.is_sharded, self.parameters))
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": training.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=training.lr,
             betas=training.betas,
-            fused=True,
+            **({"foreach": False} if self.sharded else {"fused": True}),  # several at a time must be of one kind
         )
         self.done, self.window, self.seconds = _resume(self)
         if training.shared:
@@ -115,7 +116,7 @@ class Running:
         self.optimizer.zero_grad(set_to_none=True)
         outcome = training.step(self.done)
         clip = math.inf if training.clip is None else training.clip
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+        norm = sharding.clip(self.parameters, clip)
         loss, grad_norm = torch.stack(
             [outcome.loss.double(), norm.double()]
         ).tolist()  # the only wait for a GPU in a step
@@ -141,6 +142,8 @@ class Running:
             self._write_line()
         training.snapshot(self.done)
         late = time.monotonic() - self.saved > 60 * training.save_minutes
+        if self.sharded:  # all ranks save together, and the clock is the first one's
+            late = bool(ranks.largest(int(late and ranks.FIRST), self.parameters[0].device))
         if self.done % training.save_every == 0 or late or self.done == training.steps:
             self.save()
 
@@ -173,11 +176,13 @@ class Running:
     def save(self) -> None:
         """Writes a checkpoint of everything done so far."""
         self._gather()
+        self.saved = time.monotonic()
+        if not (self.writes or self.sharded):
+            return
+        files = state.content(self.training.module, self.optimizer)
         if self.writes:
-            self.saved = time.monotonic()
             extra = {"identity": self.training.identity, "window": self.window, "seconds": self.seconds}
-            module, keep = self.training.module, self.training.keep
-            state.save(self.checkpoints, module, self.optimizer, self.done, extra, keep=keep)
+            state.save(self.checkpoints, files, self.done, extra, keep=self.training.keep)
 
 
 def run(trainings: Sequence[Training]) -> list[Running]:

@@ -14,25 +14,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from specauf_cli.errors import InputError, first_line
+from specauf_cli.runtime import sharding
 from specauf_cli.store import layout
 from specauf_cli.store.files import atomic_folder, digest, file_sha256, remove_leftovers
 
+Files = dict[str, dict[str, Tensor]]
+"""The tensors of a checkpoint by file."""
 
-def save(
-    folder: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    extra: dict[str, Any],
-    *,
-    keep: int = 2,
-) -> Path:
+
+def content(module: nn.Module, optimizer: torch.optim.Optimizer) -> Files:
+    """Weights and optimiser state, whole. All ranks must call it where layers are spread over them."""
+    weights = {name: sharding.whole(tensor).contiguous() for name, tensor in _tensors(module).items()}
+    moments = {
+        f"{i}.{key}": sharding.whole(value).contiguous()
+        for i, p in enumerate(_parameters(optimizer))
+        for key, value in optimizer.state[p].items()
+    }
+    return {"model.safetensors": weights, "optimizer.safetensors": moments}
+
+
+def save(folder: Path, files: Files, step: int, extra: dict[str, Any], *, keep: int = 2) -> Path:
     """Writes ``folder/step-NNNNNN`` atomically (all or nothing) and keeps the last ``keep``. ``extra`` is JSON.
 
     Errors: InputError when it cannot be written; earlier checkpoints stay untouched.
     """
     final = layout.checkpoint(folder, step)
-    files = {"model.safetensors": _weights(module), "optimizer.safetensors": _moments(optimizer)}
     remove_leftovers(final)
     try:
         with atomic_folder(final) as partial:
@@ -76,14 +82,20 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
                     "from the one before"
                 )
         weights = load_file(checkpoint / "model.safetensors")
-        if set(weights) != set(_weights(module)):
+        own = _tensors(module)
+        if set(weights) != set(own):
             raise InputError(
                 f"{checkpoint / 'model.safetensors'} holds other tensors than this model; move {checkpoint} aside"
             )
-        module.load_state_dict(weights, strict=False)  # tied tensors are stored once
+        parts = {name: sharding.part(tensor, own[name]) for name, tensor in weights.items()}
+        module.load_state_dict(parts, strict=False)  # tied tensors are stored once
         moments = load_file(checkpoint / "optimizer.safetensors")
         groups, known = optimizer.state_dict()["param_groups"], {int(name.partition(".")[0]) for name in moments}
-        kept = {i: {key: moments[f"{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i in sorted(known)}
+        parameters = _parameters(optimizer)
+        kept = {
+            i: {key: sharding.part(moments[f"{i}.{key}"], parameters[i]) for key in ("step", "exp_avg", "exp_avg_sq")}
+            for i in sorted(known)
+        }
         optimizer.load_state_dict({"state": kept, "param_groups": groups})  # knows on which device each of them belongs
     except InputError:
         raise
@@ -95,17 +107,18 @@ def restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimize
     return state
 
 
-def _weights(module: nn.Module) -> dict[str, Tensor]:
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """The module's tensors, tied ones once."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in module.state_dict().items():
-        if tensor.data_ptr() not in seen:
+        if sharding.is_sharded(tensor):  # a draft layer's own; this rank's part may be empty, and have no place
+            tensors[name] = tensor
+        elif tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())
-            tensors[name] = tensor.contiguous()
+            tensors[name] = tensor
     return tensors
 
 
-def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {f"{i}.{k}": v.contiguous() for i, p in enumerate(parameters) for k, v in optimizer.state[p].items()}
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -50,6 +51,8 @@ def together(action: Callable[[], None], store: Path, world: int = 2) -> list[in
                 code = 0
             except Interrupted as stop:
                 code = stop.exit_code
+            except BaseException:
+                traceback.print_exc()  # nobody else would: the process ends below
             finally:
                 os._exit(code)
         children.append(child)

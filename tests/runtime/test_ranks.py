@@ -16,7 +16,7 @@ from specauf_cli.data.chat import encode
 from specauf_cli.errors import InputError
 from specauf_cli.models.target import Target
 from specauf_cli.objectives.terms import is_soft
-from specauf_cli.runtime import ranks
+from specauf_cli.runtime import ranks, sharding
 from specauf_cli.training import drafter as training
 from specauf_cli.training.features import Features
 from specauf_cli.types import Corpus, Example
@@ -90,6 +90,61 @@ def test_another_number_of_ranks_continues(
     assert together(lambda: train(wanted, target, examples, tmp_path / "run"), tmp_path / "b", 3 - first) == [0] * (
         3 - first
     )
+    for a, b in zip(log(tmp_path / "whole"), log(tmp_path / "run"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shard", "overrides"),
+    [
+        ("target", ("objective=auf",)),
+        ("drafter", ("objective=auf",)),
+        ("both", ("backbone=domino", "objective=s_auf_decay", "trainer.labels=target")),
+        ("both", ("backbone=dspark", "objective=dspark_confidence", "trainer.clip=0.05")),
+    ],
+    ids=str,
+)
+def test_sharded_layers_give_the_numbers_of_one_rank(
+    target: Target, examples: list[Example], tmp_path: Path, shard: str, overrides: Sequence[str]
+) -> None:
+    wanted = config(*overrides, "trainer.save_every=5")
+    train(wanted, target, examples, tmp_path / "one")
+    sharded = config(*overrides, "trainer.save_every=5", f"trainer.shard={shard}")
+
+    def half() -> None:
+        if shard != "drafter":
+            sharding.shard(target._layers, "cpu")  # of this process's copy
+        train(sharded, target, examples, tmp_path / "two")
+
+    assert together(half, tmp_path / "store") == [0, 0]
+    one, two = log(tmp_path / "one"), log(tmp_path / "two")
+    assert len(one) == len(two) == 12
+    for a, b in zip(one, two, strict=True):
+        assert b == pytest.approx({**a, "tokens_per_second": b["tokens_per_second"]}, rel=1e-5, abs=1e-6)
+    weights = [load_file(tmp_path / n / "drafter/model.safetensors") for n in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        assert (tensor - weights[1][name]).abs().max() < 1e-4, name
+
+
+@pytest.mark.parametrize(("first", "then"), [("drafter", "none"), ("none", "drafter")])
+def test_a_sharded_run_is_continued_whole_and_the_other_way_round(
+    target: Target, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, then: str
+) -> None:
+    train(config(), target, examples, tmp_path / "whole")
+    call = training.Step.__call__
+
+    def stopped(self: training.Step, step: int) -> object:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return call(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Step, "__call__", stopped)
+        begin = config(f"trainer.shard={first}")
+        assert together(lambda: train(begin, target, examples, tmp_path / "run"), tmp_path / "a") == [130, 130]
+    end = config(f"trainer.shard={then}")
+    assert together(lambda: train(end, target, examples, tmp_path / "run"), tmp_path / "b") == [0, 0]
     for a, b in zip(log(tmp_path / "whole"), log(tmp_path / "run"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 

@@ -216,7 +216,7 @@ def test_the_newest_checkpoint_is_the_one_of_the_largest_step(tmp_path: Path) ->
     toy = training(tmp_path)
     optimizer = torch.optim.AdamW(toy.module.parameters())
     for step in (999_000, 999_500, 1_000_000):
-        state.save(tmp_path, toy.module, optimizer, step, {})
+        state.save(tmp_path, state.content(toy.module, optimizer), step, {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-1000000", "step-999500"]
     assert state.latest(tmp_path) == tmp_path / "step-1000000"
 
@@ -227,7 +227,7 @@ def test_a_weight_that_no_gradient_reached_is_restored_too(tmp_path: Path) -> No
     optimizer = torch.optim.AdamW(module.parameters(), fused=True)
     module["used"](torch.ones(2, 3)).sum().backward()
     optimizer.step()
-    saved = state.save(tmp_path, module, optimizer, 1, {})
+    saved = state.save(tmp_path, state.content(module, optimizer), 1, {})
     again = torch.optim.AdamW(module.parameters(), fused=True)
     state.restore(saved, module, again)
     assert [len(again.state[p]) for p in module.parameters()] == [3, 3, 0, 0]
@@ -247,7 +247,7 @@ def test_optimiser_state_goes_back_to_the_gpu(tmp_path: Path, gpu: str) -> None:
             state.restore(tmp_path / "step-000001", module, optimizer)
         module(torch.ones(2, 3, device=gpu)).sum().backward()
         optimizer.step()
-        state.save(tmp_path, module, optimizer, 1, {})
+        state.save(tmp_path, state.content(module, optimizer), 1, {})
     assert optimizer.state[module.weight]["step"].item() == 2
 
 
