@@ -87,7 +87,7 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
         "accuracy, decay - AUF",
         CLAIMS[2],
     ]
-    text = [f"# {cell(page.title)}", "", *_summary(findings), "", table_row(head), table_row(["---"] * len(head))]
+    text = [f"# {cell(page.title)}", "", *summary(findings), "", table_row(head), table_row(["---"] * len(head))]
     for f in findings:
         of, columns = [v for k, v in f.gain.items() if k != AVERAGE], len(page.columns)
         above = sum(i.low > 0 for i in of)
@@ -141,7 +141,7 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
     return "\n".join([*text, ""])
 
 
-def _summary(findings: Sequence[Finding]) -> list[str]:
+def summary(findings: Sequence[Finding]) -> list[str]:
     """A line for every claim: under how many conditions it holds, and which are the others."""
     lines = []
     for claim in CLAIMS:

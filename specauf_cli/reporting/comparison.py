@@ -259,9 +259,9 @@ def _section(page: ComparisonSpec, part: Part) -> list[str]:
     missing = [row.title for row in rows if not part.measured.of(row.objective)]
     partial = [line.row.title for line in lines if line.average is None]
     if missing:
-        text += [f"Not measured yet: {_listed(missing)}.", ""]
+        text += [f"Not measured yet: {listed(missing)}.", ""]
     if partial:
-        text += [f"Not measured on every benchmark, and therefore not ranked: {_listed(partial)}.", ""]
+        text += [f"Not measured on every benchmark, and therefore not ranked: {listed(partial)}.", ""]
     if part.others:
         text += [f"Records without a row on this page: {', '.join(code(r.id) for r in part.others)}.", ""]
     return text
@@ -272,19 +272,24 @@ def _reading(lines: Sequence[Line]) -> list[str]:
     if not lines or lines[0].average is None:
         return []
     best, *rest = [line for line in lines if line.average is not None]
-    tied = [line.row.title for line in rest if line.to_best is not None and not line.to_best.separable]
+    tied = tied_with_best(lines)
     apart = [line.row.title for line in rest if line.to_best is None]
     text = f"**{cell(best.row.title)}** has the highest average tau, {tau_cell(best.average, bold=False)}."
     if tied:
-        text += f" Not separable from it: {_listed(tied)}."
+        text += f" Not separable from it: {listed(tied)}."
     elif rest and not apart:
         text += " All other rows are separable from it."
     if apart:
-        text += f" No seed in common with it: {_listed(apart)}."
+        text += f" No seed in common with it: {listed(apart)}."
     return [text, ""]
 
 
-def _listed(titles: Sequence[str]) -> str:
+def tied_with_best(lines: Sequence[Line]) -> list[str]:
+    """Titles of the rows that are not separable from the first."""
+    return [line.row.title for line in lines[1:] if line.to_best is not None and not line.to_best.separable]
+
+
+def listed(titles: Sequence[str]) -> str:
     """Titles in a sentence; they may have commas of their own."""
     return "; ".join(map(cell, titles))
 
@@ -416,18 +421,18 @@ def gamma_figure(compared: Comparison) -> Figure | None:
 def budget_figure(compared: Comparison) -> Figure | None:
     """tau against the training steps, a panel for every factor that has several budgets."""
     panels = []
-    for factor, parts in _budgets(compared).items():
+    for factor, parts in by_budget(compared).items():
         lines: dict[str, tuple[str, dict[float, Interval]]] = {}
         for budget, part in parts.items():
             for row, average_tau in _averages(part).items():
                 lines.setdefault(row.recorded_as, (row.title, {}))[1][budget] = average_tau
         order = [row.recorded_as for row in compared.page.rows if row.recorded_as in lines]
         panels.append(BudgetPanel(factor, {name: lines[name] for name in order}))
-    records = [r for parts in _budgets(compared).values() for part in parts.values() for r in part.measured.records]
+    records = [r for parts in by_budget(compared).values() for part in parts.values() for r in part.measured.records]
     return tau_by_budget(f"budget-{compared.page.name}", panels, compared.page.definition, records) if panels else None
 
 
-def _budgets(compared: Comparison) -> dict[str, dict[float, Part]]:
+def by_budget(compared: Comparison) -> dict[str, dict[float, Part]]:
     """Measured conditions by factor and budget, for factors with several budgets."""
     found: dict[str, dict[float, Part]] = {}
     for part in compared.parts:
@@ -444,7 +449,7 @@ def _budget_table(compared: Comparison) -> list[str]:
     """tau by objective and budget, a table for every factor with several budgets; bold: the best of a column, and those
     not separable from it."""
     text = []
-    for factor, parts in _budgets(compared).items():
+    for factor, parts in by_budget(compared).items():
         budgets = sorted(parts)
         text += [f"**{cell(factor)}**: average tau, by training steps as a multiple of the profile's", ""]
         text += [table_row(["objective", *(f"x {b:g}" for b in budgets)])]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
 
@@ -51,6 +52,15 @@ ABOUT = (
 )
 
 
+@dataclass(frozen=True)
+class Found:
+    """A page beside the report, and what it found in a few lines of Markdown."""
+
+    file: str
+    title: str
+    lines: Sequence[str]
+
+
 def html(
     profile: str,
     specs: Sequence[TableSpec],
@@ -59,12 +69,13 @@ def html(
     credit_tables: Sequence[str],
     *,
     links: str | None,
-    pages: Mapping[str, str] | None = None,
+    found: Sequence[Found] = (),
 ) -> str:
-    """The page: what this is, the first figure, averages, a line per claim; then tables, figures, commands, records.
+    """The page: what this is, what was found, the first figure, averages, a line per claim; then tables, figures,
+    commands, records.
 
     ``credit_tables``: further tables as Markdown; ``links``: the folder of the record files, relative to the page
-    (None: not linked); ``pages``: further pages beside this one, file name and title.
+    (None: not linked); ``found``: what each page beside this one found.
     """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     measured = {spec.name: select(spec, records) for spec in specs}
@@ -81,6 +92,7 @@ def html(
         f"<p>{ABOUT}</p>",
         f"<p>{markup(shown[0].config['profile']['text'])} Target: {markup(shown[0].target.title)}. "
         f"{_seeds(shown)}.</p>",
+        *_in_short(found, markdown),
         *(_figure(figure, markdown, links) for figure in opening),
         "<h2>Averages</h2>",
         *(_average_table(spec, measured[spec.name], profile, markdown) for spec in chosen),
@@ -88,7 +100,6 @@ def html(
         f"<p>{_counted(judged)}. Each line opens to its numbers.</p>",
         *_verdicts(judged),
         f"<nav>{''.join(entries)}</nav>",
-        *_further(pages or {}),
     ]
     for spec in chosen:
         body = tables.markdown(spec, records, links=links).partition("\n")[2]
@@ -108,10 +119,14 @@ def html(
     )
 
 
-def _further(pages: Mapping[str, str]) -> list[str]:
-    """Links to other pages of the same profile."""
-    entries = [f'<li><a href="{path(name)}">{markup(title)}</a></li>' for name, title in pages.items()]
-    return [f"<p>Pages of their own:</p><ul>{''.join(entries)}</ul>"] if entries else []
+def _in_short(found: Sequence[Found], markdown: MarkdownIt) -> list[str]:
+    """A link to every page, and what it found."""
+    entries = []
+    for page in found:
+        lines = "".join(f"<li>{markdown.renderInline(line)}</li>" for line in page.lines)
+        below = f"<ul>{lines}</ul>" if lines else ""
+        entries.append(f'<li><a href="{path(page.file)}">{markup(page.title)}</a>{below}</li>')
+    return [f"<h2>In short</h2><ul>{''.join(entries)}</ul>"] if entries else []
 
 
 def _figure(figure: Figure, markdown: MarkdownIt, links: str | None) -> str:

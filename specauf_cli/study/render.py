@@ -1,6 +1,6 @@
 """Everything under ``results/`` that is rendered from the committed records, and the tables quoted in README.md."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from specauf_cli.config.specs import (
     shipped_specs,
 )
 from specauf_cli.errors import InputError
-from specauf_cli.reporting import ablation, baselines, comparison, drafters, escape, figures, tables
+from specauf_cli.reporting import ablation, baselines, comparison, drafters, escape, figures, in_short, tables
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.frontpage import averages
 from specauf_cli.reporting.marks import fill_page
 from specauf_cli.reporting.measured import Measured, select
-from specauf_cli.reporting.report import html
+from specauf_cli.reporting.report import Found, html
 from specauf_cli.store.files import atomic, write_text
 from specauf_cli.store.lookup import load_lookup
 from specauf_cli.store.records import RunRecord, load_record
@@ -36,13 +36,16 @@ LOOKUPS = RESULTS / "lookup"
 class RenderedPage:
     """One page of one profile as it was rendered, and what it says of the claims.
 
-    ``measured``: what its averages on the front page are taken from; None for a page of conditions.
+    ``measured``: what its averages on the front page are taken from; None for a page of conditions. ``short``: what it
+    found, in a few lines of Markdown.
     """
 
     profile: str
     name: str
     measured: Measured | None
     verdicts: Sequence[Verdict]
+    title: str
+    short: Sequence[str] = ()
 
 
 def render() -> None:
@@ -95,21 +98,19 @@ def _render_profile(folder: Path) -> list[RenderedPage]:
     profile, specs = folder.name, list(map(load_spec, shipped_specs()))
     records = _records(folder)
     rendered: list[RenderedPage] = []
-    pages: dict[str, str] = {}
     for spec in specs:
         if isinstance(spec, ConditionsSpec) and (folder / spec.name).is_dir():
             rendered.append(_render_conditions(spec, folder / spec.name))
-            pages[f"{spec.name}.md"] = spec.title
         elif isinstance(spec, BaselinesSpec) and (LOOKUPS / profile).is_dir():
             rendered.append(_render_baselines(spec, profile, records))
-            pages[f"{spec.name}.md"] = spec.title
         elif isinstance(spec, TableSpec) and (measured := select(spec, records)).records:
             path = RESULTS / profile / f"{spec.name}.md"
             write_text(path.with_suffix(".csv"), tables.to_csv(spec, records))
             _write(path, tables.markdown(spec, records, links=escape.path("..", "records", profile)))
-            rendered.append(RenderedPage(profile, spec.name, measured, verdicts(measured, spec.definition)))
+            judged, short = verdicts(measured, spec.definition), in_short.of_table(measured, spec.definition)
+            rendered.append(RenderedPage(profile, spec.name, measured, judged, spec.title, short))
     if any(page.measured is not None for page in rendered):
-        _render_figures_and_report(profile, [spec for spec in specs if isinstance(spec, TableSpec)], records, pages)
+        _render_figures_and_report(profile, [s for s in specs if isinstance(s, TableSpec)], records, rendered)
     return rendered
 
 
@@ -121,19 +122,20 @@ def _render_conditions(spec: ConditionsSpec, folder: Path) -> RenderedPage:
     if isinstance(spec, AblationSpec):
         write_text(path.with_suffix(".csv"), ablation.to_csv(spec, records))
         _write(path, ablation.markdown(spec, records, links=links))
-        return RenderedPage(profile, spec.name, None, [])
+        return RenderedPage(profile, spec.name, None, [], spec.title, in_short.of_ablation(spec, records))
     if isinstance(spec, DraftersSpec):
         side_by_side = drafters.compare(spec, records)
         write_text(path.with_suffix(".csv"), drafters.to_csv(side_by_side))
         _write(path, drafters.markdown(side_by_side, links=links))
-        return RenderedPage(profile, spec.name, None, side_by_side.quoted)
+        short = in_short.of_drafters(side_by_side)
+        return RenderedPage(profile, spec.name, None, side_by_side.quoted, spec.title, short)
     compared = comparison.compare(spec, records)
     figure = comparison.budget_figure(compared) or comparison.gamma_figure(compared)
     if figure is not None:
         _draw(path.parent / "figures", figure)
     write_text(path.with_suffix(".csv"), comparison.to_csv(compared))
     _write(path, comparison.markdown(compared, links=links, figure=figure))
-    return RenderedPage(profile, spec.name, None, compared.quoted)
+    return RenderedPage(profile, spec.name, None, compared.quoted, spec.title, in_short.of_comparison(compared))
 
 
 def _render_baselines(spec: BaselinesSpec, profile: str, records: Sequence[RunRecord]) -> RenderedPage:
@@ -142,16 +144,18 @@ def _render_baselines(spec: BaselinesSpec, profile: str, records: Sequence[RunRe
     newest = max(lookups, key=lambda record: record.written)
     page = baselines.markdown(spec, newest, records, links=escape.path("..", "records", profile))
     _write(RESULTS / profile / f"{spec.name}.md", page)
-    return RenderedPage(profile, spec.name, None, [])
+    return RenderedPage(profile, spec.name, None, [], spec.title)
 
 
 def _render_figures_and_report(
-    profile: str, specs: Sequence[TableSpec], records: Sequence[RunRecord], pages: Mapping[str, str]
+    profile: str, specs: Sequence[TableSpec], records: Sequence[RunRecord], pages: Sequence[RenderedPage]
 ) -> None:
     folder, links = RESULTS / profile, escape.path("..", "records", profile)
     drawn = draw(folder / "figures", specs, records, _records(RECORDS / profile / "steps"))
     _write(folder / "figures.md", figures.page(profile, drawn, links=links))
-    report = html(profile, specs, records, drawn, shipped_credits_tables(), links=links, pages=pages)
+    tables_first = sorted(pages, key=lambda page: page.measured is None)
+    found = [Found(f"{page.name}.md", page.title, page.short) for page in tables_first]
+    report = html(profile, specs, records, drawn, shipped_credits_tables(), links=links, found=found)
     _write(folder / "report.html", report)
 
 

@@ -10,7 +10,7 @@ import pytest
 from helpers.synthetic import benchmark, heldout, record
 from specauf_cli.config import specs
 from specauf_cli.config.specs import ComparisonSpec, Condition, VariantRow
-from specauf_cli.reporting import comparison
+from specauf_cli.reporting import comparison, in_short
 from specauf_cli.reporting.comparison import Comparison, Part
 from specauf_cli.store.records import RunRecord
 
@@ -233,3 +233,17 @@ def test_the_budget_figure_has_a_panel_for_every_factor_with_several_budgets() -
     assert [list(line.get_xdata()) for line in figure.canvas.axes[0].get_lines()] == [[1, 2], [1, 2], [1]]
     assert len(figure.records) == 5
     assert comparison.budget_figure(judged(decay=LOW, auf=HIGH)) is None
+
+
+def test_in_short_it_is_the_best_of_each_condition_and_what_auf_gains() -> None:
+    assert in_short.of_comparison(judged(**FULL)) == ["B 16: best AUF 4.17 ± 0.00; AUF - decay, gamma 7 +2.00 ± 0.00"]
+    tied = in_short.of_comparison(judged(decay=LOW, auf=HIGH, shuffled_auf=HIGH))
+    assert tied[0].startswith("B 16: best AUF 4.17 ± 0.00 (not separable from it: shuffled \\| AUF); AUF - decay")
+    assert in_short.of_comparison(judged(decay=LOW)) == ["B 16: best decay, gamma 7 2.17 ± 0.00"]
+
+
+def test_in_short_budgets_stand_in_a_row() -> None:
+    best, gains, *others = in_short.of_comparison(by_budget())
+    assert best == "original answers, best: AUF (x 1); decay, gamma 7 (x 2)"
+    assert gains == "original answers, AUF - decay, gamma 7: +2.00 ± 0.00 (x 1), -1.00 ± 0.00 (x 2)"
+    assert all("original answers" not in line for line in others)

@@ -15,7 +15,7 @@ from helpers.synthetic import benchmark, constant, heldout, record
 from specauf_cli.config import specs
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation.statistics import Interval, average, average_difference, difference, interval, sample
-from specauf_cli.reporting import tables
+from specauf_cli.reporting import in_short, tables
 from specauf_cli.reporting.measured import select
 from specauf_cli.store.records import RunRecord
 
@@ -365,3 +365,10 @@ def test_seeds_with_weights_of_their_own_are_named() -> None:
     note = tables.profile_note(select(EXPERIMENT, made).records)
     assert "`00000000` (seed 0), `00000001` (seed 1)" in note
     assert "weights" not in tables.profile_note([r for r in made if r.seed == 0])
+
+
+def test_in_short_a_table_is_its_best_row_beside_decay() -> None:
+    made = [same(name, n) for name, n in (("decay", 1), ("auf", 3), ("auf_decay", 2))]
+    (line,) = in_short.of_table(select(EXPERIMENT, made), "pooled")
+    assert line == "T = 0: AUF 4.00 ± 0.00, decay 2.00 ± 0.00; difference +2.00 ± 0.00"
+    assert in_short.of_table(select(EXPERIMENT, made[1:]), "pooled") == [], "nothing to compare with"

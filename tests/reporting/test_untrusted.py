@@ -14,8 +14,9 @@ from helpers.synthetic import benchmark, record
 from specauf_cli.config import specs
 from specauf_cli.config.specs import ComparisonSpec
 from specauf_cli.interchange.card import card
-from specauf_cli.reporting import comparison, figures, summary, tables
-from specauf_cli.reporting.report import html
+from specauf_cli.reporting import comparison, figures, in_short, summary, tables
+from specauf_cli.reporting.measured import select
+from specauf_cli.reporting.report import Found, html
 from specauf_cli.store.records import RunRecord
 
 EVIL = " <script>alert(1)</script> ](javascript:alert(1)) | `x` $y_{$ \n\n# h\x1b[31m\u202e<img src=x onerror=alert(1)>"
@@ -129,7 +130,8 @@ def test_a_page_that_compares_objectives(records: list[RunRecord]) -> None:
 
 def test_the_report_with_its_drawings(records: list[RunRecord]) -> None:
     drawn = figures.figures([EXPERIMENT], records, [])
-    page = check_inert(html("laptop" + EVIL, [EXPERIMENT], records, drawn, [], links="../records/laptop"))
+    found = [Found(f"table2{EVIL}.md", f"Table 2{EVIL}", in_short.of_table(select(EXPERIMENT, records), "engine"))]
+    page = check_inert(html("laptop" + EVIL, [EXPERIMENT], records, drawn, [], links="../records/laptop", found=found))
     assert {"svg", "table", "nav"} <= page.tags
     check_inert(html("laptop", [EXPERIMENT], records, drawn, [], links=None))
     for figure in drawn:
