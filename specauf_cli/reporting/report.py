@@ -1,7 +1,7 @@
 """One self-contained HTML page per profile: the story first, then tables, figures, commands, records. No network."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
@@ -54,10 +54,11 @@ ABOUT = (
 
 @dataclass(frozen=True)
 class Found:
-    """A page beside the report, and what it found in a few lines of Markdown."""
+    """A page beside the report, and what it found in a few lines of Markdown, of how many ``seeds`` (may be empty)."""
 
     file: str
     title: str
+    seeds: str
     lines: Sequence[str]
 
 
@@ -91,7 +92,7 @@ def html(
         f"<h1>SpecAUF, profile {markup(profile)}</h1>",
         f"<p>{ABOUT}</p>",
         f"<p>{markup(shown[0].config['profile']['text'])} Target: {markup(shown[0].target.title)}. "
-        f"{_seeds(shown)}.</p>",
+        f"{seeds_of([shown])}.</p>",
         *_in_short(found, markdown),
         *(_figure(figure, markdown, links) for figure in opening),
         "<h2>Averages</h2>",
@@ -125,7 +126,8 @@ def _in_short(found: Sequence[Found], markdown: MarkdownIt) -> list[str]:
     for page in found:
         lines = "".join(f"<li>{markdown.renderInline(line)}</li>" for line in page.lines)
         below = f"<ul>{lines}</ul>" if lines else ""
-        entries.append(f'<li><a href="{path(page.file)}">{markup(page.title)}</a>{below}</li>')
+        seeds = f" ({markup(page.seeds)})" if page.seeds else ""
+        entries.append(f'<li><a href="{path(page.file)}">{markup(page.title)}</a>{seeds}{below}</li>')
     return [f"<h2>In short</h2><ul>{''.join(entries)}</ul>"] if entries else []
 
 
@@ -139,10 +141,11 @@ def _average_table(spec: TableSpec, measured: Measured, profile: str, markdown: 
     return f"<h3>{markup(spec.title)}</h3>{table}"
 
 
-def _seeds(records: Sequence[RunRecord]) -> str:
-    """Seeds of each drafter: ``5 seeds``."""
-    counts = sorted(set(Counter((r.backbone, r.objective) for r in records).values()))
-    return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}"
+def seeds_of(conditions: Iterable[Sequence[RunRecord]]) -> str:
+    """Seeds of each drafter under each condition: ``5 seeds``, or ``1 or 3 seeds``; empty without a record."""
+    each = (Counter((r.backbone, r.objective) for r in records).values() for records in conditions)
+    counts = sorted({count for counts in each for count in counts})
+    return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}" if counts else ""
 
 
 def _counted(judged: Sequence[Verdict]) -> str:

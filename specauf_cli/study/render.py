@@ -21,7 +21,7 @@ from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.frontpage import averages
 from specauf_cli.reporting.marks import fill_page
 from specauf_cli.reporting.measured import Measured, select
-from specauf_cli.reporting.report import Found, html
+from specauf_cli.reporting.report import Found, html, seeds_of
 from specauf_cli.store.files import atomic, write_text
 from specauf_cli.store.lookup import load_lookup
 from specauf_cli.store.records import RunRecord, load_record
@@ -45,6 +45,7 @@ class RenderedPage:
     measured: Measured | None
     verdicts: Sequence[Verdict]
     title: str
+    seeds: str = ""
     short: Sequence[str] = ()
 
 
@@ -108,7 +109,8 @@ def _render_profile(folder: Path) -> list[RenderedPage]:
             write_text(path.with_suffix(".csv"), tables.to_csv(spec, records))
             _write(path, tables.markdown(spec, records, links=escape.path("..", "records", profile)))
             judged, short = verdicts(measured, spec.definition), in_short.of_table(measured, spec.definition)
-            rendered.append(RenderedPage(profile, spec.name, measured, judged, spec.title, short))
+            seeds = seeds_of([measured.records])
+            rendered.append(RenderedPage(profile, spec.name, measured, judged, spec.title, seeds, short))
     if any(page.measured is not None for page in rendered):
         _render_figures_and_report(profile, [s for s in specs if isinstance(s, TableSpec)], records, rendered)
     return rendered
@@ -119,23 +121,25 @@ def _render_conditions(spec: ConditionsSpec, folder: Path) -> RenderedPage:
     profile = folder.parent.name
     records = {condition.name: _records(folder / condition.name) for condition in spec.conditions}
     path, links = RESULTS / profile / f"{spec.name}.md", escape.path("..", "records", profile, spec.name)
+    seeds = seeds_of(records.values())
     if isinstance(spec, AblationSpec):
         write_text(path.with_suffix(".csv"), ablation.to_csv(spec, records))
         _write(path, ablation.markdown(spec, records, links=links))
-        return RenderedPage(profile, spec.name, None, [], spec.title, in_short.of_ablation(spec, records))
+        return RenderedPage(profile, spec.name, None, [], spec.title, seeds, in_short.of_ablation(spec, records))
     if isinstance(spec, DraftersSpec):
         side_by_side = drafters.compare(spec, records)
         write_text(path.with_suffix(".csv"), drafters.to_csv(side_by_side))
         _write(path, drafters.markdown(side_by_side, links=links))
         short = in_short.of_drafters(side_by_side)
-        return RenderedPage(profile, spec.name, None, side_by_side.quoted, spec.title, short)
+        return RenderedPage(profile, spec.name, None, side_by_side.quoted, spec.title, seeds, short)
     compared = comparison.compare(spec, records)
     figure = comparison.budget_figure(compared) or comparison.gamma_figure(compared)
     if figure is not None:
         _draw(path.parent / "figures", figure)
     write_text(path.with_suffix(".csv"), comparison.to_csv(compared))
     _write(path, comparison.markdown(compared, links=links, figure=figure))
-    return RenderedPage(profile, spec.name, None, compared.quoted, spec.title, in_short.of_comparison(compared))
+    short = in_short.of_comparison(compared)
+    return RenderedPage(profile, spec.name, None, compared.quoted, spec.title, seeds, short)
 
 
 def _render_baselines(spec: BaselinesSpec, profile: str, records: Sequence[RunRecord]) -> RenderedPage:
@@ -154,7 +158,7 @@ def _render_figures_and_report(
     drawn = draw(folder / "figures", specs, records, _records(RECORDS / profile / "steps"))
     _write(folder / "figures.md", figures.page(profile, drawn, links=links))
     tables_first = sorted(pages, key=lambda page: page.measured is None)
-    found = [Found(f"{page.name}.md", page.title, page.short) for page in tables_first]
+    found = [Found(f"{page.name}.md", page.title, page.seeds, page.short) for page in tables_first]
     report = html(profile, specs, records, drawn, shipped_credits_tables(), links=links, found=found)
     _write(folder / "report.html", report)
 

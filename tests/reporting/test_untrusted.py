@@ -130,7 +130,9 @@ def test_a_page_that_compares_objectives(records: list[RunRecord]) -> None:
 
 def test_the_report_with_its_drawings(records: list[RunRecord]) -> None:
     drawn = figures.figures([EXPERIMENT], records, [])
-    found = [Found(f"table2{EVIL}.md", f"Table 2{EVIL}", in_short.of_table(select(EXPERIMENT, records), "engine"))]
+    found = [
+        Found(f"table2{EVIL}.md", f"Table 2{EVIL}", EVIL, in_short.of_table(select(EXPERIMENT, records), "engine"))
+    ]
     page = check_inert(html("laptop" + EVIL, [EXPERIMENT], records, drawn, [], links="../records/laptop", found=found))
     assert {"svg", "table", "nav"} <= page.tags
     check_inert(html("laptop", [EXPERIMENT], records, drawn, [], links=None))
