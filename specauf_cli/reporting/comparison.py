@@ -348,7 +348,7 @@ def _notes(compared: Comparison) -> list[str]:
         + "(n.s.): not separable, the interval of the difference contains 0. The best row is chosen on the prompts "
         "that it is compared on, so its lead is slightly overstated; nothing is corrected for the number of rows.",
         _seeds_note(compared),
-        prompts_note(records[0]),
+        prompts_note(records),
         "P(A ≥ k): share of rounds that accept at least k draft tokens, mean over benchmarks. Block-mask accuracy: "
         "share of supervised slots predicted right on held-out conversations; slot k: the same for the k-th token "
         "after the anchor, in %.",

@@ -215,7 +215,7 @@ def _notes(side_by_side: SideBySide) -> list[str]:
         "",
         profile_note(records),
         "",
-        prompts_note(records[0]),
+        prompts_note(records),
         "",
         audit_note(records),
         "",

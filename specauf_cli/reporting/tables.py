@@ -197,7 +197,6 @@ def notes(measured: Measured, links: str | None) -> list[str]:
     experiment, chosen = measured.experiment, measured.records
     if not chosen:
         return ["No run of this table is finished yet.", "", f"Paper: {escape.cell(experiment.paper.source)}."]
-    first = chosen[0]
     seeds = len({r.seed for r in chosen})
     text = [
         profile_note(chosen),
@@ -217,7 +216,7 @@ def notes(measured: Measured, links: str | None) -> list[str]:
             if experiment.backbone == "domino"
             else ""
         ),
-        prompts_note(first),
+        prompts_note(chosen),
         _seeds_note(chosen),
         audit_note(chosen),
         f"Paper: {escape.cell(experiment.paper.source)}.",
@@ -318,8 +317,11 @@ def measured_prompts(result: BenchmarkResult) -> str:
     return f"{result.measured} ({escape.cell(skips(result.skipped))})" if result.skipped else f"{result.measured}"
 
 
-def prompts_note(record: RunRecord) -> str:
-    """How many were measured, what was skipped and why, and how many answers ended before the limit cut them off."""
+def prompts_note(records: Sequence[RunRecord]) -> str:
+    """How many were measured, what was skipped and why, and how many answers ended before the limit cut them off: the
+    first record's."""
+    record = records[0]
+    whose = f" (seed {record.seed})" if len({r.inputs.get("target") for r in records}) > 1 else ""
     at: dict[float, list[BenchmarkResult]] = {}
     for b in record.benchmarks:
         at.setdefault(b.temperature, []).append(b)
@@ -340,7 +342,7 @@ def prompts_note(record: RunRecord) -> str:
         ended.append(f"at T = {temperature:g} {', '.join(shares)} %")
     most = escape.cell(record.config["evaluation"].get("max_new_tokens"))
     return (
-        f"Prompts measured: {measured}. At most {most} new tokens each; answers that ended by themselves: "
+        f"Prompts measured: {measured}. At most {most} new tokens each; answers that ended by themselves{whose}: "
         f"{'; '.join(ended)}."
     )
 

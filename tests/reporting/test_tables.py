@@ -364,7 +364,10 @@ def test_seeds_with_weights_of_their_own_are_named() -> None:
     made = [same(name, 1, seed=s, inputs={"target": f"{s:08d}ff"}) for name in ("decay", "auf") for s in (0, 1)]
     note = tables.profile_note(select(EXPERIMENT, made).records)
     assert "`00000000` (seed 0), `00000001` (seed 1)" in note
-    assert "weights" not in tables.profile_note([r for r in made if r.seed == 0])
+    assert "answers that ended by themselves (seed 0):" in tables.prompts_note(made)
+    alone = [r for r in made if r.seed == 0]
+    assert "weights" not in tables.profile_note(alone)
+    assert "(seed" not in tables.prompts_note(alone)
 
 
 def test_in_short_a_table_is_its_best_row_beside_decay() -> None:
