@@ -18,7 +18,7 @@ def estimate(config: Config, *, gpu: str | None, devices: int, utilisation: floa
     check_utilisation(utilisation)
     material = calibration.material(config)
     device = "cuda" if gpu is not None else use_machine(config)
-    plan = make_plan(config, material.sizes, material.lengths, on_gpu=device.startswith("cuda"))
+    plan = make_plan(config, material.sizes, material.lengths, on_gpu=device.startswith("cuda"), devices=devices)
     if gpu is not None:
         time = _on_named(plan, gpu, devices, utilisation)  # an unknown card is reported before the plan
         yield from lines(plan)
@@ -38,9 +38,11 @@ def _on_named(plan: Plan, name: str, devices: int, utilisation: float) -> list[s
     needed = sum(plan.memory.values())
     if needed <= capacity:
         return [time]
+    may_shard = devices > 1 and plan.config.trainer.shard == "none"
+    shard = ", or shard layers over the cards: trainer.shard=both" if may_shard else ""
     return [
         time,
-        f"  too large    {size(needed)} for {size(capacity)}: lower trainer.micro_batch or trainer.anchors",
+        f"  too large    {size(needed)} for {size(capacity)}: lower trainer.micro_batch or trainer.anchors{shard}",
     ]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from specauf_cli.config import names
-from specauf_cli.config.schema import Config, SizesConfig
+from specauf_cli.config.schema import SHARDS_DRAFTER, SHARDS_TARGET, Config, SizesConfig
 from specauf_cli.errors import InputError, nearest
 from specauf_cli.models.blocks import BUCKET
 from specauf_cli.models.sizes import draft_sizes, drafter_parameters, layer_parameters, target_parameters
@@ -75,8 +75,9 @@ class Plan:
         return sum(self.work.values())
 
 
-def make_plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool = False) -> Plan:
-    """Counts everything for a training of ``config``. Errors: InputError for settings that cannot work."""
+def make_plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: bool = False, devices: int = 1) -> Plan:
+    """Counts everything for a training of ``config``; memory as one of ``devices`` needs it. Errors: InputError for
+    settings that cannot work."""
     trainer, attention, device = config.trainer, _attention(config, on_gpu), "cuda" if on_gpu else "cpu"
     taps = taps_of(config.target.taps, sizes.layers)
     if lengths.examples < trainer.batch_size:
@@ -110,7 +111,7 @@ def make_plan(config: Config, sizes: SizesConfig, lengths: Lengths, *, on_gpu: b
         features,
     )
     plan.disk.update(_disk(plan))
-    plan.memory.update(_memory(plan, states, branches, attention, device))
+    plan.memory.update(_memory(plan, states, branches, attention, device, devices))
     return plan
 
 
@@ -199,7 +200,7 @@ def _head(config: Config, sizes: SizesConfig, mode: str, branches: int, slots: i
     return work, logits * a_logit + kept
 
 
-def _memory(plan: Plan, states: int, branches: int, attention: str, device: str) -> dict[str, float]:
+def _memory(plan: Plan, states: int, branches: int, attention: str, device: str, devices: int) -> dict[str, float]:
     """Bytes on the device of one process while it trains."""
     config, sizes = plan.config, plan.sizes
     trainer, backbone = config.trainer, config.backbone
@@ -218,16 +219,30 @@ def _memory(plan: Plan, states: int, branches: int, attention: str, device: str)
         a_row += sizes.heads * (width + backbone.block_size) * (4 + 3 * low)  # scores and weights
     a_batch = trainer.micro_batch * width * states * layer * low
     read = min(1.0, plan.steps * trainer.batch_size / plan.lengths.examples)
-    kept = min(Features.KEEP, plan.features * read) if trainer.features == "online" else 0.0
+    shards_target, shards_drafter = trainer.shard in SHARDS_TARGET, trainer.shard in SHARDS_DRAFTER
+    kept = min(Features.KEEP, plan.features * read) if trainer.features == "online" and not shards_target else 0.0
     if trainer.features == "memory" and device == "cpu":  # features of a GPU are kept in the machine's own memory
         kept = plan.features
+    target = _held(plan.target, layer_parameters(sizes), sizes.layers, devices if shards_target else 1)
+    keys_and_values = 2 * layer * sizes.kv_heads * sizes.head_dim  # stay whole: the context is read before a layer
+    draft = layer_parameters(draft_sizes(sizes, backbone)) - keys_and_values
+    drafter = _held(count, draft, _draft_layers(config), devices if shards_drafter else 1)
     return {
-        "target": plan.target * (2.0 if config.target.dtype == "bf16" else 4.0),
-        "drafter, gradients, optimiser": count * (16.0 + (4.0 * branches if scattered else 0) + (2 if low == 2 else 0)),
+        "target": target * (2.0 if config.target.dtype == "bf16" else 4.0),
+        "drafter, gradients, optimiser": drafter
+        * (16.0 + (4.0 * branches if scattered else 0) + (2 if low == 2 else 0)),
         "activations": _draft_layers(config) * rows * float(a_row),
         "features": 2.0 * a_batch + kept,
         "head and logits": plan.heads[plan.head][1],
     }
+
+
+def _held(parameters: int, layer: int, layers: int, devices: int) -> float:
+    """Weights that one device keeps of a model with ``layers`` layers of ``layer`` weights, which are spread over
+    ``devices``: its part of each, one of them whole while it computes, and all that is in no layer."""
+    if devices == 1:
+        return parameters
+    return parameters - layers * layer + layers * layer / devices + layer
 
 
 def _disk(plan: Plan) -> dict[str, float]:

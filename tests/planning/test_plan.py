@@ -54,6 +54,25 @@ def test_the_paper_s_drafter_has_a_billion_weights() -> None:
     assert counted.steps == 6 * (68_000 // 32)
 
 
+def test_sharded_layers_are_divided_by_the_devices_and_the_rest_is_not() -> None:
+    whole = planned("profile=paper", "target=qwen3_32b").memory
+    config = compose(("profile=paper", "target=qwen3_32b", "trainer.shard=both"))
+    known = sizes.of(config.target)
+    one, eight = (make_plan(config, known, SHAREGPT, on_gpu=True, devices=n).memory for n in (1, 8))
+    layer = sizes.layer_parameters(known)
+    assert whole["target"] - eight["target"] == pytest.approx(2 * layer * (known.layers * 7 / 8 - 1))
+    assert eight["target"] > 2 * 2 * known.vocab_size * known.hidden_size, "embedding and head are whole"
+    drafter = "drafter, gradients, optimiser"
+    assert whole[drafter] / eight[drafter] == pytest.approx(2.8, rel=0.2)
+    assert (one["target"], one["activations"]) == (whole["target"], eight["activations"])
+
+
+def test_a_training_that_is_too_large_for_one_card_of_several_may_be_sharded(tmp_path: Path) -> None:
+    words = ["plan", "profile=paper", "target=qwen3_32b", "--gpu", "h100", "--devices", "8"]
+    assert "shard layers over the cards: trainer.shard=both" in specauf(tmp_path, *words).stdout
+    assert "too large" not in specauf(tmp_path, *words, "trainer.shard=both", "trainer.micro_batch=1").stdout
+
+
 def test_answers_that_are_made_first_are_said_not_to_be_counted() -> None:
     assert not any("made first" in x for x in text.lines(planned("profile=paper")))
     assert any("made first, are not counted" in x for x in text.lines(planned("profile=paper", "data.regenerate=100")))
