@@ -119,26 +119,27 @@ def markdown(page: AblationSpec, records: Mapping[str, Sequence[RunRecord]], *, 
         "tau. In brackets: on how many single benchmarks.",
     ]
     if everything:
-        seeds = sorted({r.seed for r in everything})
-        text += [
-            "",
-            profile_note(everything),
-            "",
-            "± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts"
-            + (
-                ", and seeds."
-                if len(seeds) > 1
-                else "; with one seed it speaks of these drafters, not of training again."
-            )
-            + f" Seeds: {', '.join(map(str, seeds))}. Conditions were tried once each: no row was searched for.",
-            "",
-            audit_note(everything),
-        ]
+        seeds = {condition_name(f.condition): sorted({r.seed for r in records[f.condition.name]}) for f in findings}
+        text += ["", profile_note(everything), "", _interval_note(seeds), "", audit_note(everything)]
     if links is not None:
         text += ["", "Records:", ""]
         for name, title in ((f.condition.name, condition_name(f.condition)) for f in findings):
             text.append(f"- {title}: {sources(records[name], f'{links}/{path(name)}')}")
     return "\n".join([*text, ""])
+
+
+def _interval_note(seeds: Mapping[str, Sequence[int]]) -> str:
+    """What intervals are about; ``seeds`` of every condition."""
+    each = {condition: ", ".join(map(str, own)) for condition, own in seeds.items()}
+    same = len(set(each.values())) == 1
+    several = ", and seeds where there are several" if any(len(own) > 1 for own in seeds.values()) else ""
+    alone = any(len(own) == 1 for own in seeds.values())
+    listed = next(iter(each.values())) if same else "; ".join(f"{name}: {own}" for name, own in each.items())
+    return (
+        f"± is half of the 95 % percentile interval of a paired bootstrap (10,000 resamples) over prompts{several}"
+        f"{'; with one seed it speaks of these drafters, not of training again' if alone else ''}. Seeds: {listed}. "
+        "Conditions were tried once each: no row was searched for."
+    )
 
 
 def summary(findings: Sequence[Finding]) -> list[str]:

@@ -128,3 +128,13 @@ def test_all_conditions_change_something_else() -> None:
     changes: list[Any] = [(c.settings, c.budget) for c in SHIPPED.conditions]
     assert len(set(changes)) == len(changes)
     assert changes[0] == ((), None)
+
+
+def test_the_seeds_of_a_page_are_said_of_each_condition_where_they_differ() -> None:
+    one = {"as_it_is": under(3, 2, 3), "block_4": under(1, 2, 3)}
+    text = ablation.markdown(PAGE, one)
+    assert "over prompts; with one seed it speaks of these drafters, not of training again. Seeds: 0. " in text
+    again = [replace(r, seed=1, run=f"{r.run}-1") for r in under(3, 2, 3)]
+    text = ablation.markdown(PAGE, {**one, "as_it_is": [*one["as_it_is"], *again]})
+    assert "over prompts, and seeds where there are several; with one seed" in text
+    assert "Seeds: as it is: 0, 1; B 4: 0. " in text
