@@ -51,7 +51,14 @@ def log(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize(
     "overrides",
-    [("objective=auf",), ("backbone=domino", "objective=s_auf_decay"), ("objective=l2r",), ("objective=dspark",)],
+    [
+        ("objective=auf",),
+        ("backbone=domino", "objective=s_auf_decay"),
+        ("backbone=medusa", "objective=auf"),
+        ("backbone=recurrent", "objective=auf"),
+        ("objective=l2r",),
+        ("objective=dspark",),
+    ],
     ids=str,
 )
 def test_two_ranks_give_the_losses_of_one(
