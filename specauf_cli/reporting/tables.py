@@ -372,7 +372,7 @@ def _weights_note(records: Sequence[RunRecord]) -> str:
         for title, weights in several.items()
     )
     return (
-        " Its weights differ between seeds where it was trained again (another processor rounds differently): "
+        " Weights differ between seeds where a target was trained again (another processor rounds differently): "
         f"{listed}. Rows are compared within a seed, on one target."
     )
 
