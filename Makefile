@@ -14,6 +14,9 @@ GPU_PYTHON ?= $(BIN)/python
 # A launcher for the cells of the table: slurm, local (conf/hydra/launcher); none: on this machine, workers=N side by side
 LAUNCHER ?=
 
+# Python may keep its bytecode: the tests start many processes, and each would compile every module again
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup table figures report test test-all check lint render engine gpu bench publish wheel clean
 

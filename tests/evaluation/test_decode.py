@@ -137,8 +137,9 @@ def made(target: Target) -> dict[float, Generated]:
 
 
 @pytest.fixture(scope="module")
-def fitted(target: Target, make_drafter: MakeDrafter, made: dict[float, Generated]) -> dict[float, DFlash]:
-    return {t: fit(make_drafter(), target, found.trajectories[:4]) for t, found in made.items()}
+def fitted(target: Target, make_drafter: MakeDrafter, made: dict[float, Generated]) -> Callable[[float], DFlash]:
+    """A drafter that was fitted to the answers of a temperature."""
+    return functools.cache(lambda temperature: fit(make_drafter(), target, made[temperature].trajectories[:4]))
 
 
 @both_temperatures
@@ -238,9 +239,9 @@ def test_live_rounds_are_replay_rounds_for_an_untrained_drafter(
 
 @both_temperatures
 def test_live_rounds_are_replay_rounds_for_a_fitted_drafter(
-    target: Target, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
+    target: Target, fitted: Callable[[float], DFlash], made: dict[float, Generated], temperature: float
 ) -> None:
-    traces = check_agreement(target, fitted[temperature], made[temperature])
+    traces = check_agreement(target, fitted(temperature), made[temperature])
     counts = [a for t in traces for a in t.accepted]
     assert counts.count(0) > 3
     assert counts.count(7) > 0
@@ -249,14 +250,14 @@ def test_live_rounds_are_replay_rounds_for_a_fitted_drafter(
 
 @both_temperatures
 def test_a_walk_over_every_start_is_the_replay(
-    target: Target, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
+    target: Target, fitted: Callable[[float], DFlash], made: dict[float, Generated], temperature: float
 ) -> None:
     found = made[temperature].trajectories
-    starts = every_start(target, fitted[temperature], found, batch_size=3)
+    starts = every_start(target, fitted(temperature), found, batch_size=3)
     assert [len(a) for a in starts.accepted] == [t.length - 1 for t in found]
     assert sum(starts.histogram()) == sum(t.length - 1 for t in found)
     for t, accepted, trace in zip(
-        found, starts.accepted, replay(target, fitted[temperature], found, batch_size=4), strict=True
+        found, starts.accepted, replay(target, fitted(temperature), found, batch_size=4), strict=True
     ):
         position, rounds = 0, []
         while position < t.length - 1:
@@ -391,7 +392,7 @@ def test_the_end_of_turn_inside_an_accepted_block_ends_the_completion(
 
 @both_temperatures
 def test_live_rounds_are_replay_rounds_when_turns_end(
-    make_target: MakeTarget, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
+    make_target: MakeTarget, fitted: Callable[[float], DFlash], made: dict[float, Generated], temperature: float
 ) -> None:
     """Completions of many lengths in one batch, most of them ended by a stop token."""
     stops = {t.tokens[4 + 5 * i] for i, t in enumerate(made[temperature].trajectories[:6])}
@@ -402,7 +403,7 @@ def test_live_rounds_are_replay_rounds_when_turns_end(
         assert t.ended == (t.tokens[t.length - 1] in stopping.chat.stop_ids)
         assert not stopping.chat.stop_ids & set(t.tokens[: t.length - 1])
         assert t.ended or t.length == NEW
-    check_agreement(stopping, fitted[temperature], found)
+    check_agreement(stopping, fitted(temperature), found)
 
 
 def test_a_completion_of_one_token_has_no_rounds(
@@ -423,9 +424,9 @@ def test_a_completion_of_one_token_has_no_rounds(
 
 @both_temperatures
 def test_traces_do_not_depend_on_batching_or_order(
-    target: Target, fitted: dict[float, DFlash], made: dict[float, Generated], temperature: float
+    target: Target, fitted: Callable[[float], DFlash], made: dict[float, Generated], temperature: float
 ) -> None:
-    drafter, found = fitted[temperature], made[temperature].trajectories
+    drafter, found = fitted(temperature), made[temperature].trajectories
     reference = replay(target, drafter, found, batch_size=8)
     assert replay(target, drafter, found, batch_size=1) == reference
     assert replay(target, drafter, found[::-1], batch_size=3) == reference[::-1]
