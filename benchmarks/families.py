@@ -10,6 +10,7 @@ give the same tensors. Written to benchmarks/families.json after every family; b
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from collections import Counter
@@ -83,10 +84,11 @@ def main() -> None:
         print(json.dumps(cell(options.cell, options.runs, options.settings)))
         return
     for family in options.only or FAMILIES:
-        measurement = Measurement(f"python -m benchmarks.families --only {family}")
+        command = ["python", "-m", "benchmarks.families", "--only", family, *options.settings]
+        measurement = Measurement(shlex.join(command))
         found = records.cell("benchmarks.families", ["--cell", family, "--runs", options.runs, *options.settings])
         about = measurement.record("cpu", found.pop("threads"))
-        row = {**found, "code": about["code"], "date": about["date"]}
+        row = {**found, "command": about["command"], "code": about["code"], "date": about["date"]}
         kept = read_json(options.out)["rows"] if options.out.is_file() else {}
         write_json(options.out, {**about, "rows": {**kept, family: row}})
         print(family, json.dumps(row["exact"]), flush=True)
