@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from specauf_cli.config.specs import BaselinesSpec
+from specauf_cli.config.specs import BaselineRow, BaselinesSpec
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation.lookup import plain_traces
 from specauf_cli.evaluation.statistics import (
@@ -40,14 +40,8 @@ def markdown(
 
     Errors: InputError when drafters were measured on other prompts or with other settings than prompt lookup.
     """
-    backbones = dict.fromkeys(str(row.backbone) for row in spec.trained)
-    rows = {(row.backbone, row.objective) for row in spec.rows}
-    records = [r for r in records if (r.backbone, r.objective) in rows]
-    own = [r for r in records if r.inputs.get("target") == lookup.inputs.get("target")]
-    measured = {name: select(spec.experiment(name), own) for name in backbones}
+    measured, left_out = _measured(spec, lookup, records)
     chosen = [record for each in measured.values() for record in each.records]
-    for record in chosen:
-        _check_alike(record, lookup)
     text = [f"# {escape.cell(spec.title)}", ""]
     for temperature in sorted({b.temperature for b in lookup.benchmarks}):
         text += [f"## T = {temperature:g}", "", *_table(spec, lookup, measured, temperature), ""]
@@ -69,16 +63,51 @@ def markdown(
     ]
     if chosen:
         text += ["", f"Drafters: {audit_note(chosen)}"]
-    if len(own) < len(records):
-        text += [
-            "",
-            f"Left out: {len(records) - len(own)} records of drafters for another target.",
-        ]
+    if left_out:
+        text += ["", f"Left out: {left_out} records of drafters for another target."]
     if links is not None:
         address = f"../lookup/{escape.path(lookup.profile, f'{lookup.id}.json')}"
         addresses = [escape.link("prompt lookup", address), *([sources(chosen, links)] if chosen else [])]
         text += ["", f"Records: {' · '.join(addresses)}."]
     return "\n".join([*text, ""])
+
+
+def in_short(spec: BaselinesSpec, lookup: LookupRecord, records: Sequence[RunRecord]) -> list[str]:
+    """The average tau of every complete row, a line for each temperature."""
+    measured, _ = _measured(spec, lookup, records)
+    lines = []
+    for temperature in sorted({b.temperature for b in lookup.benchmarks}):
+        averages = [
+            f"{escape.cell(row.title)} {tau_cell(average(taus), bold=False)}"
+            for row in spec.rows
+            if len(taus := _taus(spec, lookup, measured, row, temperature)) == len(spec.columns)
+        ]
+        lines.append(f"T = {temperature:g}: {', '.join(averages)}")
+    return lines
+
+
+def _measured(
+    spec: BaselinesSpec, lookup: LookupRecord, records: Sequence[RunRecord]
+) -> tuple[dict[str, Measured], int]:
+    """What was measured on prompt lookup's target, by backbone, and how many records are of another one."""
+    rows = {(row.backbone, row.objective) for row in spec.rows}
+    records = [r for r in records if (r.backbone, r.objective) in rows]
+    own = [r for r in records if r.inputs.get("target") == lookup.inputs.get("target")]
+    backbones = dict.fromkeys(str(row.backbone) for row in spec.trained)
+    measured = {name: select(spec.experiment(name), own) for name in backbones}
+    for each in measured.values():
+        for record in each.records:
+            _check_alike(record, lookup)
+    return measured, len(records) - len(own)
+
+
+def _taus(
+    spec: BaselinesSpec, lookup: LookupRecord, measured: Mapping[str, Measured], row: BaselineRow, temperature: float
+) -> dict[str, Sample]:
+    """Samples of tau of one row, by column."""
+    if row.backbone is None:
+        return _of_lookup(spec, lookup, temperature, (0,), plain=row.objective == "plain")
+    return measured[row.backbone].taus(row.objective, temperature, spec.definition)
 
 
 def _table(
@@ -91,10 +120,7 @@ def _table(
     rows.append(table_row(["*measured on*", *(f"*{escape.cell(titles.get(c, DASH))}*" for c in spec.columns), ""]))
     leads: list[str] = []
     for row in spec.rows:
-        if row.backbone is None:
-            taus = _of_lookup(spec, lookup, temperature, (0,), plain=row.objective == "plain")
-        else:
-            taus = measured[row.backbone].taus(row.objective, temperature, spec.definition)
+        taus = _taus(spec, lookup, measured, row, temperature)
         title = escape.cell(row.title)
         rows.append(table_row([title, *_cells(spec, taus)]))
         if row.backbone is not None and taus:

@@ -48,21 +48,22 @@ def publish_records(records: Mapping[Job, RunRecord], runs: Path) -> None:
             _copy(load_record(path), path, RECORDS / record.profile / "steps")
 
 
-def is_published(record: RunRecord) -> bool:
-    """True when the record of this run and these evaluation settings is in ``results/`` already."""
-    return (RECORDS / record.profile / f"{record.id}.json").is_file()
+def publish_baselines(name: str, lookup: LookupRecord, drafters: Sequence[RunRecord], runs: Path) -> None:
+    """Copies the record of prompt lookup, and those of the drafters beside it into a folder of the page ``name``.
 
-
-def publish_lookups(records: Sequence[LookupRecord], runs: Path) -> None:
-    """Copies records of prompt lookup. Errors: InputError for one that was measured with uncommitted code, or that is
-    published already with other content."""
-    for record in records:
-        if record.code.dirty is not False:
-            raise InputError(
-                f"record {record.id} of prompt lookup was measured with uncommitted changes; delete it in "
-                f"{layout.lookup(runs)} and make it again"
-            )
-        _copy_file(layout.lookup(runs) / f"{record.id}.json", LOOKUPS / record.profile)
+    Drafters that the tables have published already stay there. Errors: InputError for a record that was made with
+    uncommitted code, or that is published already with other content.
+    """
+    if lookup.code.dirty is not False:
+        raise InputError(
+            f"record {lookup.id} of prompt lookup was measured with uncommitted changes; delete it in "
+            f"{layout.lookup(runs)} and make it again"
+        )
+    _copy_file(layout.lookup(runs) / f"{lookup.id}.json", LOOKUPS / lookup.profile)
+    if all((RECORDS / record.profile / f"{record.id}.json").is_file() for record in drafters):
+        return
+    for record in drafters:
+        _copy(record, layout.record_path(runs / record.run, record.id), RECORDS / record.profile / name)
 
 
 def _copy(record: RunRecord, path: Path, folder: Path) -> None:

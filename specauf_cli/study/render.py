@@ -103,7 +103,7 @@ def _render_profile(folder: Path) -> list[RenderedPage]:
         if isinstance(spec, ConditionsSpec) and (folder / spec.name).is_dir():
             rendered.append(_render_conditions(spec, folder / spec.name))
         elif isinstance(spec, BaselinesSpec) and (LOOKUPS / profile).is_dir():
-            rendered.append(_render_baselines(spec, profile, records))
+            rendered.append(_render_baselines(spec, folder))
         elif isinstance(spec, TableSpec) and (measured := select(spec, records)).records:
             path = RESULTS / profile / f"{spec.name}.md"
             write_text(path.with_suffix(".csv"), tables.to_csv(spec, records))
@@ -142,13 +142,20 @@ def _render_conditions(spec: ConditionsSpec, folder: Path) -> RenderedPage:
     return RenderedPage(profile, spec.name, None, compared.quoted, spec.title, seeds, short)
 
 
-def _render_baselines(spec: BaselinesSpec, profile: str, records: Sequence[RunRecord]) -> RenderedPage:
-    """Renders plain decoding and prompt lookup beside the drafters of other tables."""
+def _render_baselines(spec: BaselinesSpec, folder: Path) -> RenderedPage:
+    """Renders plain decoding and prompt lookup beside drafters: its own, or those of the tables if it has none."""
+    profile = folder.name
+    own = folder / spec.name
+    records, links = (
+        (_records(own), escape.path("..", "records", profile, spec.name))
+        if own.is_dir()
+        else (_records(folder), escape.path("..", "records", profile))
+    )
     lookups = [load_lookup(path) for path in sorted((LOOKUPS / profile).glob("*.json"))]
     newest = max(lookups, key=lambda record: record.written)
-    page = baselines.markdown(spec, newest, records, links=escape.path("..", "records", profile))
-    _write(RESULTS / profile / f"{spec.name}.md", page)
-    return RenderedPage(profile, spec.name, None, [], spec.title)
+    _write(RESULTS / profile / f"{spec.name}.md", baselines.markdown(spec, newest, records, links=links))
+    short = baselines.in_short(spec, newest, records)
+    return RenderedPage(profile, spec.name, None, [], spec.title, seeds_of([records]), short)
 
 
 def _render_figures_and_report(

@@ -29,7 +29,7 @@ from specauf_cli.study.baselines import measure_lookup
 from specauf_cli.study.executors import runner
 from specauf_cli.study.jobs import Job, jobs_of
 from specauf_cli.study.last import remember
-from specauf_cli.study.publish import is_published, publish_lookups, publish_records, require_clean
+from specauf_cli.study.publish import publish_baselines, publish_records, require_clean
 from specauf_cli.study.render import credits_table, render
 
 
@@ -88,9 +88,10 @@ def run(
     if failures:
         raise InputError(f"{len(failures)} jobs failed, the same command tries them again: {' | '.join(failures)}")
     if publish:
-        of_pages = {job: r for job, r in records.items() if job.spec not in lookups or not is_published(r)}
-        publish_records(of_pages, Path(config.runs))
-        publish_lookups(list(lookups.values()), Path(config.runs))
+        publish_records({job: r for job, r in records.items() if job.spec not in lookups}, Path(config.runs))
+        for name, lookup in lookups.items():
+            drafters_of_page = [record for job, record in records.items() if job.spec == name]
+            publish_baselines(name, lookup, drafters_of_page, Path(config.runs))
         render()
 
 

@@ -44,7 +44,9 @@ def test_render_shows_prompt_lookup_beside_the_drafters_of_other_tables(here: Pa
     for link in (f"../lookup/laptop/{path.name}", f"../records/laptop/{drafters[0].id}.json"):
         assert f"]({link})" in text
         assert (page.parent / link).is_file()
-    assert "baselines.md" in Path("results/laptop/report.html").read_text()
+    report = Path("results/laptop/report.html").read_text()
+    assert "baselines.md" in report
+    assert "DFlash AUF 3.00 ± 0.00" in report
 
 
 def test_a_record_of_prompt_lookup_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -64,15 +66,32 @@ def test_prompt_lookup_is_published_once_and_never_from_uncommitted_code(here: P
     runs = here / "runs"
     record = lookup_record()
     save_lookup(record, runs / "lookup")
-    publish.publish_lookups([record], runs)
-    publish.publish_lookups([record], runs)
+    publish.publish_baselines("baselines", record, [], runs)
+    publish.publish_baselines("baselines", record, [], runs)
     published = Path("results/lookup/laptop") / f"{record.id}.json"
     assert load_lookup(published) == record
     save_lookup(lookup_record(written="2027"), runs / "lookup")
     with pytest.raises(InputError, match="published records are never overwritten"):
-        publish.publish_lookups([lookup_record(written="2027")], runs)
+        publish.publish_baselines("baselines", lookup_record(written="2027"), [], runs)
     with pytest.raises(InputError, match="with uncommitted changes"):
-        publish.publish_lookups([lookup_record(code={"commit": "c", "dirty": True})], runs)
+        publish.publish_baselines("baselines", lookup_record(code={"commit": "c", "dirty": True}), [], runs)
+
+
+def test_drafters_that_no_table_has_are_published_with_the_page(here: Path) -> None:
+    assert isinstance(PAGE, BaselinesSpec)
+    clean = {"commit": "c", "dirty": False}
+    one, other = (constant(o, PAGE.columns, 1, inputs={"target": "t"}, code=clean) for o in ("decay", "auf"))
+    runs, tables, own = here / "runs", Path("results/records/laptop"), Path("results/records/laptop/baselines")
+    save_lookup(lookup_record(), runs / "lookup")
+    for record in (one, other):
+        save_record(record, runs / record.run / "records")
+    save_record(one, tables)
+    publish.publish_baselines("baselines", lookup_record(), [one], runs)
+    assert not own.exists(), "a table has it"
+    publish.publish_baselines("baselines", lookup_record(), [one, other], runs)
+    assert {p.stem for p in own.iterdir()} == {one.id, other.id}
+    render.render()
+    assert f"](../records/laptop/baselines/{other.id}.json)" in Path("results/laptop/baselines.md").read_text()
 
 
 def test_the_page_trains_what_has_a_backbone() -> None:
