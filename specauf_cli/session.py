@@ -261,6 +261,7 @@ class Session:
             return _measured_already(record_path, inputs)
         print(f"{folder.name}{'' if step is None else f', step {step}'}: {len(prompts)} benchmarks", file=sys.stderr)
         evaluated = self._evaluate(config, folder, prompts, step)
+        _check_same_training(folder, training_section)
         record = RunRecord(
             run=folder.name,
             profile=config.profile.name,
@@ -403,6 +404,17 @@ def _training_section(folder: Path, about: Mapping[str, Any]) -> Training:
             **({"imported": about["imported"]} if "imported" in about else {}),
             curve={name: tuple(column) for name, column in curve_of(folder).items()},
         )
+
+
+def _check_same_training(folder: Path, measured: Training) -> None:
+    """InputError when another training took the run's place meanwhile: its record would be of a drafter that has
+    gone."""
+    try:
+        same = _training_section(folder, about_of(folder)) == measured
+    except InputError:
+        same = False
+    if not same:
+        raise InputError(f"{folder.name} was trained anew while it was measured; nothing was written, measure it again")
 
 
 def _measured_already(record_path: Path, inputs: Mapping[str, str]) -> RunRecord:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers.commands import ENV, specauf
 from specauf_cli.errors import InputError
+from specauf_cli.session import Session
 from specauf_cli.store.files import lock
 
 TRAIN = ("train", "objective=auf", "profile=smoke")
@@ -94,6 +96,23 @@ def test_an_altered_target(here: Path) -> None:
     marker = weights.with_name("specauf.json")
     marker.write_text("[]")
     assert "is damaged" in refused(here, "eval", "evaluation.max_new_tokens=4")
+
+
+def test_a_run_that_is_trained_anew_while_it_is_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = run_of(here, "auf")
+    before = sorted((one / "records").iterdir())
+    measured = Session._evaluate
+
+    def and_meanwhile(*given: Any) -> Any:
+        found = measured(*given)
+        finished = json.loads((one / "finished.json").read_text())
+        (one / "finished.json").write_text(json.dumps({**finished, "seconds": finished["seconds"] + 1}))
+        return found
+
+    monkeypatch.setattr(Session, "_evaluate", and_meanwhile)
+    chosen = ("--benchmarks", "offline_chat", "evaluation.max_new_tokens=4")
+    assert "was trained anew while it was measured" in refused(here, "eval", "--run", one.name, *chosen)
+    assert sorted((one / "records").iterdir()) == before
 
 
 def test_records_of_another_run_or_renamed(here: Path) -> None:
