@@ -4,19 +4,21 @@
 
 Every cell, in a process of its own: the seconds of a step as the plan measures them on random weights, then a real
 training of laptop sizes (its target trained for a few steps only: a step takes as long). The ratio is planned /
-measured seconds; the goal is 0.7 to 1.3. Memory: planned, and by how much the peak of the process grew.
+measured seconds; the goal is 0.7 to 1.3. Memory: planned, and by how much the peak of the process grew. Written after
+every cell; with --only, beside the other cells of the record.
 """
 
 import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks import records
 from benchmarks.families import FAMILIES
 from benchmarks.records import Measurement
 from specauf_cli.config.compose import compose
-from specauf_cli.store.files import write_json
+from specauf_cli.store.files import read_json, write_json
 from specauf_cli.store.provenance import peak_memory_mib
 
 CELLS = {
@@ -65,6 +67,14 @@ def cell(overrides: list[str], steps: int) -> dict[str, float]:
     }
 
 
+def rows_of(path: Path) -> dict[str, Any]:
+    """The cells of a record, each with its commit and date; older records note them once, for all."""
+    if not path.is_file():
+        return {}
+    record = read_json(path)
+    return {name: {"code": record["code"], "date": record["date"], **row} for name, row in record["rows"].items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60)
@@ -75,13 +85,15 @@ def main() -> None:
     if options.cell:
         print(json.dumps(cell(CELLS[options.cell], options.steps)))
         return
-    measurement, rows = Measurement(f"python benchmarks/plan.py --steps {options.steps}"), {}
+    out, goal = Path(options.out), "planned / measured seconds of a step within 0.7 .. 1.3"
     for name in options.only or CELLS:
-        rows[name] = records.cell("benchmarks.plan", ["--steps", str(options.steps), "--cell", name])
-        print(name, rows[name], flush=True)
-    goal = "planned / measured seconds of a step within 0.7 .. 1.3"
-    threads = next(iter(rows.values()))["threads"]
-    write_json(Path(options.out), measurement.record("cpu", threads, goal=goal, rows=rows))
+        measurement = Measurement(f"python benchmarks/plan.py --steps {options.steps}")
+        found = records.cell("benchmarks.plan", ["--steps", str(options.steps), "--cell", name])
+        about = measurement.record("cpu", found["threads"], goal=goal)
+        row = {**found, "code": about["code"], "date": about["date"]}
+        kept = rows_of(out) if options.only or name != next(iter(CELLS)) else {}
+        write_json(out, {**about, "rows": {**kept, name: row}})
+        print(name, row, flush=True)
 
 
 if __name__ == "__main__":
