@@ -253,13 +253,21 @@ def verdict(goal: Goal, values: list[Value]) -> str:
 
 
 def origin(record: Any) -> tuple[str, str, str]:
-    """Day, commit and machine of a record; of one with cases, those of the newest."""
+    """Day, commit and machine of a record; of one with cases, those of the newest. Where rows name days and commits of
+    their own, all of these."""
     source = max(record["cases"], key=lambda c: c.get("written", "")) if "code" not in record else record
     code, environment = source["code"], source["environment"]
-    commit = escape.code(str(code["commit"] or "unknown")[:7]) + (" with changes" if code["dirty"] else "")
+    rows = record["rows"].values() if isinstance(record.get("rows"), dict) else ()
+    own = [row for row in rows if isinstance(row, dict) and "code" in row]
+    days = sorted({str(row["date"])[:10] for row in own} or {str(source.get("date") or source["written"])[:10]})
+    commits = dict.fromkeys(_commit(row["code"]) for row in own) or [_commit(code)]
     threads = environment["threads"]
     machine = environment.get("gpu") or f"{environment['cpu']}, {threads} thread{'s' * (threads != 1)}"
-    return str(source.get("date") or source["written"])[:10], commit, str(machine)
+    return ", ".join(days), ", ".join(commits), str(machine)
+
+
+def _commit(code: Mapping[str, Any]) -> str:
+    return escape.code(str(code["commit"] or "unknown")[:7]) + (" with changes" if code["dirty"] else "")
 
 
 def alone(record: Any, values: list[Value]) -> str:
