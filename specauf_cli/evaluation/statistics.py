@@ -25,6 +25,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -157,6 +158,20 @@ class Interval:
         return DETECTABLE * self.error
 
 
+class _Content(NamedTuple):
+    """What the resamples of a sample depend on, to be looked up by: sizes, and numerators, then denominators, in 8-byte
+    floats."""
+
+    terms: bytes
+    seeds: int
+    prompts: int
+
+
+def _content(sample: Sample) -> _Content:
+    both = np.stack([sample.numerator, sample.denominator]).astype(np.float64)
+    return _Content(both.tobytes(), *sample.numerator.shape)
+
+
 def replicates(
     sample: Sample, benchmark: str, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Float[np.ndarray, " resamples"]:
@@ -165,16 +180,14 @@ def replicates(
     NaN marks a resample in which a drawn seed has only prompts without a round; intervals omit those, in pairs, and
     count them (``Interval.undefined``). Units: those of ``sample.tau``.
     """
-    terms = (np.asarray(part, np.float64).tobytes() for part in (sample.numerator, sample.denominator))
-    return _replicates(benchmark, *terms, len(sample.seeds), len(sample.prompts), seed, resamples)
+    return _replicates(benchmark, _content(sample), seed, resamples)
 
 
 @lru_cache(maxsize=1024)  # 80 MB; a table compares each row with several others, and a report shows the table again
-def _replicates(
-    benchmark: str, numerator: bytes, denominator: bytes, seeds: int, prompts: int, seed: int, resamples: int
-) -> Float[np.ndarray, " resamples"]:
-    """``replicates`` of the terms of a sample, ``[seeds, prompts]`` in 8-byte floats."""
-    terms = np.frombuffer(numerator + denominator).reshape(2 * seeds, prompts)
+def _replicates(benchmark: str, content: _Content, seed: int, resamples: int) -> Float[np.ndarray, " resamples"]:
+    """``replicates`` of a sample with this content."""
+    seeds, prompts = content.seeds, content.prompts
+    terms = np.frombuffer(content.terms).reshape(2 * seeds, prompts)
     w = _counts(f"prompts of {benchmark}", seed, resamples, prompts, prompts).astype(np.float64)
     top, bottom = np.hsplit(w @ terms.T, 2)
     # Whether the ratio is defined is decided first and explicitly: no division by zero.
@@ -272,17 +285,28 @@ def _summary(samples: Mapping[str, Sample], minus: Mapping[str, Sample], seed: i
     value = float(np.mean([samples[n].tau - (minus[n].tau if minus else 0.0) for n in names]))
     if min(sizes) == 1:
         return Interval(value, -np.inf, np.inf, np.inf, sum(sizes), len(seeds))
+    parts = tuple((n, _content(samples[n]), _content(minus[n]) if minus else None) for n in names)
+    low, high, error, undefined = _spread(parts, seed, resamples)
+    return Interval(value, low, high, error, sum(sizes), len(seeds), undefined)
+
+
+@lru_cache(maxsize=16_384)  # pages, claims and the report ask for the same intervals again
+def _spread(
+    parts: tuple[tuple[str, _Content, _Content | None], ...], seed: int, resamples: int
+) -> tuple[float, float, float, int]:
+    """Limits of the interval of the mean over benchmarks, its standard error, and the resamples without a ratio.
+
+    ``parts``: name, what is averaged, and what is taken from it (or None). Errors: InputError as in ``average``.
+    """
     resampled = np.zeros(resamples)
-    for n in names:
-        resampled += replicates(samples[n], n, seed=seed, resamples=resamples) / len(names)
-        if minus:
-            resampled -= replicates(minus[n], n, seed=seed, resamples=resamples) / len(names)
+    for name, ours, theirs in parts:
+        resampled += _replicates(name, ours, seed, resamples) / len(parts)
+        if theirs is not None:
+            resampled -= _replicates(name, theirs, seed, resamples) / len(parts)
     defined = resampled[~np.isnan(resampled)]
     undefined = resamples - len(defined)
     if undefined > UNDEFINED * resamples:
-        raise InputError(
-            f"{', '.join(names)}: {undefined} of {resamples} resamples have no ratio; too few prompts count"
-        )
+        names = ", ".join(name for name, _, _ in parts)
+        raise InputError(f"{names}: {undefined} of {resamples} resamples have no ratio; too few prompts count")
     low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    error = float(defined.std(ddof=1))
-    return Interval(value, float(low), float(high), error, sum(sizes), len(seeds), undefined)
+    return float(low), float(high), float(defined.std(ddof=1)), undefined

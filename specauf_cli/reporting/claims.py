@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,8 @@ class Verdict:
     numbers: str
 
 
-def verdicts(measured: Measured, definition: str) -> list[Verdict]:
+@lru_cache(maxsize=64)  # a table's page, the report and the front page ask for the same ones
+def verdicts(measured: Measured, definition: str) -> Sequence[Verdict]:
     """Verdicts on the claims that the table's backbone is about; claims whose rows are missing are left out.
 
     DFlash: C1 AUF has the higher tau than decay on every benchmark and on average. C2 AUF and AUF+decay are equivalent
@@ -41,15 +43,16 @@ def verdicts(measured: Measured, definition: str) -> list[Verdict]:
     every AUF variant beats decay in average tau. C5 the base-branch variant that the paper names is the best of the
     six. Source: Spec-AUF (arXiv 2607.01893), sections 4 and 5.
     """
-    result = of_tau(measured, definition)
+    result = [*of_tau(measured, definition)]
     if {"auf", "decay"} <= {r.objective for r in measured.records}:
         result += [_depths(measured, temperature) for temperature in measured.temperatures]
     if any(r.training.curve for r in measured.of("auf")):
         result.append(_rising(measured))
-    return sorted(result, key=lambda v: (v.claim, v.temperature or 0.0))
+    return tuple(sorted(result, key=lambda v: (v.claim, v.temperature or 0.0)))
 
 
-def of_tau(measured: Measured, definition: str) -> list[Verdict]:
+@lru_cache(maxsize=64)
+def of_tau(measured: Measured, definition: str) -> Sequence[Verdict]:
     """Verdicts on the claims that compare tau, C1 to C5: those that can depend on how it is counted."""
     result = []
     have = {r.objective for r in measured.records}
@@ -64,7 +67,7 @@ def of_tau(measured: Measured, definition: str) -> list[Verdict]:
             result.append(_every_variant(measured, temperature, definition))
         if {*BASE_VARIANTS, *OTHER_VARIANTS} <= have:
             result.append(_base_best(measured, temperature, definition))
-    return result
+    return tuple(result)
 
 
 def matrix(by_profile: Mapping[str, Sequence[Verdict]], links: Mapping[str, Mapping[str, str]]) -> list[str]:

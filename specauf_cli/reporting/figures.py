@@ -19,12 +19,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from specauf_cli.config.specs import TableSpec
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation import accuracy, tau
 from specauf_cli.evaluation.statistics import Interval, average
 from specauf_cli.reporting import escape
-from specauf_cli.reporting.measured import Measured, select, sources
+from specauf_cli.reporting.measured import Measured, sources
 from specauf_cli.store.records import RunRecord
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -96,13 +95,11 @@ class Figure:
         return out.getvalue()
 
 
-def figures(
-    experiments: Sequence[TableSpec], records: Sequence[RunRecord], snapshots: Sequence[RunRecord] = ()
-) -> list[Figure]:
-    """Every figure that the records (of one profile) allow; ``snapshots`` are measurements of drafters along the
-    way."""
+def figures(tables: Sequence[Measured], snapshots: Sequence[RunRecord] = ()) -> list[Figure]:
+    """Every figure that the records of ``tables`` (of one profile) allow; ``snapshots`` are measurements of drafters
+    along the way."""
     drawings: list[Figure | None] = []
-    chosen = [m for m in (select(e, records) for e in experiments) if m.records]
+    chosen = [table for table in tables if table.records]
     with matplotlib.rc_context(STYLE):
         for measured in chosen:
             drawings += [_dynamics(measured), _plane(measured), _depths(measured), _survival(measured)]

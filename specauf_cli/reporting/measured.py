@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from specauf_cli.store.records import RunRecord, settings_of
 from specauf_cli.types import Trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity, so that its samples can be kept
 class Measured:
     """The chosen records of one experiment and one profile, by objective in the order of its rows."""
 
@@ -41,8 +42,7 @@ class Measured:
 
     def taus(self, objective: str, temperature: float, definition: str) -> dict[str, Sample]:
         """Samples of tau by column, for the columns that are complete."""
-        by_column = {c: self.traces(objective, c, temperature) for c in self.experiment.columns}
-        return {c: sample(runs, definition) for c, runs in by_column.items() if runs}
+        return dict(_taus(self, objective, temperature, definition))
 
     def alphas(self, objective: str, temperature: float, k: int, *, given: int | None = None) -> dict[str, Sample]:
         """Samples of conditional acceptance alpha_k by column, with ``given`` = 0 of P(A >= k). Errors: InputError
@@ -70,6 +70,13 @@ class Measured:
         top = np.array([np.bincount(place, r.heldout.id_correct, len(ids)) for r in runs])
         bottom = np.array([np.bincount(place, r.heldout.id_valid, len(ids)) for r in runs])
         return Sample(tuple(r.seed for r in runs), tuple(map(str, ids)), top, bottom)
+
+
+@lru_cache(maxsize=4096)  # tables, claims and figures ask for the same ones
+def _taus(measured: Measured, objective: str, temperature: float, definition: str) -> dict[str, Sample]:
+    """``Measured.taus``."""
+    by_column = {c: measured.traces(objective, c, temperature) for c in measured.experiment.columns}
+    return {c: sample(runs, definition) for c, runs in by_column.items() if runs}
 
 
 def select(experiment: TableSpec, records: Sequence[RunRecord]) -> Measured:

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
 
-from specauf_cli.config.specs import TableSpec
 from specauf_cli.reporting import tables
 from specauf_cli.reporting.claims import Verdict, verdicts
 from specauf_cli.reporting.escape import markup, path
 from specauf_cli.reporting.figures import Figure
 from specauf_cli.reporting.frontpage import averages
-from specauf_cli.reporting.measured import Measured, select, sources
+from specauf_cli.reporting.measured import Measured, sources
 from specauf_cli.store.records import RunRecord
 
 CSS = """
@@ -64,8 +63,7 @@ class Found:
 
 def html(
     profile: str,
-    specs: Sequence[TableSpec],
-    records: Sequence[RunRecord],
+    measured: Sequence[Measured],
     drawn: Sequence[Figure],
     credit_tables: Sequence[str],
     *,
@@ -79,11 +77,10 @@ def html(
     (None: not linked); ``found``: what each page beside this one found.
     """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    measured = {spec.name: select(spec, records) for spec in specs}
-    chosen = [spec for spec in specs if measured[spec.name].records]
-    shown = [r for spec in chosen for r in measured[spec.name].records]
-    judged = [v for spec in chosen for v in verdicts(measured[spec.name], spec.definition)]
-    sections = [(spec.name, spec.title.split(":")[0]) for spec in chosen]
+    chosen = [table for table in measured if table.records]
+    shown = [record for table in chosen for record in table.records]
+    judged = [verdict for table in chosen for verdict in verdicts(table, table.experiment.definition)]
+    sections = [(table.experiment.name, table.experiment.title.split(":")[0]) for table in chosen]
     sections += [("figures", "Figures"), ("commands", "Commands"), ("records", "Records")]
     opening = [figure for figure in drawn if figure.name == "inversion"]
     others = [figure for figure in drawn if figure not in opening]
@@ -96,14 +93,14 @@ def html(
         *_in_short(found, markdown),
         *(_figure(figure, markdown, links) for figure in opening),
         "<h2>Averages</h2>",
-        *(_average_table(spec, measured[spec.name], profile, markdown) for spec in chosen),
+        *(_average_table(table, profile, markdown) for table in chosen),
         '<h2 id="verdicts">The paper\'s claims</h2>',
         f"<p>{_counted(judged)}. Each line opens to its numbers.</p>",
         *_verdicts(judged),
         f"<nav>{''.join(entries)}</nav>",
     ]
-    for spec in chosen:
-        body = tables.markdown(spec, records, links=links).partition("\n")[2]
+    for table in chosen:
+        spec, body = table.experiment, tables.markdown(table, links=links).partition("\n")[2]
         parts += [f'<h2 id="{markup(spec.name)}">{markup(spec.title)}</h2>', _wide(markdown.render(_lower(body)))]
     for text in credit_tables:
         heading, _, body = text.partition("\n")
@@ -136,9 +133,9 @@ def _figure(figure: Figure, markdown: MarkdownIt, links: str | None) -> str:
     return f"<figure>{_inline(figure)}<figcaption><b>{markup(figure.title)}.</b> {caption}</figcaption></figure>"
 
 
-def _average_table(spec: TableSpec, measured: Measured, profile: str, markdown: MarkdownIt) -> str:
+def _average_table(measured: Measured, profile: str, markdown: MarkdownIt) -> str:
     table = _wide(markdown.render("\n".join(averages({profile: measured}))))
-    return f"<h3>{markup(spec.title)}</h3>{table}"
+    return f"<h3>{markup(measured.experiment.title)}</h3>{table}"
 
 
 def seeds_of(conditions: Iterable[Sequence[RunRecord]]) -> str:

@@ -14,7 +14,7 @@ from specauf_cli.evaluation.tau import TAU
 from specauf_cli.evaluation.turns import skips
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.claims import of_tau, verdicts
-from specauf_cli.reporting.measured import Measured, common, select, sources
+from specauf_cli.reporting.measured import Measured, common, sources
 from specauf_cli.store.records import BenchmarkResult, RunRecord
 
 DASH = "–"
@@ -101,10 +101,10 @@ def _paper(experiment: TableSpec, temperature: float, objective: str) -> tuple[f
     return known or (None,) * (len(experiment.columns) + 1)
 
 
-def markdown(experiment: TableSpec, records: Sequence[RunRecord], *, links: str | None = None) -> str:
+def markdown(measured: Measured, *, links: str | None = None) -> str:
     """The table as Markdown with differences, verdicts and footnotes. ``links``: relative path to the record
     files."""
-    measured = select(experiment, records)
+    experiment = measured.experiment
     text = [f"# {escape.cell(experiment.title)}", "", *main_table(measured), ""]
     if measured.records:
         text += [f"## Differences to {escape.cell(_title(measured.experiment))}", "", *difference_table(measured), ""]
@@ -260,11 +260,11 @@ def matrix(objective: Mapping[str, Any]) -> tuple[str, str, str]:
     return masks[0], masks[1], decays[0] if decays[0] == decays[1] else f"{decays[0]}, {decays[1]}"
 
 
-def to_csv(experiment: TableSpec, records: Sequence[RunRecord]) -> str:
+def to_csv(measured: Measured) -> str:
     """The main table, unrounded, in long form: one line per number."""
     rows = []
-    for line in lines(select(experiment, records)):
-        names = [*experiment.columns, "average", "block_mask_accuracy"]
+    for line in lines(measured):
+        names = [*measured.experiment.columns, "average", "block_mask_accuracy"]
         for name, cell in zip(names, [*line.values, line.accuracy], strict=True):
             if cell is not None:
                 known = (cell.value, cell.low, cell.high) if isinstance(cell, Interval) else (cell, None, None)

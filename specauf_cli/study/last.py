@@ -10,7 +10,7 @@ from specauf_cli.config.schema import Config
 from specauf_cli.config.specs import TableSpec, load_spec, shipped_specs
 from specauf_cli.errors import InputError
 from specauf_cli.reporting import figures
-from specauf_cli.reporting.measured import select
+from specauf_cli.reporting.measured import Measured, select
 from specauf_cli.reporting.report import html
 from specauf_cli.session import Session, open_session
 from specauf_cli.store import layout, signature, trust
@@ -24,12 +24,16 @@ FEW = ["evaluation.prompts=10", "evaluation.temperatures=[0.0]", "evaluation.aud
 
 @dataclass(frozen=True)
 class LastTables:
-    """The last table of every backbone under one profile, and the records that they were made of."""
+    """The last table of every backbone under one profile, with the records that it was made of."""
 
     profile: str
     runs: Path
-    specs: list[TableSpec]
-    records: list[RunRecord]
+    measured: list[Measured]
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """The records of all of them."""
+        return [record for table in self.measured for record in table.records]
 
     def snapshots(self) -> list[RunRecord]:
         """What was measured of the drafters that the runs kept on the way."""
@@ -59,16 +63,16 @@ def draw_figures(overrides: Sequence[str]) -> None:
     last = _last(overrides)
     _measure_snapshots(last, overrides)
     folder = layout.figures(last.runs, last.profile)
-    for figure in draw(folder, last.specs, last.records, last.snapshots()):
+    for figure in draw(folder, last.measured, last.snapshots()):
         print(folder / f"{figure.name}.svg")
 
 
 def write_report(overrides: Sequence[str]) -> None:
     """Writes the report of the last ``specauf table`` of a profile to ``runs/reports/<profile>.html``."""
     last = _last(overrides)
-    drawn = figures.figures(last.specs, last.records, last.snapshots())
+    drawn = figures.figures(last.measured, last.snapshots())
     path = layout.report(last.runs, last.profile)
-    write_text(path, html(last.profile, last.specs, last.records, drawn, shipped_credits_tables(), links=None))
+    write_text(path, html(last.profile, last.measured, drawn, shipped_credits_tables(), links=None))
     print(path)
 
 
@@ -121,9 +125,10 @@ def _last(overrides: Sequence[str]) -> LastTables:
             )
     specs = [spec for entry in entries.values() if isinstance(spec := load_spec(entry["page"]), TableSpec)]
     records = [load_record(runs / name) for entry in entries.values() for name in entry["records"]]
-    if not any(select(spec, records).records for spec in specs):
+    measured = [table for spec in specs if (table := select(spec, records)).records]
+    if not measured:
         raise InputError(f"{', '.join(s.name for s in specs)}: no row has a record any more; make the table again")
-    return LastTables(profile, runs, specs, records)
+    return LastTables(profile, runs, measured)
 
 
 def _is_entry(entry: Any) -> bool:

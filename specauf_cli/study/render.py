@@ -78,11 +78,9 @@ def shipped_credits_tables() -> list[str]:
     return [credits_table(spec) for spec in map(load_spec, shipped_specs()) if isinstance(spec, CreditsSpec)]
 
 
-def draw(
-    folder: Path, specs: Sequence[TableSpec], records: Sequence[RunRecord], snapshots: Sequence[RunRecord]
-) -> list[figures.Figure]:
-    """Draws every figure as SVG and PNG into ``folder``."""
-    drawn = figures.figures(specs, records, snapshots)
+def draw(folder: Path, measured: Sequence[Measured], snapshots: Sequence[RunRecord]) -> list[figures.Figure]:
+    """Draws every figure of these tables as SVG and PNG into ``folder``."""
+    drawn = figures.figures(measured, snapshots)
     for figure in drawn:
         _draw(folder, figure)
     return drawn
@@ -106,13 +104,13 @@ def _render_profile(folder: Path) -> list[RenderedPage]:
             rendered.append(_render_baselines(spec, folder))
         elif isinstance(spec, TableSpec) and (measured := select(spec, records)).records:
             path = RESULTS / profile / f"{spec.name}.md"
-            write_text(path.with_suffix(".csv"), tables.to_csv(spec, records))
-            _write(path, tables.markdown(spec, records, links=escape.path("..", "records", profile)))
+            write_text(path.with_suffix(".csv"), tables.to_csv(measured))
+            _write(path, tables.markdown(measured, links=escape.path("..", "records", profile)))
             judged, short = verdicts(measured, spec.definition), in_short.of_table(measured, spec.definition)
             seeds = seeds_of([measured.records])
             rendered.append(RenderedPage(profile, spec.name, measured, judged, spec.title, seeds, short))
     if any(page.measured is not None for page in rendered):
-        _render_figures_and_report(profile, [s for s in specs if isinstance(s, TableSpec)], records, rendered)
+        _render_figures_and_report(profile, rendered)
     return rendered
 
 
@@ -158,15 +156,14 @@ def _render_baselines(spec: BaselinesSpec, folder: Path) -> RenderedPage:
     return RenderedPage(profile, spec.name, None, [], spec.title, seeds_of([records]), short)
 
 
-def _render_figures_and_report(
-    profile: str, specs: Sequence[TableSpec], records: Sequence[RunRecord], pages: Sequence[RenderedPage]
-) -> None:
+def _render_figures_and_report(profile: str, pages: Sequence[RenderedPage]) -> None:
     folder, links = RESULTS / profile, escape.path("..", "records", profile)
-    drawn = draw(folder / "figures", specs, records, _records(RECORDS / profile / "steps"))
+    measured = [page.measured for page in pages if page.measured is not None]
+    drawn = draw(folder / "figures", measured, _records(RECORDS / profile / "steps"))
     _write(folder / "figures.md", figures.page(profile, drawn, links=links))
     tables_first = sorted(pages, key=lambda page: page.measured is None)
     found = [Found(f"{page.name}.md", page.title, page.seeds, page.short) for page in tables_first]
-    report = html(profile, specs, records, drawn, shipped_credits_tables(), links=links, found=found)
+    report = html(profile, measured, drawn, shipped_credits_tables(), links=links, found=found)
     _write(folder / "report.html", report)
 
 

@@ -21,6 +21,7 @@ from specauf_cli.config.specs import (
 )
 from specauf_cli.errors import InputError
 from specauf_cli.reporting import ablation, baselines, comparison, drafters, tables
+from specauf_cli.reporting.measured import select
 from specauf_cli.runtime import ranks
 from specauf_cli.store import layout
 from specauf_cli.store.files import write_text
@@ -128,10 +129,10 @@ def _write(spec: Spec, source: str, config: Config, records: Mapping[Job, RunRec
         write_text(path.with_suffix(".csv"), drafters.to_csv(side_by_side))
         _show(path, drafters.markdown(side_by_side))
     elif isinstance(spec, TableSpec):
-        measured = list(records.values())
-        write_text(path.with_suffix(".csv"), tables.to_csv(spec, measured))
-        _show(path, tables.markdown(spec, measured))
-        remember(config, spec, source, measured)
+        measured = select(spec, list(records.values()))
+        write_text(path.with_suffix(".csv"), tables.to_csv(measured))
+        _show(path, tables.markdown(measured))
+        remember(config, spec, source, measured.records)
 
 
 def _by_condition(spec: ConditionsSpec, records: Mapping[Job, RunRecord]) -> dict[str, list[RunRecord]]:

@@ -291,7 +291,7 @@ def test_the_definition_of_tau_is_the_one_asked_for() -> None:
 
 def test_the_page_counts_by_every_definition() -> None:
     records = [run("decay", NONE, NONE), run("auf", MORE, MORE)]
-    text = tables.markdown(TWO, records).partition("## By every definition of tau")[2]
+    text = tables.markdown(select(TWO, records)).partition("## By every definition of tau")[2]
     rows = [x.split(" | ") for x in text.splitlines() if x.startswith("| 0 | `")]
     assert [r[1] for r in rows] == ["`engine`", "`pooled`", "`per_response`", "`eos_truncated`"]
     measured = select(TWO, records)
@@ -306,7 +306,7 @@ def test_the_page_counts_by_every_definition() -> None:
 
 def test_the_page_shows_the_verdicts() -> None:
     records = [run("decay", NONE, NONE, HIGH), run("auf", MORE, MORE, LOW)]
-    text = tables.markdown(TWO, records)
+    text = tables.markdown(select(TWO, records))
     shown = [x for x in text.splitlines() if x.startswith("| C") and ": " in x]
     expected = verdicts(select(TWO, records), "engine")
     assert shown == [f"| {v.claim}: {v.text} | 0 | **{v.verdict}** | {v.numbers} |" for v in expected]
@@ -372,7 +372,7 @@ def test_c7_follows_the_logs_of_auf(ratio: list[float], accuracy: list[float], e
     found = judge(*runs)["C7"]
     assert (found.verdict, found.temperature) == (expected, None)
     assert found.numbers.count("seed") == 2
-    page = tables.markdown(TWO, runs)
+    page = tables.markdown(select(TWO, runs))
     assert "| C7: " in page
     assert f"| – | **{expected}** |" in page
 

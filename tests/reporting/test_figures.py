@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -13,6 +14,7 @@ from helpers.synthetic import benchmark, heldout, record
 from specauf_cli.config import specs
 from specauf_cli.config.specs import Row, TableSpec
 from specauf_cli.reporting import figures as drawings
+from specauf_cli.reporting.measured import Measured, select
 from specauf_cli.reporting.report import html
 from specauf_cli.store.records import RunRecord
 
@@ -63,9 +65,13 @@ RECORDS = [
 SNAPSHOTS = [replace(r, step=s) for r in RECORDS[:4] for s in (50, 100)]
 
 
+def chosen(tables: Sequence[TableSpec], records: Sequence[RunRecord]) -> list[Measured]:
+    return [select(table, records) for table in tables]
+
+
 @pytest.fixture(scope="module")
 def drawn() -> list[drawings.Figure]:
-    return drawings.figures(TABLES, RECORDS, SNAPSHOTS)
+    return drawings.figures(chosen(TABLES, RECORDS), SNAPSHOTS)
 
 
 def test_every_figure_is_there_and_names_its_records(drawn: list[drawings.Figure]) -> None:
@@ -85,7 +91,7 @@ def test_every_figure_is_there_and_names_its_records(drawn: list[drawings.Figure
 
 
 def test_the_same_records_draw_the_same_bytes(drawn: list[drawings.Figure]) -> None:
-    again = drawings.figures(TABLES, RECORDS[::-1], SNAPSHOTS[::-1])
+    again = drawings.figures(chosen(TABLES, RECORDS[::-1]), SNAPSHOTS[::-1])
     for a, b in zip(drawn, again, strict=True):
         assert (a.svg(), a.png(), a.caption) == (b.svg(), b.png(), b.caption)
     assert drawings.page("laptop", drawn, links="x") == drawings.page("laptop", again, links="x")
@@ -107,7 +113,7 @@ def test_an_objective_has_the_same_look_in_every_figure(drawn: list[drawings.Fig
 def test_more_objectives_than_there_are_colours(drawn: list[drawings.Figure]) -> None:
     names = [f"mine{i}" for i in range(8)]
     table = replace(TABLES[0], rows=(*TABLES[0].rows, *(Row(n, n) for n in names)))
-    found = drawings.figures([table], [*RECORDS[:6], *(run("dflash", n, n, 2.0) for n in names)])
+    found = drawings.figures(chosen([table], [*RECORDS[:6], *(run("dflash", n, n, 2.0) for n in names)]))
     shown = colours(next(f for f in found if f.name == "survival-dflash"))
     assert len(shown) == 11
     assert shown["decay"] == colours(drawn[3])["decay"]
@@ -126,15 +132,15 @@ def test_the_inversion_states_its_rank_correlation(drawn: list[drawings.Figure])
 
 def test_what_records_do_not_hold_is_not_drawn() -> None:
     bare = [replace(r, training=r.training.model_copy(update={"curve": {}})) for r in RECORDS[:2]]
-    assert [f.name for f in drawings.figures(TABLES, bare)] == ["alpha-dflash", "survival-dflash", "inversion"]
-    assert drawings.figures(TABLES, []) == []
-    assert "inversion" not in [f.name for f in drawings.figures(TABLES, bare[:1])]
+    assert [f.name for f in drawings.figures(chosen(TABLES, bare))] == ["alpha-dflash", "survival-dflash", "inversion"]
+    assert drawings.figures(chosen(TABLES, [])) == []
+    assert "inversion" not in [f.name for f in drawings.figures(chosen(TABLES, bare[:1]))]
 
 
 def test_figures_follow_the_numbers(drawn: list[drawings.Figure]) -> None:
     """Another number in a record, another drawing."""
     changed = [replace(RECORDS[0], heldout=heldout([10] * 5, [9] * 5)), *RECORDS[1:]]
-    assert drawings.figures(TABLES, changed)[-1].svg() != drawn[-1].svg()
+    assert drawings.figures(chosen(TABLES, changed))[-1].svg() != drawn[-1].svg()
 
 
 class Page(HTMLParser):
@@ -165,7 +171,9 @@ class Page(HTMLParser):
 
 
 def test_the_report_is_one_file_without_network(drawn: list[drawings.Figure]) -> None:
-    text = html("laptop", TABLES, RECORDS, drawn, ["# Table 3\n\n| a |\n| --- |\n| b |\n"], links="../records/laptop")
+    text = html(
+        "laptop", chosen(TABLES, RECORDS), drawn, ["# Table 3\n\n| a |\n| --- |\n| b |\n"], links="../records/laptop"
+    )
     page = Page(text)
     assert page.open == []
     steps = {f"../records/laptop/steps/{r.id}.json" for r in SNAPSHOTS}
@@ -179,12 +187,12 @@ def test_the_report_is_one_file_without_network(drawn: list[drawings.Figure]) ->
 
 
 def test_a_report_of_nobodys_machine_links_nothing(drawn: list[drawings.Figure]) -> None:
-    assert Page(html("laptop", TABLES, RECORDS, drawn, [], links=None)).outside == []
+    assert Page(html("laptop", chosen(TABLES, RECORDS), drawn, [], links=None)).outside == []
 
 
 def test_text_from_records_is_escaped() -> None:
     odd = [replace(r, target={"title": "<b>&tiny"}) for r in RECORDS[:2]]
-    assert "&lt;b&gt;&amp;tiny" in html("laptop", TABLES, odd, [], [], links=None)
+    assert "&lt;b&gt;&amp;tiny" in html("laptop", chosen(TABLES, odd), [], [], links=None)
 
 
 def test_drafters_on_the_way_are_compared_on_the_same_prompts_only(drawn: list[drawings.Figure]) -> None:
@@ -193,6 +201,8 @@ def test_drafters_on_the_way_are_compared_on_the_same_prompts_only(drawn: list[d
     few = replace(SNAPSHOTS[0], benchmarks=SNAPSHOTS[0].benchmarks[:2], written="2027")
     again = replace(SNAPSHOTS[1], written="2027")
     expected = next(f for f in drawn if f.name == "steps-dflash")
-    found = next(f for f in drawings.figures(TABLES, RECORDS, [*SNAPSHOTS, few, again]) if f.name == "steps-dflash")
+    found = next(
+        f for f in drawings.figures(chosen(TABLES, RECORDS), [*SNAPSHOTS, few, again]) if f.name == "steps-dflash"
+    )
     assert found.svg() == expected.svg()
     assert few not in found.records

@@ -75,11 +75,11 @@ def test_plus_minus_is_half_of_the_interval_of_statistics() -> None:
     samples = {b.column: sample({0: b.traces}, "engine") for b in made.benchmarks}
     expected = [interval(samples[c], c) for c in COLUMNS] + [average(samples)]
     assert all(x.half_width > 0.2 for x in expected)
-    shown = cells(tables.markdown(EXPERIMENT, [made]), "| 0 | AUF | ours")
+    shown = cells(tables.markdown(select(EXPERIMENT, [made])), "| 0 | AUF | ours")
     assert shown[3:10] == [f"**{x.value:.2f}** ± {(x.high - x.low) / 2:.2f}" for x in expected]
     right, asked = np.array([9, 4, 7, 5, 8, 2]), np.array([10, 12, 9, 14, 8, 11])
     blocks = record("auf", made.benchmarks, blocks=heldout(asked.tolist(), right.tolist()))
-    share = re.fullmatch(r"(.*) ± (.*) %", cells(tables.markdown(EXPERIMENT, [blocks]), "| 0 | AUF | ours")[-1])
+    share = re.fullmatch(r"(.*) ± (.*) %", cells(tables.markdown(select(EXPERIMENT, [blocks])), "| 0 | AUF | ours")[-1])
     assert share
     assert share[1] == f"{100 * right.sum() / asked.sum():.1f}"
     drawn = np.random.default_rng(1).integers(6, size=(40_000, 6))  # its own bootstrap
@@ -92,10 +92,10 @@ def test_missing_benchmark_is_a_dash_and_so_is_the_average() -> None:
     found = line(lines(made), "AUF")
     assert found.values[0] is not None
     assert found.values[1:] == (None,) * 6
-    shown = cells(tables.markdown(EXPERIMENT, made), "| 0 | AUF | ours")
+    shown = cells(tables.markdown(select(EXPERIMENT, made)), "| 0 | AUF | ours")
     assert shown[3].startswith("**2.38** ± ")
     assert shown[4:10] == ["–"] * 6
-    assert cells(tables.markdown(EXPERIMENT, made), "| 0 | decay | ours")[3:] == ["–"] * 8
+    assert cells(tables.markdown(select(EXPERIMENT, made)), "| 0 | decay | ours")[3:] == ["–"] * 8
 
 
 def test_a_benchmark_that_one_seed_lacks_is_a_dash() -> None:
@@ -107,20 +107,20 @@ def test_a_benchmark_that_one_seed_lacks_is_a_dash() -> None:
 
 
 def test_paper_stands_beside_and_full_ce_has_none() -> None:
-    text = tables.markdown(EXPERIMENT, [same("full_ce", 1), same("decay", 1)])
+    text = tables.markdown(select(EXPERIMENT, [same("full_ce", 1), same("decay", 1)]))
     rows = [x for x in text.splitlines() if x.startswith("|  |  | paper")]
     assert rows[0] == "|  |  | paper | – | – | – | – | – | – | – | – |"
     assert "| paper | 2.29 | 2.39 | 2.86 | 2.85 | 2.03 | 2.01 | 2.40 |" in rows[1]
 
 
 def test_best_of_a_column_is_bold() -> None:
-    text = tables.markdown(EXPERIMENT, [same("decay", 1), same("auf", 2)])
+    text = tables.markdown(select(EXPERIMENT, [same("decay", 1), same("auf", 2)]))
     assert all(c.startswith("**3.38** ±") for c in cells(text, "| 0 | AUF | ours")[3:10])
     assert all(c.startswith("2.38 ±") for c in cells(text, "| 0 | decay | ours")[3:10])
 
 
 def test_what_rounds_to_the_best_is_bold_too() -> None:
-    text = tables.markdown(EXPERIMENT, [same("decay", 2), same("auf", 2)])
+    text = tables.markdown(select(EXPERIMENT, [same("decay", 2), same("auf", 2)]))
     for method in ("AUF", "decay"):
         assert all(c.startswith("**3.38**") for c in cells(text, f"| 0 | {method} | ours")[3:10])
 
@@ -134,7 +134,7 @@ def test_every_temperature_is_a_block_with_its_own_best_and_its_own_paper_values
         )
         for name in ("auf", "decay")
     ]
-    text = tables.markdown(EXPERIMENT, made)
+    text = tables.markdown(select(EXPERIMENT, made))
     order = [x[:-7] for x in re.findall(r"^\| [01] \| \S+ \| ours", text.split("## Differences")[0], re.MULTILINE)]
     assert order == [f"| {t} | {m}" for t in (0, 1) for m in ("full-CE", "decay", "AUF+decay", "AUF")]
     assert cells(text, "| 0 | AUF | ours")[3].startswith("**4.38**")
@@ -153,7 +153,7 @@ def test_every_temperature_is_a_block_with_its_own_best_and_its_own_paper_values
 def test_a_method_compared_with_itself_under_another_name_differs_by_exactly_nothing() -> None:
     made = [noisy("decay"), noisy("auf"), noisy("decay", 1, draw=1), noisy("auf", 1, draw=1)]
     assert all(isinstance(x, Interval) and x.half_width > 0.2 for x in line(lines(made), "AUF").values)
-    text = tables.markdown(EXPERIMENT, made).split("## Differences to decay")[1]
+    text = tables.markdown(select(EXPERIMENT, made)).split("## Differences to decay")[1]
     assert cells(text, "| 0 | AUF | ours")[3:] == ["+0.00 ± 0.00 (n.s.)"] * 7 + ["+0.0 ± 0.0 (n.s.)"]
 
 
@@ -165,7 +165,7 @@ def test_differences_are_paired_by_prompt_and_seed() -> None:
     for cell in found.values:
         assert isinstance(cell, Interval)
         assert (cell.value, cell.low, cell.high) == pytest.approx((1.0, 1.0, 1.0))
-    text = tables.markdown(EXPERIMENT, made).split("## Differences to decay")[1]
+    text = tables.markdown(select(EXPERIMENT, made)).split("## Differences to decay")[1]
     assert cells(text, "| 0 | AUF | ours")[3:10] == ["+1.00 ± 0.00"] * 7
 
 
@@ -174,7 +174,7 @@ def test_differences_are_those_of_statistics_with_not_separable_marked() -> None
     base, ours = ({b.column: sample({0: b.traces}, "engine") for b in r.benchmarks} for r in made)
     expected = [difference(ours[c], base[c], c) for c in COLUMNS] + [average_difference(ours, base)]
     assert {x.separable for x in expected} == {False, True}, "the example must show both"
-    shown = cells(tables.markdown(EXPERIMENT, made).split("## Differences to decay")[1], "| 0 | AUF | ours")
+    shown = cells(tables.markdown(select(EXPERIMENT, made)).split("## Differences to decay")[1], "| 0 | AUF | ours")
     assert shown[3:10] == [
         f"{x.value:+.2f} ± {(x.high - x.low) / 2:.2f}" + ("" if x.low > 0 or x.high < 0 else " (n.s.)")
         for x in expected
@@ -186,7 +186,7 @@ def test_differences_of_the_paper_are_those_of_its_values_and_have_no_interval()
     assert numbers(line(found, "AUF", "paper")) == pytest.approx([0.22, 0.25, 0.23, 0.24, 0.15, 0.14, 0.21])
     assert line(found, "full-CE", "paper").values == (None,) * 7
     assert not [x for x in found if x.method == "decay"]
-    text = tables.markdown(EXPERIMENT, [same("decay", 1), same("auf", 2)]).split("## Differences")[1]
+    text = tables.markdown(select(EXPERIMENT, [same("decay", 1), same("auf", 2)])).split("## Differences")[1]
     assert "|  |  | paper | +0.22 | +0.25 | +0.23 | +0.24 | +0.15 | +0.14 | +0.21 | – |" in text
 
 
@@ -201,7 +201,7 @@ def test_differences_of_accuracy_are_in_points() -> None:
         same("decay", 1, blocks=heldout([10, 10, 10], [8, 5, 8])),
         same("auf", 1, blocks=heldout([10] * 3, [6, 3, 6])),
     ]
-    text = tables.markdown(EXPERIMENT, made).split("## Differences to decay")[1]
+    text = tables.markdown(select(EXPERIMENT, made)).split("## Differences to decay")[1]
     assert cells(text, "| 0 | AUF | ours")[-1] == "-20.0 ± 0.0"
 
 
@@ -217,7 +217,7 @@ def test_two_runs_with_one_objective_and_seed_are_an_error() -> None:
 
 def test_newest_record_of_a_run_wins_and_order_does_not_matter() -> None:
     old, new = same("auf", 1, written="2026-01"), same("auf", 5, written="2026-02")
-    assert tables.markdown(EXPERIMENT, [old, new]) == tables.markdown(EXPERIMENT, [new, old])
+    assert tables.markdown(select(EXPERIMENT, [old, new])) == tables.markdown(select(EXPERIMENT, [new, old]))
     assert numbers(line(lines([new, old]), "AUF"))[0] == pytest.approx((25 / 4 + 13 / 2) / 2)
 
 
@@ -235,7 +235,7 @@ def test_records_of_an_objective_must_share_their_heldout_conversations() -> Non
 
 def test_csv_holds_the_unrounded_numbers_and_their_intervals() -> None:
     made = noisy("auf")
-    rows = list(csv.DictReader(io.StringIO(tables.to_csv(EXPERIMENT, [made]))))
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(select(EXPERIMENT, [made])))))
     found = {(r["method"], r["source"], r["column"]): r for r in rows}
     samples = {b.column: sample({0: b.traces}, "engine") for b in made.benchmarks}
     for name, expected in [*((c, interval(samples[c], c)) for c in COLUMNS), ("average", average(samples))]:
@@ -251,11 +251,11 @@ def test_csv_holds_the_unrounded_numbers_and_their_intervals() -> None:
 
 
 def test_offline_benchmarks_are_never_shown_as_the_real_ones() -> None:
-    text = tables.markdown(EXPERIMENT, [same("auf", 1)])
+    text = tables.markdown(select(EXPERIMENT, [same("auf", 1)]))
     assert "*ours measured on*" in text
     assert "*MATH500*" in text
     real = record("auf", [benchmark(c, [[1, 1], [1]], title=t) for c, t in EXPERIMENT.columns.items()])
-    assert "*ours measured on*" not in tables.markdown(EXPERIMENT, [real])
+    assert "*ours measured on*" not in tables.markdown(select(EXPERIMENT, [real]))
 
 
 def test_footnotes_say_what_was_counted_on_what_and_where_the_records_are() -> None:
@@ -265,7 +265,7 @@ def test_footnotes_say_what_was_counted_on_what_and_where_the_records_are() -> N
         for name in ("decay", "auf")
         for seed in (0, 7)
     ]
-    text = " ".join(tables.markdown(EXPERIMENT, made, links="../records/laptop").split())
+    text = " ".join(tables.markdown(select(EXPERIMENT, made), links="../records/laptop").split())
     assert "Profile `laptop`. A laptop. Target: tiny." in text
     assert "tau: definition `engine`" in text
     assert "Prompts measured: GSM8K 2 (3 skipped: too long). At most" in text
@@ -277,10 +277,10 @@ def test_footnotes_say_what_was_counted_on_what_and_where_the_records_are() -> N
     assert f"Paper: {EXPERIMENT.paper.source}." in text
     for r in made:
         assert f"[s{r.seed}](../records/laptop/{r.id}.json)" in text
-    assert "Records:" not in tables.markdown(EXPERIMENT, made)
-    one = tables.markdown(EXPERIMENT, made[:1])
+    assert "Records:" not in tables.markdown(select(EXPERIMENT, made))
+    one = tables.markdown(select(EXPERIMENT, made[:1]))
     assert "with one seed it speaks of this drafter, not of training again" in one
-    uneven = tables.markdown(EXPERIMENT, made[:3])
+    uneven = tables.markdown(select(EXPERIMENT, made[:3]))
     assert "Seeds: decay: 0, 7; auf: 0." in uneven
 
 
@@ -288,13 +288,13 @@ def test_the_smallest_detectable_differences_are_named() -> None:
     made = [noisy("decay"), noisy("auf", draw=1)]
     base, ours = ({b.column: sample({0: b.traces}, "engine") for b in r.benchmarks} for r in made)
     single = max(difference(ours[c], base[c], c).detectable for c in COLUMNS)
-    text = tables.markdown(EXPERIMENT, made)
+    text = tables.markdown(select(EXPERIMENT, made))
     mean = average_difference(ours, base).detectable
     assert f"80 % power: up to {single:.2f} on a benchmark, up to {mean:.2f} on the average" in text
 
 
 def test_empty_table_says_so() -> None:
-    text = tables.markdown(EXPERIMENT, [])
+    text = tables.markdown(select(EXPERIMENT, []))
     assert "No run of this table is finished yet" in text
     assert "## Differences" not in text
     assert "Verdict" not in text

@@ -117,7 +117,7 @@ def check_markdown(text: str) -> None:
 
 
 def test_a_tables_page(records: list[RunRecord]) -> None:
-    check_markdown(tables.markdown(EXPERIMENT, records, links="../records/laptop"))
+    check_markdown(tables.markdown(select(EXPERIMENT, records), links="../records/laptop"))
 
 
 def test_a_page_that_compares_objectives(records: list[RunRecord]) -> None:
@@ -129,19 +129,21 @@ def test_a_page_that_compares_objectives(records: list[RunRecord]) -> None:
 
 
 def test_the_report_with_its_drawings(records: list[RunRecord]) -> None:
-    drawn = figures.figures([EXPERIMENT], records, [])
+    drawn = figures.figures([select(EXPERIMENT, records)], [])
     found = [
         Found(f"table2{EVIL}.md", f"Table 2{EVIL}", EVIL, in_short.of_table(select(EXPERIMENT, records), "engine"))
     ]
-    page = check_inert(html("laptop" + EVIL, [EXPERIMENT], records, drawn, [], links="../records/laptop", found=found))
+    page = check_inert(
+        html("laptop" + EVIL, [select(EXPERIMENT, records)], drawn, [], links="../records/laptop", found=found)
+    )
     assert {"svg", "table", "nav"} <= page.tags
-    check_inert(html("laptop", [EXPERIMENT], records, drawn, [], links=None))
+    check_inert(html("laptop", [select(EXPERIMENT, records)], drawn, [], links=None))
     for figure in drawn:
         assert figure.png()
 
 
 def test_the_page_of_figures(records: list[RunRecord]) -> None:
-    drawn = figures.figures([EXPERIMENT], records, [])
+    drawn = figures.figures([select(EXPERIMENT, records)], [])
     text = figures.page("laptop" + EVIL, drawn, links="../records/laptop")
     page = check_inert(MarkdownIt("commonmark", {"html": True}).render(text))
     assert not [a for a in page.addresses if not a.startswith(("../records/", "figures/"))]

@@ -19,6 +19,7 @@ from specauf_cli.config.groups import folder
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError
 from specauf_cli.reporting import figures, tables
+from specauf_cli.reporting.measured import select
 from specauf_cli.session import Session
 from specauf_cli.store import trust
 from specauf_cli.store.records import RunRecord, load_record, save_record
@@ -74,8 +75,8 @@ def test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing
     assert capsys.readouterr().out.split() == pages
     for profile, records in (("laptop", laptop), ("cpu_real", real)):
         page = made[f"results/{profile}/table2.md"].decode()
-        assert page == tables.markdown(EXPERIMENT, records, links=f"../records/{profile}")
-        assert made[f"results/{profile}/table2.csv"].decode() == tables.to_csv(EXPERIMENT, records)
+        assert page == tables.markdown(select(EXPERIMENT, records), links=f"../records/{profile}")
+        assert made[f"results/{profile}/table2.csv"].decode() == tables.to_csv(select(EXPERIMENT, records))
         for r in records:
             link = f"../records/{profile}/{r.id}.json"
             assert f"]({link})" in page
@@ -386,8 +387,9 @@ def test_figures_and_report_show_the_last_table_of_a_backbone(
     """A page of the reader's own takes the place of the shipped one, whatever it is called."""
     shown: list[tuple[str, list[str]]] = []
 
-    def draw(pages: Any, records: Any, _snapshots: Any) -> list[Any]:
-        shown.append((" ".join(p.title for p in pages), sorted(r.objective for r in records)))
+    def draw(measured: Any, _snapshots: Any) -> list[Any]:
+        titles = " ".join(m.experiment.title for m in measured)
+        shown.append((titles, sorted(r.objective for m in measured for r in m.records)))
         return []
 
     monkeypatch.setattr(figures, "figures", draw)
