@@ -92,6 +92,7 @@ SCRIPTS = {
         lacks=lacks_peers,
     ),
     "limits": Script("benchmarks.limits", (), ("--steps", "1", "profile=smoke"), out="limits"),
+    "scale": Script("benchmarks.scale", (), ("--steps", "1", "--only", "block size"), out="scale"),
     "plan": Script("benchmarks.plan", (), ("--steps", "2", "--only", "DFlash AUF")),
     "families": Script(
         "benchmarks.families",

@@ -1,4 +1,4 @@
-"""How often does rounding change a draw at T = 1? The inverse CDF that is used against keyed Gumbel noise.
+"""How often does rounding change a draw at T = 1? By the inverse CDF and by Gumbel noise (``evaluation.draw``).
 
     python benchmarks/draws.py             needs the laptop target of `make table`; about five minutes
 
@@ -12,19 +12,22 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.records import Measurement
 from specauf_cli.config import compose
+from specauf_cli.config.schema import Draw
 from specauf_cli.evaluation.evaluate import load_benchmarks, own_answers
+from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.models.target import Target
 from specauf_cli.session import open_session
 from specauf_cli.store.files import write_json
 from specauf_cli.types import Trajectory
 
 BLOCK = 16
+NAMES: dict[Draw, str] = {"inverse_cdf": "inverse CDF", "gumbel": "Gumbel"}
+FIRST = torch.zeros(1, dtype=torch.long)
 VOCABULARIES = (2_048, 32_000, 152_000)
 
 
@@ -39,17 +42,16 @@ def main() -> None:
     config = compose.compose([f"profile={options.profile}", f"runs={options.runs}"])
     session = open_session(config)
     cache = Path(options.runs) / "trajectories" / session.target.fingerprint[:16]
-    draws, flips, gap = 0, {"inverse CDF": 0, "Gumbel": 0}, 0.0
+    draws, flips, gap = 0, dict.fromkeys(NAMES.values(), 0), 0.0
     for prompts in load_benchmarks(config):
         for number, trajectory in enumerate(own_answers(config, session.target, prompts, 1.0, cache).trajectories):
             whole, blocks = both(session.target, trajectory)
             gap = max(gap, float((whole - blocks).abs().max()))
             for seed in range(options.seeds):
-                generator = np.random.Generator(np.random.Philox(key=(seed << 32) + number))
-                u = torch.from_numpy(generator.random(len(whole)))
-                noise = torch.from_numpy(generator.gumbel(size=tuple(whole.shape)).astype(np.float32))
-                flips["inverse CDF"] += int((by_cdf(whole, u) != by_cdf(blocks, u)).sum())
-                flips["Gumbel"] += int(((whole + noise).argmax(-1) != (blocks + noise).argmax(-1)).sum())
+                for draw in NAMES:
+                    sampler = Sampler(1.0, seed, [str(number)], len(whole), draw)
+                    one, other = (sampler.choose(x[None], FIRST, FIRST) for x in (whole, blocks))
+                    flips[NAMES[draw]] += int((one != other).sum())
                 draws += len(whole)
         print(prompts.name, draws, flips, flush=True)
     result = {
@@ -79,31 +81,16 @@ def both(target: Target, t: Trajectory) -> tuple[Tensor, Tensor]:
     return whole[0, len(t.prompt) - 1 :].float(), torch.cat(pieces).float()
 
 
-def by_cdf(logits: Tensor, u: Tensor) -> Tensor:
-    """As ``evaluation.sampling.Sampler.choose``."""
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    return torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)[:, 0]
-
-
 def cost(vocabulary: int, repeat: int = 30) -> dict[str, float]:
     """Milliseconds of one draw, its random numbers included: the median of ``repeat``."""
-    logits = torch.randn(1, vocabulary)
-    generator = np.random.Generator(np.random.Philox(key=1))
-
-    def gumbel() -> None:
-        (logits + torch.from_numpy(generator.gumbel(size=(1, vocabulary)).astype(np.float32))).argmax(-1)
-
-    def cdf() -> None:
-        by_cdf(logits, torch.from_numpy(generator.random(1)))
-
-    found = {}
-    for name, draw in (("inverse CDF", cdf), ("Gumbel", gumbel)):
-        times = []
-        for _ in range(repeat):
+    logits, found = torch.randn(1, repeat, vocabulary), {}
+    for draw in NAMES:
+        sampler, times = Sampler(1.0, 0, ["x"], repeat, draw), []
+        for i in range(repeat):
             begin = time.perf_counter()
-            draw()
+            sampler.choose(logits[:, i : i + 1], FIRST, FIRST + i)
             times.append(time.perf_counter() - begin)
-        found[name] = round(1000 * sorted(times)[repeat // 2], 3)
+        found[NAMES[draw]] = round(1000 * sorted(times)[repeat // 2], 3)
     return found
 
 

@@ -3,9 +3,10 @@
     python -m benchmarks.families                  ten minutes a family on 2 cores, half of it training what is missing
     python -m benchmarks.families --only tiny_llama
 
-Of a DFlash AUF drafter of the laptop profile: every answer decoded live in fp32 at T = 0 and T = 1 is the target's own,
-and has the rounds of the replay; the doctor's verdicts on the run; both public layouts, exported in fp32 and imported,
-give the same tensors. Written to benchmarks/families.json after every family; benchmarks/family_table.py shows it.
+Of a DFlash AUF drafter of the laptop profile: every answer decoded live in fp32 at T = 0 and T = 1 (drawn by Gumbel
+noise) is the target's own, and has the rounds of the replay; the doctor's verdicts on the run; both public layouts,
+exported in fp32 and imported, give the same tensors. Written to benchmarks/families.json after every family;
+benchmarks/family_table.py shows it.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def cell(family: str, runs: str, more: list[str]) -> dict[str, Any]:
     config = compose([*words, f"runs={runs}"])
     session = open_session(config)
     run = session.train(config, words)
-    audited = [f"runs={runs}", "evaluation.audit=null", "evaluation.temperatures=[0.0,1.0]"]
+    audited = [f"runs={runs}", "evaluation.audit=null", "evaluation.temperatures=[0.0,1.0]", "evaluation.draw=gumbel"]
     record = session.measure(compose([*words, *audited]), run, [*words, *audited])
     exact = {}
     for temperature in (0.0, 1.0):

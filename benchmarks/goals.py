@@ -108,6 +108,18 @@ def replay_of_all(record: Any) -> Iterator[Value]:
     yield Value(f"{found:.1f}", f"for {len(record['drafters'])} drafters", found >= 3, record.get("load"))
 
 
+def replay_limit(record: Any) -> Iterator[Value]:
+    found = record["ratios"].get("limit / replay, one drafter")
+    if found is not None:  # a record from before it was measured
+        yield Value(f"{100 * found:.0f} %", "", found >= 0.6, record.get("load"))
+
+
+def ranks(record: Any) -> Iterator[Value]:
+    first, *others = record["ranks"].items()
+    for count, seconds in others:
+        yield Value(f"{first[1] / seconds:.2f}", f"with {count}", None, record.get("load"))
+
+
 def planned(record: Any) -> Iterator[Value]:
     for name, row in record["rows"].items():
         yield Value(f"{row['ratio']:.2f}", escape.cell(name), 0.7 <= row["ratio"] <= 1.3, row.get("load"))
@@ -213,6 +225,20 @@ GOALS = (
     Goal("`peers.py`", "peers.json", "a step with decay: the faster public package / ours, equal loss", "1.3", peers),
     Goal("`replay.py`", "replay.json", "live decoding / replay, one drafter", "20", replay_of_one),
     Goal("", "replay.json", "live decoding / (generation + replay)", "3", replay_of_all),
+    Goal(
+        "",
+        "replay.json",
+        "the limit (a pass of the target over all tokens, a draft per round) / replay, one drafter",
+        "60 %",
+        replay_limit,
+    ),
+    Goal(
+        "`scale.py`",
+        "scale.json",
+        "speed of several ranks of one thread / one rank ([scale.md](scale.md))",
+        None,
+        ranks,
+    ),
     Goal("`plan.py`", "plan.json", "seconds of a step: planned / measured", "0.7 to 1.3", planned),
     Goal("", "plan.json", "memory of a step: planned / growth of the peak", None, planned_memory),
     Goal(

@@ -24,6 +24,7 @@ from benchmarks import records
 from benchmarks.records import Measurement
 from specauf_cli.config import names
 from specauf_cli.config.compose import compose
+from specauf_cli.config.schema import Config
 from specauf_cli.models import checkpoint
 from specauf_cli.planning import calibration
 from specauf_cli.planning.plan import GPUS, SUPPORT, Plan, gpu_of, make_plan
@@ -99,9 +100,13 @@ def counted(plan: Plan, support: float) -> dict[str, float]:
 def cell(overrides: Sequence[str], steps: int) -> dict[str, Any]:
     """Work, seconds and profile of one configuration's step."""
     config = compose(overrides)
+    return measured(config, calibration.material(config), steps)
+
+
+def measured(config: Config, material: calibration.Material, steps: int) -> dict[str, Any]:
+    """Work, seconds and profile of a step with this material."""
     device = use_machine(config)
     on_gpu = device.startswith("cuda")
-    material = calibration.material(config)
     plan = make_plan(config, material.sizes, material.lengths, on_gpu=on_gpu)
     target = calibration.target_like(plan, material, device)
     examples = material.examples or calibration.examples_like(plan)

@@ -412,6 +412,10 @@ class TrainerConfig:
 Temperature = Annotated[Float, Field(ge=0, le=100), AfterValidator(_temperature)]
 
 
+Draw = Literal["inverse_cdf", "gumbel"]
+"""Ways to draw the target's token above temperature 0."""
+
+
 @dataclass(frozen=True, config=CLOSED)
 class EvaluationConfig:
     """``conf/evaluation``: how a drafter is measured."""
@@ -440,6 +444,8 @@ class EvaluationConfig:
     """blocks per held-out conversation for block-mask accuracy"""
     confidence: Annotated[Share, Since(0.0)] = 0.0
     """a drafter with a confidence head proposes no token that it gives less chance than this, nor any after it"""
+    draw: Annotated[Draw, Since("inverse_cdf")] = "inverse_cdf"
+    """how the target's token is drawn above temperature 0: gumbel is slower, and rounding hardly ever changes a draw"""
 
     @model_validator(mode="after")
     def _fits(self) -> "EvaluationConfig":

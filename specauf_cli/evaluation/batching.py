@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from specauf_cli.config.schema import Draw
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.turns import Request
 from specauf_cli.models.target import Target
@@ -29,6 +30,7 @@ def answers(
     max_new_tokens: int,
     tail: int,
     batch_size: int,
+    draw: Draw = "inverse_cdf",
 ) -> Iterator[tuple[Request, Trajectory]]:
     """Yields every request with the target's own answer as soon as it has ended; they begin in the order of
     ``requests``, and end in any.
@@ -36,7 +38,8 @@ def answers(
     ``tail`` tokens are generated past the end of an answer. In fp32 the tokens are those of every request alone, up to
     ties within rounding; draws at temperature > 0 are keyed by ``Sampler``.
     """
-    batch = Batch(target, requests, Sampler(temperature, seed, [r.id for r in requests], max_new_tokens + tail))
+    sampler = Sampler(temperature, seed, [r.id for r in requests], max_new_tokens + tail, draw)
+    batch = Batch(target, requests, sampler)
     waiting = iter(range(len(requests)))
     while True:
         over = [row for row in batch.rows if row.over(tail)]

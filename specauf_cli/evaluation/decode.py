@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from specauf_cli.config.schema import Draw
 from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.lookup import LookupIndex, LookupRule
 from specauf_cli.evaluation.sampling import Sampler
@@ -112,6 +113,7 @@ def decode(
     temperature: float,
     seed: int,
     max_new_tokens: int,
+    draw: Draw = "inverse_cdf",
 ) -> tuple[Trace, tuple[int, ...], Clock]:
     """Decodes one request with batch size 1: its trace, the completion (cut at its end), and the seconds.
 
@@ -121,9 +123,8 @@ def decode(
     committed; the target's cache is cropped to what was committed. Ends at a stop token or at ``max_new_tokens``.
     """
     device, stop, prompt = target.device, target.chat.stop_ids, request.prompt
-    sampler = Sampler(
-        temperature, seed, [f"{request.prompt_id}#{request.turn}"], max_new_tokens + proposer.proposals + 1
-    )
+    horizon = max_new_tokens + proposer.proposals + 1
+    sampler = Sampler(temperature, seed, [f"{request.prompt_id}#{request.turn}"], horizon, draw)
     row = torch.zeros(1, dtype=torch.long, device=device)
     cache = target.new_cache()
     begin = now_on(device)
@@ -168,13 +169,14 @@ def decode_all(
     temperature: float,
     seed: int,
     max_new_tokens: int,
+    draw: Draw = "inverse_cdf",
 ) -> list[tuple[Trace, tuple[int, ...]]]:
     """Decodes the request of every trajectory, one after another: its trace and its completion."""
     result: list[tuple[Trace, tuple[int, ...]]] = []
     with track("decoding live", len(requests)) as show:
         for request in requests:
             trace, tokens, _ = decode(
-                target, proposer, request, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens
+                target, proposer, request, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens, draw=draw
             )
             result.append((trace, tokens))
             show(len(result), f"tau {tau.mean([trace for trace, _ in result]):.2f}")

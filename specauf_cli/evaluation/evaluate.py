@@ -57,6 +57,7 @@ def own_answers(
         tail=config.backbone.block_size + 1,
         batch_size=settings.batch_size,
         cache=cache,
+        draw=settings.draw,
         show=_say,
         shared=shared,
     )
@@ -172,6 +173,7 @@ def _live(
         temperature=temperature,
         seed=settings.seed,
         max_new_tokens=settings.max_new_tokens,
+        draw=settings.draw,
     )
     accepted = ranks.collect([trace.accepted for trace, _ in own_share], target.device)
     ends = ranks.collect([[trace.tokens, trace.ended] for trace, _ in own_share], target.device)

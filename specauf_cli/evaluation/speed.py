@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from specauf_cli.config.schema import Draw
 from specauf_cli.evaluation.decode import Proposer, decode, now_on, target_pass
 from specauf_cli.evaluation.replay import every_start
 from specauf_cli.evaluation.verify import accepted_prefix
@@ -37,6 +38,7 @@ def time_requests(
     seed: int,
     max_new_tokens: int,
     repeats: int,
+    draw: Draw = "inverse_cdf",
 ) -> tuple[list[TimedRequest], dict[str, int]]:
     """Every request (benchmark, trajectory) by every method, ``repeats`` times, in a random order that ``seed`` fixes.
 
@@ -52,7 +54,7 @@ def time_requests(
         for n, (key, repeat, i) in enumerate([*warm_up, *turns]):
             benchmark, t = requests[i]
             trace, tokens, clock = decode(
-                target, proposers[key], t, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens
+                target, proposers[key], t, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens, draw=draw
             )
             if n < len(warm_up):
                 continue

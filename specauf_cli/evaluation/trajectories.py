@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from specauf_cli.config.schema import Draw
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation.batching import answers
 from specauf_cli.evaluation.turns import Turns, skips
@@ -45,6 +46,7 @@ def get(
     tail: int,
     batch_size: int,
     cache: Path,
+    draw: Draw = "inverse_cdf",
     show: Callable[[str], None] = lambda _: None,
     shared: bool = False,
     empty: bool = False,
@@ -56,6 +58,8 @@ def get(
     context, unless ``empty``.
     """
     identity = _identity(target, prompts, temperature, seed, max_new_tokens, tail)
+    if temperature > 0 and draw != "inverse_cdf":  # answers cached before there was a choice are by that
+        identity["draw"] = draw
     path = cache / f"{prompts.name}-t{temperature:g}-{digest(identity, 12)}.json"
     cached = _cached(path, identity, target, shared=shared)
     if cached is not None:
@@ -73,6 +77,7 @@ def get(
         max_new_tokens=max_new_tokens,
         tail=tail,
         batch_size=batch_size,
+        draw=draw,
     )
     if shared and ranks.WORLD > 1:
         generated = _of_all_ranks(path, identity, generated, prompts.prompts)
@@ -146,6 +151,7 @@ def generate(
     max_new_tokens: int,
     tail: int,
     batch_size: int,
+    draw: Draw = "inverse_cdf",
 ) -> Generated:
     """Generates turn after turn: the second turn of a prompt follows the target's own first answer.
 
@@ -165,6 +171,7 @@ def generate(
                 max_new_tokens=max_new_tokens,
                 tail=tail,
                 batch_size=batch_size,
+                draw=draw,
             )
             for count, (request, trajectory) in enumerate(answered, 1):
                 done[request.prompt_id].append(trajectory)

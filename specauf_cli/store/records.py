@@ -300,5 +300,6 @@ def _check(record: RunRecord) -> None:
 
 def settings_of(record: RunRecord) -> dict[str, Any]:
     """The evaluation settings that change numbers: not how many requests were audited, nor the batch size."""
-    kept = ("precision", "max_new_tokens", "seed", "heldout_anchors", "confidence")
-    return {k: record.config["evaluation"].get(k) for k in kept}
+    settings = record.config["evaluation"]
+    kept = {k: settings.get(k) for k in ("precision", "max_new_tokens", "seed", "heldout_anchors", "confidence")}
+    return {**kept, "draw": settings.get("draw", "inverse_cdf")}

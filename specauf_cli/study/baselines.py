@@ -103,6 +103,7 @@ def _audit(
         temperature=temperature,
         seed=settings.seed,
         max_new_tokens=settings.max_new_tokens,
+        draw=settings.draw,
     )
     identical = sum(tokens == t.tokens[: t.length] for t, (_, tokens) in zip(asked, lived, strict=True))
     same = sum(live.accepted == trace.accepted for (live, _), trace in zip(lived, traces, strict=False))

@@ -111,6 +111,7 @@ def measure_speed(folders: Sequence[Path], options: SpeedOptions, extra: Sequenc
         seed=settings.seed,
         max_new_tokens=settings.max_new_tokens,
         repeats=options.repeats,
+        draw=settings.draw,
     )
     contexts = timing.context_rows([t for _, t in requests], max(options.batch_sizes), options.repetitions)
     rounds = timing.time_rounds(

@@ -14,6 +14,7 @@ import pytest
 
 from helpers.commands import ENV, ROOT, specauf
 from specauf_cli.store.files import lock
+from specauf_cli.store.records import load_record
 from specauf_cli.store.trust import configs
 from specauf_cli.study import publish
 
@@ -56,6 +57,19 @@ def test_eval_measures_the_latest_run_and_some_benchmarks(table: tuple[Path, str
     assert "Algebra (offline)" in done.stdout
     assert "Functions (offline)" not in done.stdout
     assert "block-mask accuracy" in done.stdout
+
+
+def test_answers_drawn_by_gumbel_noise_are_other_ones_and_decoded_live_the_same(table: tuple[Path, str]) -> None:
+    folder, _ = table
+    words = ["eval", "--benchmarks", "offline_chat", "evaluation.temperatures=[1.0]", "evaluation.audit=null"]
+    rounds = []
+    for draw in ("inverse_cdf", "gumbel"):
+        specauf(folder, *words, f"evaluation.draw={draw}")
+        newest = max(folder.glob("runs/*/records/*.json"), key=lambda path: path.stat().st_mtime_ns)
+        (result,) = load_record(newest).benchmarks
+        assert result.audit.requests == result.audit.identical == result.audit.same_rounds > 1
+        rounds.append([trace.accepted for trace in result.traces])
+    assert rounds[0] != rounds[1]
 
 
 def test_decode_mode_gives_the_rounds_of_replay(table: tuple[Path, str]) -> None:

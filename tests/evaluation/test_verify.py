@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import jaxtyping
 import pytest
 import torch
 from torch import Tensor
 
+from specauf_cli.config.schema import Draw
 from specauf_cli.evaluation.sampling import Sampler
 from specauf_cli.evaluation.verify import accepted_prefix, accepted_slotwise
 
@@ -66,16 +68,20 @@ def test_slot_by_slot_counts_the_same_and_drafts_nothing_behind_a_miss() -> None
 LOGITS = torch.tensor([2.0, 0.5, -1.0, 1.0, -math.inf, 0.0])
 
 
-def draws(temperature: float, requests: int = 6000, seed: int = 0) -> Tensor:
+both_draws = pytest.mark.parametrize("draw", get_args(Draw))
+
+
+def draws(temperature: float, draw: Draw, requests: int = 6000, seed: int = 0) -> Tensor:
     """``[requests, 4]``: four positions of many requests, all with the same logits."""
-    sampler = Sampler(temperature, seed, [f"r{i}#0" for i in range(requests)], 4)
+    sampler = Sampler(temperature, seed, [f"r{i}#0" for i in range(requests)], 4, draw)
     logits = LOGITS.expand(requests, 4, -1)
     return sampler.choose(logits, torch.arange(requests), torch.zeros(requests, dtype=torch.long))
 
 
+@both_draws
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_draws_follow_the_softmax(temperature: float) -> None:
-    found = draws(temperature)
+def test_draws_follow_the_softmax(temperature: float, draw: Draw) -> None:
+    found = draws(temperature, draw)
     expected = (LOGITS / temperature).softmax(dim=0) * found.numel()
     counts = torch.bincount(found.flatten(), minlength=6)
     assert counts[4] == 0
@@ -84,8 +90,9 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
     assert statistic < 18.5  # the 99.9 % quantile of chi-square with 4 degrees of freedom
 
 
-def test_draws_at_neighbouring_positions_and_requests_are_independent() -> None:
-    found = draws(1.0)
+@both_draws
+def test_draws_at_neighbouring_positions_and_requests_are_independent(draw: Draw) -> None:
+    found = draws(1.0, draw)
     p = LOGITS.softmax(dim=0)
     for first, second in ((found[:, 0], found[:, 1]), (found[:-1, 2], found[1:, 2])):
         pairs = torch.bincount(first * 6 + second, minlength=36).view(6, 6)
@@ -94,8 +101,9 @@ def test_draws_at_neighbouring_positions_and_requests_are_independent() -> None:
         assert ((pairs - expected)[possible] ** 2 / expected[possible]).sum() < 51.2  # 99.9 %, 24 degrees of freedom
 
 
-def test_accepting_a_greedy_draft_happens_with_its_probability_and_rejection_samples_the_rest() -> None:
-    truth = draws(1.0).flatten()
+@both_draws
+def test_accepting_a_greedy_draft_happens_with_its_probability_and_rejection_samples_the_rest(draw: Draw) -> None:
+    truth = draws(1.0, draw).flatten()
     p = LOGITS.softmax(dim=0)
     draft = torch.full_like(truth, int(p.argmax()))
     accepted = accepted_prefix(draft[:, None], truth[:, None]).bool()
@@ -106,31 +114,47 @@ def test_accepting_a_greedy_draft_happens_with_its_probability_and_rejection_sam
     assert torch.allclose(rest, expected / expected.sum(), atol=0.02)
 
 
-def test_a_draw_depends_on_seed_request_and_position_only() -> None:
+@both_draws
+def test_a_draw_depends_on_seed_request_and_position_only(draw: Draw) -> None:
     names = [f"p{i}#0" for i in range(5)]
     logits = torch.randn(5, 9, 50, generator=torch.Generator().manual_seed(0))
     rows, start = torch.arange(5), torch.tensor([0, 3, 7, 1, 0])
-    together = Sampler(1.0, 3, names, 16).choose(logits, rows, start)
+    together = Sampler(1.0, 3, names, 16, draw).choose(logits, rows, start)
     for i in range(5):
-        alone = Sampler(1.0, 3, [names[i]], 40)  # another batch, another horizon
+        alone = Sampler(1.0, 3, [names[i]], 40, draw)  # another batch, another horizon
         row = torch.zeros(1, dtype=torch.long)
         assert torch.equal(alone.choose(logits[i : i + 1], row, start[i : i + 1])[0], together[i])
         for w in range(9):  # one position at a time
             one = alone.choose(logits[i : i + 1, w : w + 1], row, start[i : i + 1] + w)
             assert one.item() == together[i, w]
-    backwards = Sampler(1.0, 3, names[::-1], 16).choose(logits, rows.flip(0), start)
+    backwards = Sampler(1.0, 3, names[::-1], 16, draw).choose(logits, rows.flip(0), start)
     assert torch.equal(backwards, together)
 
 
-def test_another_seed_request_or_position_is_another_draw() -> None:
+def flips(draw: Draw) -> int:
+    """Draws of 20,000 that differ after logits over 500 tokens have moved by a hundred times the rounding of fp32."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 1000, 500, generator=generator)
+    moved = logits + 1e-3 * torch.randn(logits.shape, generator=generator)
+    sampler = Sampler(1.0, 0, [f"p{i}#0" for i in range(20)], 1000, draw)
+    rows, start = torch.arange(20), torch.zeros(20, dtype=torch.long)
+    return int((sampler.choose(logits, rows, start) != sampler.choose(moved, rows, start)).sum())
+
+
+def test_rounding_changes_a_draw_by_gumbel_noise_far_less_often() -> None:
+    assert 10 * flips("gumbel") < flips("inverse_cdf")
+
+
+@both_draws
+def test_another_seed_request_or_position_is_another_draw(draw: Draw) -> None:
     logits = torch.zeros(1, 12, 1000)
     row, start = torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
-    reference = Sampler(1.0, 0, ["p#0"], 20).choose(logits, row, start)
+    reference = Sampler(1.0, 0, ["p#0"], 20, draw).choose(logits, row, start)
     assert len(reference.unique()) > 9
     for other in (
-        Sampler(1.0, 1, ["p#0"], 20).choose(logits, row, start),
-        Sampler(1.0, 0, ["p#1"], 20).choose(logits, row, start),
-        Sampler(1.0, 0, ["p#0"], 20).choose(logits, row, start + 1),
+        Sampler(1.0, 1, ["p#0"], 20, draw).choose(logits, row, start),
+        Sampler(1.0, 0, ["p#1"], 20, draw).choose(logits, row, start),
+        Sampler(1.0, 0, ["p#0"], 20, draw).choose(logits, row, start + 1),
     ):
         assert (other != reference).sum() > 9
 
@@ -163,7 +187,8 @@ def test_shapes_and_types_are_checked_at_run_time() -> None:
         accepted_prefix(torch.zeros(3, 4).long(), torch.zeros(3, 5).long())
 
 
-def test_a_low_temperature_approaches_the_argmax() -> None:
+@both_draws
+def test_a_low_temperature_approaches_the_argmax(draw: Draw) -> None:
     logits = torch.randn(1, 8, 20, generator=torch.Generator().manual_seed(0))
     row = torch.zeros(1, dtype=torch.long)
-    assert torch.equal(Sampler(1e-4, 0, ["a"], 8).choose(logits, row, row), logits.argmax(dim=-1))
+    assert torch.equal(Sampler(1e-4, 0, ["a"], 8, draw).choose(logits, row, row), logits.argmax(dim=-1))
