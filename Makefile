@@ -9,6 +9,8 @@ PROFILE ?= laptop
 SEEDS   ?= 0
 # Anything else for the table: ARGS="data_root=DIR trainer.steps=500"
 ARGS    ?=
+# Further options of pip for the first call; --no-compile is faster where few commands follow
+PIP_OPTIONS ?=
 # An interpreter for make gpu that has the packages already, where none can be installed
 GPU_PYTHON ?= $(BIN)/python
 # A launcher for the cells of the table: slurm, local (conf/hydra/launcher); none: on this machine, workers=N side by side
@@ -31,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "SpecAUF needs Python >= 3.11; $(PYTHON) is older. Try: make PYTHON=python3.11 setup"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (first time only) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
 table: $(STAMP) ## train and evaluate what is missing, then print the tables of the paper (the main job)

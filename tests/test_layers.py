@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,14 @@ def level(module: str) -> int:
     return next(i for i, names in enumerate(LEVELS) if module in names)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -87,7 +93,7 @@ def test_only_layout_knows_what_is_where() -> None:
             path.name == "layout.py" or path.relative_to(PACKAGE).parts[0] == "doctor"
         ):  # its check writes its own folder
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
                 joined = f"{path.relative_to(PACKAGE)}:{node.lineno}: / {node.right.value!r}"
                 published = path.name == "render.py"  # results/records, which is no runs folder
