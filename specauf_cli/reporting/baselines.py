@@ -27,7 +27,7 @@ from specauf_cli.reporting.tables import (
     tau_cell,
 )
 from specauf_cli.store.lookup import LookupRecord
-from specauf_cli.store.records import RunRecord, settings_of
+from specauf_cli.store.records import RunRecord, deciding, settings_of
 from specauf_cli.types import Trace
 
 AVERAGE = "Avg"
@@ -162,6 +162,5 @@ def _check_alike(record: RunRecord, lookup: LookupRecord) -> None:
     for b in record.benchmarks:
         if known.get((b.column, b.temperature), b.prompts_sha256) != b.prompts_sha256:
             raise InputError(f"{record.run} and prompt lookup were measured on different prompts of {b.title}")
-    asked = lookup.config["evaluation"]
-    if any(asked.get(key) != value for key, value in settings_of(record).items()):
+    if deciding(lookup.config["evaluation"]) != settings_of(record):
         raise InputError(f"{record.run} and prompt lookup were measured with different evaluation settings")

@@ -1,5 +1,6 @@
 """Measurements of a run: the run id, and records with their typed sections."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -300,6 +301,10 @@ def _check(record: RunRecord) -> None:
 
 def settings_of(record: RunRecord) -> dict[str, Any]:
     """The evaluation settings that change numbers: not how many requests were audited, nor the batch size."""
-    settings = record.config["evaluation"]
-    kept = {k: settings.get(k) for k in ("precision", "max_new_tokens", "seed", "heldout_anchors", "confidence")}
-    return {**kept, "draw": settings.get("draw", "inverse_cdf")}
+    return deciding(record.config["evaluation"])
+
+
+def deciding(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings ``evaluation``, those that change numbers."""
+    kept = {k: evaluation.get(k) for k in ("precision", "max_new_tokens", "seed", "heldout_anchors", "confidence")}
+    return {**kept, "draw": evaluation.get("draw", "inverse_cdf")}

@@ -54,10 +54,13 @@ def test_drafters_of_another_target_are_left_out_and_counted() -> None:
         ({}, "different evaluation settings"),
     ],
 )
-def test_other_prompts_or_settings_are_an_input_error(changes: dict[str, str], message: str) -> None:
+@pytest.mark.parametrize("changed", [{"precision": "bf16"}, {"draw": "gumbel"}])
+def test_other_prompts_or_settings_are_an_input_error(
+    changes: dict[str, str], message: str, changed: dict[str, str]
+) -> None:
     results = [benchmark(COLUMNS[0], [[1]], **changes)]
     other = record("auf", results, inputs={"target": "t"})
     if not changes:
-        other.config["evaluation"]["precision"] = "bf16"
+        other.config["evaluation"].update(changed)
     with pytest.raises(InputError, match=message):
         markdown(SHIPPED, lookup_record(), [other])
