@@ -7,7 +7,7 @@ of a block and any other backend that asks for the token at a position get the s
 ``inverse_cdf``: the token in whose part of the cumulated probabilities one uniform number falls. All limits between
 tokens move a little, and the number is within rounding of one of them in about one draw of 30,000.
 ``gumbel``: the largest logit / temperature + Gumbel noise, a number for every token (Gumbel-max: Maddison et al., A*
-Sampling, 2014). Rounding decides only if the two largest are that close, in none of 297,380 draws. It costs more with a
+Sampling, 2014). Rounding decides only if the two largest are that close, in none of 296,900 draws. It costs more with a
 large vocabulary. Both counts and costs: benchmarks/draws.json.
 """
 
