@@ -1,6 +1,6 @@
 """How often does rounding change a draw at T = 1? By the inverse CDF and by Gumbel noise (``evaluation.draw``).
 
-    python benchmarks/draws.py             needs the laptop target of `make table`; about five minutes
+    python benchmarks/draws.py             needs the laptop target of `make table`; two minutes on 2 cores
 
 The logits of the target's own answers are computed twice in fp32: in one pass over the sequence, and by verification
 passes of 16 tokens on a cache, as in live decoding. Both ways of drawing get both logits and the same keyed random

@@ -1,6 +1,6 @@
 """How much faster is replay than live decoding? Ratios in one run, same prompts, same drafters, T = 0.
 
-    python benchmarks/replay.py --run RUN --run RUN ...        finished DFlash runs of one target; about ten minutes
+    python benchmarks/replay.py --run RUN --run RUN ...   finished DFlash runs of one target; up to half an hour
 
 Live: every request decoded with batch size 1. Replay: trajectories already cached; and, for all drafters together, the
 one-time generation of the trajectories included. The limit of a replay: one pass of the target (and the drafter's

@@ -22,8 +22,8 @@ from specauf_cli.config.compose import compose
 from specauf_cli.errors import InputError
 from specauf_cli.models import sizes
 from specauf_cli.planning.calibration import Material, material
+from specauf_cli.planning.estimate import estimate
 from specauf_cli.planning.plan import GPUS, SUPPORT, Lengths, Plan, make_plan
-from specauf_cli.planning.text import lines
 from specauf_cli.store import layout
 from specauf_cli.store.files import write_json, write_text
 
@@ -109,8 +109,7 @@ def arithmetic(plan: Plan) -> list[str]:
         f"`specauf plan profile=paper objective=auf --gpu {CARD} --devices {CARDS}`:",
         "",
         "```text",
-        *lines(plan),
-        f"  time         {plan.steps * seconds / 3600:.1f} hours: {seconds:.2f} s a step on {CARDS} x {CARD}",
+        *estimate(plan.config, gpu=CARD, devices=CARDS, utilisation=UTILISATION),
         "```",
         "",
         "It rests on:",
@@ -121,7 +120,7 @@ def arithmetic(plan: Plan) -> list[str]:
         "[plan.json](plan.json);",
         "- ranks that do not wait for each other. A rank computes the target's pass of its own micro-batches, so that "
         f"is shared too; gradients are exchanged once a step: {gradients / 1e9:.1f} GB, {1000 * exchange:.0f} ms at "
-        f"{NVLINK / 1e9:.0f} GB/s, {exchange / seconds:.0%} of the step if nothing of it overlaps;",
+        f"{NVLINK / 1e9:.0f} GB/s, {exchange / seconds:.0%} of a step of {seconds:.2f} s if nothing of it overlaps;",
         f"- {plan.lengths.mean:,.0f} tokens a conversation ({plan.lengths.source}), and for the pruned head a support "
         f"of {SUPPORT:g} slots a block.",
     ]

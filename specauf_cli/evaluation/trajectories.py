@@ -57,9 +57,7 @@ def get(
     ``shared``: every rank calls this and generates its part. Errors: InputError when no request fits the target's
     context, unless ``empty``.
     """
-    identity = _identity(target, prompts, temperature, seed, max_new_tokens, tail)
-    if temperature > 0 and draw != "inverse_cdf":  # answers cached before there was a choice are by that
-        identity["draw"] = draw
+    identity = _identity(target, prompts, temperature, seed, max_new_tokens, tail, draw)
     path = cache / f"{prompts.name}-t{temperature:g}-{digest(identity, 12)}.json"
     cached = _cached(path, identity, target, shared=shared)
     if cached is not None:
@@ -92,7 +90,7 @@ def get(
 
 
 def _identity(
-    target: Target, prompts: PromptSet, temperature: float, seed: int, max_new_tokens: int, tail: int
+    target: Target, prompts: PromptSet, temperature: float, seed: int, max_new_tokens: int, tail: int, draw: Draw
 ) -> dict[str, object]:
     """Everything that the trajectories depend on."""
     identity: dict[str, object] = {
@@ -107,6 +105,8 @@ def _identity(
         "dtype": str(target.model.dtype),
         "stop": sorted(target.chat.stop_ids),
     }
+    if temperature > 0 and draw != "inverse_cdf":  # answers cached before there was a choice are drawn by that
+        identity["draw"] = draw
     # Answers cached before such prompts were skipped must not be read again.
     if target.chat.control_token(*(turn for p in prompts.prompts for turn in p.turns)) is not None:
         identity["control tokens"] = "skipped"
