@@ -45,15 +45,22 @@ from specauf_cli.models import checkpoint  # noqa: E402
 from specauf_cli.models import target as targets  # noqa: E402
 from specauf_cli.models.dflash import DFlash  # noqa: E402
 from specauf_cli.models.target import Target  # noqa: E402
+from specauf_cli.runtime.machine import keep_freed_memory  # noqa: E402
 from specauf_cli.types import Corpus  # noqa: E402
 
+keep_freed_memory()  # as every command does that runs a model
 torch.set_num_threads(1)  # the tensors here are tiny, and the machine is shared
 gc.freeze()  # the modules stay; looking at their objects again and again takes a few per cent of the time
 gc.set_threshold(100_000, 50, 100)
 
 # The same examples in every run, as many as take a second or less; how long one takes says nothing.
-hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None, max_examples=50)
-hypothesis.settings.load_profile("tests")
+for name, examples in (("tests", 25), ("all", 100)):
+    hypothesis.settings.register_profile(name, derandomize=True, deadline=None, database=None, max_examples=examples)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """More examples in ``make test-all``."""
+    hypothesis.settings.load_profile("tests" if "not slow" in config.option.markexpr else "all")
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks

@@ -16,7 +16,7 @@ from specauf_cli.runtime.products import has_bf16_products, multiply_in_fp32
 def use_machine(config: Config) -> str:
     """Sets thread count, allocator and products and returns the device. Errors: InputError for a device that does not
     exist."""
-    _keep_freed_memory()
+    keep_freed_memory()
     if not has_bf16_products():
         multiply_in_fp32()
     if config.threads is not None:
@@ -44,7 +44,7 @@ def free_memory(device: str) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tells glibc to keep freed blocks instead of returning them: a step frees and allocates the same large tensors
     again.
 

@@ -36,7 +36,7 @@ def test_tokens_a_second_and_R_are_ratios_of_sums() -> None:
     assert run.gap == pytest.approx(0)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6), min_size=2, max_size=5), st.floats(0.1, 10))
 def test_tau_over_R_is_the_measured_speedup_where_nothing_is_cut_or_lost(
     rows: Sequence[list[int]], seconds: float

@@ -31,7 +31,7 @@ MakeTarget = Callable[..., Target]
 MakeDrafter = Callable[..., DFlash]
 Wrong = Callable[[int, int], bool]
 
-NEW, TAIL, SEED = 40, 8, 3
+NEW, TAIL, SEED = 32, 8, 3
 PROMPTS = (
     Prompt("p0", ("Hi",)),
     Prompt("p1", ("What is 2 + 3?",)),
@@ -212,7 +212,6 @@ def check_agreement(target: Target, drafter: DFlash, found: Generated, new: int 
     token."""
     recorded: list[list[tuple[int, ...]]] = [[] for _ in found.trajectories]
     replayed = replay(target, drafter, found.trajectories, batch_size=3, record=lambda i, p: recorded[i].append(p))
-    assert replayed == replay(target, drafter, found.trajectories, batch_size=3)
     for t, trace, proposed in zip(found.trajectories, replayed, recorded, strict=True):
         with drafts_of(drafter) as drafted:
             lived, tokens = live(target, drafter, t, found.temperature, new)
@@ -242,10 +241,11 @@ def test_live_rounds_are_replay_rounds_for_a_fitted_drafter(
     target: Target, fitted: Callable[[float], DFlash], made: dict[float, Generated], temperature: float
 ) -> None:
     traces = check_agreement(target, fitted(temperature), made[temperature])
+    assert traces == replay(target, fitted(temperature), made[temperature].trajectories, batch_size=3)  # unrecorded
     counts = [a for t in traces for a in t.accepted]
     assert counts.count(0) > 3
     assert counts.count(7) > 0
-    assert sum(0 < a < 7 for a in counts) > 10
+    assert sum(0 < a < 7 for a in counts) > 8
 
 
 @both_temperatures
@@ -306,7 +306,7 @@ def test_live_rounds_are_replay_rounds_for_other_drafters(
     traces = check_agreement(target, drafter, found)
     counts = [a for t in traces for a in t.accepted]
     assert counts.count(0) > 3
-    assert sum(0 < a < OTHERS[name][0] for a in counts) > (3 if isinstance(drafter, Heads) else 10)
+    assert sum(0 < a < OTHERS[name][0] for a in counts) > (3 if isinstance(drafter, Heads) else 8)
     assert all(t.proposed == OTHERS[name][0] for t in traces)
 
 
@@ -403,7 +403,7 @@ def test_live_rounds_are_replay_rounds_when_turns_end(
         assert t.ended == (t.tokens[t.length - 1] in stopping.chat.stop_ids)
         assert not stopping.chat.stop_ids & set(t.tokens[: t.length - 1])
         assert t.ended or t.length == NEW
-    check_agreement(stopping, fitted(temperature), found)
+    check_agreement(stopping, fitted(temperature), replace(found, trajectories=found.trajectories[:6]))
 
 
 def test_a_completion_of_one_token_has_no_rounds(
@@ -472,7 +472,7 @@ def test_answers_cached_before_control_tokens_were_skipped_are_not_read(target: 
 
 def test_when_no_prompt_fits_it_is_an_input_error(make_target: MakeTarget, tmp_path: Path) -> None:
     prompts = PromptSet("toy", "Toy", tuple(PROMPTS), len(PROMPTS), "content", "made")
-    with pytest.raises(InputError, match=r"no prompt fits the target .*its context holds 50 tokens.*max_new_tokens=40"):
+    with pytest.raises(InputError, match=r"no prompt fits the target .*its context holds 50 tokens.*max_new_tokens=32"):
         trajectories.get(
             make_target(context_length=50),
             prompts,

@@ -28,7 +28,7 @@ def config(*overrides: str) -> Config:
             "profile=smoke",
             "benchmark=offline_chat",
             "evaluation.prompts=5",
-            "evaluation.max_new_tokens=16",
+            "evaluation.max_new_tokens=12",
             "evaluation.all_starts=true",
             "evaluation.audit=2",
             *overrides,
@@ -37,7 +37,7 @@ def config(*overrides: str) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("mode", "prompts"), [("replay", 5), ("decode", 3), ("replay", 1)], ids=["replay", "decode", "one-prompt"]
+    ("mode", "prompts"), [("replay", 3), ("decode", 3), ("replay", 1)], ids=["replay", "decode", "one-prompt"]
 )
 def test_two_ranks_measure_what_one_does(
     mode: str, prompts: int, target: Target, make_drafter: MakeDrafter, small_corpus: Corpus, tmp_path: Path

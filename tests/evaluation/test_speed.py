@@ -28,7 +28,7 @@ from specauf_cli.types import Prompt, Trace, Trajectory
 
 MakeDrafter = Callable[..., DFlash]
 MakeTarget = Callable[..., Target]
-NEW, TAIL, SEED = 40, 8, 3
+NEW, TAIL, SEED = 30, 8, 3
 PROMPTS = tuple(Prompt(f"p{i}", (text,)) for i, text in enumerate(["Hi", "What is 2 + 3?", "Tell me about a fox."]))
 RULE = LookupRule(3, 1, 7)
 both_temperatures = pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -90,7 +90,7 @@ def test_a_walk_cuts_every_round(row: list[int], proposals: int) -> None:
 
 
 def test_every_request_is_timed_by_every_method_in_turn(target: Target, make_drafter: MakeDrafter) -> None:
-    found = own_answers(target, 0.0, new=12)
+    found = own_answers(target, 0.0, new=8)
     proposers: dict[str, Proposer] = {
         "plain": Nothing(),
         "lookup": PromptLookup(RULE),
@@ -100,7 +100,7 @@ def test_every_request_is_timed_by_every_method_in_turn(target: Target, make_dra
 
     def run(seed: int) -> Sequence[tuple[str, int, str]]:
         results, different = time_requests(
-            target, proposers, requests, temperature=0.0, seed=seed, max_new_tokens=12, repeats=2
+            target, proposers, requests, temperature=0.0, seed=seed, max_new_tokens=8, repeats=2
         )
         assert different == {"plain": 0, "lookup": 0, "run": 0}
         return [(r.method, r.repeat, r.prompt) for r in results]

@@ -12,7 +12,7 @@ from typing import Any
 
 from beartype import BeartypeConf, beartype
 
-ENOUGH = 4
+ENOUGH = 2
 """Checks of one function in one test: every kind of call is among the first, and a loop would spend most of its time on
 checks."""
 

@@ -43,7 +43,7 @@ def out(table: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> tu
 def is_full(record: dict[str, Any]) -> bool:
     """Measured with the smoke profile's own settings on all of its benchmarks."""
     settings = record["config"]["evaluation"]
-    return len(record["benchmarks"]) == 12 and (settings["mode"], settings["max_new_tokens"]) == ("replay", 24)
+    return len(record["benchmarks"]) == 12 and (settings["mode"], settings["max_new_tokens"]) == ("replay", 16)
 
 
 @pytest.fixture(scope="module")
