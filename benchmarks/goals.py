@@ -288,7 +288,8 @@ def origin(record: Any) -> tuple[str, str, str]:
     days = sorted({str(row["date"])[:10] for row in own} or {str(source.get("date") or source["written"])[:10]})
     commits = dict.fromkeys(_commit(row["code"]) for row in own) or [_commit(code)]
     threads = environment["threads"]
-    machine = environment.get("gpu") or f"{environment['cpu']}, {threads} thread{'s' * (threads != 1)}"
+    instructions = f" with {environment['instructions']}" if environment.get("instructions") else ""
+    machine = environment.get("gpu") or f"{environment['cpu']}{instructions}, {threads} thread{'s' * (threads != 1)}"
     return ", ".join(days), ", ".join(commits), str(machine)
 
 
