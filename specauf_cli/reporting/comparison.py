@@ -427,9 +427,16 @@ def budget_figure(compared: Comparison) -> Figure | None:
             for row, average_tau in _averages(part).items():
                 lines.setdefault(row.recorded_as, (row.title, {}))[1][budget] = average_tau
         order = [row.recorded_as for row in compared.page.rows if row.recorded_as in lines]
-        panels.append(BudgetPanel(factor, {name: lines[name] for name in order}))
+        seeds = {budget: _counted_seeds(part) for budget, part in parts.items()}
+        panels.append(BudgetPanel(factor, {name: lines[name] for name in order}, seeds))
     records = [r for parts in by_budget(compared).values() for part in parts.values() for r in part.measured.records]
     return tau_by_budget(f"budget-{compared.page.name}", panels, compared.page.definition, records) if panels else None
+
+
+def _counted_seeds(part: Part) -> str:
+    """``1 seed``, or ``1 to 3 seeds`` where rows differ."""
+    counts = sorted({len(line.seeds) for line in part.lines if line.average is not None})
+    return f"{' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} seed{'s' * (counts[-1] > 1)}"
 
 
 def by_budget(compared: Comparison) -> dict[str, dict[float, Part]]:

@@ -138,7 +138,7 @@ def tau_by_gamma(name: str, panels: Sequence[GammaPanel], definition: str, recor
                 line = {key: value for key, value in looks[objective].items() if key != "marker"}
                 ax.axhspan(level.low, level.high, color=line["color"], alpha=0.15, linewidth=0)
                 drawn[escape.drawn(title)] = ax.axhline(level.value, linewidth=1.4, **line)
-            _label_panel(ax, panel.title, "gamma of decay", gammas)
+            _label_panel(ax, panel.title, "gamma of decay", {gamma: f"{gamma:g}" for gamma in gammas})
         _finish_panels(canvas, axes[0], drawn, definition, columns=len(drawn))
     text = (
         "tau of decay against its gamma. Lines and bands: other objectives with their 95 % intervals. The panels have "
@@ -149,10 +149,13 @@ def tau_by_gamma(name: str, panels: Sequence[GammaPanel], definition: str, recor
 
 @dataclass(frozen=True)
 class BudgetPanel:
-    """The conditions of one factor in ``tau_by_budget``: by objective its title, and average tau by budget."""
+    """The conditions of one factor in ``tau_by_budget``: by objective its title, and average tau by budget.
+
+    ``seeds``: how many each budget was measured with, in words."""
 
     title: str
     lines: Mapping[str, tuple[str, Mapping[float, Interval]]]
+    seeds: Mapping[float, str]
 
 
 def tau_by_budget(name: str, panels: Sequence[BudgetPanel], definition: str, records: Sequence[RunRecord]) -> Figure:
@@ -163,7 +166,6 @@ def tau_by_budget(name: str, panels: Sequence[BudgetPanel], definition: str, rec
         axes = np.atleast_1d(canvas.subplots(1, len(panels)))
         drawn: dict[str, Any] = {}
         for ax, panel in zip(axes, panels, strict=True):
-            budgets = sorted({budget for _, points in panel.lines.values() for budget in points})
             for objective, (title, points) in panel.lines.items():
                 ordered, look = sorted(points.items()), looks[objective]
                 x = [budget for budget, _ in ordered]
@@ -171,6 +173,7 @@ def tau_by_budget(name: str, panels: Sequence[BudgetPanel], definition: str, rec
                     x, [p.low for _, p in ordered], [p.high for _, p in ordered], color=look["color"], alpha=0.12, lw=0
                 )
                 (drawn[escape.drawn(title)],) = ax.plot(x, [p.value for _, p in ordered], linewidth=1.4, **look)
+            budgets = {budget: f"{budget:g}\n{panel.seeds[budget]}" for budget in sorted(panel.seeds)}
             _label_panel(ax, panel.title, "training steps / the profile's", budgets)
         _finish_panels(canvas, axes[0], drawn, definition, columns=min(4, len(drawn)))
     text = (
@@ -180,10 +183,10 @@ def tau_by_budget(name: str, panels: Sequence[BudgetPanel], definition: str, rec
     return Figure(name, "tau against the training budget", text, canvas, records)
 
 
-def _label_panel(ax: Any, title: str, label: str, ticks: Sequence[float]) -> None:
+def _label_panel(ax: Any, title: str, label: str, ticks: Mapping[float, str]) -> None:
     """Title and logarithmic axis of one panel, marked at the values that were measured."""
     ax.set(xscale="log", xlabel=label, title=escape.drawn(title))
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks(list(ticks), list(ticks.values()))
     ax.minorticks_off()
 
 

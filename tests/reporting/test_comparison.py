@@ -231,6 +231,7 @@ def test_the_budget_figure_has_a_panel_for_every_factor_with_several_budgets() -
     assert [ax.get_title() for ax in figure.canvas.axes] == ["original answers"]
     assert {line.get_label() for line in figure.canvas.axes[0].get_lines()}
     assert [list(line.get_xdata()) for line in figure.canvas.axes[0].get_lines()] == [[1, 2], [1, 2], [1]]
+    assert [label.get_text() for label in figure.canvas.axes[0].get_xticklabels()] == ["1\n1 seed", "2\n1 seed"]
     assert len(figure.records) == 5
     assert comparison.budget_figure(judged(decay=LOW, auf=HIGH)) is None
 
