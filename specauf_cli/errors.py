@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,8 +25,14 @@ def whole_text(error: BaseException) -> str:
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """``' Did you mean X?'`` for the valid name closest to ``word``, or ``''`` when none is close."""
-    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    """``' Did you mean X?'`` for the valid name closest to ``word``, or ``''`` when none is close.
+
+    A name of initials is close to its words: ``trainer.lr`` to ``trainer.learning_rate``.
+    """
+    names = list(valid)
+    place, dot, words = word.rpartition(".")
+    short = f"{place}{dot}{''.join(part[0] for part in re.split('[_-]', words) if part)}"
+    close = [short] if short in names else difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -285,6 +285,12 @@ def check_fit(objective: ObjectiveConfig, backbone: BackboneConfig) -> None:
         for number, term in enumerate(terms):
             names.try_term(term, f"objective.{branch}" if len(terms) == 1 else f"objective.{branch}.{number}")
     kinds = {backbone.name, backbone.like}
+    for name in objective.backbones:
+        if name not in known:
+            raise InputError(
+                f"objective {objective.name!r} names backbones: {name!r} is none of {', '.join(known)}."
+                f"{nearest(name, known)}"
+            )
     if not kinds & set(objective.backbones):
         fitting = [n for n in groups()["objective"] if kinds & set(_fits(n))]
         raise InputError(

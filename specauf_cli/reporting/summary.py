@@ -126,11 +126,12 @@ def apart(states: Sequence[State]) -> dict[str, str]:
 
 
 def averages(record: RunRecord, definition: str) -> str:
-    """One line: the average tau at each temperature, and block-mask accuracy."""
-    found = []
+    """One line: the average tau at each temperature, of how many benchmarks, and block-mask accuracy."""
+    found, titles = [], list(dict.fromkeys(b.title for b in record.benchmarks))
     for temperature in sorted({b.temperature for b in record.benchmarks}):
         taus = [tau.mean(b.traces, definition) for b in record.benchmarks if b.temperature == temperature]
         found.append(f"T={temperature:g} tau {sum(taus) / len(taus):.3f}")
+    found.append(f"of {len(titles)} benchmarks" if len(titles) > 1 else f"of {titles[0]} alone")
     return f"{'  '.join(found)}  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %"
 
 

@@ -57,6 +57,12 @@ def test_of_record_averages_benchmarks_without_weights_at_each_temperature() -> 
     assert "tau  9.000 ± 0.000" in about(text, "average", 1.0)
 
 
+def test_averages_say_of_how_many_benchmarks_they_are() -> None:
+    several = [benchmark(name, [[1]], t) for name in ("a", "b") for t in (0.0, 1.0)]
+    assert "T=1 tau 2.000  of 2 benchmarks  block-mask" in summary.averages(record("auf", several), "pooled")
+    assert f"  of {several[0].title} alone  " in summary.averages(record("auf", several[:2]), "pooled")
+
+
 def test_of_record_counts_audit_and_block_mask_accuracy_of_the_whole_record() -> None:
     audit = {"requests": 5, "identical": 4, "same_rounds": 3, "first_difference": None}
     made = record("auf", [worked(audit=audit), worked(audit=audit, temperature=1.0)], blocks=heldout([10, 30], [4, 5]))
