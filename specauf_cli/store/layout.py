@@ -382,14 +382,15 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 
 def other_code(then: dict[str, Any]) -> str:
-    """A warning if the code may not be what a finished run was trained with; a run's id does not cover code."""
-    now_ = code_state()
-    if then == now_ and not then["dirty"]:
+    """A warning if the code is not, or may not be, what a finished run was trained with; its id does not cover code."""
+    now_, known = code_state(), not then["dirty"] or "changes" in then
+    if then == now_ and known:
         return ""
     if then["commit"] == now_["commit"] and not (then["dirty"] or now_["dirty"]):
         return ""
     trained = f"at commit {str(then['commit'])[:12]}" + (" with uncommitted changes" if then["dirty"] else "")
-    return f" (trained {trained}; its name does not cover the code: --force trains it again)"
+    why = "the code is another one now" if known else "its name does not cover the code"
+    return f" (trained {trained}; {why}: --force trains it again)"
 
 
 CURVE = ("loss", "accuracy", "active_ratio", "support_accuracy", "accept_length")

@@ -1,5 +1,6 @@
 """How a result was produced: code, environment, command, time."""
 
+import hashlib
 import os
 import platform
 import resource
@@ -23,7 +24,7 @@ def code_state(also: Sequence[str] = ()) -> dict[str, Any]:
     """Commit of the checkout this package runs from, and whether its code or settings differ from that commit.
 
     Results that the tool itself writes do not make the code dirty; ``also``: further paths or patterns of git that do.
-    Outside a checkout only the version is known.
+    ``changes``, of dirty code only: a digest of what differs. Outside a checkout only the version is known.
     """
     here = Path(__file__).resolve().parent.parent
     state: dict[str, Any] = {"version": _version("specauf"), "commit": None, "dirty": None}
@@ -41,9 +42,23 @@ def code_state(also: Sequence[str] = ()) -> dict[str, Any]:
                 [*git, "status", "--porcelain", "--", *tracked], capture_output=True, text=True, check=True
             )
             state["dirty"] = bool(status.stdout.strip())
+            if state["dirty"]:
+                state["changes"] = _changes(here.parent, tracked)
     except (OSError, subprocess.CalledProcessError):
         pass  # without git only the version is known
     return state
+
+
+def _changes(root: Path, paths: Sequence[str]) -> str:
+    """A digest of how files below ``paths`` differ from the commit, new files among them."""
+    diff, new = (
+        subprocess.run(["git", "-C", root, *words, "--", *paths], capture_output=True, check=True).stdout
+        for words in (["diff", "HEAD", "--binary"], ["ls-files", "-z", "--others", "--exclude-standard"])
+    )
+    found = hashlib.sha256(diff)
+    for name in filter(None, new.split(b"\0")):
+        found.update(name + b"\0" + hashlib.sha256((root / os.fsdecode(name)).read_bytes()).digest())
+    return found.hexdigest()[:12]
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:

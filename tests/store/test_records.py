@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from helpers.synthetic import benchmark, record
 from specauf_cli.config import compose
 from specauf_cli.errors import InputError
-from specauf_cli.store import files, provenance, records
+from specauf_cli.store import files, layout, provenance, records
 from specauf_cli.types import Trace
 
 
@@ -191,6 +192,53 @@ def test_environment_names_no_machine() -> None:
     text = repr(provenance.environment("cpu", 2)) + repr(provenance.code_state())
     assert socket.gethostname() not in text
     assert f"/{getpass.getuser()}/" not in text
+
+
+def test_changes_of_the_code_are_told_apart(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *words], cwd=tmp_path, check=True)
+
+    def changes() -> str:
+        return provenance._changes(tmp_path, ["code"])
+
+    (tmp_path / "code").mkdir()
+    old, new = tmp_path / "code" / "old.py", tmp_path / "code" / "new.py"
+    old.write_text("a = 1\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    none = changes()
+    (tmp_path / "elsewhere.txt").write_text("x")
+    assert changes() == none
+    old.write_text("a = 2\n")
+    one = changes()
+    new.write_text("b = 1\n")
+    two = changes()
+    new.write_text("b = 2\n")
+    three = changes()
+    assert len({none, one, two, three}) == 4
+    new.write_text("b = 1\n")
+    assert changes() == two
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "says"),
+    [
+        ({"dirty": True, "changes": "a"}, {"dirty": True, "changes": "a"}, ""),
+        ({"dirty": True, "changes": "a"}, {"dirty": True, "changes": "b"}, "the code is another one now"),
+        ({"dirty": False}, {"dirty": True, "changes": "b"}, "the code is another one now"),
+        ({"dirty": True}, {"dirty": True, "changes": "b"}, "its name does not cover the code"),
+        ({"dirty": False}, {"dirty": False}, ""),
+    ],
+)
+def test_a_finished_run_says_whether_the_code_is_another_one(
+    monkeypatch: pytest.MonkeyPatch, then: dict[str, Any], now: dict[str, Any], says: str
+) -> None:
+    commit = {"version": "1", "commit": "c"}
+    monkeypatch.setattr(layout, "code_state", lambda: {**commit, **now})
+    said = layout.other_code({**commit, **then})
+    assert says in said
+    assert bool(said) == bool(says)
 
 
 def test_foreign_record_is_refused(tmp_path: Path) -> None:
