@@ -213,7 +213,9 @@ def ours(given: Given, *, labels: str = "data", normalize: str = "credit") -> Co
         Example(str(i), tuple(t.tolist()), tuple(s.tolist()))
         for i, (t, s) in enumerate(zip(given.tokens, given.supervised, strict=True))
     ]
-    features = SimpleNamespace(begin=lambda _: None, ahead=lambda _: None, of=lambda _: given.features)
+    features = SimpleNamespace(
+        with_last=False, begin=lambda _: None, ahead=lambda _: None, of=lambda _: (given.features, None)
+    )
     step = training.Step(config, target, made, examples, features)  # type: ignore[arg-type]
     step.order = SimpleNamespace(batch=lambda _: list(range(SEQUENCES)))  # type: ignore[assignment]
 
