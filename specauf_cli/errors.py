@@ -36,6 +36,12 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def unknown_option(word: str, valid: Iterable[str]) -> InputError:
+    """The error for an option that a command does not have, with the nearest of those that it has."""
+    names = list(valid)
+    return InputError(f"no option {word!r}; valid: {', '.join(names)}.{nearest(word.partition('=')[0], names)}")
+
+
 class Interrupted(Exception):
     """The user (or the system) asked to stop; everything up to the last finished step is saved."""
 

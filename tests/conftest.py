@@ -54,7 +54,7 @@ gc.freeze()  # the modules stay; looking at their objects again and again takes 
 gc.set_threshold(100_000, 50, 100)
 
 # The same examples in every run, as many as take a second or less; how long one takes says nothing.
-for name, examples in (("tests", 25), ("all", 100)):
+for name, examples in (("tests", 25), ("all", 50)):
     hypothesis.settings.register_profile(name, derandomize=True, deadline=None, database=None, max_examples=examples)
 
 

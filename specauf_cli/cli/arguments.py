@@ -5,23 +5,23 @@ from typing import Annotated
 
 import typer
 
-from specauf_cli.errors import InputError, nearest
+from specauf_cli.errors import unknown_option
 
 OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
-def _no_options(context: typer.Context, words: list[str] | None) -> list[str] | None:
+def no_options(context: typer.Context, words: list[str] | None) -> list[str] | None:
     """``words``, none of which is an option that the command does not have. Errors: InputError for one that is."""
     valid = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
     for word in words or []:
         if word.startswith("-"):
-            raise InputError(f"no option {word!r}; valid: {', '.join(valid)}.{nearest(word.partition('=')[0], valid)}")
+            raise unknown_option(word, valid)
     return words
 
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides, e.g. profile=smoke seed=1", callback=_no_options),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides, e.g. profile=smoke seed=1", callback=no_options),
 ]
 RunOption = Annotated[
     list[str] | None, typer.Option(help="Run id or folder; repeatable. Default: the latest finished run.")

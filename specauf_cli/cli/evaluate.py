@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from specauf_cli.cli.arguments import OVERRIDES, Benchmarks, Definition, Overrides, RunOption
+from specauf_cli.cli.arguments import OVERRIDES, Benchmarks, Definition, Overrides, RunOption, no_options
 from specauf_cli.config.overrides import overrides_of, runs_folder, runs_folder_only, setting
 from specauf_cli.errors import InputError
 
@@ -142,7 +142,7 @@ def _evaluate_here(options: HereOptions, runs: Sequence[str], benchmarks: str, o
 
 @app.command(context_settings=OVERRIDES)
 def compare(
-    words: Annotated[list[str], typer.Argument(metavar="RUN_A RUN_B [RUN_C]... [runs=FOLDER]")],
+    words: Annotated[list[str], typer.Argument(metavar="RUN_A RUN_B [RUN_C]... [runs=FOLDER]", callback=no_options)],
     definition: Definition = "engine",
 ) -> None:
     """Compare measured runs with the first one, paired by prompt: differences of tau with 95 % intervals."""

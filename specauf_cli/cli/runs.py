@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from specauf_cli.cli.arguments import OVERRIDES, Overrides
+from specauf_cli.cli.arguments import OVERRIDES, Overrides, no_options
 from specauf_cli.config.overrides import overrides_of, runs_folder_only
 from specauf_cli.errors import InputError
 
@@ -37,7 +37,7 @@ def list_runs(overrides: Overrides = None) -> None:
 
 @app.command(context_settings=OVERRIDES)
 def show(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN]... [runs=FOLDER]")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN]... [runs=FOLDER]", callback=no_options)] = None,
     definition: Annotated[str, typer.Option(help="engine, pooled, per_response or eos_truncated.")] = "engine",
 ) -> None:
     """Show a run (default: the latest finished one): its choices, progress or result, loss, tau per benchmark."""

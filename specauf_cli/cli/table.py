@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from specauf_cli.cli.arguments import OVERRIDES, Overrides
+from specauf_cli.cli.arguments import OVERRIDES, Overrides, no_options
 from specauf_cli.config.overrides import key_of, overrides_of
 from specauf_cli.errors import InputError
 
@@ -18,6 +18,7 @@ def table(
         typer.Argument(
             metavar="[EXPERIMENT]... [KEY=VALUE]...",
             help="Experiment files or names (default: the paper's tables), and Hydra overrides.",
+            callback=no_options,
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0",

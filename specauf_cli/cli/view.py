@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specauf_cli.cli.arguments import OVERRIDES, Benchmarks
+from specauf_cli.cli.arguments import OVERRIDES, Benchmarks, no_options
 from specauf_cli.config.overrides import overrides_of, runs_folder, setting
 from specauf_cli.errors import InputError, nearest
 
@@ -27,7 +27,9 @@ PROMPTS = 2
 
 @app.command(context_settings=OVERRIDES)
 def view(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN] [RUN_B] [KEY=VALUE]...")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN] [RUN_B] [KEY=VALUE]...", callback=no_options)
+    ] = None,
     benchmarks: Benchmarks = "all",
     prompts: Annotated[
         int | None, typer.Option(help=f"The first N prompts of each benchmark. Default: {PROMPTS}.")

@@ -29,7 +29,7 @@ from specauf_cli.config import identity, names, settings
 from specauf_cli.config.groups import OWN, check_choices, file_of, folder, groups, own_folder
 from specauf_cli.config.overrides import key_of
 from specauf_cli.config.schema import BackboneConfig, Config, ObjectiveConfig
-from specauf_cli.errors import InputError, Interrupted, first_line, nearest, whole_text
+from specauf_cli.errors import InputError, Interrupted, first_line, nearest, unknown_option, whole_text
 from specauf_cli.runtime import ranks
 
 SIZED = {"domino": ("gru_hidden_dim", "emb_dim"), "dspark": ("markov_rank",)}
@@ -211,7 +211,7 @@ def _check_options(arguments: Sequence[str]) -> None:
         if word.split("=")[0] in ("--config-dir", "-cd"):  # of this command only: eval would not find the same files
             raise InputError(f"{word}: set {OWN}=DIR instead, so that every command finds your files")
         if word.startswith("-") and before not in WITH_VALUE and word.split("=")[0] not in OPTIONS:
-            raise InputError(f"no option {word!r}; valid: {', '.join(valid)}.{nearest(word, valid)}")
+            raise unknown_option(word, valid)
     if arguments and arguments[-1] in WITH_VALUE:
         raise InputError(
             f"{arguments[-1]} needs a value{': job, hydra or all' if arguments[-1] in WITH_VALUE[:2] else ''}"

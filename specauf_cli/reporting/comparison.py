@@ -12,7 +12,7 @@ from specauf_cli.evaluation.statistics import Interval, Sample, average, average
 from specauf_cli.reporting.claims import HOLDS, OPEN, Verdict, all_above, signed
 from specauf_cli.reporting.escape import cell, code, path
 from specauf_cli.reporting.figures import BudgetPanel, Figure, GammaPanel, tau_by_budget, tau_by_gamma
-from specauf_cli.reporting.measured import Measured, select, sources
+from specauf_cli.reporting.measured import Measured, seeds_of, select, sources
 from specauf_cli.reporting.tables import (
     DASH,
     audit_note,
@@ -427,16 +427,10 @@ def budget_figure(compared: Comparison) -> Figure | None:
             for row, average_tau in _averages(part).items():
                 lines.setdefault(row.recorded_as, (row.title, {}))[1][budget] = average_tau
         order = [row.recorded_as for row in compared.page.rows if row.recorded_as in lines]
-        seeds = {budget: _counted_seeds(part) for budget, part in parts.items()}
+        seeds = {budget: seeds_of([part.measured.records]) for budget, part in parts.items()}
         panels.append(BudgetPanel(factor, {name: lines[name] for name in order}, seeds))
     records = [r for parts in by_budget(compared).values() for part in parts.values() for r in part.measured.records]
     return tau_by_budget(f"budget-{compared.page.name}", panels, compared.page.definition, records) if panels else None
-
-
-def _counted_seeds(part: Part) -> str:
-    """``1 seed``, or ``1 to 3 seeds`` where rows differ."""
-    counts = sorted({len(line.seeds) for line in part.lines if line.average is not None})
-    return f"{' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} seed{'s' * (counts[-1] > 1)}"
 
 
 def by_budget(compared: Comparison) -> dict[str, dict[float, Part]]:

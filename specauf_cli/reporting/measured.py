@@ -1,6 +1,7 @@
 """The records of one table as samples: what tables and claims are computed from."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -176,3 +177,10 @@ def sources(records: Sequence[RunRecord], links: str) -> str:
         label, place = (f"s{r.seed}", "") if r.step is None else (f"s{r.seed} step {r.step}", "steps/")
         record_links.setdefault(name, []).append(link(label, f"{links}/{place}{path(f'{r.id}.json')}"))
     return " · ".join(f"{cell(name)} {' '.join(each)}" for name, each in record_links.items())
+
+
+def seeds_of(conditions: Iterable[Sequence[RunRecord]]) -> str:
+    """Seeds of each drafter under each condition: ``5 seeds``, or ``1 or 3 seeds``; empty without a record."""
+    each = (Counter((r.backbone, r.objective) for r in records).values() for records in conditions)
+    counts = sorted({count for counts in each for count in counts})
+    return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}" if counts else ""

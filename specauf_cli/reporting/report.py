@@ -1,7 +1,6 @@
 """One self-contained HTML page per profile: the story first, then tables, figures, commands, records. No network."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
@@ -11,7 +10,7 @@ from specauf_cli.reporting.claims import Verdict, verdicts
 from specauf_cli.reporting.escape import markup, path
 from specauf_cli.reporting.figures import Figure
 from specauf_cli.reporting.frontpage import averages
-from specauf_cli.reporting.measured import Measured, sources
+from specauf_cli.reporting.measured import Measured, seeds_of, sources
 from specauf_cli.store.records import RunRecord
 
 CSS = """
@@ -136,13 +135,6 @@ def _figure(figure: Figure, markdown: MarkdownIt, links: str | None) -> str:
 def _average_table(measured: Measured, profile: str, markdown: MarkdownIt) -> str:
     table = _wide(markdown.render("\n".join(averages({profile: measured}))))
     return f"<h3>{markup(measured.experiment.title)}</h3>{table}"
-
-
-def seeds_of(conditions: Iterable[Sequence[RunRecord]]) -> str:
-    """Seeds of each drafter under each condition: ``5 seeds``, or ``1 or 3 seeds``; empty without a record."""
-    each = (Counter((r.backbone, r.objective) for r in records).values() for records in conditions)
-    counts = sorted({count for counts in each for count in counts})
-    return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}" if counts else ""
 
 
 def _counted(judged: Sequence[Verdict]) -> str:

@@ -30,18 +30,9 @@ def code_state(also: Sequence[str] = ()) -> dict[str, Any]:
     state: dict[str, Any] = {"version": _version("specauf"), "commit": None, "dirty": None}
     tracked = ["specauf_cli", "conf", "experiments", "pyproject.toml", "constraints.txt", *also]
     try:
-        git = ["git", "-C", str(here.parent)]
-        top = subprocess.run(
-            [*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        if Path(top) == here.parent:
-            state["commit"] = subprocess.run(
-                [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            status = subprocess.run(
-                [*git, "status", "--porcelain", "--", *tracked], capture_output=True, text=True, check=True
-            )
-            state["dirty"] = bool(status.stdout.strip())
+        if Path(os.fsdecode(_git(here.parent, "rev-parse", "--show-toplevel").strip())) == here.parent:
+            state["commit"] = _git(here.parent, "rev-parse", "HEAD").decode().strip()
+            state["dirty"] = bool(_git(here.parent, "status", "--porcelain", "--", *tracked).strip())
             if state["dirty"]:
                 state["changes"] = _changes(here.parent, tracked)
     except (OSError, subprocess.CalledProcessError):
@@ -51,14 +42,16 @@ def code_state(also: Sequence[str] = ()) -> dict[str, Any]:
 
 def _changes(root: Path, paths: Sequence[str]) -> str:
     """A digest of how files below ``paths`` differ from the commit, new files among them."""
-    diff, new = (
-        subprocess.run(["git", "-C", root, *words, "--", *paths], capture_output=True, check=True).stdout
-        for words in (["diff", "HEAD", "--binary"], ["ls-files", "-z", "--others", "--exclude-standard"])
-    )
-    found = hashlib.sha256(diff)
+    found = hashlib.sha256(_git(root, "diff", "HEAD", "--binary", "--", *paths))
+    new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *paths)
     for name in filter(None, new.split(b"\0")):
         found.update(name + b"\0" + hashlib.sha256((root / os.fsdecode(name)).read_bytes()).digest())
     return found.hexdigest()[:12]
+
+
+def _git(root: Path, *words: str) -> bytes:
+    """What git prints. Errors: OSError without git, CalledProcessError where it fails."""
+    return subprocess.run(["git", "-C", root, *words], capture_output=True, check=True).stdout
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from specauf_cli.reporting import ablation, baselines, comparison, drafters, esc
 from specauf_cli.reporting.claims import Verdict, matrix, verdicts
 from specauf_cli.reporting.frontpage import averages
 from specauf_cli.reporting.marks import fill_page
-from specauf_cli.reporting.measured import Measured, select
-from specauf_cli.reporting.report import Found, html, seeds_of
+from specauf_cli.reporting.measured import Measured, seeds_of, select
+from specauf_cli.reporting.report import Found, html
 from specauf_cli.store.files import atomic, write_text
 from specauf_cli.store.lookup import load_lookup
 from specauf_cli.store.records import RunRecord, load_record

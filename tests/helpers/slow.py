@@ -54,7 +54,7 @@ CASES = {
         "blocks-auf]|sequence-decay|domino-b_auf-|dspark-"
     ),
     "training/test_drafter.py::test_every_objective_gives_a_finite_loss_and_a_gradient": "dflash|f_auf|s_auf",
-    "training/test_drafter.py::test_golden_twenty_steps": ("dflash-auf]|domino-b_auf]|dspark-dspark_confidence"),
+    "training/test_drafter.py::test_golden_twenty_steps": "dflash-auf]|domino-b_auf]|dspark-dspark_confidence",
     "training/test_drafter.py::test_interrupted_drafter_resumes_bit_for_bit": "domino-b_auf",
     "training/test_features.py::test_what_is_kept_is_what_is_computed_online": "disk",
     "training/test_kill.py::test_a_kill_at_the_worst_moments_changes_nothing": "half-of-a",
