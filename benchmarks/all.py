@@ -93,6 +93,7 @@ SCRIPTS = {
     ),
     "limits": Script("benchmarks.limits", (), ("--steps", "1", "profile=smoke"), out="limits"),
     "scale": Script("benchmarks.scale", (), ("--steps", "1", "--only", "block size"), out="scale"),
+    "corpus": Script("benchmarks.corpus", (), ("--gigabytes", "0.001")),
     "plan": Script("benchmarks.plan", (), ("--steps", "2", "--only", "DFlash AUF")),
     "families": Script(
         "benchmarks.families",

@@ -72,6 +72,7 @@ def by_vocabulary(
     """
 
     def values(record: Any) -> Iterator[Value]:
+        named = f"in {record.get('precision', 'bf16')} "  # bf16: the only one of records before there was a choice
         cells: dict[int, dict[str, Any]] = {}
         for row in record["rows"]:
             cells.setdefault(row["vocabulary"], {})[f"{row['objective']}/{row['head']}"] = row
@@ -82,7 +83,8 @@ def by_vocabulary(
             a, b = (min(some, key=lambda row: row["seconds"]) for some in tried)
             found = ratio(a, b, key)
             met = meets(found) if vocabulary >= 32_000 else None
-            yield Value(f"{found:.2f}", f"at V = {vocabulary:,}", met, beside(a, b))
+            yield Value(f"{found:.2f}", f"{named}at V = {vocabulary:,}", met, beside(a, b))
+            named = ""  # once is enough
 
     return values
 
@@ -118,6 +120,14 @@ def ranks(record: Any) -> Iterator[Value]:
     first, *others = record["ranks"].items()
     for count, seconds in others:
         yield Value(f"{first[1] / seconds:.2f}", f"with {count}", None, record.get("load"))
+
+
+def corpora(record: Any) -> Iterator[Value]:
+    rows = {row["gigabytes"]: row for row in record["rows"]}
+    if {1.0, 10.0} <= rows.keys():
+        small, large = (rows[size]["read, MiB"] for size in (1.0, 10.0))
+        found = large / small
+        yield Value(f"{found:.2f}", f"({large:,.0f} and {small:,.0f} MiB)", found <= 1.5, beside(rows[10.0]))
 
 
 def planned(record: Any) -> Iterator[Value]:
@@ -164,7 +174,8 @@ def speed(record: Any) -> Iterator[Value]:
 
 def share_of_peak(record: Any) -> Iterator[Value]:
     for name, row in record["rows"].items():
-        yield Value(f"{100 * row['share of peak']:.0f} %", escape.cell(name), None, row.get("load"))
+        precision = row.get("precision", "bf16")  # the only one of records before there was a choice
+        yield Value(f"{100 * row['share of peak']:.0f} %", f"{precision}, {escape.cell(name)}", None, row.get("load"))
 
 
 def gpu_tests(record: Any) -> Iterator[Value]:
@@ -239,6 +250,13 @@ GOALS = (
         None,
         ranks,
     ),
+    Goal(
+        "`corpus.py`",
+        "corpus.json",
+        "memory of reading a JSONL of 10 GB / of 1 GB",
+        "at most 1.5",
+        corpora,
+    ),
     Goal("`plan.py`", "plan.json", "seconds of a step: planned / measured", "0.7 to 1.3", planned),
     Goal("", "plan.json", "memory of a step: planned / growth of the peak", None, planned_memory),
     Goal(
@@ -254,7 +272,7 @@ GOALS = (
     Goal(
         "`make engine`", "engine.json", "a real vLLM against the replay: all answers and accepted counts", "all", engine
     ),
-    Goal("`limits.py`", "limits.json", "share of this CPU's bf16 peak", None, share_of_peak),
+    Goal("`limits.py`", "limits.json", "share of this CPU's peak", None, share_of_peak),
     Goal("`make gpu`", "gpu.json#tests", "tests on a GPU", "all", gpu_tests),
     Goal("", "gpu.json#steps", "share of the GPU's bf16 peak at the paper's sizes", "45 %", gpu_steps),
     Goal("", "gpu.json#attention", "split attention / flex_attention, seconds", None, gpu_attention),

@@ -6,7 +6,8 @@ Steps run on a target with random weights of the configured sizes, as `specauf p
 of its own. Work is what `specauf plan` counts: matrix products only; of a pruned head those of the rows that the timed
 steps computed, not of those that the plan assumes. The peak is that of one large product on this machine, or a known
 GPU's by its data sheet; the share of it is what others call model FLOP utilisation (MFU). The target's own pass is part
-of the step. `make gpu` measures the same cells at the paper's sizes.
+of the step. `make gpu` measures the same cells at the paper's sizes. On a processor without products of bf16 numbers
+the steps are in fp32, and so is the peak.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from specauf_cli.models import checkpoint
 from specauf_cli.planning import calibration
 from specauf_cli.planning.plan import GPUS, SUPPORT, Plan, gpu_of, make_plan
 from specauf_cli.runtime.machine import use_machine
+from specauf_cli.runtime.products import has_bf16_products
 from specauf_cli.store.files import write_json, write_text
 from specauf_cli.store.provenance import peak_memory_mib
 from specauf_cli.training.drafter import Step
@@ -150,6 +152,7 @@ def measured(config: Config, material: calibration.Material, steps: int) -> dict
     return {
         "head": step.head,
         "attention": step.attention,
+        "precision": config.trainer.precision,
         "work": {k: round(v / 1e9, 3) for k, v in work.items()},
         "seconds": round(median, 4),
         "slowest": round(max(seconds), 4),
@@ -173,17 +176,18 @@ def page(result: dict[str, Any]) -> str:
         "",
         f"`{result['command']}`, {result['date'][:10]}. Work in GFLOP of matrix products, counted by hand "
         "(`specauf_cli/planning/plan.py`);",
-        "peak: one large product on this machine. Record with machine and versions: [limits.json](limits.json).",
+        "peak: one large product on this machine; share: of that peak. Record with machine and versions: "
+        "[limits.json](limits.json).",
         "",
-        "| step | head | target's pass | drafter | head and loss | seconds | GFLOP/s | peak | share of peak |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| step | head | precision | target's pass | drafter | head and loss | seconds | GFLOP/s | peak | share |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in rows.items():
         work = row["work"]
         speed = sum(work.values()) / row["seconds"]
         lines.append(
-            f"| {name} | {row['head']} | {work['target features']:.2f} | {work['drafter']:.2f} | {work['head']:.2f} | "
-            f"{row['seconds']} | {speed:.0f} | {row['peak']} | {row['share of peak']:.0%} |"
+            f"| {name} | {row['head']} | {row['precision']} | {work['target features']:.2f} | {work['drafter']:.2f} | "
+            f"{work['head']:.2f} | {row['seconds']} | {speed:.0f} | {row['peak']} | {row['share of peak']:.0%} |"
         )
     lines += ["", "Where the time goes (own time of the operators, profiled apart from the timing):", ""]
     lines += ["| step | " + " | ".join(kinds) + " |", "|---|" + "--:|" * len(kinds)]
@@ -193,8 +197,8 @@ def page(result: dict[str, Any]) -> str:
 
 
 SMALL_TENSORS = """At these sizes the tensors are small (2,048 rows of width 128) and a step is very many short
-operators: a large part of its time goes into what no product counts: norms, rotary positions, masks and casts between
-fp32 weights and bf16 products."""
+operators: a large part of its time goes into what no product counts: norms, rotary positions, masks and, in bf16, casts
+of fp32 weights for the products."""
 
 
 def main() -> None:
@@ -207,9 +211,11 @@ def main() -> None:
     if options.cell:
         print(json.dumps(cell(options.overrides, options.steps)))
         return
-    measurement, rows = Measurement(" ".join(["python benchmarks/limits.py", *options.overrides])), {}
+    precision = [] if has_bf16_products() else ["trainer.precision=fp32"]
+    given = [*precision, *options.overrides]
+    measurement, rows = Measurement(" ".join(["python benchmarks/limits.py", *given])), {}
     for name, overrides in CELLS.items():
-        words = ["--cell", "--steps", str(options.steps), "device=cpu", *options.overrides, *overrides]
+        words = ["--cell", "--steps", str(options.steps), "device=cpu", *given, *overrides]
         rows[name] = records.cell("benchmarks.limits", words)
         print(name, rows[name], flush=True)
     result = measurement.record("cpu", next(iter(rows.values()))["threads"], rows=rows)

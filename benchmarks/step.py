@@ -7,6 +7,7 @@ backward and AdamW. The labels are the drafter's own argmax with probability 0.6
 a drafter in the middle of its training (alpha = 0.6), whatever the vocabulary. Every cell runs in a process of its own;
 memory is the peak beyond that of the same step without head and loss. Ratios compare heads for the same objective and
 vocabulary. ``naive`` is the full head with the loss in plain tensor operations, as one would write it first.
+Precision: bf16 autocast, or fp32 where the processor has no products of bf16 numbers, unless ``--precision`` names one.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from specauf_cli.models.dflash import DFlash
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import branch_losses
 from specauf_cli.objectives.terms import bind
+from specauf_cli.runtime.products import has_bf16_products
 from specauf_cli.store.files import write_json
 from specauf_cli.store.provenance import peak_memory_mib
 
@@ -92,7 +94,7 @@ def drafter_of(vocabulary: int) -> DFlash:
     return made
 
 
-def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, float]:
+def cell(objective: str, head: str, vocabulary: int, repeat: int, precision: str) -> dict[str, float]:
     """Median seconds of a step, of the same step without head and loss, and the memory between the two in MiB."""
     config = compose(["profile=laptop", f"objective={objective}"])
     objective_terms = bind(config.objective, "credit")
@@ -111,6 +113,7 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
     previous = torch.zeros_like(mask, dtype=torch.long)
     soft = objective_terms.soft
     target_hidden = torch.randn(*mask.shape, WIDTH, generator=generator).bfloat16() if soft else None
+    autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bf16")
 
     def trunk() -> torch.Tensor:
         hidden = drafter.hidden(target, drafter.context(features), tokens, anchors)
@@ -118,7 +121,7 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
 
     def step(labels: torch.Tensor | None) -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             hidden = trunk()
             if labels is None:
                 loss = hidden.float().square().mean()
@@ -143,10 +146,7 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
     before = peak_memory_mib()
     seconds = []
     for _ in range(repeat + 1):
-        with (
-            torch.no_grad(),
-            torch.autocast("cpu", torch.bfloat16),
-        ):  # outside the clock: labels for the support we want
+        with torch.no_grad(), autocast():  # outside the clock: labels for the support we want
             own = torch.cat([target.head(h).argmax(dim=-1) for h in trunk().split(1)])
         right = torch.rand(mask.shape, generator=generator) < ALPHA
         labels = torch.where(right, own, (own + 1) % vocabulary)
@@ -160,25 +160,30 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int) -> dict[str, f
 
 
 def command(options: argparse.Namespace) -> str:
-    return f"python benchmarks/step.py --vocabularies {options.vocabularies} --repeat {options.repeat}"
+    return (
+        f"python benchmarks/step.py --vocabularies {options.vocabularies} --repeat {options.repeat} "
+        f"--precision {options.precision}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--vocabularies", default=",".join(map(str, VOCABULARIES)))
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16" if has_bf16_products() else "fp32")
     parser.add_argument("--out", default="benchmarks/step.json")
     parser.add_argument("--cell", nargs=3, metavar=("OBJECTIVE", "HEAD", "V"), help="one cell, in this process")
     options = parser.parse_args()
     if options.cell:
         objective, head, vocabulary = options.cell
-        print(json.dumps(cell(objective, head, int(vocabulary), options.repeat)))
+        print(json.dumps(cell(objective, head, int(vocabulary), options.repeat, options.precision)))
         return
     measurement, rows = Measurement(command(options)), []
     vocabularies = [int(v) for v in options.vocabularies.split(",")]
     for vocabulary in vocabularies:
         for objective, head in CELLS:
-            words = ["--repeat", str(options.repeat), "--cell", objective, head, str(vocabulary)]
+            measured_with = ["--repeat", str(options.repeat), "--precision", options.precision]
+            words = [*measured_with, "--cell", objective, head, str(vocabulary)]
             found = records.cell("benchmarks.step", words, env=SPIN)
             row = {"vocabulary": vocabulary, "objective": objective, "head": head, **found}
             row["tokens per second"] = round(SEQUENCES * LENGTH / row["seconds"])
@@ -210,7 +215,7 @@ def main() -> None:
                 chunked["memory"] / max(0.1, naive["memory"]), 2
             ),
         }
-    shape = {"blocks": SEQUENCES * ANCHORS, "alpha": ALPHA}
+    shape = {"blocks": SEQUENCES * ANCHORS, "alpha": ALPHA, "precision": options.precision}
     result = measurement.record("cpu", torch.get_num_threads(), **shape, rows=rows, ratios=ratios)
     write_json(Path(options.out), result)
     print(json.dumps(ratios, indent=1))

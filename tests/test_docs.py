@@ -15,6 +15,7 @@ import pytest
 from helpers.commands import ROOT, specauf
 from helpers.hub import publish
 from specauf_cli.config import compose
+from specauf_cli.config.overrides import overrides_of
 from specauf_cli.data.chat import Chat
 from specauf_cli.doctor import examination
 from specauf_cli.errors import InputError
@@ -147,6 +148,7 @@ def test_a_folder_of_ones_own_that_cannot_work_is_one_line(tmp_path: Path, monke
     own.write_text("")
     with pytest.raises(InputError, match=r"own\.yaml: its `name:` must be own, as the file's, it has none"):
         compose.compose([])
+    assert overrides_of(["runs=elsewhere"]) == ["runs=elsewhere"], "what reads no yaml, such as ls, goes on"
     own.write_text("name: own\nbackbones: [dflash\n")  # it cannot be read, and another one was asked for
     with pytest.raises(InputError, match=r"objective 'b_auf' is for domino, not for dflash; on dflash: auf, "):
         compose.compose(["objective=b_auf", "backbone=dflash"])

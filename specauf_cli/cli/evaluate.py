@@ -142,10 +142,11 @@ def _evaluate_here(options: HereOptions, runs: Sequence[str], benchmarks: str, o
 
 @app.command(context_settings=OVERRIDES)
 def compare(
-    words: Annotated[list[str], typer.Argument(metavar="RUN_A RUN_B [RUN_C]... [runs=FOLDER]", callback=no_options)],
+    words: Annotated[list[str], typer.Argument(metavar="A B [C]... [runs=FOLDER]", callback=no_options)],
     definition: Definition = "engine",
 ) -> None:
-    """Compare measured runs with the first one, paired by prompt: differences of tau with 95 % intervals."""
+    """Compare measured runs, or records (FILE.json), with the first one, paired by prompt: differences of tau with 95 %
+    intervals."""
     from specauf_cli.reporting import summary
     from specauf_cli.store import layout
     from specauf_cli.types import check_definition
@@ -157,7 +158,7 @@ def compare(
     if len(set(names)) < len(names):
         raise InputError(f"compare {' '.join(names)}: a run is compared with others, not with itself")
     local = Path(runs_folder_only([w for w in words if "=" in w]))
-    records = [layout.all_measured(folder) for folder in layout.find(local, names, every=False)]
+    records = [layout.measured_of(local, name) for name in names]
     print("\n".join(summary.comparison(records, definition)))
 
 

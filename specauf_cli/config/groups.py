@@ -87,10 +87,10 @@ def check_choices(overrides: Sequence[str]) -> None:
 
 def check_once(overrides: Sequence[str]) -> None:
     """InputError where a command line gives a group two choices: all but the last would be lost without a word."""
-    known, given = groups(), dict[str, str]()
+    given = dict[str, str]()
     for override in overrides:
         name, equals, value = override.partition("=")
-        if equals and name in known and given.setdefault(name, value) != value:
+        if equals and given.setdefault(name, value) != value and name in groups():
             raise InputError(
                 f"{name} is given twice, as {given[name]} and as {value}; -m {name}={given[name]},{value} trains both"
             )

@@ -220,6 +220,7 @@ def test_sweep_runs_every_job_and_reports_the_failing_one(table: tuple[Path, str
         (["train", "-m", "profile=smoke", "seed=range(0,3,0)"], "must not be zero"),
         (["table", "--seeds", "0,0"], "give different integers"),
         (["compare", "a", "a"], "not with itself"),
+        (["compare", "a.json", "b.json"], "no record a.json: there is no such file"),
         (["eval", "--benchmarks", "offline_chat,offline_chat"], "offline_chat is named twice"),
         (["eval", "--all-runs", "--run", "x"], "leave --run out"),
         (["eval", "runs="], "runs= is empty"),
@@ -392,6 +393,8 @@ def test_compare_finds_what_both_have_after_a_partial_evaluation(table: tuple[Pa
     specauf(folder, "eval", "--run", names[0], "--benchmarks", "offline_chat", "evaluation.audit=1")
     found = specauf(folder, "compare", *names).stdout
     assert len(re.findall(r"\(offline\) +T=0", found)) == 6
+    files = [max(folder.glob(f"runs/{name}/records/*.json"), key=lambda f: f.stat().st_size) for name in names]
+    assert specauf(folder, "compare", *map(str, files)).stdout == found, "records by their files"
 
 
 def test_limits_of_benchmarks_leave_the_training_data_alone(table: tuple[Path, str]) -> None:
