@@ -37,10 +37,13 @@ def list_runs(overrides: Overrides = None) -> None:
 
 @app.command(context_settings=OVERRIDES)
 def show(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN]... [runs=FOLDER]", callback=no_options)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN or FILE.json]... [runs=FOLDER]", callback=no_options)
+    ] = None,
     definition: Annotated[str, typer.Option(help="engine, pooled, per_response or eos_truncated.")] = "engine",
 ) -> None:
-    """Show a run (default: the latest finished one): its choices, progress or result, loss, tau per benchmark."""
+    """Show a run (default: the latest finished one): its choices, progress or result, loss, tau per benchmark; or the
+    content of a record (FILE.json)."""
     from specauf_cli.reporting import summary
     from specauf_cli.store import layout
     from specauf_cli.types import check_definition
@@ -48,7 +51,11 @@ def show(
     check_definition(definition)
     names = [w for w in words or [] if "=" not in w]
     local = Path(runs_folder_only([w for w in words or [] if "=" in w]))
-    for folder in layout.find(local, names, every=False, finished_only=False):
+    files = [name for name in names if name.endswith(".json")]
+    for file in files:
+        print("\n".join(summary.of_record(layout.record_of(file), definition)))
+    runs = [name for name in names if name not in files]
+    for folder in layout.find(local, runs, every=False, finished_only=False) if runs or not files else ():
         run = layout.state(folder)
         print("\n".join(summary.of_state(run.name, run.state, run.step, run.about, run.log, run.reason, run.origin)))
         records = layout.measured(folder)

@@ -219,15 +219,20 @@ def all_measured(folder: Path) -> list[RunRecord]:
     return list(merged.values())
 
 
+def record_of(file: str) -> RunRecord:
+    """The record in a file that a user named. Errors: InputError where there is none, or a damaged one."""
+    if not Path(file).is_file():
+        raise InputError(f"no record {file}: there is no such file")
+    return load_record(Path(file))
+
+
 def measured_of(runs: Path, name: str) -> list[RunRecord]:
     """The measurements of a finished run (its id or path), or the one of a record's file (a path that ends in .json).
 
     Errors: InputError for an unknown run or file, for a damaged record, and for a run that was never measured.
     """
     if name.endswith(".json"):
-        if not Path(name).is_file():
-            raise InputError(f"no record {name}: there is no such file")
-        return [load_record(Path(name))]
+        return [record_of(name)]
     (folder,) = find(runs, [name], every=False)
     return all_measured(folder)
 

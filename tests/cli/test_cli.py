@@ -395,6 +395,7 @@ def test_compare_finds_what_both_have_after_a_partial_evaluation(table: tuple[Pa
     assert len(re.findall(r"\(offline\) +T=0", found)) == 6
     files = [max(folder.glob(f"runs/{name}/records/*.json"), key=lambda f: f.stat().st_size) for name in names]
     assert specauf(folder, "compare", *map(str, files)).stdout == found, "records by their files"
+    assert f"{names[1]}  (AUF, seed 0, smoke)" in specauf(folder, "show", str(files[1])).stdout
 
 
 def test_limits_of_benchmarks_leave_the_training_data_alone(table: tuple[Path, str]) -> None:
