@@ -94,9 +94,9 @@ def test_a_smaller_count_is_a_prefix(corpus: tuple[Conversation, ...]) -> None:
 def test_train_heldout_and_prompts_never_share_a_prompt() -> None:
     sides: list[set[str]] = [set(), set(), set()]
     for seed in (0, 1, 7):
-        sides[0] |= set(_first_turns(conversations(1800, seed=seed).conversations))
-        sides[1] |= set(_first_turns(heldout(360, seed=seed).conversations))
-        sides[2] |= {p.turns[0] for family in FAMILIES for p in prompts(family, 60, seed=seed)}
+        sides[0] |= set(_first_turns(conversations(900, seed=seed).conversations))
+        sides[1] |= set(_first_turns(heldout(180, seed=seed).conversations))
+        sides[2] |= {p.turns[0] for family in FAMILIES for p in prompts(family, 30, seed=seed)}
     assert not sides[0] & sides[1]
     assert not sides[0] & sides[2]
     assert not sides[1] & sides[2]

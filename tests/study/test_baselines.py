@@ -13,6 +13,7 @@ from specauf_cli.config import specs
 from specauf_cli.config.groups import folder
 from specauf_cli.config.specs import BaselinesSpec
 from specauf_cli.errors import InputError
+from specauf_cli.reporting import figures
 from specauf_cli.store.lookup import load_lookup, save_lookup
 from specauf_cli.store.records import save_record
 from specauf_cli.study import publish, render
@@ -77,7 +78,8 @@ def test_prompt_lookup_is_published_once_and_never_from_uncommitted_code(here: P
         publish.publish_baselines("baselines", lookup_record(code={"commit": "c", "dirty": True}), [], runs)
 
 
-def test_drafters_that_no_table_has_are_published_with_the_page(here: Path) -> None:
+def test_drafters_that_no_table_has_are_published_with_the_page(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "figures", lambda *_: [])  # they are in no figure
     assert isinstance(PAGE, BaselinesSpec)
     clean = {"commit": "c", "dirty": False}
     one, other = (constant(o, PAGE.columns, 1, inputs={"target": "t"}, code=clean) for o in ("decay", "auf"))

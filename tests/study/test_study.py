@@ -49,6 +49,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all the rest of these tests, and reporting/test_figures.py looks at it."""
+    monkeypatch.setattr(figures, "figures", lambda *_: [])
+
+
 def commit(record: RunRecord) -> None:
     save_record(record, Path("results/records") / record.profile)
 
@@ -102,6 +108,7 @@ def test_render_writes_pages_and_readme_quotes_and_a_second_call_changes_nothing
     assert tree() == made
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_render_takes_the_newest_record_of_a_run(here: Path) -> None:
     old = constant("auf", EXPERIMENT.columns, 1, written="2026-01")
     new = constant("auf", EXPERIMENT.columns, 4, written="2026-02")
@@ -291,10 +298,8 @@ def test_sampled_drafts_are_refused_with_the_reason(mode: str) -> None:
 # --- conditions ---
 
 
-def test_conditions_are_published_and_rendered_apart_from_the_tables(
-    jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(render, "draw", lambda *_: [])  # conditions are in no figure
+@pytest.mark.usefixtures("undrawn")  # conditions are in no figure
+def test_conditions_are_published_and_rendered_apart_from_the_tables(jobs: dict[str, Any]) -> None:
     publish_table2()
     table2 = Path("results/smoke/table2.md").read_bytes()
     table.run(["robustness"], ["profile=smoke"], [0], publish=True)
@@ -441,6 +446,7 @@ def test_a_run_that_goes_on_with_other_code_is_nobodys_commit(tmp_path: Path, mo
     assert json.loads((tmp_path / "other" / "run" / "run.json").read_text())["code"] == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_figures_measure_what_an_interrupted_call_left(jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     table.run(["table2"], ["profile=smoke"], [0], publish=False)
     place = Path("runs/run-auf")
