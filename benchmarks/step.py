@@ -25,6 +25,7 @@ from benchmarks import records
 from benchmarks.records import Measurement
 from specauf_cli.config.compose import compose
 from specauf_cli.models.dflash import DFlash
+from specauf_cli.models.target import Target
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import branch_losses
 from specauf_cli.objectives.terms import bind
@@ -55,14 +56,14 @@ SPIN = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
 """How long idle threads spin, as the command line sets it."""
 
 
-def naive_kl(logits: torch.Tensor, labels: torch.Tensor, target_logits: torch.Tensor) -> torch.Tensor:
-    """KL(p‖q) by plain tensor operations, differentiated by autograd."""
+def naive_kl(logits: torch.Tensor, _labels: torch.Tensor, target_logits: torch.Tensor, _sure: object) -> torch.Tensor:
+    """KL(p‖q) by plain tensor operations, differentiated by autograd; called as ``Term.loss`` is."""
     log_q, log_p = (torch.log_softmax(x.float(), dim=-1) for x in (logits, target_logits))
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
 
-class Head:
-    """What a drafter needs of a target: embedding and frozen head of a vocabulary."""
+class Head(Target):
+    """What a drafter needs of a target: embedding and frozen head of a vocabulary. It has no model."""
 
     def __init__(self, vocabulary: int) -> None:
         generator = torch.Generator().manual_seed(0)
