@@ -233,6 +233,13 @@ GOALS = (
         "1 from V = 32,000 on",
         by_vocabulary(KL_NAIVE, KL_CHUNKED, lambda x: x >= 1),
     ),
+    Goal(
+        "",
+        "step.json",
+        "memory of logits with soft labels (KL): chunked head / plain tensor operations",
+        "at most 1/3 from V = 32,000 on",
+        by_vocabulary(KL_CHUNKED, KL_NAIVE, lambda x: x <= 1 / 3, "memory"),
+    ),
     Goal("`peers.py`", "peers.json", "a step with decay: the faster public package / ours, equal loss", "1.3", peers),
     Goal("`replay.py`", "replay.json", "live decoding / replay, one drafter", "20", replay_of_one),
     Goal("", "replay.json", "live decoding / (generation + replay)", "3", replay_of_all),
