@@ -4,10 +4,10 @@
 
 Steps run on a target with random weights of the configured sizes, as `specauf plan` times them, every cell in a process
 of its own. Work is what `specauf plan` counts: matrix products only; of a pruned head those of the rows that the timed
-steps computed, not of those that the plan assumes. The peak is that of one large product on this machine, the fastest of
-the cells', or a known GPU's by its data sheet; the share of it is what others call model FLOP utilisation (MFU). The target's own pass is part
-of the step. `make gpu` measures the same cells at the paper's sizes. On a processor without products of bf16 numbers
-the steps are in fp32, and so is the peak.
+steps computed, not of those that the plan assumes. The peak is that of one large product on this machine, the fastest
+that the cells timed, or a known GPU's by its data sheet; the share of it is what others call model FLOP utilisation
+(MFU). The target's own pass is part of the step. `make gpu` measures the same cells at the paper's sizes. On a processor
+without products of bf16 numbers the steps are in fp32, and so is the peak.
 """
 
 import argparse
@@ -176,8 +176,8 @@ def page(result: dict[str, Any]) -> str:
         "",
         f"`{result['command']}`, {result['date'][:10]}. Work in GFLOP of matrix products, counted by hand "
         "(`specauf_cli/planning/plan.py`);",
-        "peak: one large product on this machine, the fastest of one for each step; share: of that peak. Record with machine and versions: "
-        "[limits.json](limits.json).",
+        "peak: one large product on this machine, the fastest of one for each step; share: of that peak. Record with "
+        "machine and versions: [limits.json](limits.json).",
         "",
         "| step | head | precision | target's pass | drafter | head and loss | seconds | GFLOP/s | peak | share |",
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
