@@ -6,8 +6,8 @@ Steps run on a target with random weights of the configured sizes, as `specauf p
 of its own. Work is what `specauf plan` counts: matrix products only; of a pruned head those of the rows that the timed
 steps computed, not of those that the plan assumes. The peak is that of one large product on this machine, the fastest
 that the cells timed, or a known GPU's by its data sheet; the share of it is what others call model FLOP utilisation
-(MFU). The target's own pass is part of the step. `make gpu` measures the same cells at the paper's sizes. On a processor
-without products of bf16 numbers the steps are in fp32, and so is the peak.
+(MFU). The target's own pass is part of the step. `make gpu` measures the same cells at the paper's sizes. On a
+processor without products of bf16 numbers the steps are in fp32, and so is the peak.
 """
 
 import argparse
