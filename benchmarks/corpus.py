@@ -36,9 +36,14 @@ EVERY = 0.02
 """Seconds between two looks at the memory."""
 
 
-def write_corpus(path: Path, size: int) -> int:
-    """Writes conversations of random words until the file has ``size`` bytes; their number."""
-    words = sorted({w for c in offline.conversations(500, seed=0).conversations for w in c.messages[1].content.split()})
+def texts() -> list[str]:
+    """What the words of the file are from, and the tokenizer."""
+    return [m.content for c in offline.conversations(500, seed=0).conversations for m in c.messages]
+
+
+def write_corpus(path: Path, size: int) -> None:
+    """Writes conversations of random words until the file has ``size`` bytes."""
+    words = sorted({word for text in texts() for word in text.split()})
     generator, count, written = random.Random(0), 0, 0
     pool = [" ".join(generator.choices(words, k=80)) for _ in range(20_000)]
     with path.open("w", encoding="utf-8") as file:
@@ -53,7 +58,6 @@ def write_corpus(path: Path, size: int) -> int:
             }
             written += file.write(json.dumps(row) + "\n")
             count += 1
-    return count
 
 
 def own_memory() -> float:
@@ -86,9 +90,7 @@ def peak_of(found: dict[str, float], name: str) -> Iterator[None]:
 
 def cell(path: Path, tokenised: bool) -> dict[str, float]:
     """Peaks and seconds of reading one file, and of tokenising it."""
-    tokenizer = chat.Chat.build(
-        [m.content for c in offline.conversations(500, seed=0).conversations for m in c.messages], 2_048
-    )
+    tokenizer = chat.Chat.build(texts(), 2_048)
     config = replace(compose(["profile=laptop"]).data, source="jsonl", path=str(path), limit=None, heldout=256)
     found: dict[str, float] = {"bytes": path.stat().st_size}
     with peak_of(found, "read"):

@@ -72,7 +72,7 @@ def by_vocabulary(
     """
 
     def values(record: Any) -> Iterator[Value]:
-        named = f"in {record.get('precision', 'bf16')} "  # bf16: the only one of records before there was a choice
+        named = f"in {record['precision']} "
         cells: dict[int, dict[str, Any]] = {}
         for row in record["rows"]:
             cells.setdefault(row["vocabulary"], {})[f"{row['objective']}/{row['head']}"] = row
@@ -174,8 +174,8 @@ def speed(record: Any) -> Iterator[Value]:
 
 def share_of_peak(record: Any) -> Iterator[Value]:
     for name, row in record["rows"].items():
-        precision = row.get("precision", "bf16")  # the only one of records before there was a choice
-        yield Value(f"{100 * row['share of peak']:.0f} %", f"{precision}, {escape.cell(name)}", None, row.get("load"))
+        where = f"{row['precision']}, {escape.cell(name)}"
+        yield Value(f"{100 * row['share of peak']:.0f} %", where, None, row.get("load"))
 
 
 def gpu_tests(record: Any) -> Iterator[Value]:

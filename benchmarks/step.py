@@ -181,10 +181,10 @@ def main() -> None:
         return
     measurement, rows = Measurement(command(options)), []
     vocabularies = [int(v) for v in options.vocabularies.split(",")]
+    given = ["--repeat", str(options.repeat), "--precision", options.precision]
     for vocabulary in vocabularies:
         for objective, head in CELLS:
-            measured_with = ["--repeat", str(options.repeat), "--precision", options.precision]
-            words = [*measured_with, "--cell", objective, head, str(vocabulary)]
+            words = [*given, "--cell", objective, head, str(vocabulary)]
             found = records.cell("benchmarks.step", words, env=SPIN)
             row = {"vocabulary": vocabulary, "objective": objective, "head": head, **found}
             row["tokens per second"] = round(SEQUENCES * LENGTH / row["seconds"])

@@ -38,7 +38,9 @@ def step(vocabulary: int, full: float, **more: Any) -> list[dict[str, Any]]:
 
 
 def test_small_vocabularies_are_shown_and_do_not_count(tmp_path: Path) -> None:
-    first, second, third = rows(tmp_path, "step.json", {"rows": [*step(2_000, 1.1), *step(32_000, 4.0)]})
+    first, second, third = rows(
+        tmp_path, "step.json", {"precision": "bf16", "rows": [*step(2_000, 1.1), *step(32_000, 4.0)]}
+    )
     assert first[2:6] == ["1.2 from V = 32,000 on", "1.10 in bf16 at V = 2,000; 4.00 at V = 32,000", "met", "not noted"]
     assert second[3:5] == ["1.25 in bf16 at V = 2,000; 1.25 at V = 32,000", "**missed**"]
     assert third[3:5] == ["0.91 in bf16 at V = 2,000; 0.25 at V = 32,000", "met"]
@@ -46,16 +48,16 @@ def test_small_vocabularies_are_shown_and_do_not_count(tmp_path: Path) -> None:
 
 
 def test_a_goal_is_missed_by_one_cell(tmp_path: Path) -> None:
-    first, *_ = rows(tmp_path, "step.json", {"rows": [*step(32_000, 1.19), *step(152_000, 4.0)]})
+    first, *_ = rows(tmp_path, "step.json", {"precision": "bf16", "rows": [*step(32_000, 1.19), *step(152_000, 4.0)]})
     assert first[4] == "**missed**"
 
 
 def test_a_cell_that_was_measured_beside_other_work_is_marked(tmp_path: Path) -> None:
     cells = [*step(32_000, 4.0, load=ALONE), *step(152_000, 4.0, load=BESIDE)]
-    first, *_ = rows(tmp_path, "step.json", {"rows": cells, "load": BESIDE})
+    first, *_ = rows(tmp_path, "step.json", {"precision": "bf16", "rows": cells, "load": BESIDE})
     assert first[3] == "4.00 in bf16 at V = 32,000; 4.00 at V = 152,000 (beside other work)"
     assert first[5] == "**no**"
-    first, *_ = rows(tmp_path, "step.json", {"rows": step(32_000, 4.0, load=ALONE), "load": ALONE})
+    first, *_ = rows(tmp_path, "step.json", {"precision": "bf16", "rows": step(32_000, 4.0, load=ALONE), "load": ALONE})
     assert (first[3], first[5]) == ("4.00 in bf16 at V = 32,000", "yes")
 
 
