@@ -95,6 +95,12 @@ class Figure:
         return out.getvalue()
 
 
+def _lay_out(canvas: Canvas) -> None:
+    """Once: every later drawing is the same, and none is preceded by another that only lays out."""
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine(None)
+
+
 def figures(tables: Sequence[Measured], snapshots: Sequence[RunRecord] = ()) -> list[Figure]:
     """Every figure that the records of ``tables`` (of one profile) allow; ``snapshots`` are measurements of drafters
     along the way."""
@@ -106,9 +112,8 @@ def figures(tables: Sequence[Measured], snapshots: Sequence[RunRecord] = ()) -> 
             drawings.append(_steps(measured, snapshots))
         drawings.append(_inversion(chosen))
         drawn = [f for f in drawings if f is not None]
-        for figure in drawn:  # laid out once: every later drawing is the same, however often it is asked for
-            figure.canvas.draw_without_rendering()
-            figure.canvas.set_layout_engine("none")
+        for figure in drawn:
+            _lay_out(figure.canvas)
     return drawn
 
 
@@ -194,8 +199,7 @@ def _finish_panels(canvas: Canvas, first: Any, drawn: Mapping[str, Any], definit
     """What the panels of a drawing share: the axis of tau, and one legend below them; then the layout is fixed."""
     first.set_ylabel(f"tau ({definition}), average over benchmarks")
     canvas.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns)
-    canvas.draw_without_rendering()
-    canvas.set_layout_engine("none")
+    _lay_out(canvas)
 
 
 def page(profile: str, drawn: Sequence[Figure], *, links: str) -> str:
