@@ -23,6 +23,7 @@ from specauf_cli.data.chat import Chat, free_tokens
 from specauf_cli.errors import InputError, first_line
 from specauf_cli.models import sizes, structure
 from specauf_cli.runtime import sharding
+from specauf_cli.runtime.products import prepare
 from specauf_cli.store.files import digest, read_json
 
 
@@ -361,6 +362,8 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None,
         )
     if config.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise InputError("target.attention='flash_attention_2' needs the package flash-attn; use target.attention=sdpa")
+    dtype = dtype or DTYPES[config.dtype]
+    prepare(dtype)
     try:
         # A branch is resolved to a commit once: tokenizer, template and weights all come from it.
         stored = cached_file(config.path, CONFIG_NAME, revision=config.revision)
@@ -373,7 +376,7 @@ def load(config: TargetConfig, *, device: str, dtype: torch.dtype | None = None,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named below, in one line
             revision=pinned,
-            dtype=dtype or DTYPES[config.dtype],
+            dtype=dtype,
             attn_implementation=None if config.attention == "auto" else config.attention,
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,

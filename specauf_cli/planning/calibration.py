@@ -22,6 +22,7 @@ from specauf_cli.models.target import DTYPES, Target, create
 from specauf_cli.objectives.terms import is_soft
 from specauf_cli.planning.plan import SUPPORT, Lengths, Plan, estimated
 from specauf_cli.runtime.machine import free_memory
+from specauf_cli.runtime.products import autocast, prepare
 from specauf_cli.session import load_data
 from specauf_cli.training import pretrain
 from specauf_cli.training.drafter import Order, Step
@@ -77,7 +78,8 @@ def material(config: Config) -> Material:
 def peak(device: str, precision: str) -> float:
     """Operations a second of a large matrix product here: the best of a few."""
     n = 8192 if device.startswith("cuda") else 1024
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = DTYPES[precision]
+    prepare(dtype)
     a, best = torch.randn(n, n, dtype=dtype, device=device), 0.0
     for _ in range(6):
         begin = time.perf_counter()
@@ -158,6 +160,7 @@ def target_like(plan: Plan, material: Material, device: str) -> Target:
         chat = chat.changed(vocab=plan.sizes.vocab_size)
     chat = chat.changed(mask_id=max(0, min(chat.mask_id, plan.sizes.vocab_size - 1)))
     dtype = DTYPES[config.target.dtype]
+    prepare(dtype)
     model = sizes.random_target(plan.sizes, config.trainer.max_length, dtype=dtype, device=device)
     return Target(model, chat, replace(config.target, sizes=None), "random")
 
@@ -185,7 +188,7 @@ def pretraining_seconds(config: Config, material: Material, device: str) -> floa
     for _ in range(4):
         begin = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with autocast(torch.device(device).type, recipe.precision):
             logits = model(input_ids=tokens, use_cache=False).logits.float()
         torch.autograd.backward(torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()))
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip).item()

@@ -10,15 +10,12 @@ import torch
 from specauf_cli.config.schema import Config
 from specauf_cli.errors import InputError, first_line
 from specauf_cli.runtime import ranks
-from specauf_cli.runtime.products import has_bf16_products, multiply_in_fp32
 
 
 def use_machine(config: Config) -> str:
-    """Sets thread count, allocator and products and returns the device. Errors: InputError for a device that does not
+    """Sets thread count and allocator and returns the device. Errors: InputError for a device that does not
     exist."""
     keep_freed_memory()
-    if not has_bf16_products():
-        multiply_in_fp32()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.device == "auto":

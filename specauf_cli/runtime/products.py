@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from specauf_cli.config.schema import Precision
+
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu_backward")
 """The operators of aten that fall back to the loop; the forward pass of attention does not."""
 
@@ -26,6 +28,21 @@ def has_bf16_products() -> bool:
     """Whether this processor multiplies in bf16 itself."""
     known = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return bool(known and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def autocast(kind: str, precision: Precision) -> torch.autocast:
+    """Within it, products on devices of this kind (``cpu``, ``cuda``) are computed in ``precision``."""
+    low = precision == "bf16"
+    if low:
+        prepare(torch.bfloat16)
+    return torch.autocast(kind, torch.bfloat16, enabled=low)
+
+
+def prepare(dtype: torch.dtype) -> None:
+    """Before the first product of tensors of this type. Not once for every process: Python code at every product takes
+    some 10 microseconds, also of those in fp32."""
+    if dtype is torch.bfloat16 and not has_bf16_products():
+        multiply_in_fp32()
 
 
 @cache

@@ -32,6 +32,7 @@ from specauf_cli.objectives import head
 from specauf_cli.objectives.loss import BranchLoss, Pair, branch_losses
 from specauf_cli.objectives.terms import bind
 from specauf_cli.runtime import ranks, sharding
+from specauf_cli.runtime.products import autocast
 from specauf_cli.store import layout
 from specauf_cli.store.files import read_log
 from specauf_cli.training.features import Features
@@ -101,7 +102,7 @@ class Step:
                 f"trainer.micro_batch={config.trainer.micro_batch}"
             )
         logits = config.trainer.micro_batch * config.trainer.anchors * drafter.slots * target.chat.vocab
-        with torch.autocast(target.device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16"):
+        with autocast(target.device.type, config.trainer.precision):
             self.attention = drafter.attention(self.parameters[0], config.trainer.anchors)
         if self.attention == "flex" and target.device.type == "cpu":
             raise InputError("backbone.attention=flex trains on a GPU only; use auto, split or dense")
@@ -161,7 +162,7 @@ class Step:
         source = batch.tokens if trainer.labels == "data" else self.target.greedy_labels(batch.tokens)
         labels, mask = labels_and_mask(source, batch.supervised, anchors, real, slots)
         last = last if self.objective.soft else None  # it may be there for another drafter
-        with torch.autocast(self.target.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
+        with autocast(self.target.device.type, trainer.precision):
             hidden = self.drafter.hidden(
                 self.target, self.drafter.context(features), batch.tokens.gather(1, anchors), anchors
             )

@@ -21,6 +21,7 @@ from specauf_cli.errors import InputError
 from specauf_cli.models.blocks import Batch, collate
 from specauf_cli.models.target import Target
 from specauf_cli.runtime import ranks
+from specauf_cli.runtime.products import autocast
 from specauf_cli.runtime.progress import track
 from specauf_cli.store.files import atomic, digest
 from specauf_cli.types import Example
@@ -137,8 +138,7 @@ class Features:
             order = order[len(some) :]
 
     def _compute(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
-        low = self.trainer.precision == "bf16"
-        with torch.autocast(self.target.device.type, torch.bfloat16, enabled=low):
+        with autocast(self.target.device.type, self.trainer.precision):
             compute = self.target.features_and_last if self.with_last else self.target.features
             features = compute(tokens.to(self.target.device))
         return features.to(self.dtype)

@@ -19,6 +19,7 @@ from specauf_cli.data.chat import Chat, encode
 from specauf_cli.errors import InputError
 from specauf_cli.models import target
 from specauf_cli.runtime import ranks
+from specauf_cli.runtime.products import autocast
 from specauf_cli.store import layout
 from specauf_cli.store.files import atomic_folder, digest, file_sha256, lock, read_json, remove_leftovers, write_json
 from specauf_cli.store.provenance import now, peak_memory_mib
@@ -91,7 +92,7 @@ def train(config: TargetConfig, corpus: Corpus, folder: Path, *, data: str, devi
 
     def step(i: int) -> Outcome:
         tokens, supervised = (x.to(device) for x in rows.batch(i))
-        with torch.autocast(kind, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with autocast(kind, recipe.precision):
             logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
         labels = tokens[:, 1:]
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())

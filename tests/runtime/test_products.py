@@ -4,10 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from specauf_cli.config import compose
-from specauf_cli.runtime import machine
-from specauf_cli.runtime.machine import use_machine
+from specauf_cli.runtime import products
 
 PROBE = """
 from functools import partial
@@ -66,11 +65,18 @@ def test_a_product_in_bf16_is_the_fp32_product_of_rounded_factors_rounded_once()
 
 
 @pytest.mark.parametrize("has_them", [True, False])
-def test_only_a_processor_without_bf16_products_computes_them_in_fp32(
+def test_only_a_processor_without_bf16_products_computes_them_in_fp32_and_only_where_there_are_some(
     monkeypatch: pytest.MonkeyPatch, has_them: bool
 ) -> None:
     changed: list[str] = []
-    monkeypatch.setattr(machine, "has_bf16_products", lambda: has_them)
-    monkeypatch.setattr(machine, "multiply_in_fp32", lambda: changed.append("fp32"))
-    use_machine(compose.compose(["profile=smoke", "device=cpu"]))
+    monkeypatch.setattr(products, "has_bf16_products", lambda: has_them)
+    monkeypatch.setattr(products, "multiply_in_fp32", lambda: changed.append("fp32"))
+    for dtype in (torch.float32, torch.float16):
+        products.prepare(dtype)
+    with products.autocast("cpu", "fp32"):
+        assert not torch.is_autocast_enabled("cpu")
+    assert changed == []
+    with products.autocast("cpu", "bf16"):
+        assert torch.get_autocast_dtype("cpu") is torch.bfloat16
+        assert torch.is_autocast_enabled("cpu")
     assert changed == ([] if has_them else ["fp32"])
