@@ -245,12 +245,12 @@ def plain_values(overrides: Sequence[str]) -> dict[str, Any]:
 
 def build(raw: DictConfig) -> Config:
     """Typed, frozen configuration of a composed Hydra config. Errors: InputError naming the key."""
-    missing = sorted(OmegaConf.missing_keys(raw))
-    if missing:
-        raise InputError(f"{missing[0]} must be given, for example {missing[0]}=...")
     try:
         values = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        missing = sorted(OmegaConf.missing_keys(raw))
+        if missing:
+            raise InputError(f"{missing[0]} must be given, for example {missing[0]}=...") from error
         raise InputError(f"configuration: {first_line(error)}") from error
     assert isinstance(values, dict)
     if values["data_root"] is None and any(

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 
 from specauf_cli.errors import InputError, nearest
@@ -48,8 +49,9 @@ def groups() -> dict[str, list[str]]:
     """The configuration groups and their choices, the user's own (``SPECAUF_CONF``) among them."""
     choices: dict[str, list[str]] = {}
     for root in filter(None, (folder("conf"), own_folder())):
-        for path in root.glob("*/*.yaml"):
-            choices.setdefault(path.parent.name, []).append(path.stem)
+        for path in glob("*/*.yaml", root_dir=root):
+            group, name = os.path.split(path.removesuffix(".yaml"))
+            choices.setdefault(group, []).append(name)
     return {group: sorted(set(choices[group])) for group in sorted(choices)}
 
 

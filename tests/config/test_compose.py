@@ -132,7 +132,9 @@ def test_credits_are_bound_with_their_knobs() -> None:
         (["objective"], ["'objective' is not an override"]),
         (["objective.base.gamma=3"], ["gamma", "objective.base"]),
         (["target.taps=many"], ["target.taps='many'", "list"]),
-        (["data=jsonl"], ["data.path"]),
+        (["data=jsonl"], ["data.path must be given, for example data.path=..."]),
+        (["trainer.lr=???", "evaluation.audit=???"], ["evaluation.audit must be given"]),
+        (["trainer.lr=${seed_}"], ["configuration: Interpolation key 'seed_' not found"]),
         (["=5"], ["not an override"]),
     ],
 )
