@@ -143,7 +143,7 @@ def _chosen(
     prompt_set: "PromptSet", generated: "Generated", prompts: int, ids: Sequence[str] | None
 ) -> list["Trajectory"]:
     """The trajectories, all turns, of the chosen prompts. Errors: InputError when one of ``ids`` was skipped."""
-    from specauf_cli.evaluation.turns import skips
+    from specauf_cli.store.records import skips
 
     answered = list(dict.fromkeys(t.prompt_id for t in generated.trajectories))
     if ids is None:
@@ -161,7 +161,7 @@ def _title(config: "Config") -> str:
 
 def _notes(config: "Config", chosen: Sequence[tuple["PromptSet", "Generated"]]) -> list[str]:
     """Target, temperature and length of the answers, and what was skipped."""
-    from specauf_cli.evaluation.turns import skips
+    from specauf_cli.store.records import skips
 
     settings = config.evaluation
     notes = [

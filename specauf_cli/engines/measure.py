@@ -22,9 +22,10 @@ from specauf_cli.engines.counts import terms
 from specauf_cli.engines.sglang import SGLang
 from specauf_cli.engines.vllm import VLLM, Counters
 from specauf_cli.errors import InputError
-from specauf_cli.evaluation.turns import Request, Turns, skips
+from specauf_cli.evaluation.turns import Request, Turns
 from specauf_cli.runtime.progress import track
 from specauf_cli.store.files import digest
+from specauf_cli.store.records import skips
 from specauf_cli.types import PromptSet
 
 WAVES = 4

@@ -5,9 +5,9 @@ from typing import Any
 
 from specauf_cli.engines.counts import by_prompt, histogram, tau_terms
 from specauf_cli.evaluation.statistics import Sample, average, from_terms, interval
-from specauf_cli.evaluation.turns import skips
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.summary import of_rounds, plus_minus
+from specauf_cli.store.records import skips
 
 
 def of_server(record: Mapping[str, Any]) -> list[str]:

@@ -21,9 +21,8 @@ def heldout_blocks(
     ``valid`` and ``correct`` are per slot; ``reached`` and ``passed`` too, over the blocks whose earlier slots are all
     right (their ratio is alpha_k as training sees it, on the data's own tokens); ``ids``, ``id_valid`` and
     ``id_correct`` the same sums per example, for error bars. Anchors depend on ``seed`` and the data only, so every
-    drafter predicts the same blocks, in the slots that it may propose; the accuracy is sum(correct) / sum(valid), the
-    paper's common-mask accuracy. Of several branches the last one, which drafts, is measured; it reads the
-    conversation's own tokens, as in training.
+    drafter predicts the same blocks, in the slots that it may propose. Of several branches the last one, which drafts,
+    is measured; it reads the conversation's own tokens, as in training.
     """
     slots = drafter.backbone.proposals
     examples, _ = encode(target.chat, corpus, max_length=max_length)
@@ -66,9 +65,3 @@ def heldout_blocks(
         id_valid=tuple(by_id[i][0] for i in rows),
         id_correct=tuple(by_id[i][1] for i in rows),
     )
-
-
-def common_mask(heldout: Heldout) -> float:
-    """Common-mask accuracy of the sums of ``heldout_blocks``."""
-    total = sum(heldout.valid)
-    return sum(heldout.correct) / total if total else float("nan")

@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from specauf_cli.config.schema import Draw
 from specauf_cli.errors import InputError
 from specauf_cli.evaluation.batching import answers
-from specauf_cli.evaluation.turns import Turns, skips
+from specauf_cli.evaluation.turns import Turns
 from specauf_cli.models.target import Target
 from specauf_cli.runtime import ranks
 from specauf_cli.runtime.progress import track
 from specauf_cli.store.files import atomic, digest, file_sha256, write_json
+from specauf_cli.store.records import skips
 from specauf_cli.types import Prompt, PromptSet, Trajectory
 
 LAYOUT = 1

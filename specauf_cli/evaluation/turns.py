@@ -1,6 +1,6 @@
 """Requests: prompts of several turns, each turn rendered after the turns before it are answered."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from specauf_cli.data.chat import SPELLS_CONTROL, Chat
@@ -15,11 +15,6 @@ class Request:
     prompt_id: str
     turn: int
     prompt: tuple[int, ...]
-
-
-def skips(skipped: Mapping[str, int]) -> str:
-    """What was skipped, in words: ``1 skipped: prompt longer than the target's context``; empty if nothing was."""
-    return ", ".join(f"{count} skipped: {reason}" for reason, count in skipped.items())
 
 
 class Turns:

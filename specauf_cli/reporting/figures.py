@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from specauf_cli.errors import InputError
-from specauf_cli.evaluation import accuracy, tau
+from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.statistics import Interval, average
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.measured import Measured, sources
@@ -384,9 +384,7 @@ def _inversion(chosen: Sequence[Measured]) -> Figure | None:
                     if b.temperature == temperature and b.column in measured.experiment.columns
                 ]
                 if len(taus) == len(measured.experiment.columns):
-                    points.append(
-                        (record, title, look, 100 * accuracy.common_mask(record.heldout), float(np.mean(taus)))
-                    )
+                    points.append((record, title, look, 100 * record.heldout.accuracy, float(np.mean(taus))))
     if len(points) < 2:
         return None
     backbones = list(dict.fromkeys(p[0].backbone for p in points))

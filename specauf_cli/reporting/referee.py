@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 
-from specauf_cli.evaluation.turns import skips
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.report import CSS
 from specauf_cli.reporting.tables import DASH, table_row
+from specauf_cli.store.records import skips
 from specauf_cli.store.referee import LARGEST_Z, Average, Difference, First, Judged, Pair, RefereeRecord
 
 WORDS = {

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from specauf_cli.errors import InputError
-from specauf_cli.evaluation import accuracy, tau
+from specauf_cli.evaluation import tau
 from specauf_cli.evaluation.statistics import (
     Interval,
     Sample,
@@ -15,11 +15,10 @@ from specauf_cli.evaluation.statistics import (
     interval,
     sample,
 )
-from specauf_cli.evaluation.turns import skips
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.labels import labels
 from specauf_cli.store.layout import State
-from specauf_cli.store.records import BenchmarkResult, RunRecord, settings_of
+from specauf_cli.store.records import BenchmarkResult, RunRecord, settings_of, skips
 
 
 def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -> list[str]:
@@ -40,10 +39,7 @@ def of_record(record: RunRecord, definition: str, *, all_starts: bool = False) -
                 f"  {b.title:<28} T={temperature:g}  {plus_minus(interval(samples[b.benchmark], b.benchmark))}  {rest}"
             )
         text.append(f"  {'average':<28} T={temperature:g}  {plus_minus(average(samples))}")
-    text.append(
-        f"  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %  (held-out conversations, common "
-        "mask)"
-    )
+    text.append(f"  block-mask accuracy {100 * record.heldout.accuracy:.1f} %  (held-out conversations, common mask)")
     audits = [b.audit for b in record.benchmarks]
     asked = sum(a.requests for a in audits)
     same = sum(a.identical for a in audits)
@@ -132,7 +128,7 @@ def averages(record: RunRecord, definition: str) -> str:
         taus = [tau.mean(b.traces, definition) for b in record.benchmarks if b.temperature == temperature]
         found.append(f"T={temperature:g} tau {sum(taus) / len(taus):.3f}")
     found.append(f"of {len(titles)} benchmarks" if len(titles) > 1 else f"of {titles[0]} alone")
-    return f"{'  '.join(found)}  block-mask accuracy {100 * accuracy.common_mask(record.heldout):.1f} %"
+    return f"{'  '.join(found)}  block-mask accuracy {100 * record.heldout.accuracy:.1f} %"
 
 
 def comparison(measured: Sequence[Sequence[RunRecord]], definition: str) -> list[str]:

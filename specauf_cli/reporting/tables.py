@@ -11,11 +11,10 @@ from specauf_cli.config.overrides import key_of
 from specauf_cli.config.specs import Condition, CreditsSpec, TableSpec
 from specauf_cli.evaluation.statistics import Interval, Sample, average, average_difference, difference, interval
 from specauf_cli.evaluation.tau import TAU
-from specauf_cli.evaluation.turns import skips
 from specauf_cli.reporting import escape
 from specauf_cli.reporting.claims import of_tau, verdicts
 from specauf_cli.reporting.measured import Measured, common, sources
-from specauf_cli.store.records import BenchmarkResult, RunRecord
+from specauf_cli.store.records import BenchmarkResult, RunRecord, skips
 
 DASH = "–"
 

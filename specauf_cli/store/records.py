@@ -122,6 +122,12 @@ class Heldout(Section):
             raise ValueError("sums for other numbers of examples")
         return self
 
+    @property
+    def accuracy(self) -> float:
+        """The paper's common-mask accuracy, the share of supervised slots predicted right; NaN where there is none."""
+        total = sum(self.valid)
+        return sum(self.correct) / total if total else float("nan")
+
 
 class FirstDifference(Section):
     """Where a live output first differs from the target's own: token ``token`` of the answer."""
@@ -195,6 +201,11 @@ class BenchmarkResult:
     def measured(self) -> int:
         """Number of prompts with a trace; some of the ``prompts`` may have been skipped."""
         return len({t.prompt_id for t in self.traces})
+
+
+def skips(skipped: Mapping[str, int]) -> str:
+    """What was skipped, in words: ``1 skipped: prompt longer than the target's context``; empty if nothing was."""
+    return ", ".join(f"{count} skipped: {reason}" for reason, count in skipped.items())
 
 
 @dataclass(frozen=True)
