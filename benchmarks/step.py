@@ -29,7 +29,7 @@ from specauf_cli.models.target import Target
 from specauf_cli.objectives import head as heads
 from specauf_cli.objectives.loss import branch_losses
 from specauf_cli.objectives.terms import bind
-from specauf_cli.runtime.products import has_bf16_products
+from specauf_cli.runtime.products import autocast, has_bf16_products
 from specauf_cli.store.files import write_json
 from specauf_cli.store.provenance import peak_memory_mib
 
@@ -114,7 +114,7 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int, precision: str
     previous = torch.zeros_like(mask, dtype=torch.long)
     soft = objective_terms.soft
     target_hidden = torch.randn(*mask.shape, WIDTH, generator=generator).bfloat16() if soft else None
-    autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bf16")
+    computed = partial(autocast, "cpu", precision)
 
     def trunk() -> torch.Tensor:
         hidden = drafter.hidden(target, drafter.context(features), tokens, anchors)
@@ -122,7 +122,7 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int, precision: str
 
     def step(labels: torch.Tensor | None) -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast():
+        with computed():
             hidden = trunk()
             if labels is None:
                 loss = hidden.float().square().mean()
@@ -147,7 +147,7 @@ def cell(objective: str, head: str, vocabulary: int, repeat: int, precision: str
     before = peak_memory_mib()
     seconds = []
     for _ in range(repeat + 1):
-        with torch.no_grad(), autocast():  # outside the clock: labels for the support we want
+        with torch.no_grad(), computed():  # outside the clock: labels for the support we want
             own = torch.cat([target.head(h).argmax(dim=-1) for h in trunk().split(1)])
         right = torch.rand(mask.shape, generator=generator) < ALPHA
         labels = torch.where(right, own, (own + 1) % vocabulary)
